@@ -1,0 +1,15 @@
+"""Fixtures that every test file may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the reference figures and real data sets; tests that need it are skipped without it."""
+    folder = os.environ.get("YOLOFLOW_SHARED")
+    if not folder:
+        pytest.skip("YOLOFLOW_SHARED is not set: the reference figures and real data sets are not here")
+    return Path(folder)

@@ -1,0 +1,87 @@
+"""Device, ranks and seeds: what depends on the machine and not on the model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from yoloflow.structures import YoloflowError
+
+logger = logging.getLogger("yoloflow")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among its peers; one process is rank 0 of 1."""
+
+    rank: int = 0
+    rank_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and prints."""
+        return self.rank == 0
+
+
+def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """The device to compute on.
+
+    Args:
+        name: "auto" (the machine's accelerator, else the CPU) or torch's name of a device.
+        local_rank: which accelerator of this machine "auto" takes.
+
+    Raises:
+        YoloflowError: the named device does not exist here.
+    """
+    if name == "auto":
+        # torch.accelerator may name CUDA on a machine without a GPU: ask for availability too.
+        if torch.accelerator.is_available():
+            kind = torch.accelerator.current_accelerator()
+            assert kind is not None
+            return torch.device(kind.type, local_rank)
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise YoloflowError(f"device={name}: not usable here ({error}); use device=auto or device=cpu") from error
+    return device
+
+
+def init_ranks(device_name: str = "auto", timeout_s: float = 600.0) -> tuple[Ranks, torch.device]:
+    """Join the process group that torchrun describes in the environment, if there is one.
+
+    Args:
+        device_name: see `select_device`.
+        timeout_s: bound of every collective in seconds.
+
+    Returns:
+        this process's place and its device.
+    """
+    ranks = Ranks(
+        rank=int(os.environ.get("RANK", 0)),
+        rank_size=int(os.environ.get("WORLD_SIZE", 1)),
+        local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+    )
+    device = select_device(device_name, ranks.local_rank)
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(device.index or 0)
+    if ranks.rank_size > 1 and not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    return ranks, device
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch; data samples have generators of their own."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  third-party code may still draw from the global generator
+    torch.manual_seed(seed)

@@ -1,0 +1,187 @@
+"""The words every room uses: samples, batches, detections, problems of user input."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Float32Array = NDArray[np.float32]
+Int64Array = NDArray[np.int64]
+Uint8Array = NDArray[np.uint8]
+
+
+class YoloflowError(ValueError):
+    """A mistake in what the user gave us; the message says where, what is wrong and what to do."""
+
+
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """A sentence for error messages: the known names nearest to a misspelt one, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
+
+
+@dataclass(slots=True)
+class Sample:
+    """One image with its objects, as it passes through the transforms.
+
+    Attributes:
+        image: (H, W, 3) uint8, BGR as OpenCV decodes it.
+        boxes_xyxy: (G, 4) float32 corner boxes in pixels of `image`.
+        classes: (G,) int64 class numbers, 0-based.
+        polygons: G arrays (K, 2) float32 in pixels; (0, 2) for an object that has no polygon.
+        index: position of the image in its data set.
+        original_size_hw: height and width of the image on disk (after its EXIF rotation).
+        scale_xy: factor from original pixels to pixels of `image`, x and y (evaluation only).
+        pad_xy: left and top border in pixels of `image` (evaluation only).
+    """
+
+    image: Uint8Array
+    boxes_xyxy: Float32Array
+    classes: Int64Array
+    polygons: list[Float32Array]
+    index: int
+    original_size_hw: tuple[int, int]
+    scale_xy: tuple[float, float] = (1.0, 1.0)
+    pad_xy: tuple[float, float] = (0.0, 0.0)
+
+
+class SampleSource(Protocol):
+    """Where transforms that mix several images (mosaic, mixup) take the others from."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Sample:
+        """Image `index`, decoded, its longer side resized to the stage's image size."""
+        ...
+
+
+@dataclass(slots=True)
+class TransformContext:
+    """What a transform may use beside the sample.
+
+    Attributes:
+        rng: the sample's own generator, a pure function of (seed, epoch, index).
+        source: the data set, for transforms that mix images.
+        image_size: side of the square network input in pixels.
+    """
+
+    rng: np.random.Generator
+    source: SampleSource
+    image_size: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """B samples as the device takes them.
+
+    Attributes:
+        images: (B, 3, H, W) uint8, RGB.
+        labels: (B, G, 6) float32 rows of image index, class, cx, cy, w, h with the box in 0..1 of the
+            network input; padding rows have class -1.
+        indices: (B,) int64 positions in the data set.
+        original_sizes_hw: (B, 2) float32 height and width on disk.
+        scales_xy: (B, 2) float32 factor from original pixels to network input, x and y.
+        pads_xy: (B, 2) float32 left and top border in network input pixels.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    original_sizes_hw: torch.Tensor
+    scales_xy: torch.Tensor
+    pads_xy: torch.Tensor
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (called by torch's loader on CUDA machines)."""
+        return Batch(*(getattr(self, name).pin_memory() for name in self.__dataclass_fields__))
+
+
+@dataclass(slots=True)
+class Detections:
+    """What was found in one image, best first.
+
+    Attributes:
+        boxes_xyxy: (N, 4) float32 corner boxes in pixels of the original image.
+        scores: (N,) float32 in 0..1.
+        classes: (N,) int64 class numbers, 0-based.
+    """
+
+    boxes_xyxy: Float32Array
+    scores: Float32Array
+    classes: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(slots=True, frozen=True)
+class Problem:
+    """One thing wrong with the user's data and what was done about it.
+
+    Attributes:
+        file: the image or label file; line: 1-based line or None.
+        kind: short stable key, such as "truncated-image" or "box-nan".
+        action: "drop-image", "drop-box", "clip-box" or "keep".
+        detail: one sentence with the values.
+    """
+
+    file: str
+    line: int | None
+    kind: str
+    action: str
+    detail: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.detail} [{self.kind}, {self.action}]"
+
+
+@dataclass(slots=True)
+class DatasetIndex:
+    """All annotations of a data set in flat arrays (cheap to share with worker processes).
+
+    Image i owns the boxes `box_offsets[i]:box_offsets[i + 1]`; box k owns the polygon points
+    `polygon_offsets[k]:polygon_offsets[k + 1]` (none where it has no polygon).
+
+    Attributes:
+        image_paths: (I,) unicode array of absolute paths.
+        image_ids: (I,) int64; COCO json's ids, else 1-based numbers.
+        sizes_hw: (I, 2) int64 height and width, after EXIF rotation.
+        box_offsets: (I + 1,) int64.
+        boxes_xyxy: (M, 4) float64 in pixels of the original image.
+        classes: (M,) int64, 0-based.
+        is_crowd: (M,) bool; crowd regions are not trained on, and are ignored regions in evaluation.
+        areas: (M,) float64 (COCO's "area"; width times height for other formats).
+        polygon_offsets: (M + 1,) int64; polygon_points: (P, 2) float32 pixels.
+        names: class names in class order.
+        category_ids: (C,) int64 ids in files written for the user (COCO json's own, gaps kept; else 1-based).
+        problems: everything found wrong, with the repair made.
+        num_images_listed: images in the source before any was dropped.
+    """
+
+    image_paths: NDArray[np.str_]
+    image_ids: Int64Array
+    sizes_hw: Int64Array
+    box_offsets: Int64Array
+    boxes_xyxy: NDArray[np.float64]
+    classes: Int64Array
+    is_crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    polygon_offsets: Int64Array
+    polygon_points: Float32Array
+    names: list[str]
+    category_ids: Int64Array
+    problems: list[Problem] = field(default_factory=list)
+    num_images_listed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
