@@ -68,3 +68,29 @@ def box_iou(first: Tensor, second: Tensor, kind: IoUKind = "iou", eps: float = 1
     with torch.no_grad():
         alpha = v / (v - iou + (1 + eps))
     return iou - (centre / diagonal + v * alpha)
+
+
+def boxes_to_original(
+    boxes_xyxy: Tensor,
+    scale_xy: Tensor,
+    pad_xy: Tensor,
+    original_size_hw: Tensor,
+    height_scale_only: bool = False,
+) -> Tensor:
+    """Corner boxes from network input pixels back to pixels of the original image, clipped to it.
+
+    Args:
+        boxes_xyxy: (..., 4) in network input pixels.
+        scale_xy: (2,) factor from original to network input pixels, x and y.
+        pad_xy: (2,) left and top border in network input pixels.
+        original_size_hw: (2,) height and width of the original image.
+        height_scale_only: divide the x coordinates by the height's factor too, as MindYOLO does; it differs
+            from the width's where the resize had to round (up to a pixel in the result).
+
+    Returns:
+        (..., 4) corner boxes inside the original image.
+    """
+    scale = scale_xy[[1, 1]] if height_scale_only else scale_xy
+    boxes = (boxes_xyxy - pad_xy.repeat(2)) / scale.repeat(2)
+    limit = original_size_hw.flip(0).repeat(2).to(boxes.dtype)
+    return torch.minimum(boxes.clamp(min=0), limit)
