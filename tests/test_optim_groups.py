@@ -126,19 +126,36 @@ def test_a_schedule_for_other_groups_is_refused() -> None:
         create_schedule(settings, LENGTH).apply(optimizer, 0)
 
 
-def test_the_average_equals_the_reference() -> None:
-    with np.load(FIGURES / "optim_tables.npz") as file:
-        weights, expected, start = file["ema/weights"], file["ema/ema"], file["ema/init"]
-    network = nn.Linear(1, 3, bias=False)
+def averages_of(start: np.ndarray, rows: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
+    """What the average is after each of these values of a weight, and the counter at the end."""
+    network = nn.Linear(1, len(start), bias=False)
+    averages = []
     with torch.no_grad():
         network.weight.copy_(torch.from_numpy(start)[:, None])
-    ema = EMA(network)
-    for row, average in zip(weights, expected, strict=True):
-        with torch.no_grad():
+        ema = EMA(network)
+        for row in rows:
             network.weight.copy_(torch.from_numpy(row)[:, None])
-        ema.update()
-        np.testing.assert_allclose(ema.network.weight.detach().numpy()[:, 0], average, rtol=0, atol=1e-6)
-    assert ema.updates == 51
+            ema.update()
+            averages.append(ema.network.weight.numpy()[:, 0].copy())
+    return averages, ema.updates
+
+
+def test_the_average_equals_the_reference() -> None:
+    with np.load(FIGURES / "optim_tables.npz") as file:
+        # The 50 averages in the file are all of its first row of weights: they approach it and stay.
+        averages, updates = averages_of(file["ema/init"], [file["ema/weights"][0]] * 50)
+        np.testing.assert_allclose(averages, file["ema/ema"], rtol=0, atol=1e-6)
+    assert updates == 51
+
+
+def test_the_average_of_changing_weights_follows_its_formula() -> None:
+    rows = list(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32))
+    averages, _ = averages_of(np.ones(3, np.float32), rows)
+    expected = np.ones(3)
+    for index, row in enumerate(rows):
+        kept = 0.9999 * (1 - np.exp(-(index + 2) / 2000))
+        expected = kept * expected + (1 - kept) * row
+        np.testing.assert_allclose(averages[index], expected, rtol=0, atol=1e-6)
 
 
 def test_running_statistics_are_averaged_and_counters_copied() -> None:

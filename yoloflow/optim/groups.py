@@ -18,8 +18,8 @@ def create_group_param(
 ) -> list[dict[str, Any]]:
     """Divide the trainable parameters as `settings.group_param` says.
 
-    A parameter's kind is read off the module that owns it, never off its place in the network: "bias" (biases,
-    and the shift of normalisation layers), "weight" (convolutions and linear layers), "norm" (the scale of
+    A parameter's kind is read off the module that owns it, never off its place in the network: "bias" (also
+    the shift of normalisation layers), "weight" (convolutions and linear layers), "norm" (the scale of
     normalisation layers and any other one-dimensional weight), "other" (free parameters such as YOLOv7's
     implicit vectors).
 

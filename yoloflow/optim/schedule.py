@@ -134,7 +134,7 @@ def create_lr_scheduler(
     if warmup_updates > length.num_updates:
         logger.warning(
             "the warm-up of %d updates is longer than the training of %d: the learning rate never reaches "
-            "its curve; set optimizer.max_warmup_fraction (such as 0.1) or a smaller optimizer.min_warmup_step",
+            "its curve; set optimizer.max_warmup_fraction (such as 0.1) or lower optimizer.min_warmup_step",
             warmup_updates,
             length.num_updates,
         )
