@@ -1,0 +1,76 @@
+"""Which recipes there are. Reads first lines only, so that listing them is instant."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from yoloflow.structures import YoloflowError, nearest_names
+
+RECIPES_FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+MARK = "# Recipe: "
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeInfo:
+    """A recipe of the package.
+
+    Attributes:
+        name: what the commands take.
+        family: its folder, such as "yolov8"; "" for those of no family.
+        summary: one line.
+        path: its file.
+    """
+
+    name: str
+    family: str
+    summary: str
+    path: Path
+
+
+def list_recipes() -> list[RecipeInfo]:
+    """All recipes, by family and name.
+
+    A YAML file of the recipes folder is a recipe when its first line is `# Recipe: <summary>`; the other
+    files are building blocks.
+    """
+    found = []
+    for path in sorted(RECIPES_FOLDER.rglob("*.yaml")):
+        with path.open(encoding="utf-8") as file:
+            first_line = file.readline().strip()
+        if first_line.startswith(MARK):
+            family = path.parent.relative_to(RECIPES_FOLDER).as_posix()
+            summary = first_line.removeprefix(MARK)
+            found.append(RecipeInfo(path.stem, "" if family == "." else family, summary, path))
+    return found
+
+
+def find_recipe(recipe_or_path: str | os.PathLike[str]) -> Path:
+    """The YAML file that is meant.
+
+    Args:
+        recipe_or_path: a recipe's name, a YAML file, or a run folder (its `config.yaml`).
+
+    Raises:
+        YoloflowError: there is none; the message gives the nearest names.
+    """
+    text = os.fspath(recipe_or_path)
+    path = Path(text).expanduser()
+    is_file_name = path.suffix in (".yaml", ".yml") or path.parent != Path(".")
+    recipes = {recipe.name: recipe.path for recipe in list_recipes()}
+    if text in recipes and not is_file_name:
+        return recipes[text]
+    if (path / "config.yaml").is_file():
+        return path / "config.yaml"
+    if path.is_dir():
+        raise YoloflowError(
+            f"{path}: a folder without config.yaml; give a recipe, a YAML file or a run folder"
+        )
+    if path.is_file():
+        return path
+    if is_file_name:
+        raise YoloflowError(f"{path}: no such file")
+    raise YoloflowError(
+        f"{text}: unknown recipe; {nearest_names(text, recipes)} (a file is given as a path ending in .yaml)"
+    )

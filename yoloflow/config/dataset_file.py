@@ -1,0 +1,79 @@
+"""The small YAML files that describe a data set for other YOLO programs: path, train, val, nc, names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from yoloflow.config.document import Located, read_yaml
+from yoloflow.structures import YoloflowError
+
+logger = logging.getLogger("yoloflow")
+
+
+def expand_dataset_file(tree: Located, folder: Path) -> Located:
+    """Replace `data: FILE.yaml` by the section that the file describes.
+
+    Args:
+        tree: a recipe's mapping.
+        folder: what a relative FILE starts from.
+
+    Raises:
+        YoloflowError: the file cannot be read or does not describe a data set.
+    """
+    if not isinstance(tree.value, dict):
+        return tree
+    data = tree.value.get("data")
+    if data is None or not isinstance(data.value, str):
+        return tree
+    path = folder / Path(data.value).expanduser()
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        raise YoloflowError(
+            f"{data.place}: data: {data.value} is no YAML file that describes a data set; "
+            "give one, or the section's own keys (data.train_set=..., data.val_set=...)"
+        )
+    return Located({**tree.value, "data": _section(path)}, tree.place)
+
+
+def _section(path: Path) -> Located:
+    document = read_yaml(path)
+    assert isinstance(document.value, dict)
+    keys = document.value
+    root = path.parent / str(keys["path"].value) if "path" in keys else path.parent
+    section = {"nc": Located(None, document.place), "names": Located(None, document.place)}
+    for theirs, ours in (("train", "train_set"), ("val", "val_set")):
+        if theirs not in keys:
+            raise YoloflowError(
+                f"{path}: needs `{theirs}`, the images to {'train on' if theirs == 'train' else 'test'}"
+            )
+        section[ours] = _sources(keys[theirs], root)
+    if "nc" in keys:
+        section["nc"] = keys["nc"]
+    if "names" in keys:
+        section["names"] = _names(keys["names"])
+    ignored = sorted(set(keys) - {"path", "train", "val", "nc", "names"})
+    if ignored:
+        logger.info("%s: not used: %s", path, ", ".join(ignored))
+    return Located(section, document.place)
+
+
+def _sources(node: Located, root: Path) -> Located:
+    if isinstance(node.value, list):
+        return Located([_sources(child, root) for child in node.value], node.place)
+    if not isinstance(node.value, str):
+        raise YoloflowError(f"{node.place}: a path, or a list of paths, is expected")
+    return Located(os.path.normpath(root / node.value), node.place)
+
+
+def _names(node: Located) -> Located:
+    if not isinstance(node.value, dict):
+        return node
+    numbered = {}
+    for key, child in node.value.items():
+        if not key.isdecimal():
+            raise YoloflowError(f"{child.place}: class numbers are expected in names, not {key!r}")
+        numbered[int(key)] = child
+    if sorted(numbered) != list(range(len(numbered))):
+        raise YoloflowError(f"{node.place}: names must be numbered 0 to {len(numbered) - 1} without gaps")
+    return Located([numbered[number] for number in range(len(numbered))], node.place)

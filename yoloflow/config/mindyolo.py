@@ -1,0 +1,101 @@
+"""MindYOLO's settings in our words.
+
+Every file and override passes through here, so that a recipe may stand on a MindYOLO file. Renamed and unused
+keys are named in the log; a key that neither program knows is left for the schema to refuse. Transform rows
+that our loader makes needless are known to `yoloflow.data.transforms`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from yoloflow.config.document import Located, merge
+
+logger = logging.getLogger("yoloflow")
+
+RENAMED = {
+    "ms_amp_level": "amp_level",
+    "ms_loss_scaler": "loss_scaler",
+    "ms_loss_scaler_value": "loss_scaler_value",
+    "ms_jit": "jit",
+    "opencv_threads_num": "threads",
+}
+
+_NEVER_READ = "MindYOLO itself never reads it"
+_PLATFORM = "it belongs to MindYOLO's platform"
+_HEAD = "the network's head says so itself"
+
+UNUSED = {
+    "anchor_base": _NEVER_READ,
+    "ms_grad_sens": _NEVER_READ,
+    "ms_enable_graph_kernel": _NEVER_READ,
+    "multi_data_url": _NEVER_READ,
+    "pretrain_url": _NEVER_READ,
+    "conf_free": _HEAD,
+    "exec_nms": _HEAD,
+    "device_target": "see device",
+    "log_level": "see --log-level",
+    "is_parallel": "torchrun decides",
+    "rect": "images are square",
+    "ms_datasink": "one loop serves both ways",
+    "ms_mode": _PLATFORM,
+    "max_call_depth": _PLATFORM,
+    "precision_mode": _PLATFORM,
+    "enable_modelarts": _PLATFORM,
+    "data_url": _PLATFORM,
+    "ckpt_url": _PLATFORM,
+    "train_url": _PLATFORM,
+    "data_dir": _PLATFORM,
+    "ckpt_dir": _PLATFORM,
+}
+
+UNUSED_IN = {
+    "data": {"test_set": "no run evaluates it"},
+    "network": {
+        "nc": "the class count is data.nc",
+        "input_size": _NEVER_READ,
+        "verbose_log": "the network's table is always logged",
+        "recompute": "see the top level's recompute",
+        "recompute_layers": "see the top level's recompute_layers",
+    },
+    "loss": {"iou_t": _NEVER_READ, "tal_topk": "the assigner's published value is used"},
+    "optimizer": {"nbs": "see the top level's nbs"},
+}
+
+
+def translate_mindyolo(tree: Located) -> Located:
+    """A file's or override's mapping with MindYOLO's keys renamed or taken out.
+
+    Args:
+        tree: the mapping; nothing happens to keys that are ours.
+    """
+    if not isinstance(tree.value, dict):
+        return tree
+    result: dict[str, Located] = {}
+    for key, child in _used(tree.value, UNUSED, "").items():
+        if key in RENAMED:
+            logger.info("%s: %s is read as %s", child.place, key, RENAMED[key])
+        if isinstance(child.value, dict) and key in UNUSED_IN:
+            child = Located(_used(child.value, UNUSED_IN[key], f"{key}."), child.place)
+        if key in ("weight", "ema_weight") and child.value == "":
+            child = Located(None, child.place)
+        result[RENAMED.get(key, key)] = child
+    return _move_into_data(Located(result, tree.place))
+
+
+def _used(section: dict[str, Located], unused: dict[str, str], prefix: str) -> dict[str, Located]:
+    for key, child in section.items():
+        if key in unused:
+            logger.info("%s: %s%s is not used: %s", child.place, prefix, key, unused[key])
+    return {key: child for key, child in section.items() if key not in unused}
+
+
+def _move_into_data(tree: Located) -> Located:
+    """MindYOLO's top-level `single_cls` is a property of the data here."""
+    assert isinstance(tree.value, dict)
+    if "single_cls" not in tree.value:
+        return tree
+    moved = tree.value["single_cls"]
+    logger.info("%s: single_cls is read as data.single_cls", moved.place)
+    rest = Located({key: child for key, child in tree.value.items() if key != "single_cls"}, tree.place)
+    return merge(rest, Located({"data": Located({"single_cls": moved}, moved.place)}, tree.place))

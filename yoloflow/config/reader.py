@@ -1,0 +1,120 @@
+"""Recipes and overrides in, `Config` out; and back to YAML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from yoloflow.config.catalog import RECIPES_FOLDER, RecipeInfo, find_recipe, list_recipes
+from yoloflow.config.dataset_file import expand_dataset_file
+from yoloflow.config.document import BASE_KEY, Located, merge, read_value, read_yaml, write_yaml
+from yoloflow.config.mindyolo import translate_mindyolo
+from yoloflow.config.schema import Config
+from yoloflow.config.validation import dotted_name, validate
+from yoloflow.structures import YoloflowError
+
+__all__ = ["RECIPES_FOLDER", "RecipeInfo", "dump_config", "list_recipes", "load_config"]
+
+
+def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe and put the command line's values over it.
+
+    Args:
+        recipe_or_path: a recipe's name, a YAML file, or a run folder.
+        overrides: `key=value` texts; keys are dotted and values are YAML, such as `optimizer.lr_init=0.02`,
+            `data.train_transforms.0.prob=0.5` or `data.names=[cat, dog]`. `data=FILE.yaml` reads a data set
+            file (path, train, val, names). Later ones win.
+
+    Returns:
+        the checked settings.
+
+    Raises:
+        YoloflowError: naming file and line, or the override, for each fault.
+    """
+    path = find_recipe(recipe_or_path)
+    tree = read_with_bases(path)
+    for text in overrides:
+        tree = _override(tree, text)
+    assert isinstance(tree.value, dict)
+    if "recipe" not in tree.value:
+        tree = Located({"recipe": Located(path.stem, str(path)), **tree.value}, tree.place)
+    return validate(tree)
+
+
+def dump_config(config: Config) -> str:
+    """The settings as YAML that `load_config` reads back as an equal `Config`."""
+    return write_yaml(config.model_dump())
+
+
+def read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> Located:
+    """One file over its `__BASE__` files, each translated to our keys, lower ones first.
+
+    Args:
+        path: the file.
+        chain: the files that led here.
+
+    Raises:
+        YoloflowError: a file is its own base, or cannot be read.
+    """
+    real = path.resolve()
+    if real in [file.resolve() for file in chain]:
+        raise YoloflowError(
+            f"{BASE_KEY} goes in a circle: {' -> '.join(str(file) for file in (*chain, path))}"
+        )
+    own = read_yaml(path)
+    assert isinstance(own.value, dict)
+    bases = own.value.get(BASE_KEY)
+    own = Located({key: child for key, child in own.value.items() if key != BASE_KEY}, own.place)
+    tree = Located({}, own.place)
+    for base in _base_paths(bases, path.parent):
+        tree = merge(tree, read_with_bases(base, (*chain, path)))
+    return merge(tree, expand_dataset_file(translate_mindyolo(own), path.parent))
+
+
+def _base_paths(node: Located | None, folder: Path) -> list[Path]:
+    if node is None or node.value is None:
+        return []
+    entries = node.value if isinstance(node.value, list) else [node]
+    paths = []
+    for entry in entries:
+        if not isinstance(entry.value, str):
+            raise YoloflowError(f"{entry.place}: {BASE_KEY} takes a path or a list of paths")
+        base = Path(os.path.normpath(folder / Path(entry.value).expanduser()))
+        if not base.is_file():
+            raise YoloflowError(f"{entry.place}: {BASE_KEY} names {base}, which is no file")
+        paths.append(base)
+    return paths
+
+
+def _override(tree: Located, text: str) -> Located:
+    name, equals, value = text.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise YoloflowError(f"{text}: not an override; write key=value, such as optimizer.lr_init=0.02")
+    place = f"override {text}"
+    node = read_value(value, place)
+    if any(key.isdecimal() for key in keys):
+        return _set(tree, keys, node, ())
+    for key in reversed(keys):
+        node = Located({key: node}, place)
+    return merge(tree, expand_dataset_file(translate_mindyolo(node), Path()))
+
+
+def _set(tree: Located, keys: Sequence[str], node: Located, done: tuple[str, ...]) -> Located:
+    """Replace what lies at `keys`, some of which are positions in lists."""
+    if not keys:
+        return merge(tree, node)
+    key, where = keys[0], dotted_name(done)
+    if isinstance(tree.value, list):
+        if not key.isdecimal() or int(key) >= len(tree.value):
+            raise YoloflowError(
+                f"{node.place}: {where} is a list of {len(tree.value)}; give a position from 0"
+            )
+        items = list(tree.value)
+        items[int(key)] = _set(items[int(key)], keys[1:], node, (*done, key))
+        return Located(items, tree.place)
+    if not isinstance(tree.value, dict) or (key not in tree.value and len(keys) > 1):
+        raise YoloflowError(f"{node.place}: there is no list at {dotted_name((*done, key))}")
+    child = tree.value.get(key, Located(None, node.place))
+    return Located({**tree.value, key: _set(child, keys[1:], node, (*done, key))}, tree.place)

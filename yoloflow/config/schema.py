@@ -1,0 +1,321 @@
+"""Every setting of a training: typed, frozen, described.
+
+Values are as written in the recipe; what follows from them (steps per epoch, scaled decay, the class count of
+a data set) is computed where it is used and never written back.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from yoloflow.optim.settings import OptimizerSettings, RunLength
+
+
+def _word_of_number(value: object) -> object:
+    # `name=7` and the class names of digits are words although YAML reads them as numbers.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Word = Annotated[str, BeforeValidator(_word_of_number)]
+Words = list[Word]
+Row = dict[str, Any]
+OneOrMore = str | list[str]
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """What all sections share: strict types, no unknown keys, no later changes."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Stages(Section):
+    """Training data that changes on the way: one list of transforms for each stage."""
+
+    stage_epochs: list[Count] = Field(min_length=1, description="length of each stage in epochs")
+    trans_list: list[list[Row]] = Field(description="transform rows of each stage")
+
+    @model_validator(mode="after")
+    def _one_list_for_each_stage(self) -> Self:
+        if len(self.stage_epochs) != len(self.trans_list):
+            raise ValueError(
+                f"stage_epochs names {len(self.stage_epochs)} stages and trans_list {len(self.trans_list)}; "
+                "give one list of transforms for each stage"
+            )
+        return self
+
+
+def _kind_of_transforms(value: object) -> str:
+    return "rows" if isinstance(value, list) else "stages"
+
+
+Transforms = Annotated[
+    Annotated[list[Row], Tag("rows")] | Annotated[Stages, Tag("stages")], Discriminator(_kind_of_transforms)
+]
+
+
+class DataConfig(Section):
+    """Where the images and labels are and what is done to them before they reach the network."""
+
+    dataset_name: str | None = Field(None, description="a name for reports; nothing depends on it")
+    train_set: OneOrMore | None = Field(
+        None,
+        description="training images: COCO json, list file of a YOLO data set, folder, or a list of these; "
+        "digits:train is the embedded quick-start set",
+    )
+    val_set: OneOrMore | None = Field(None, description="validation images, as train_set")
+    image_folder: str | None = Field(
+        None, description="where the images of a COCO json lie (null: beside it)"
+    )
+    nc: Count | None = Field(None, description="number of classes (null: as many as the data names)")
+    names: Words | None = Field(None, description="class names in class order (null: the data's own)")
+    single_cls: bool = Field(False, description="train and test all classes as one")
+    num_parallel_workers: int = Field(
+        4, ge=0, description="loader processes (0: load in the training process)"
+    )
+    problems: Literal["repair", "error"] = Field(
+        "repair", description="what to do with faulty images and boxes: repair and count them, or stop"
+    )
+    cache: Literal["none", "ram"] = Field("none", description="keep decoded images in memory")
+    max_labels: Count = Field(
+        160, description="label rows in a batch for each image; further objects are counted"
+    )
+    train_transforms: Transforms = Field(
+        default_factory=list,
+        description="rows {func_name, prob, ...}, or {stage_epochs: [...], trans_list: [[...], ...]}",
+    )
+    test_transforms: list[Row] | None = Field(
+        None, description="rows for evaluation (null: the square letterbox)"
+    )
+
+    @model_validator(mode="after")
+    def _as_many_names_as_classes(self) -> Self:
+        if self.nc is not None and self.names is not None and len(self.names) != self.nc:
+            raise ValueError(f"nc is {self.nc} but {len(self.names)} names are given; leave one of them out")
+        return self
+
+    @property
+    def stage_epochs(self) -> list[int] | None:
+        """Length of each stage as written; None where there is one stage of all epochs."""
+        return list(self.train_transforms.stage_epochs) if isinstance(self.train_transforms, Stages) else None
+
+    @property
+    def trans_list(self) -> list[list[Row]]:
+        """Transform rows of each stage."""
+        if isinstance(self.train_transforms, Stages):
+            return self.train_transforms.trans_list
+        return [self.train_transforms]
+
+
+class NetworkConfig(Section):
+    """The network as a table of rows."""
+
+    model_name: str = Field(description="family, such as yolov8")
+    depth_multiple: float = Field(1.0, gt=0, description="factor on the repeats of a row")
+    width_multiple: float = Field(1.0, gt=0, description="factor on the channels of a row")
+    max_channels: Count | None = Field(None, description="limit of a row's channels before the factor")
+    scale: str | None = Field(None, description="size letter, for blocks that depend on it")
+    stride: list[Count] = Field(description="input pixels for each cell of each output level")
+    reg_max: Count = Field(16, description="bins of the box distribution for each side")
+    anchors: list[list[float]] | None = Field(
+        None, description="anchor widths and heights in pixels, by level"
+    )
+    backbone: list[list[Any]] = Field(
+        description="rows [name, from, number, module, args] (name may be left out)"
+    )
+    head: list[list[Any]] = Field(description="rows as in backbone")
+
+
+class LossConfig(Section):
+    """The loss by name, with its hyper-parameters as further keys."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, bool | int | float | str | list[int] | list[float]]
+
+    name: str = Field(description="class name, such as YOLOv8Loss; its hyper-parameters are further keys")
+
+    @property
+    def hyper_parameters(self) -> dict[str, Any]:
+        """All keys but the name."""
+        return dict(self.__pydantic_extra__)
+
+
+class CallbackConfig(Section):
+    """One callback by name, with its arguments as further keys."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Any]
+
+    name: str = Field(description="class name, such as EvalWhileTrain; its arguments are further keys")
+
+
+class OptimizerConfig(Section):
+    """Optimizer, learning rates and warm-up; lengths in updates are optimizer updates."""
+
+    optimizer: Literal["momentum", "nesterov", "sgd", "adamw"] = Field(
+        "momentum", description="update rule (the first three are SGD; nesterov switches its form on)"
+    )
+    lr_init: float = Field(0.01, gt=0, description="learning rate that the factors multiply")
+    start_factor: NotNegative = Field(1.0, description="where the curve starts, times lr_init")
+    end_factor: NotNegative = Field(0.01, description="where the curve ends, times lr_init")
+    lr_scheduler: Literal["linear", "cosine", "constant", "yolox"] | None = Field(
+        None, description="the curve (null: that of group_param)"
+    )
+    by_epoch: bool | None = Field(
+        None, description="constant within an epoch (null: linear and cosine are, yolox is not)"
+    )
+    cooldown_epochs: int = Field(0, ge=0, description="last epochs at the final rate (yolox)")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum after the warm-up; AdamW's first beta")
+    nesterov: bool = Field(False, description="Nesterov's form of the update")
+    loss_scale: float = Field(1.0, gt=0, description="divides the gradients")
+    warmup_epochs: NotNegative = Field(0.0, description="length of the warm-up")
+    warmup_momentum: float | None = Field(
+        None, ge=0, lt=1, description="momentum at the first update (null: momentum)"
+    )
+    warmup_bias_lr: NotNegative = Field(
+        0.0, description="learning rate of biases at the first update; others start at 0"
+    )
+    min_warmup_step: int = Field(0, ge=0, description="updates the warm-up has at least")
+    max_warmup_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="part of all updates the warm-up has at most, for small data sets (null: no limit)",
+    )
+    group_param: Literal["yolov3", "yolov4", "yolov5", "yolov7", "yolov8", "filter_bias_and_bn"] | None = (
+        Field(None, description="how parameters are grouped (null: one group)")
+    )
+    gp_weight_decay: NotNegative = Field(
+        0.0, description="weight decay of the decayed group for nbs images an update"
+    )
+    weight_decay: NotNegative = Field(0.0, description="weight decay where group_param is null")
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> Self:
+        self.settings()
+        return self
+
+    def settings(self) -> OptimizerSettings:
+        """The section in the words of `yoloflow.optim`.
+
+        Raises:
+            YoloflowError: two keys contradict each other.
+        """
+        return OptimizerSettings(**self.model_dump())
+
+
+class Config(Section):
+    """A training run."""
+
+    recipe: Word | None = Field(None, description="the recipe this was made from; the default of name")
+    variant: Literal["published", "mindyolo"] = Field(
+        "published", description="follow the papers, or the reference wherever it deviates from them"
+    )
+    task: Literal["detect"] = Field("detect", description="what is trained")
+    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+
+    epochs: Count = Field(300, description="passes over the training images")
+    per_batch_size: Count = Field(16, description="images in a batch on each device")
+    img_size: Count = Field(640, description="side of the square network input in pixels")
+    device: str = Field(
+        "auto", description="auto (the accelerator, else the CPU) or torch's name, such as cuda:1"
+    )
+    threads: Count | None = Field(None, description="CPU threads of a process (null: torch's own choice)")
+
+    save_dir: str = Field("runs", description="folder of all runs")
+    name: Word | None = Field(None, description="folder of this run (null: the recipe's name, numbered)")
+    resume: Literal["never", "auto"] = Field(
+        "never", description="auto continues the run `name` from its last good checkpoint"
+    )
+
+    weight: str | None = Field(None, description="weights to start from (.safetensors)")
+    ema_weight: str | None = Field(None, description="weights of the averaged network to start from")
+    strict_load: bool = Field(True, description="refuse weights with missing, unexpected or misshaped names")
+    freeze: list[str] = Field(
+        default_factory=list, description="patterns of parameters not to train, such as stem.*"
+    )
+    sync_bn: bool = Field(False, description="batch statistics over all devices")
+    recompute: bool = Field(
+        False, description="compute activations again in the backward pass to save memory"
+    )
+    recompute_layers: int = Field(0, ge=0, description="how many rows from the first are recomputed")
+
+    amp_level: Literal["O0", "O1", "O2", "O3"] = Field("O0", description="mixed precision; O0 is float32")
+    amp_dtype: Literal["float16", "bfloat16"] | None = Field(
+        None, description="its half type (null: by device)"
+    )
+    keep_loss_fp32: bool = Field(True, description="compute the loss in float32 at every level")
+    loss_scaler: Literal["static", "dynamic", "none"] = Field(
+        "static", description="keeps float16 gradients in range"
+    )
+    loss_scaler_value: float = Field(1024.0, gt=0, description="its (first) scale")
+    overflow_still_update: bool = Field(False, description="apply gradients that are not finite")
+    clip_grad: bool = Field(False, description="limit the norm of the accumulated gradient")
+    clip_grad_value: float = Field(10.0, gt=0, description="its limit")
+    ema: bool = Field(True, description="average the weights; evaluation uses the average")
+    ema_decay: float = Field(0.9999, gt=0, lt=1, description="decay after many updates")
+    ema_tau: float = Field(2000.0, gt=0, description="updates until the decay is near its end")
+    accumulate: Count = Field(1, description="micro-batches summed for an update")
+    auto_accumulate: bool = Field(
+        False, description="choose accumulate so that about nbs images make an update"
+    )
+    nbs: Count = Field(
+        64, description="nominal batch size: of auto_accumulate and of the weight decay's scale"
+    )
+    channels_last: bool = Field(False, description="memory layout that is faster on many devices")
+    jit: bool = Field(False, description="compile the training step")
+    jit_backend: str = Field("inductor", description="torch.compile's back end")
+
+    log_interval: Count = Field(100, description="steps between log lines")
+    run_eval: bool = Field(True, description="evaluate on val_set while training")
+    run_eval_interval: Count = Field(1, description="epochs between evaluations")
+    eval_last_epochs: int = Field(0, ge=0, description="evaluate each of the last so many epochs too")
+    summary: bool = Field(False, description="write TensorBoard files (metrics.jsonl is always written)")
+    profiler: bool = Field(False, description="record a profile of some steps")
+    profiler_step_num: Count = Field(3, description="how many steps it records")
+    keep_checkpoint_max: int = Field(0, ge=0, description="best weights kept beside `best` itself")
+    callback: list[CallbackConfig] = Field(default_factory=list, description="further callbacks")
+
+    conf_thres: Share = Field(0.001, description="lowest score of a detection in evaluation")
+    iou_thres: Share = Field(0.65, description="overlap above which NMS removes the weaker of two boxes")
+    nms_time_limit: float | None = Field(
+        None, gt=0, description="seconds of NMS for a batch (null: no limit)"
+    )
+    max_det: Count = Field(300, description="detections of an image at most")
+
+    data: DataConfig = Field(default_factory=DataConfig, description="images, labels and transforms")
+    network: NetworkConfig = Field(description="the network's table")
+    loss: LossConfig = Field(description="the loss and its gains")
+    optimizer: OptimizerConfig = Field(
+        default_factory=OptimizerConfig, description="optimizer and learning rates"
+    )
+
+    def micro_batches_per_update(self, rank_size: int = 1) -> int:
+        """Micro-batches summed for an optimizer update: `accumulate`, or what brings a batch near `nbs`."""
+        if not self.auto_accumulate:
+            return self.accumulate
+        return max(1, round(self.nbs / (self.per_batch_size * rank_size)))
+
+    def run_length(self, steps_per_epoch: int, rank_size: int = 1) -> RunLength:
+        """How much training there is, in the words of `yoloflow.optim`.
+
+        Args:
+            steps_per_epoch: micro-batches an epoch on one device.
+            rank_size: devices that train together.
+
+        Raises:
+            YoloflowError: not one optimizer update.
+        """
+        return RunLength(
+            epochs=self.epochs,
+            steps_per_epoch=steps_per_epoch,
+            total_batch_size=self.per_batch_size * rank_size,
+            accumulate=self.micro_batches_per_update(rank_size),
+            nbs=self.nbs,
+        )

@@ -1,0 +1,249 @@
+"""What a training will do at every step, before anything is trained.
+
+The tables are those that the training uses: the same settings, lengths, stage fit and schedule functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yoloflow.config.schema import Config
+from yoloflow.data.stages import fit_stages
+from yoloflow.optim.schedule import (
+    Schedule,
+    count_warmup_updates,
+    create_lr_scheduler,
+    create_warmup_momentum_scheduler,
+    ema_decay,
+)
+from yoloflow.optim.settings import OptimizerSettings, RunLength
+from yoloflow.structures import YoloflowError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_POINTS = 2000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The course of a training. Updates, epochs and stages are counted from 0 here, from 1 in what is shown.
+
+    Attributes:
+        settings: the recipe's optimizer section.
+        length: epochs, micro-batches, updates.
+        schedule: learning rates and momentum of every update.
+        stage_epochs: epochs of each stage, fitted to the training.
+        ema: decay and tau of the weight average, or None.
+        first_ema_update: the average's count at the first update: 2, as the first copy counts; 1 if loaded.
+        warmup_updates: updates in the warm-up (it may be longer than the training).
+    """
+
+    settings: OptimizerSettings
+    length: RunLength
+    schedule: Schedule
+    stage_epochs: list[int]
+    ema: tuple[float, float] | None
+    first_ema_update: int
+    warmup_updates: int
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer updates of the whole training."""
+        return self.schedule.num_updates
+
+    @property
+    def weight_decay(self) -> float:
+        """Weight decay of the decayed group as the optimizer gets it."""
+        decay = self.settings.gp_weight_decay or self.settings.weight_decay
+        return decay * self.length.decay_factor if self.settings.strategy.is_decay_scaled else decay
+
+    def epoch(self, update: int) -> int:
+        """The epoch in which an update is made: that of its last micro-batch."""
+        return ((update + 1) * self.length.accumulate - 1) // self.length.steps_per_epoch
+
+    def stage(self, update: int) -> int:
+        """The stage in which an update is made."""
+        ends = np.cumsum(self.stage_epochs)
+        return int(np.searchsorted(ends, self.epoch(update), side="right"))
+
+    def ema_decay(self, update: int) -> float | None:
+        """The decay with which an update enters the weight average."""
+        return None if self.ema is None else ema_decay(update + self.first_ema_update, *self.ema)
+
+    @cached_property
+    def stage_starts(self) -> list[int]:
+        """The first update of each stage."""
+        first_epochs = np.concatenate([[0], np.cumsum(self.stage_epochs)[:-1]])
+        micro_batches = first_epochs * self.length.steps_per_epoch
+        return [int(first) // self.length.accumulate for first in micro_batches]
+
+    def interesting_updates(self) -> dict[int, str]:
+        """Updates worth a line in a table, in order, each with the reason."""
+        marks = {0: "start"}
+        if 0 < self.warmup_updates < self.num_updates:
+            marks[self.warmup_updates // 2] = "half of the warm-up"
+            marks[self.warmup_updates - 1] = "last of the warm-up"
+            marks[self.warmup_updates] = "warm-up done"
+        for stage, (start, epochs) in enumerate(zip(self.stage_starts, self.stage_epochs, strict=True)):
+            if stage and epochs:
+                marks[start - 1] = f"last of stage {stage}"
+                marks[start] = f"stage {stage + 1} begins"
+        marks[self.num_updates - 1] = "last"
+        return dict(sorted(marks.items()))
+
+    def row(self, update: int) -> dict[str, Any]:
+        """All that is set at an update."""
+        return {
+            "update": update + 1,
+            "epoch": self.epoch(update) + 1,
+            "stage": self.stage(update) + 1,
+            "lr": self.schedule.lr(update),
+            "momentum": float(self.schedule.momentum[update]),
+            "ema_decay": self.ema_decay(update),
+        }
+
+    def describe(self) -> str:
+        """A heading and a table, as plain text."""
+        length = self.length
+        stages = " + ".join(str(epochs) for epochs in self.stage_epochs)
+        lines = [
+            f"{length.epochs} epochs ({stages}) x {length.steps_per_epoch} micro-batches"
+            f" = {self.num_updates} updates of {length.accumulate} micro-batch(es),"
+            f" {length.total_batch_size * length.accumulate} images each",
+            f"warm-up {self.warmup_updates} updates, weight decay {self.weight_decay:.6g}"
+            f" on group {self.settings.strategy.decayed_group}, {self.settings.optimizer}"
+            f"{' (Nesterov)' if self.settings.uses_nesterov else ''}, curve {self.settings.curve}",
+        ]
+        if self.warmup_updates >= self.num_updates:
+            lines.append("the warm-up is as long as the training: set optimizer.max_warmup_fraction=0.1")
+        groups = list(self.schedule.lr_by_group)
+        header = ["update", "epoch", "stage", *(f"lr {name}" for name in groups), "momentum", "EMA decay", ""]
+        rows = [self._cells(update, reason) for update, reason in self.interesting_updates().items()]
+        table = [header, *rows]
+        widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+        for row in table:
+            cells = [cell.rjust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
+            lines.append("  ".join([*cells, row[-1]]).rstrip())
+        return "\n".join(lines)
+
+    def _cells(self, update: int, reason: str) -> list[str]:
+        row = self.row(update)
+        rates = [f"{rate:.6f}" for rate in row["lr"].values()]
+        decay = "-" if row["ema_decay"] is None else f"{row['ema_decay']:.6f}"
+        numbers = [str(row[key]) for key in ("update", "epoch", "stage")]
+        return [*numbers, *rates, f"{row['momentum']:.4f}", decay, reason]
+
+    def thinned_updates(self) -> list[int]:
+        """At most `MAX_POINTS` updates spread over the training, and the interesting ones."""
+        spread = np.linspace(0, self.num_updates - 1, min(MAX_POINTS, self.num_updates)).round().astype(int)
+        return sorted({*spread.tolist(), *self.interesting_updates()})
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for other programs: lengths, and rows for the thinned updates."""
+        return {
+            "epochs": self.length.epochs,
+            "stage_epochs": self.stage_epochs,
+            "steps_per_epoch": self.length.steps_per_epoch,
+            "accumulate": self.length.accumulate,
+            "total_batch_size": self.length.total_batch_size,
+            "updates": self.num_updates,
+            "warmup_updates": self.warmup_updates,
+            "weight_decay": self.weight_decay,
+            "rows": [self.row(update) for update in self.thinned_updates()],
+        }
+
+
+def make_plan(config: Config, steps_per_epoch: int, rank_size: int = 1) -> Plan:
+    """The course of the training that `config` describes.
+
+    Args:
+        config: the settings.
+        steps_per_epoch: micro-batches an epoch on one device.
+        rank_size: devices that train together.
+
+    Raises:
+        YoloflowError: not one optimizer update.
+    """
+    settings = config.optimizer.settings()
+    length = config.run_length(steps_per_epoch, rank_size)
+    schedule = Schedule(
+        create_lr_scheduler(settings, length, config.variant),
+        create_warmup_momentum_scheduler(settings, length, config.variant),
+    )
+    return Plan(
+        settings=settings,
+        length=length,
+        schedule=schedule,
+        stage_epochs=fit_stages(config.data.stage_epochs or [config.epochs], config.epochs),
+        ema=(config.ema_decay, config.ema_tau) if config.ema else None,
+        first_ema_update=1 if config.ema_weight else 2,
+        warmup_updates=count_warmup_updates(settings, length),
+    )
+
+
+def count_steps_per_epoch(config: Config, rank_size: int = 1) -> int:
+    """Full micro-batches an epoch on one device, counted in the training set.
+
+    Args:
+        config: names the training set.
+        rank_size: devices that share it.
+
+    Raises:
+        YoloflowError: no training set is named, it cannot be read, or it does not fill one batch.
+    """
+    if config.data.train_set is None:
+        raise YoloflowError(
+            "data.train_set is not set; give data.train_set=..., data=FILE.yaml or --steps-per-epoch N"
+        )
+    from yoloflow.data.index import read_index
+
+    data = config.data
+    index = read_index(data.train_set, data.names, data.nc, data.problems, data.image_folder)
+    steps = len(index) // (config.per_batch_size * rank_size)
+    if steps < 1:
+        raise YoloflowError(
+            f"data.train_set has {len(index)} images, fewer than per_batch_size={config.per_batch_size}"
+            f" on {rank_size} device(s); lower per_batch_size"
+        )
+    return steps
+
+
+def draw_plan(plan: Plan, path: Path) -> None:
+    """A picture of the plan: learning rates, momentum and EMA decay over updates, stages shaded."""
+    from matplotlib.figure import Figure
+
+    updates = np.array(plan.thinned_updates())
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    rates_axes, momentum_axes, ema_axes = figure.subplots(3, 1, sharex=True, height_ratios=[2, 1, 1])
+    styles = ("-", "--", ":")
+    for number, (name, rates) in enumerate(plan.schedule.lr_by_group.items()):
+        rates_axes.plot(updates + 1, rates[updates], styles[number % 3], label=name)
+    rates_axes.legend(title="group")
+    rates_axes.set_ylabel("learning rate")
+    momentum_axes.plot(updates + 1, plan.schedule.momentum[updates])
+    momentum_axes.set_ylabel("momentum")
+    if plan.ema is None:
+        ema_axes.text(0.5, 0.5, "no weight average (ema=false)", ha="center", transform=ema_axes.transAxes)
+    else:
+        ema_axes.plot(updates + 1, [plan.ema_decay(update) for update in updates.tolist()])
+    ema_axes.set_ylabel("EMA decay")
+    ema_axes.set_xlabel(f"optimizer update, {plan.length.accumulate} micro-batch(es) each")
+    for axes in (rates_axes, momentum_axes, ema_axes):
+        _shade_stages(plan, axes)
+    lengths = " + ".join(str(epochs) for epochs in plan.stage_epochs)
+    stages = f" in stages of {lengths} (shaded in turn)" if len(plan.stage_epochs) > 1 else ""
+    rates_axes.set_title(f"{plan.length.epochs} epochs{stages}; warm-up of {plan.warmup_updates} updates")
+    figure.savefig(path, dpi=120)
+
+
+def _shade_stages(plan: Plan, axes: Axes) -> None:
+    ends = [*plan.stage_starts[1:], plan.num_updates]
+    for stage, (start, end) in enumerate(zip(plan.stage_starts, ends, strict=True)):
+        if stage % 2 and plan.stage_epochs[stage]:
+            axes.axvspan(start + 0.5, end + 0.5, color="0.9", zorder=0)
