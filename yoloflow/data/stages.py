@@ -15,11 +15,11 @@ def fit_stages(stage_epochs: Sequence[int], num_epochs: int) -> list[int]:
 
     The rule: **late stages keep their length, the first takes up the difference**; the last stage is where
     mosaic is off and is planned in absolute epochs, whatever the length of the run. One stage becomes
-    `[num_epochs]`, two become `[num_epochs - last, last]` (both as in MindYOLO). With more than two the middle
-    stages keep their length too (MindYOLO drops them). Where the first stage would fall below one epoch it
-    keeps one, and the second gives up the rest, then the third, and so on: every stage keeps at least one
-    epoch. Only when there are fewer epochs than stages do stages vanish: the first `num_epochs` of them get
-    one epoch each, and a warning names the others.
+    `[num_epochs]`, two become `[num_epochs - last, last]`, both as in MindYOLO. With more than two the
+    middle stages keep their length too (MindYOLO drops them). Where the first stage would fall below one
+    epoch it keeps one, and the second gives up the rest, then the third, and so on: every stage keeps at
+    least one epoch. Only when there are fewer epochs than stages do stages vanish: the first `num_epochs`
+    of them get one epoch each, and a warning names the others.
 
     Args:
         stage_epochs: planned epochs of each stage, at least 1 each.
@@ -32,7 +32,9 @@ def fit_stages(stage_epochs: Sequence[int], num_epochs: int) -> list[int]:
         YoloflowError: no stage, or a length below 1.
     """
     if not stage_epochs or min(stage_epochs) < 1:
-        raise YoloflowError(f"stage_epochs={list(stage_epochs)}: give at least one stage, of at least 1 epoch each")
+        raise YoloflowError(
+            f"stage_epochs={list(stage_epochs)}: give at least one stage, of at least 1 epoch each"
+        )
     if num_epochs < 1:
         raise YoloflowError(f"epochs={num_epochs}: train at least 1 epoch")
     fitted = list(stage_epochs)

@@ -1,0 +1,174 @@
+"""An indexed data set as samples: decoded, resized, transformed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from yoloflow.data.image_cache import ImageCache
+from yoloflow.data.images import decode_image
+from yoloflow.data.index import read_index
+from yoloflow.data.transforms import create_transforms
+from yoloflow.data.transforms.rows import Row
+from yoloflow.structures import (
+    DatasetIndex,
+    Float32Array,
+    Int64Array,
+    Sample,
+    TransformContext,
+    Uint8Array,
+    YoloflowError,
+)
+
+# OpenCV's flag for each factor by which libjpeg can shrink while it decodes.
+_REDUCED_FLAGS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+
+
+class COCODataset:
+    """Samples of a data set in COCO json, YOLO txt or VOC xml form (one index inside).
+
+    `get(epoch, index)` is a pure function of (seed, epoch, index): which process asks, and what it was asked
+    before, do not matter.
+    """
+
+    def __init__(
+        self,
+        dataset_path: str | Sequence[str] | DatasetIndex,
+        img_size: int = 640,
+        transforms_dict: Sequence[Row] = (),
+        is_training: bool = False,
+        augment: bool = False,
+        single_cls: bool = False,
+        seed: int = 0,
+        cache: Literal["none", "ram"] | ImageCache = "none",
+    ) -> None:
+        """Index the data set and build its transforms.
+
+        Args:
+            dataset_path: whatever `read_index` reads, or an index that is read already.
+            img_size: side of the square network input in pixels.
+            transforms_dict: YAML rows, see `create_transforms`.
+            is_training: name of the rows in error messages, and whether samples of different epochs differ.
+            augment: images may be shrunk the fast way (bilinear, at reduced scale by the JPEG decoder);
+                without it they are shrunk by area, as the published evaluation does.
+            single_cls: treat every object as class 0.
+            seed: of all random draws of the transforms.
+            cache: "ram" keeps each decoded and resized image in memory; or a cache to share with another
+                data set of the same index, size and `augment`.
+
+        Raises:
+            YoloflowError: bad data or transforms.
+        """
+        self.index = dataset_path if isinstance(dataset_path, DatasetIndex) else read_index(dataset_path)
+        self.img_size = img_size
+        self.is_training = is_training
+        self.augment = augment
+        self.single_cls = single_cls
+        self.seed = seed
+        self.transforms = create_transforms(
+            transforms_dict, "train_transforms" if is_training else "test_transforms"
+        )
+        self._sizes_hw = resized_sizes(self.index.sizes_hw, img_size)
+        if cache == "ram":
+            self.cache: ImageCache | None = ImageCache(self._sizes_hw)
+        else:
+            self.cache = None if cache == "none" else cache
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def get(self, epoch: int, index: int) -> Sample:
+        """Image `index` as the network sees it in `epoch`, img_size x img_size.
+
+        Raises:
+            YoloflowError: an unreadable image, or transforms that end with another size.
+        """
+        rng = np.random.default_rng((self.seed, epoch if self.is_training else 0, index))
+        sample = self.transforms(self.load(index), TransformContext(rng, self, self.img_size))
+        height, width = sample.image.shape[:2]
+        if (height, width) != (self.img_size, self.img_size):
+            raise YoloflowError(
+                f"the transforms end with a picture of {width} x {height}, the network takes "
+                f"{self.img_size} x {self.img_size}: add letterbox, or random_perspective after mosaic"
+            )
+        return sample
+
+    def load(self, index: int) -> Sample:
+        """Image `index` with its objects, its longer side resized to img_size; crowd regions are left out."""
+        image = self.cache.get(index) if self.cache else None
+        if image is None:
+            image = self._read(index)
+            if self.cache:
+                self.cache.put(index, image)
+        height, width = (int(side) for side in self.index.sizes_hw[index])
+        scale_xy = (image.shape[1] / width, image.shape[0] / height)
+        boxes, classes, polygons = self._objects(index, scale_xy)
+        return Sample(image, boxes, classes, polygons, index, (height, width), scale_xy)
+
+    def _objects(
+        self, index: int, scale_xy: tuple[float, float]
+    ) -> tuple[Float32Array, Int64Array, list[Float32Array]]:
+        """Boxes, classes and polygons of an image in resized pixels."""
+        table = self.index
+        first, last = table.box_offsets[index], table.box_offsets[index + 1]
+        rows = first + np.flatnonzero(~table.is_crowd[first:last])
+        boxes = (table.boxes_xyxy[rows] * np.array(scale_xy * 2)).astype(np.float32)
+        classes = np.zeros(len(rows), np.int64) if self.single_cls else table.classes[rows]
+        scale = np.array(scale_xy, np.float32)
+        starts, stops = table.polygon_offsets[rows], table.polygon_offsets[rows + 1]
+        polygons = [
+            table.polygon_points[start:stop] * scale
+            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+        ]
+        return boxes, classes, polygons
+
+    def _read(self, index: int) -> Uint8Array:
+        """Image `index` from disk, at its resized size."""
+        path = str(self.index.image_paths[index])
+        listed_hw = tuple(self.index.sizes_hw[index].tolist())
+        height, width = self._sizes_hw[index].tolist()
+        image = _read_reduced(path, listed_hw, max(height, width)) if self.augment else None
+        if image is None:
+            image = decode_image(path)
+            if image.shape[:2] != listed_hw:
+                raise YoloflowError(
+                    f"{path}: the image is {image.shape[1]} x {image.shape[0]}, but was {listed_hw[1]} x "
+                    f"{listed_hw[0]} when the data set was indexed; index it again"
+                )
+        if image.shape[:2] == (height, width):
+            return image
+        shrinks = height < image.shape[0] or width < image.shape[1]
+        method = cv2.INTER_AREA if shrinks and not self.augment else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+
+
+def resized_sizes(sizes_hw: Int64Array, img_size: int) -> Int64Array:
+    """(I, 2) sizes after the longer side is brought to img_size, the other in proportion.
+
+    Rounded down in float64 as the reference does, so a longer side may come out one pixel short (616 px at
+    img_size 640); the letterbox makes up for it and box coordinates use the true factors.
+    """
+    ratio = img_size / sizes_hw.max(1, keepdims=True)
+    floored: Int64Array = np.maximum((sizes_hw * ratio).astype(np.int64), 1)
+    return floored
+
+
+def _read_reduced(path: str, size_hw: tuple[int, ...], target: int) -> Uint8Array | None:
+    """A JPEG decoded at 1/2, 1/4 or 1/8 of its size, if that is still at least `target` on the longer side.
+
+    None where no such factor exists or the outcome is not as expected: the caller decodes in full then, and
+    reports what is wrong with the file.
+    """
+    if not path.lower().endswith((".jpg", ".jpeg")):
+        return None
+    for factor, flag in _REDUCED_FLAGS.items():
+        if max(size_hw) >= factor * target:
+            image = cv2.imread(path, flag)
+            expected = tuple(-(-side // factor) for side in size_hw)
+            if image is None or image.shape[:2] != expected:
+                return None
+            return np.asarray(image, np.uint8)
+    return None

@@ -1,0 +1,315 @@
+"""Batches in an order that depends on nothing but the seed.
+
+Global batch k of an epoch takes places k*T to (k+1)*T of the epoch's permutation, T = batch_size * rank_size,
+and rank r the slice r*b to (r+1)*b of it, b = batch_size. Neither workers nor their number change a sample or
+the order, and a global batch holds the same images whatever the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from yoloflow.structures import Batch, Int64Array, Sample, YoloflowError
+
+LABEL_STEP = 16
+
+Key = tuple[int, int]
+
+
+class SampleSet(Protocol):
+    """What a loader needs of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def get(self, epoch: int, index: int) -> Sample:
+        """Image `index` as seen in `epoch`."""
+        ...
+
+
+def collate(samples: Sequence[Sample], max_labels: int | None = None) -> Batch:
+    """Samples of one size as a batch: RGB planes, boxes as centre form in 0..1, label rows padded.
+
+    Args:
+        samples: B of them.
+        max_labels: rows of labels per image; None takes the next multiple of 16 that holds them all.
+
+    Raises:
+        YoloflowError: an image has more objects than `max_labels`.
+    """
+    height, width = samples[0].image.shape[:2]
+    images = torch.empty((len(samples), 3, height, width), dtype=torch.uint8)
+    labels = np.zeros((len(samples), _label_rows(samples, max_labels), 6), np.float32)
+    labels[..., 0] = np.arange(len(samples))[:, None]
+    labels[..., 1] = -1
+    size = np.array((width, height), np.float32)
+    planes = images.numpy()
+    for row, sample in enumerate(samples):
+        cv2.mixChannels([sample.image], list(planes[row]), [0, 2, 1, 1, 2, 0])
+        count = len(sample.classes)
+        low, high = sample.boxes_xyxy[:, :2], sample.boxes_xyxy[:, 2:]
+        labels[row, :count, 1] = sample.classes
+        labels[row, :count, 2:4] = (low + high) / 2 / size
+        labels[row, :count, 4:6] = (high - low) / size
+    return Batch(
+        images=images,
+        labels=torch.from_numpy(labels),
+        indices=torch.tensor([sample.index for sample in samples]),
+        original_sizes_hw=torch.tensor([sample.original_size_hw for sample in samples], dtype=torch.float32),
+        scales_xy=torch.tensor([sample.scale_xy for sample in samples], dtype=torch.float32),
+        pads_xy=torch.tensor([sample.pad_xy for sample in samples], dtype=torch.float32),
+    )
+
+
+def _label_rows(samples: Sequence[Sample], max_labels: int | None) -> int:
+    """Rows of labels that every image of the batch gets."""
+    most = max(samples, key=lambda sample: len(sample.classes))
+    count = len(most.classes)
+    if max_labels is None:
+        return max(LABEL_STEP, -(-count // LABEL_STEP) * LABEL_STEP)
+    if count > max_labels:
+        raise YoloflowError(
+            f"the sample of image number {most.index} has {count} objects, max_labels is {max_labels}: "
+            f"raise it to {count} or more (objects are never cut off)"
+        )
+    return max_labels
+
+
+class _Batches(Dataset[Batch | YoloflowError]):
+    """A data set whose items are whole batches, named by the (epoch, index) of each sample."""
+
+    def __init__(self, dataset: SampleSet, max_labels: int | None) -> None:
+        self._dataset = dataset
+        self._max_labels = max_labels
+
+    def __getitem__(self, keys: tuple[Key, ...]) -> Batch | YoloflowError:
+        try:
+            return collate([self._dataset.get(epoch, index) for epoch, index in keys], self._max_labels)
+        except YoloflowError as error:
+            # Handed over as a value: torch would wrap a worker's exception in a page of traceback.
+            return error
+
+
+@dataclass(frozen=True, slots=True)
+class StageLoader:
+    """All epochs of one stage. Make it with `create_loader`, which checks the numbers.
+
+    Attributes:
+        dataset: where samples come from.
+        batch_size: samples of this rank in a batch.
+        epochs: length of the stage; 0 for a stage that is not trained.
+        rank: this process among `rank_size`.
+        rank_size: number of processes.
+        shuffle: draw a new permutation each epoch.
+        drop_remainder: leave out the places that do not fill a global batch.
+        num_parallel_workers: worker processes; 0 loads in this process.
+        seed: of the permutations.
+        max_labels: see `collate`.
+    """
+
+    dataset: SampleSet
+    batch_size: int
+    epochs: int
+    rank: int = 0
+    rank_size: int = 1
+    shuffle: bool = True
+    drop_remainder: bool = True
+    num_parallel_workers: int = 0
+    seed: int = 0
+    max_labels: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of this rank in an epoch."""
+        if self.drop_remainder:
+            return len(self.dataset) // (self.batch_size * self.rank_size)
+        mine = len(range(self.rank, len(self.dataset), self.rank_size))
+        return -(-mine // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def batches(self, first_epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of the whole stage, prefetched across the borders of its epochs.
+
+        Args:
+            first_epoch: number of the stage's first epoch within the run.
+            start_step: batches of the stage to skip; nothing is loaded for them.
+
+        Raises:
+            YoloflowError: unreadable data, as soon as it is met.
+        """
+        loader = DataLoader(
+            _Batches(self.dataset, self.max_labels),
+            batch_size=None,
+            sampler=_Keys(self, first_epoch, start_step),
+            num_workers=self.num_parallel_workers,
+            collate_fn=_unchanged,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_start_worker,
+        )
+        for batch in loader:
+            if isinstance(batch, YoloflowError):
+                raise batch
+            yield batch
+
+    def epoch_indices(self, epoch: int) -> Int64Array:
+        """(n,) data set positions that this rank sees in an epoch, in order."""
+        count = len(self.dataset)
+        order = (
+            np.random.default_rng((self.seed, epoch)).permutation(count) if self.shuffle else np.arange(count)
+        )
+        if not self.drop_remainder:
+            return order[self.rank :: self.rank_size]
+        full = order[: self.steps_per_epoch * self.batch_size * self.rank_size]
+        return full.reshape(-1, self.rank_size, self.batch_size)[:, self.rank].reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """Yields the (epoch, index) of every sample, batch by batch; torch's loader hands them to its workers."""
+
+    stage: StageLoader
+    first_epoch: int
+    start_step: int
+
+    def __iter__(self) -> Iterator[tuple[Key, ...]]:
+        skipped_epochs, skipped_steps = divmod(self.start_step, self.stage.steps_per_epoch)
+        for epoch in range(self.first_epoch + skipped_epochs, self.first_epoch + self.stage.epochs):
+            indices = self.stage.epoch_indices(epoch).tolist()
+            for start in range(skipped_steps * self.stage.batch_size, len(indices), self.stage.batch_size):
+                yield tuple((epoch, index) for index in indices[start : start + self.stage.batch_size])
+            skipped_steps = 0
+
+    def __len__(self) -> int:
+        return max(len(self.stage) - self.start_step, 0)
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _start_worker(worker: int) -> None:
+    """One thread per worker: the processes are the parallelism."""
+    cv2.setNumThreads(0)
+
+
+def create_loader(
+    dataset: SampleSet,
+    batch_size: int,
+    epoch_size: int = 1,
+    rank: int = 0,
+    rank_size: int = 1,
+    shuffle: bool = True,
+    drop_remainder: bool = True,
+    num_parallel_workers: int = 0,
+    seed: int = 0,
+    max_labels: int | None = None,
+) -> StageLoader:
+    """A loader for `epoch_size` epochs of a data set.
+
+    With `drop_remainder` every rank gets equally many full batches. Without it (evaluation) rank r gets every
+    rank_size-th image from r on, none twice and none left out, and its last batch may be smaller.
+
+    Args:
+        dataset: a COCODataset.
+        batch_size: samples per batch and rank.
+        epoch_size: epochs of the stage.
+        rank: this process among `rank_size`.
+        rank_size: number of processes.
+        shuffle: a new order each epoch.
+        drop_remainder: see above.
+        num_parallel_workers: worker processes; 0 loads in this process.
+        seed: of the order.
+        max_labels: rows of labels per image; None takes as many as the batch needs, in steps of 16.
+
+    Raises:
+        YoloflowError: a number out of range, or a data set smaller than one global batch.
+    """
+    _require(batch_size >= 1, f"per_batch_size={batch_size}: at least 1")
+    _require(epoch_size >= 0, f"epochs={epoch_size}: not negative")
+    _require(0 <= rank < rank_size, f"rank={rank} is not below rank_size={rank_size}")
+    _require(num_parallel_workers >= 0, f"num_parallel_workers={num_parallel_workers}: at least 0")
+    _require(len(dataset) > 0, "the data set has no image")
+    total = batch_size * rank_size
+    _require(
+        len(dataset) >= total or not drop_remainder,
+        f"the data set has {len(dataset)} images, one step takes {total} (per_batch_size {batch_size} x "
+        f"{rank_size} ranks): set per_batch_size to {max(len(dataset) // rank_size, 1)} or less, or use more",
+    )
+    return StageLoader(
+        dataset,
+        batch_size,
+        epoch_size,
+        rank,
+        rank_size,
+        shuffle,
+        drop_remainder,
+        num_parallel_workers,
+        seed,
+        max_labels,
+    )
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise YoloflowError(message)
+
+
+class ConcatLoader:
+    """The stages of a training, one after the other, counted in global epochs and steps."""
+
+    def __init__(self, loaders: Sequence[StageLoader]) -> None:
+        """Join the stages that have any epoch.
+
+        Raises:
+            YoloflowError: no stage, or stages with different numbers of steps in an epoch.
+        """
+        self.loaders = [loader for loader in loaders if loader.epochs > 0]
+        _require(len(self.loaders) > 0, "no stage has an epoch to train")
+        steps = [loader.steps_per_epoch for loader in self.loaders]
+        _require(
+            len(set(steps)) == 1,
+            f"the stages have {steps} steps in an epoch; schedules need the same number: give all stages the "
+            "same data set and batch size",
+        )
+        self._ends = list(accumulate(loader.epochs for loader in self.loaders))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of this rank in an epoch."""
+        return self.loaders[0].steps_per_epoch
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages together."""
+        return self._ends[-1]
+
+    def __len__(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def stage_of(self, epoch: int) -> int:
+        """Number of the stage that a global epoch (from 0) belongs to."""
+        _require(0 <= epoch < self.epochs, f"epoch {epoch} is not among the {self.epochs} of this training")
+        return next(stage for stage, end in enumerate(self._ends) if epoch < end)
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """All batches from a global step on, exactly those that an uninterrupted run would see."""
+        for loader, end in zip(self.loaders, self._ends, strict=True):
+            first_epoch = end - loader.epochs
+            skip = max(start_step - first_epoch * self.steps_per_epoch, 0)
+            if skip < len(loader):
+                yield from loader.batches(first_epoch, skip)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()

@@ -1,0 +1,179 @@
+"""Pictures that are composed of several images and drawn only when somebody needs the pixels.
+
+A mosaic is a list of layers and a size. `random_perspective` composes its matrix with each layer's and draws
+every image once, straight into the network input; whoever reads `sample.image` instead gets the composed
+canvas. Both ways go through `Canvas.warp`.
+
+Coordinates are continuous: pixel i of a row covers i to i + 1, so that boxes and pixels obey one matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.structures import Float32Array, Int64Array, Sample, Uint8Array
+
+FILL = 114
+Matrix = NDArray[np.float64]
+
+
+def translation(x: float, y: float) -> Matrix:
+    """(3, 3) matrix that moves points by x and y pixels."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def transform_points(points: NDArray[np.floating], matrix: Matrix) -> NDArray[np.float64]:
+    """(N, 2) points through a (3, 3) matrix, with the perspective division where it has one."""
+    moved = points @ matrix[:2, :2].T + matrix[:2, 2]
+    if matrix[2, 0] or matrix[2, 1]:
+        moved = moved / (points @ matrix[2, :2] + matrix[2, 2])[:, None]
+    return moved
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One image on a canvas.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        matrix: (3, 3) from the image's pixels to the canvas's.
+        outline: (K, 2) polygon in canvas pixels outside of which nothing is drawn, or None.
+    """
+
+    image: Uint8Array
+    matrix: Matrix
+    outline: Float32Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """Layers drawn in order on grey; each lies inside the canvas.
+
+    Attributes:
+        size_hw: height and width in pixels.
+        layers: bottom first.
+    """
+
+    size_hw: tuple[int, int]
+    layers: tuple[Layer, ...]
+
+    def draw(self) -> Uint8Array:
+        """The picture at its own size, (H, W, 3) uint8."""
+        return self.warp(np.eye(3), self.size_hw)
+
+    def warp(self, matrix: Matrix, size_hw: tuple[int, int]) -> Uint8Array:
+        """The picture seen through a matrix, every layer interpolated once.
+
+        Args:
+            matrix: (3, 3) from canvas pixels to output pixels.
+            size_hw: height and width of the output.
+
+        Returns:
+            (H, W, 3) uint8, grey where no layer lies.
+        """
+        out = np.full((*size_hw, 3), FILL, np.uint8)
+        for layer in self.layers:
+            if layer.outline is None:
+                _draw_image(out, layer.image, matrix @ layer.matrix)
+            else:
+                _draw_cut_out(out, layer, matrix)
+        return out
+
+
+class ComposedSample(Sample):
+    """A sample whose picture is a canvas; `image` draws it on first use."""
+
+    __slots__ = ("_drawn", "canvas")
+
+    def __init__(
+        self,
+        canvas: Canvas,
+        boxes_xyxy: Float32Array,
+        classes: Int64Array,
+        polygons: list[Float32Array],
+        like: Sample,
+    ) -> None:
+        """Objects on `canvas`; index and original size are those of the sample `like`."""
+        self.canvas = canvas
+        self._drawn: Uint8Array | None = None
+        self.boxes_xyxy = boxes_xyxy
+        self.classes = classes
+        self.polygons = polygons
+        self.index = like.index
+        self.original_size_hw = like.original_size_hw
+        self.scale_xy = like.scale_xy
+        self.pad_xy = like.pad_xy
+
+    @property
+    def image(self) -> Uint8Array:  # type: ignore[override]  # read-only here: a canvas is changed by its layers
+        """The canvas, drawn."""
+        if self._drawn is None:
+            self._drawn = self.canvas.draw()
+        return self._drawn
+
+
+def canvas_of(sample: Sample) -> Canvas:
+    """The canvas of a composed sample, or a canvas with the one image of a plain sample."""
+    if isinstance(sample, ComposedSample):
+        return sample.canvas
+    height, width = sample.image.shape[:2]
+    return Canvas((height, width), (Layer(sample.image, np.eye(3)),))
+
+
+def _draw_image(out: Uint8Array, image: Uint8Array, matrix: Matrix) -> None:
+    """Draw an image through a matrix (image pixels to output pixels), touching only where it falls."""
+    upright = not np.any(matrix[[0, 1, 2, 2], [1, 0, 0, 1]])
+    left, top, right, bottom = _bounds(image, matrix)
+    if upright:
+        # An upright image owns exactly the pixels whose centres it covers: neighbouring tiles never bleed.
+        x1, y1, x2, y2 = (int(np.ceil(side - 0.5)) for side in (left, top, right, bottom))
+    else:
+        x1, y1, x2, y2 = int(np.floor(left)), int(np.floor(top)), int(np.ceil(right)), int(np.ceil(bottom))
+    x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, out.shape[1]), min(y2, out.shape[0])
+    if x1 >= x2 or y1 >= y2:
+        return
+    target = out[y1:y2, x1:x2]
+    if upright and matrix[0, 0] == matrix[1, 1] == 1 and left.is_integer() and top.is_integer():
+        row, column = y1 - int(top), x1 - int(left)
+        target[:] = image[row : row + y2 - y1, column : column + x2 - x1]
+        return
+    # OpenCV's coordinates name pixel centres by integers, ours are half a pixel further.
+    centred = translation(-x1 - 0.5, -y1 - 0.5) @ matrix @ translation(0.5, 0.5)
+    border = cv2.BORDER_REPLICATE if upright else cv2.BORDER_TRANSPARENT
+    size_wh = (x2 - x1, y2 - y1)
+    if matrix[2, 0] or matrix[2, 1]:
+        cv2.warpPerspective(image, centred, size_wh, dst=target, flags=cv2.INTER_LINEAR, borderMode=border)
+    else:
+        cv2.warpAffine(image, centred[:2], size_wh, dst=target, flags=cv2.INTER_LINEAR, borderMode=border)
+
+
+def _draw_cut_out(out: Uint8Array, layer: Layer, matrix: Matrix) -> None:
+    """Draw the part of a layer that lies inside its outline."""
+    assert layer.outline is not None
+    outline = transform_points(layer.outline, matrix)
+    low = np.maximum(np.floor(outline.min(0)).astype(int), 0)
+    high = np.minimum(np.ceil(outline.max(0)).astype(int), (out.shape[1], out.shape[0]))
+    if (low >= high).any():
+        return
+    target = out[low[1] : high[1], low[0] : high[0]]
+    drawn = target.copy()
+    _draw_image(drawn, layer.image, translation(-low[0], -low[1]) @ matrix @ layer.matrix)
+    mask = np.zeros(target.shape[:2], np.uint8)
+    # A pixel belongs to the polygon that covers its centre, hence half a pixel less; 4 bits of fraction.
+    corners = np.round((outline - low - 0.5) * 16).astype(np.int32)
+    cv2.fillPoly(mask, [corners], 255, shift=4)
+    cv2.copyTo(drawn, mask, target)
+
+
+def _bounds(image: Uint8Array, matrix: Matrix) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of an image's corners in output pixels."""
+    height, width = image.shape[:2]
+    corners = transform_points(
+        np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64), matrix
+    )
+    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+    return left, top, right, bottom

@@ -1,0 +1,99 @@
+"""Colour changes; objects stay where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from yoloflow.data.transforms.objects import with_picture
+from yoloflow.data.transforms.pipeline import Transform, require_range
+from yoloflow.structures import Sample, TransformContext, Uint8Array
+
+MILD_PROB = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class HsvAugment(Transform):
+    """Multiplies hue, saturation and value, each by one plus a random share of its gain, through a table.
+
+    Attributes:
+        hgain: largest relative change of the hue.
+        sgain: of the saturation.
+        vgain: of the value.
+    """
+
+    func_name: ClassVar[str] = "hsv_augment"
+    hgain: float = 0.5
+    sgain: float = 0.5
+    vgain: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("hgain", "sgain", "vgain"):
+            require_range("hsv_augment", name, getattr(self, name), 0, 1)
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether all gains are 0."""
+        return self.hgain == self.sgain == self.vgain == 0
+
+    def __call__(self, sample: Sample, context: TransformContext) -> Sample:
+        """The sample in other colours."""
+        factors = 1 + context.rng.uniform(-1, 1, 3) * (self.hgain, self.sgain, self.vgain)
+        values = np.arange(256)[:, None] * factors
+        values[:, 0] %= 180
+        table = np.minimum(values, 255).astype(np.uint8)[None]
+        hsv = cv2.cvtColor(sample.image, cv2.COLOR_BGR2HSV)
+        cv2.LUT(hsv, table, dst=hsv)
+        return with_picture(sample, np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), np.uint8))
+
+
+@dataclass(frozen=True, slots=True)
+class MildOps(Transform):
+    """Blur, median blur, grey and local contrast, each on one picture of a hundred.
+
+    What MindYOLO and others do through the albumentations library, hence the name in recipes.
+    """
+
+    func_name: ClassVar[str] = "albumentations"
+
+    def __call__(self, sample: Sample, context: TransformContext) -> Sample:
+        """The sample, mostly untouched."""
+        chosen = context.rng.random(len(_MILD_OPS)) < MILD_PROB
+        if not chosen.any():
+            return sample
+        image = sample.image
+        for apply, operation in zip(chosen, _MILD_OPS, strict=True):
+            if apply:
+                image = operation(image, context.rng)
+        return with_picture(sample, image)
+
+
+def _blurred(image: Uint8Array, rng: np.random.Generator) -> Uint8Array:
+    side = _odd_side(rng)
+    return np.asarray(cv2.blur(image, (side, side)), np.uint8)
+
+
+def _median_blurred(image: Uint8Array, rng: np.random.Generator) -> Uint8Array:
+    return np.asarray(cv2.medianBlur(image, _odd_side(rng)), np.uint8)
+
+
+def _grey(image: Uint8Array, rng: np.random.Generator) -> Uint8Array:
+    return np.asarray(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR), np.uint8)
+
+
+def _local_contrast(image: Uint8Array, rng: np.random.Generator) -> Uint8Array:
+    lab = cv2.cvtColor(image, cv2.COLOR_BGR2LAB)
+    equaliser = cv2.createCLAHE(clipLimit=rng.uniform(1, 4), tileGridSize=(8, 8))
+    lab[..., 0] = equaliser.apply(lab[..., 0])
+    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2BGR), np.uint8)
+
+
+def _odd_side(rng: np.random.Generator) -> int:
+    """Side of a blur in pixels: 3, 5 or 7."""
+    return int(3 + 2 * rng.integers(3))
+
+
+_MILD_OPS = (_blurred, _median_blurred, _grey, _local_contrast)

@@ -1,0 +1,53 @@
+"""An image on a square of grey."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from yoloflow.data.transforms.canvas import FILL
+from yoloflow.data.transforms.objects import move_boxes, move_polygons, with_picture
+from yoloflow.data.transforms.pipeline import Transform
+from yoloflow.structures import Sample, TransformContext, Uint8Array
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox(Transform):
+    """Centres the image on a grey square of the image size, shrinking it where it is larger.
+
+    Attributes:
+        scaleup: also enlarge an image that is smaller.
+    """
+
+    func_name: ClassVar[str] = "letterbox"
+    scaleup: bool = False
+
+    def __call__(self, sample: Sample, context: TransformContext) -> Sample:
+        """The sample as image_size x image_size; records scale and border for the way back."""
+        side = context.image_size
+        image = sample.image
+        height, width = image.shape[:2]
+        ratio = side / max(height, width)
+        if not self.scaleup:
+            ratio = min(ratio, 1.0)
+        new_height, new_width = round(height * ratio), round(width * ratio)
+        if (new_height, new_width) != (height, width):
+            image = np.asarray(cv2.resize(image, (new_width, new_height)), np.uint8)
+        # The odd pixel of border goes to the right and to the bottom.
+        left, top = (side - new_width) // 2, (side - new_height) // 2
+        boxed: Uint8Array = np.full((side, side, 3), FILL, np.uint8)
+        boxed[top : top + new_height, left : left + new_width] = image
+        scale_x, scale_y = new_width / width, new_height / height
+        matrix = np.array([[scale_x, 0, left], [0, scale_y, top], [0, 0, 1.0]])
+        result = with_picture(
+            sample,
+            boxed,
+            move_boxes(sample.boxes_xyxy, matrix),
+            polygons=move_polygons(sample.polygons, matrix),
+        )
+        result.scale_xy = (sample.scale_xy[0] * scale_x, sample.scale_xy[1] * scale_y)
+        result.pad_xy = (sample.pad_xy[0] * scale_x + left, sample.pad_xy[1] * scale_y + top)
+        return result

@@ -1,0 +1,60 @@
+"""What a transform is, and how a chain of them is run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from yoloflow.structures import Sample, TransformContext, YoloflowError
+
+
+class Transform(ABC):
+    """One step on a sample: a small frozen dataclass whose fields are its YAML parameters.
+
+    A transform draws only from `context.rng`, returns a new sample and never writes into the arrays of the
+    one it was given: they may belong to the image cache.
+    """
+
+    __slots__ = ()
+    func_name: ClassVar[str]
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether these parameters change no sample; such a step is left out of the chain."""
+        return False
+
+    @abstractmethod
+    def __call__(self, sample: Sample, context: TransformContext) -> Sample:
+        """The transformed sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A transform and the probability that a sample goes through it."""
+
+    transform: Transform
+    prob: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Transforms, one after the other, each gated by its own probability."""
+
+    steps: tuple[Step, ...] = ()
+
+    def __call__(self, sample: Sample, context: TransformContext) -> Sample:
+        """The sample after the whole chain; steps of probability 1 draw no gate."""
+        for step in self.steps:
+            if step.prob >= 1 or context.rng.random() < step.prob:
+                sample = step.transform(sample, context)
+        return sample
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def require_range(func_name: str, name: str, value: float, low: float, high: float) -> None:
+    """Raise YoloflowError unless `low <= value <= high`."""
+    if not low <= value <= high:
+        raise YoloflowError(f"{func_name}: {name}={value} is outside {low} to {high}")
