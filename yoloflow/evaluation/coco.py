@@ -1,0 +1,162 @@
+"""COCO's twelve figures, overall and by class, equal to pycocotools'. Imports no torch.
+
+Lin et al. 2014, "Microsoft COCO", with the evaluation server's protocol: AP is the mean of the precision
+at 101 recalls, over ten IoU thresholds 0.50 to 0.95 and all classes that have objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import hotcoco
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.evaluation.coco_json import Float64Array, GroundTruth, read_detections, read_ground_truth
+from yoloflow.structures import YoloflowError
+
+# In pycocotools' order. AP and AR over IoU 0.50:0.95 unless named otherwise; small below 32^2 pixels, large
+# above 96^2; AR1, AR10, AR100: with so many detections an image.
+STAT_NAMES = (
+    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
+    *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
+)
+
+_ALL_AREAS, _SMALL, _MEDIUM, _LARGE = range(4)
+_HUNDRED_DETECTIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ClassResult:
+    """One class's figures; None where it has no objects (of that size).
+
+    Attributes:
+        category_id: the id in the ground truth; name: the class's name.
+        num_objects: objects in the ground truth, crowd regions not counted.
+        ap: AP over IoU 0.50:0.95; ap50, ap75: at one IoU; ap_small, ap_medium, ap_large: by object size.
+        ar100: recall over IoU 0.50:0.95 with at most 100 detections an image.
+    """
+
+    category_id: int
+    name: str
+    num_objects: int
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar100: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CocoResult:
+    """The twelve figures, and each class's.
+
+    Attributes:
+        stats: twelve figures named by `STAT_NAMES`; -1 where there are no objects, as pycocotools has it.
+        per_class: by rising category id.
+        num_images: images compared.
+    """
+
+    stats: tuple[float, ...]
+    per_class: tuple[ClassResult, ...]
+    num_images: int
+
+    @property
+    def map(self) -> float:
+        """AP over IoU 0.50:0.95."""
+        return self.stats[0]
+
+    @property
+    def map50(self) -> float:
+        """AP at IoU 0.50."""
+        return self.stats[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and dictionaries; `stats` are the twelve figures in pycocotools' order."""
+        return {
+            "stats": list(self.stats),
+            "stat_names": list(STAT_NAMES),
+            "per_class": [asdict(row) for row in self.per_class],
+            "num_images": self.num_images,
+        }
+
+
+def evaluate_coco(
+    ground_truth: Mapping[str, Any] | str | Path,
+    detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
+    image_ids: Sequence[int] | None = None,
+) -> CocoResult:
+    """Compare detections with ground truth.
+
+    Equal scores rank in the order given (within an image) and by image id, as in pycocotools.
+
+    Args:
+        ground_truth: COCO json file or its content.
+        detections: COCO results json file, its rows, or an (N, 7) array of image_id x y w h score
+            category_id.
+        image_ids: the images to compare (default: all of the ground truth).
+
+    Raises:
+        YoloflowError: something cannot be read or does not fit together; the message names file and entry.
+    """
+    truth = read_ground_truth(ground_truth)
+    found = read_detections(detections, truth)
+    evaluation = hotcoco.COCOeval(truth.coco, found, "bbox")
+    compared_ids = sorted(truth.image_ids) if image_ids is None else _checked_image_ids(image_ids, truth)
+    evaluation.params.img_ids = compared_ids
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summary_lines()  # fills `stats`; summarize() would print
+    return CocoResult(
+        stats=tuple(float(value) for value in evaluation.stats),
+        per_class=tuple(_per_class(evaluation, truth, compared_ids)),
+        num_images=len(compared_ids),
+    )
+
+
+def _checked_image_ids(image_ids: Sequence[int], truth: GroundTruth) -> list[int]:
+    wanted = sorted({int(image_id) for image_id in image_ids})
+    if not wanted:
+        raise YoloflowError("no image to evaluate: image_ids is empty")
+    unknown = [image_id for image_id in wanted if image_id not in truth.image_ids]
+    if unknown:
+        raise YoloflowError(f"{truth.source}: has no image with id {unknown[0]} ({len(unknown)} ids unknown)")
+    return wanted
+
+
+def _per_class(evaluation: hotcoco.COCOeval, truth: GroundTruth, image_ids: list[int]) -> list[ClassResult]:
+    arrays = evaluation.eval
+    assert arrays is not None
+    is_compared = np.isin(truth.object_image_ids, image_ids)
+    compared_categories = truth.object_category_ids[is_compared]
+    # (T IoUs, R recalls, K classes, A areas) and (T, K, A) with 100 detections an image; -1: no objects.
+    precision = np.asarray(arrays["precision"])[..., _HUNDRED_DETECTIONS]
+    recall = np.asarray(arrays["recall"])[..., _HUNDRED_DETECTIONS]
+    rows = []
+    for k, (category_id, name) in enumerate(truth.category_names.items()):
+        everywhere = precision[:, :, k, _ALL_AREAS]
+        rows.append(
+            ClassResult(
+                category_id=category_id,
+                name=name,
+                num_objects=int((compared_categories == category_id).sum()),
+                ap=_mean(everywhere),
+                ap50=_mean(everywhere[0]),
+                ap75=_mean(everywhere[5]),
+                ap_small=_mean(precision[:, :, k, _SMALL]),
+                ap_medium=_mean(precision[:, :, k, _MEDIUM]),
+                ap_large=_mean(precision[:, :, k, _LARGE]),
+                ar100=_mean(recall[:, k, _ALL_AREAS]),
+            )
+        )
+    return rows
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    counted = values[values > -1]
+    return float(counted.mean()) if counted.size else None

@@ -1,0 +1,281 @@
+"""Reading COCO ground truth and results, and saying exactly what is wrong with them. Imports no torch.
+
+hotcoco reads large files several times faster and in far less memory than Python, but it forgives much
+(a missing score, an unknown image) and names no entry. So files of results go through it, and whatever is
+suspicious is read again here, entry by entry, to find and name the fault.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import hotcoco
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.structures import Int64Array, YoloflowError
+
+Float64Array = NDArray[np.float64]
+
+# Results as one array, the layout that pycocotools and hotcoco take too.
+RESULT_COLUMNS = ("image_id", "x", "y", "w", "h", "score", "category_id")
+
+_MAX_ID = 2**53  # ids travel as float64
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class GroundTruth:
+    """Checked ground truth.
+
+    Attributes:
+        coco: hotcoco's data set.
+        image_ids: ids of all images.
+        category_names: name of each category id, by rising id.
+        object_image_ids, object_category_ids: (M,) int64, of each object that is no crowd region.
+        source: the file, or words for it, as error messages name it.
+    """
+
+    coco: hotcoco.COCO
+    image_ids: frozenset[int]
+    category_names: dict[int, str]
+    object_image_ids: Int64Array
+    object_category_ids: Int64Array
+    source: str
+
+
+def read_ground_truth(source: Mapping[str, Any] | str | Path) -> GroundTruth:
+    """Ground truth in COCO's layout, every entry checked.
+
+    A missing `area` becomes width times height and a missing `iscrowd` 0; segmentations are not read.
+
+    Args:
+        source: the json file or its content.
+
+    Raises:
+        YoloflowError: the file cannot be read or an entry is wrong; the message names both.
+    """
+    name = "ground truth" if isinstance(source, Mapping) else str(source)
+    content = source if isinstance(source, Mapping) else read_json(source, _without_segmentation)
+    if not isinstance(content, Mapping):
+        raise YoloflowError(f"{name}: expected a COCO json object, found {_kind(content)}")
+    images, categories, annotations = (
+        _section(content, key, name) for key in ("images", "categories", "annotations")
+    )
+    image_ids = _unique_ids(images, "images", name)
+    category_ids = _unique_ids(categories, "categories", name)
+    annotation_ids = _unique_ids(annotations, "annotations", name)
+    rows = np.empty((len(annotations), 7))
+    is_crowd = np.zeros(len(annotations), bool)
+    known_images, known_categories = frozenset(image_ids), frozenset(category_ids)
+    for i, entry in enumerate(annotations):
+        where = f"{name}: annotations[{i}]"
+        image_id = _known_id(entry, "image_id", known_images, where)
+        category_id = _known_id(entry, "category_id", known_categories, where)
+        box = _box(entry, where)
+        area = _number(entry, "area", where) if "area" in entry else box[2] * box[3]
+        is_crowd[i] = bool(entry.get("iscrowd", 0))
+        rows[i] = (image_id, *box, area, category_id)
+    object_images, object_categories = rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64)
+    coco = hotcoco.COCO.from_arrays(
+        [{"id": image_id} for image_id in image_ids],
+        [{"id": category_id, "name": str(category_id)} for category_id in category_ids],
+        object_images,
+        object_categories,
+        np.ascontiguousarray(rows[:, 1:5]),
+        ids=np.array(annotation_ids, np.int64),
+        area=np.ascontiguousarray(rows[:, 5]),
+        iscrowd=is_crowd,
+    )
+    names = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in categories}
+    return GroundTruth(
+        coco=coco,
+        image_ids=known_images,
+        category_names=dict(sorted(names.items())),
+        object_image_ids=object_images[~is_crowd],
+        object_category_ids=object_categories[~is_crowd],
+        source=name,
+    )
+
+
+def read_detections(
+    source: Sequence[Mapping[str, Any]] | Float64Array | str | Path, truth: GroundTruth
+) -> hotcoco.COCO:
+    """Detections in COCO's results layout, matched with their ground truth.
+
+    Args:
+        source: the json file, its rows, or an (N, 7) array with the columns `RESULT_COLUMNS`.
+        truth: what they are compared with.
+
+    Raises:
+        YoloflowError: the file cannot be read, an entry is wrong or names an image or a category that the
+            ground truth lacks; the message names file and entry.
+    """
+    if isinstance(source, np.ndarray):
+        return truth.coco.load_res(_checked_array(source, truth))
+    if isinstance(source, str | Path):
+        found = _read_detections_fast(Path(source), truth)
+        return found if found is not None else _load_rows(read_json(source), str(source), truth)
+    return _load_rows(source, "detections", truth)
+
+
+def read_json(path: str | Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The content of a json file; YoloflowError names the file and what is wrong with it."""
+    try:
+        return json.loads(Path(path).read_bytes(), object_hook=object_hook)
+    except OSError as error:
+        raise YoloflowError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise YoloflowError(f"{path}: is not JSON (not even text: {error})") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise YoloflowError(f"{path}: is not JSON ({error.msg} at {place})") from error
+
+
+def _read_detections_fast(path: Path, truth: GroundTruth) -> hotcoco.COCO | None:
+    """The detections of a file without a doubt about it, or None."""
+    try:
+        num_boxes, num_scores = _count_in_file(path, b'"bbox"'), _count_in_file(path, b'"score"')
+        found = truth.coco.load_res(str(path))
+    except (OSError, ValueError):
+        return None
+    num_rows = len(found.get_ann_ids())
+    is_sound = num_rows > 0 and num_boxes == num_scores == num_rows and not found.load_warnings
+    return found if is_sound else None
+
+
+def _count_in_file(path: Path, token: bytes) -> int:
+    count, tail = 0, b""
+    with path.open("rb") as file:
+        while chunk := file.read(_READ_BYTES):
+            count += (tail + chunk).count(token)
+            tail = chunk[-(len(token) - 1) :]
+    return count
+
+
+def _load_rows(rows: Any, name: str, truth: GroundTruth) -> hotcoco.COCO:
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
+        raise YoloflowError(
+            f"{name}: expected a list of detections with image_id, category_id, bbox [x, y, w, h] and score, "
+            f"found {_kind(rows)}"
+        )
+    known_categories = truth.category_names.keys()
+    array = np.empty((len(rows), 7))
+    for i, entry in enumerate(rows):
+        where = f"{name}: [{i}]"
+        if not isinstance(entry, Mapping):
+            raise YoloflowError(f"{where}: expected an object, found {_kind(entry)}")
+        image_id = _known_id(entry, "image_id", truth.image_ids, where, truth.source)
+        category_id = _known_id(entry, "category_id", known_categories, where, truth.source)
+        array[i] = (image_id, *_box(entry, where), _number(entry, "score", where), category_id)
+    return truth.coco.load_res(array)
+
+
+def _checked_array(rows: Float64Array, truth: GroundTruth) -> Float64Array:
+    if rows.ndim != 2 or rows.shape[1] != len(RESULT_COLUMNS):
+        raise YoloflowError(
+            f"detections have shape {rows.shape}, expected (N, 7): {', '.join(RESULT_COLUMNS)}"
+        )
+    rows = np.ascontiguousarray(rows, np.float64)
+    known = {0: ("image_id", list(truth.image_ids)), 6: ("category_id", list(truth.category_names))}
+    for column, (key, ids) in known.items():
+        is_unknown = ~np.isin(rows[:, column], ids)
+        if is_unknown.any():
+            i = int(is_unknown.argmax())
+            raise YoloflowError(
+                f"detections: [{i}].{key} is {rows[i, column]:g}, which {truth.source} does not have"
+            )
+    is_finite = np.isfinite(rows).all(1)
+    if not is_finite.all():
+        i = int(is_finite.argmin())
+        raise YoloflowError(f"detections: [{i}] is not finite: {rows[i].tolist()}")
+    return rows
+
+
+def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
+    """Polygons are most of an annotation file; dropped as soon as parsed, they cost no memory."""
+    entry.pop("segmentation", None)
+    return entry
+
+
+def _section(content: Mapping[str, Any], key: str, name: str) -> Sequence[Mapping[str, Any]]:
+    if key not in content:
+        raise YoloflowError(
+            f"{name}: has no {key!r}; COCO ground truth has images, annotations and categories"
+        )
+    section = content[key]
+    if not isinstance(section, Sequence) or isinstance(section, str):
+        raise YoloflowError(f"{name}: {key} should be a list, found {_kind(section)}")
+    for i, entry in enumerate(section):
+        if not isinstance(entry, Mapping):
+            raise YoloflowError(f"{name}: {key}[{i}] should be an object, found {_kind(entry)}")
+    return section
+
+
+def _unique_ids(entries: Sequence[Mapping[str, Any]], section: str, name: str) -> list[int]:
+    """The ids in order; annotations without any ids are numbered from 1."""
+    if section == "annotations" and not any("id" in entry for entry in entries):
+        return list(range(1, len(entries) + 1))
+    seen: dict[int, int] = {}
+    for i, entry in enumerate(entries):
+        number = _id(entry, "id", f"{name}: {section}[{i}]")
+        if number in seen:
+            raise YoloflowError(
+                f"{name}: {section}[{i}].id {number} is also the id of {section}[{seen[number]}]"
+            )
+        seen[number] = i
+    return list(seen)
+
+
+def _id(entry: Mapping[str, Any], key: str, where: str) -> int:
+    value = entry.get(key)
+    if not _is_finite_number(value) or value != int(value):
+        raise YoloflowError(f"{where}.{key} should be a whole number, found {value!r}")
+    if not 0 <= value < _MAX_ID:
+        raise YoloflowError(f"{where}.{key} is {value}; ids go from 0 to 2^53")
+    return int(value)
+
+
+def _known_id(
+    entry: Mapping[str, Any], key: str, known: Any, where: str, owner: str = "the file's own list"
+) -> int:
+    number = _id(entry, key, where)
+    if number not in known:
+        raise YoloflowError(
+            f"{where}.{key} is {number}, which {owner} does not have; "
+            "are detections and ground truth of the same data set?"
+        )
+    return number
+
+
+def _box(entry: Mapping[str, Any], where: str) -> tuple[float, float, float, float]:
+    box = entry.get("bbox")
+    if not isinstance(box, Sequence | np.ndarray) or isinstance(box, str) or len(box) != 4:
+        raise YoloflowError(f"{where}.bbox should be four numbers x, y, w, h, found {box!r}")
+    for value in box:
+        if not _is_finite_number(value):
+            raise YoloflowError(f"{where}.bbox should be four finite numbers, found {box!r}")
+    x, y, w, h = box
+    return x, y, w, h
+
+
+def _number(entry: Mapping[str, Any], key: str, where: str) -> float:
+    value = entry.get(key)
+    if not _is_finite_number(value):
+        raise YoloflowError(f"{where}.{key} should be a finite number, found {value!r}")
+    return float(value)
+
+
+def _is_finite_number(value: Any) -> TypeGuard[float]:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
