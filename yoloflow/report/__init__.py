@@ -1,0 +1,1 @@
+"""What people look at: boxes on pictures, curves of a training."""

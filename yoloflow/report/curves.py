@@ -1,0 +1,237 @@
+"""Curves of a training, from its `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+logger = logging.getLogger("yoloflow")
+
+# What a step record holds beside its loss items.
+_STEP_KEYS = {"kind", "epoch", "step", "update", "lr", "momentum", "images_per_second"}
+# Colour-blind safe (Okabe and Ito 2008), darkest first.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+_INK, _MUTED, _LIGHT = "#222222", "#777777", "#e4e4e4"
+
+
+@dataclass(slots=True)
+class Metrics:
+    """The records of a metrics file by kind, in file order."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def loss_names(self) -> list[str]:
+        """Loss items of the step records, in order of first appearance."""
+        return list(dict.fromkeys(key for record in self.steps for key in record if key not in _STEP_KEYS))
+
+    def epochs_at(self, records: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Where records lie on the axis of epochs done: 1.5 is the middle of the second epoch."""
+        steps_per_epoch = self._steps_per_epoch()
+        if steps_per_epoch is None:
+            return [float(record["epoch"]) for record in records]
+        return [record["step"] / steps_per_epoch for record in records]
+
+    def _steps_per_epoch(self) -> float | None:
+        """Derived from the file: the last step logged in an epoch is the epoch's last step."""
+        records = [*self.steps, *self.evaluations]
+        if not records or not all("step" in record for record in records):
+            return None
+        last_steps: dict[int, int] = {}
+        for record in records:
+            last_steps[record["epoch"]] = max(record["step"], last_steps.get(record["epoch"], 0))
+        # The newest epoch may be in progress; an earlier one, or an evaluated one, is whole.
+        whole = {record["epoch"] for record in self.evaluations} | set(sorted(last_steps)[:-1])
+        epoch = max(whole or last_steps)
+        return last_steps[epoch] / epoch or None
+
+
+def read_metrics(path: str | Path) -> Metrics:
+    """Read a metrics file.
+
+    A line that is no JSON object (the last one of a killed run) is left out with a warning.
+
+    Args:
+        path: `metrics.jsonl` of a run folder.
+    """
+    metrics = Metrics()
+    homes = {"step": metrics.steps, "evaluation": metrics.evaluations, "stage": metrics.stages}
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                record = None
+            if not isinstance(record, dict):
+                logger.warning("%s:%d: not a JSON object, left out: %.40r", path, number, line)
+                continue
+            home = homes.get(record.get("kind", ""))
+            if home is not None:
+                home.append(record)
+    return metrics
+
+
+def plot_curves(metrics_path: str | Path, picture_path: str | Path) -> None:
+    """Draw losses, learning rates and AP over epochs, with stage borders.
+
+    The picture is replaced in one move, so that a viewer never sees half of one.
+
+    Args:
+        metrics_path: `metrics.jsonl` of a run folder; it may end in the middle of a line.
+        picture_path: PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = read_metrics(metrics_path)
+    figure = Figure(figsize=(13, 4), dpi=120, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    loss_axes, rate_axes, ap_axes = figure.subplots(1, 3)
+    _plot_losses(loss_axes, metrics)
+    _plot_rates(rate_axes, metrics)
+    _plot_ap(ap_axes, metrics)
+    for axes in (loss_axes, rate_axes, ap_axes):
+        _style(axes)
+        _mark_stages(axes, metrics)
+    target = Path(picture_path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    with unfinished.open("wb") as file:
+        canvas.print_png(file)
+    unfinished.replace(target)
+
+
+def _plot_losses(axes: Axes, metrics: Metrics) -> None:
+    axes.set_title("Training loss", loc="left", color=_INK, fontsize=11, fontweight="bold")
+    names = metrics.loss_names
+    for k, name in enumerate(names):
+        records = [record for record in metrics.steps if _is_number(record.get(name))]
+        values = np.array([record[name] for record in records], float)
+        colour = _INK if k == 0 else _COLOURS[(k - 1) % len(_COLOURS)]
+        epochs = metrics.epochs_at(records)
+        noisy = len(values) > 20
+        if noisy:
+            axes.plot(epochs, values, color=colour, linewidth=0.8, alpha=0.25)
+        axes.plot(epochs, _smooth(values) if noisy else values, color=colour, linewidth=1.8, label=name)
+    if names:
+        _legend(axes)
+        axes.set_ylim(bottom=0)
+    else:
+        _say_empty(axes, "no steps logged yet")
+
+
+def _plot_rates(axes: Axes, metrics: Metrics) -> None:
+    axes.set_title("Learning rate", loc="left", color=_INK, fontsize=11, fontweight="bold")
+    num_groups = len(metrics.steps[-1].get("lr", ())) if metrics.steps else 0
+    records = [record for record in metrics.steps if len(record.get("lr", ())) == num_groups]
+    if not num_groups:
+        _say_empty(axes, "no steps logged yet")
+        return
+    epochs = metrics.epochs_at(records)
+    rates = np.array([record["lr"] for record in records], float)
+    # Groups often share one curve: equal ones are drawn once and named together.
+    curves: dict[bytes, list[int]] = {}
+    for group in range(rates.shape[1]):
+        curves.setdefault(rates[:, group].tobytes(), []).append(group)
+    for k, groups in enumerate(curves.values()):
+        label = f"group{'s' if len(groups) > 1 else ''} {', '.join(map(str, groups))}"
+        axes.plot(epochs, rates[:, groups[0]], color=_COLOURS[k % len(_COLOURS)], linewidth=1.8, label=label)
+    _legend(axes)
+    axes.set_ylim(bottom=0)
+
+
+def _plot_ap(axes: Axes, metrics: Metrics) -> None:
+    axes.set_title("Validation AP", loc="left", color=_INK, fontsize=11, fontweight="bold")
+    records = [
+        record for record in metrics.evaluations if _is_number(record["map"]) and _is_number(record["map50"])
+    ]
+    if not records:
+        _say_empty(axes, "not evaluated yet")
+        return
+    epochs = metrics.epochs_at(records)
+    for key, name, colour in (("map50", "AP50", _COLOURS[1]), ("map", "AP", _COLOURS[0])):
+        values = [float(record[key]) for record in records]
+        marker = "o" if len(values) <= 30 else None
+        axes.plot(epochs, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=name)
+        best = int(np.argmax(values))
+        axes.plot(epochs[best], values[best], "o", color=colour, markersize=8, fillstyle="none")
+        axes.annotate(
+            f"{values[best]:.3f}",
+            (epochs[best], values[best]),
+            xytext=(0, -9),
+            textcoords="offset points",
+            ha="right" if best > len(values) / 2 else "left",
+            va="top",
+            color=colour,
+            fontsize=9,
+        )
+    _legend(axes)
+    axes.set_ylim(0, 1.02)
+
+
+def _smooth(values: np.ndarray[Any, np.dtype[np.floating[Any]]]) -> np.ndarray[Any, np.dtype[Any]]:
+    """Mean over a centred window of a twentieth of the curve, shorter at its ends."""
+    half = max(1, len(values) // 40)
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    places = np.arange(len(values))
+    first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    return (sums[last] - sums[first]) / (last - first)
+
+
+def _style(axes: Axes) -> None:
+    axes.set_xlabel("epochs", color=_MUTED, fontsize=9)
+    axes.set_xlim(left=0)
+    axes.grid(visible=True, color=_LIGHT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_MUTED)
+    axes.tick_params(colors=_MUTED, labelsize=9)
+    axes.locator_params(axis="x", integer=True)
+
+
+def _mark_stages(axes: Axes, metrics: Metrics) -> None:
+    """A dashed line where each stage but the first begins (before the first step of its epoch)."""
+    for record in metrics.stages:
+        if record["stage"] == 0:
+            continue
+        epoch = record["epoch"] - 1
+        axes.axvline(epoch, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.annotate(
+            f"stage {record['stage'] + 1}",
+            (epoch, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3, -2),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            rotation=90,
+            color=_MUTED,
+            fontsize=8,
+        )
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+
+
+def _say_empty(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=_MUTED, fontsize=10)
+    axes.set_xlim(0, 1)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))

@@ -1,0 +1,141 @@
+"""Boxes drawn on a picture, and pictures side by side."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.structures import Float32Array, Int64Array, Uint8Array
+
+Colour = tuple[int, int, int]
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+# Height of a capital letter of that font at scale 1, in pixels.
+_FONT_HEIGHT = 21.0
+_GRID_GAP = 4
+_GRID_COLOUR = 40
+
+
+def class_colour(number: int) -> Colour:
+    """BGR colour of a class: hues a golden angle apart, so that neighbouring numbers differ clearly."""
+    hue = (0.58 + number * 0.618034) % 1.0
+    saturation, value = ((0.85, 0.95), (0.6, 1.0), (0.95, 0.7))[number // 8 % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(blue * 255), round(green * 255), round(red * 255)
+
+
+def text_colour(background: Colour) -> Colour:
+    """Black or white, whichever is easier to read on a BGR background."""
+    blue, green, red = background
+    return (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else (255, 255, 255)
+
+
+def draw_detections(
+    image_bgr: Uint8Array,
+    boxes_xyxy: Float32Array,
+    classes: Int64Array,
+    scores: Float32Array | None,
+    names: Sequence[str],
+) -> Uint8Array:
+    """A copy of a picture with labelled boxes; the best detection lies on top.
+
+    Line width and text size follow the size of the picture.
+
+    Args:
+        image_bgr: (H, W, 3) uint8.
+        boxes_xyxy: (N, 4) corner boxes in pixels.
+        classes: (N,) class numbers.
+        scores: (N,) in 0..1, or None for ground truth.
+        names: class names in class order; a class beyond them is labelled by its number.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+    """
+    canvas = image_bgr.copy()
+    line_width = max(1, round(min(canvas.shape[:2]) / 300))
+    order = range(len(boxes_xyxy)) if scores is None else np.argsort(scores, kind="stable").tolist()
+    for k in order:
+        number = int(classes[k])
+        text = names[number] if 0 <= number < len(names) else str(number)
+        if scores is not None:
+            text = f"{text} {scores[k]:.2f}"
+        colour = class_colour(number)
+        corners = _pixel_corners(boxes_xyxy[k], canvas)
+        cv2.rectangle(canvas, corners[:2], corners[2:], colour, line_width, cv2.LINE_AA)
+        _draw_label(canvas, text, corners, colour, line_width)
+    return canvas
+
+
+def _pixel_corners(box: NDArray[np.floating], canvas: Uint8Array) -> tuple[int, int, int, int]:
+    """First and last pixel of a box, inside the picture."""
+    height, width = canvas.shape[:2]
+    x1, y1, x2, y2 = np.nan_to_num(np.asarray(box, np.float64)).tolist()
+    return (
+        min(max(round(x1), 0), width - 1),
+        min(max(round(y1), 0), height - 1),
+        min(max(round(x2) - 1, 0), width - 1),
+        min(max(round(y2) - 1, 0), height - 1),
+    )
+
+
+def _draw_label(
+    canvas: Uint8Array, text: str, corners: tuple[int, int, int, int], colour: Colour, line_width: int
+) -> None:
+    """Text on a filled strip above the box, or inside it where there is no room above."""
+    height, width = canvas.shape[:2]
+    letter_height = min(max(min(height, width) / 45, 7.0), 40.0)
+    scale = letter_height / _FONT_HEIGHT
+    thickness = max(1, round(letter_height / 9))
+    # OpenCV's stroke fonts hold ASCII alone: others would all become question marks of the same look.
+    ascii_text = text.encode("ascii", "replace").decode()
+    (text_width, text_height), below = cv2.getTextSize(ascii_text, _FONT, scale, thickness)
+    margin = max(1, round(letter_height / 5))
+    strip_width, strip_height = text_width + 2 * margin, text_height + below + 2 * margin
+    x = min(max(corners[0] - line_width // 2, 0), max(width - strip_width, 0))
+    y = corners[1] - strip_height if corners[1] >= strip_height else corners[1]
+    cv2.rectangle(canvas, (x, y), (x + strip_width - 1, y + strip_height - 1), colour, cv2.FILLED)
+    origin = (x + margin, y + margin + text_height)
+    cv2.putText(canvas, ascii_text, origin, _FONT, scale, text_colour(colour), thickness, cv2.LINE_AA)
+
+
+def draw_grid(images: Sequence[Uint8Array], columns: int) -> Uint8Array:
+    """Pictures side by side in equal cells, in reading order.
+
+    A cell has the size of the median picture; the others are shrunk or enlarged to fit it, in proportion.
+
+    Args:
+        images: (H, W, 3) uint8 pictures of any sizes, at least one.
+        columns: pictures in a row at most.
+
+    Returns:
+        one (H, W, 3) uint8 picture.
+    """
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    cell_height, cell_width = (int(np.median([image.shape[axis] for image in images])) for axis in (0, 1))
+    pitch_y, pitch_x = cell_height + _GRID_GAP, cell_width + _GRID_GAP
+    shape = (rows * pitch_y + _GRID_GAP, columns * pitch_x + _GRID_GAP, 3)
+    grid: Uint8Array = np.full(shape, _GRID_COLOUR, np.uint8)
+    for k, image in enumerate(images):
+        tile = _fit(image, cell_height, cell_width)
+        height, width = tile.shape[:2]
+        y = k // columns * pitch_y + _GRID_GAP + (cell_height - height) // 2
+        x = k % columns * pitch_x + _GRID_GAP + (cell_width - width) // 2
+        grid[y : y + height, x : x + width] = tile
+    return grid
+
+
+def _fit(image: Uint8Array, cell_height: int, cell_width: int) -> Uint8Array:
+    """The picture at the greatest size that fits a cell, in proportion."""
+    height, width = image.shape[:2]
+    ratio = min(cell_height / height, cell_width / width)
+    new_height, new_width = max(1, round(height * ratio)), max(1, round(width * ratio))
+    if (new_height, new_width) == (height, width):
+        return image
+    method = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (new_width, new_height), interpolation=method), np.uint8)
