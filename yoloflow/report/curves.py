@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,19 +98,20 @@ def plot_curves(metrics_path: str | Path, picture_path: str | Path) -> None:
 
     metrics = read_metrics(metrics_path)
     figure = Figure(figsize=(13, 4), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     loss_axes, rate_axes, ap_axes = figure.subplots(1, 3)
     _plot_losses(loss_axes, metrics)
     _plot_rates(rate_axes, metrics)
     _plot_ap(ap_axes, metrics)
     for axes in (loss_axes, rate_axes, ap_axes):
         _style(axes)
-        _mark_stages(axes, metrics)
+        # Curves of AP rise into the upper right corner, the others fall away from it.
+        _mark_stages(axes, metrics, at_top=axes is not ap_axes)
     target = Path(picture_path)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     with unfinished.open("wb") as file:
-        canvas.print_png(file)
+        figure.savefig(file, format="png")
     unfinished.replace(target)
 
 
@@ -118,7 +120,7 @@ def _plot_losses(axes: Axes, metrics: Metrics) -> None:
     names = metrics.loss_names
     for k, name in enumerate(names):
         records = [record for record in metrics.steps if _is_number(record.get(name))]
-        values = np.array([record[name] for record in records], float)
+        values = np.array([record[name] for record in records], np.float64)
         colour = _INK if k == 0 else _COLOURS[(k - 1) % len(_COLOURS)]
         epochs = metrics.epochs_at(records)
         noisy = len(values) > 20
@@ -181,13 +183,14 @@ def _plot_ap(axes: Axes, metrics: Metrics) -> None:
     axes.set_ylim(0, 1.02)
 
 
-def _smooth(values: np.ndarray[Any, np.dtype[np.floating[Any]]]) -> np.ndarray[Any, np.dtype[Any]]:
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over a centred window of a twentieth of the curve, shorter at its ends."""
     half = max(1, len(values) // 40)
     sums = np.concatenate(([0.0], np.cumsum(values)))
     places = np.arange(len(values))
     first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
-    return (sums[last] - sums[first]) / (last - first)
+    means: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
+    return means
 
 
 def _style(axes: Axes) -> None:
@@ -203,7 +206,7 @@ def _style(axes: Axes) -> None:
     axes.locator_params(axis="x", integer=True)
 
 
-def _mark_stages(axes: Axes, metrics: Metrics) -> None:
+def _mark_stages(axes: Axes, metrics: Metrics, *, at_top: bool) -> None:
     """A dashed line where each stage but the first begins (before the first step of its epoch)."""
     for record in metrics.stages:
         if record["stage"] == 0:
@@ -212,12 +215,12 @@ def _mark_stages(axes: Axes, metrics: Metrics) -> None:
         axes.axvline(epoch, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
             f"stage {record['stage'] + 1}",
-            (epoch, 1.0),
+            (epoch, 1.0 if at_top else 0.0),
             xycoords=("data", "axes fraction"),
-            xytext=(-3, -2),
+            xytext=(-3, -2 if at_top else 4),
             textcoords="offset points",
             ha="right",
-            va="top",
+            va="top" if at_top else "bottom",
             rotation=90,
             color=_MUTED,
             fontsize=8,

@@ -66,7 +66,7 @@ def draw_detections(
             text = f"{text} {scores[k]:.2f}"
         colour = class_colour(number)
         corners = _pixel_corners(boxes_xyxy[k], canvas)
-        cv2.rectangle(canvas, corners[:2], corners[2:], colour, line_width, cv2.LINE_AA)
+        cv2.rectangle(canvas, corners[:2], corners[2:], colour, line_width)
         _draw_label(canvas, text, corners, colour, line_width)
     return canvas
 
