@@ -26,8 +26,8 @@ def reference_inputs(family: str) -> tuple[np.ndarray, np.ndarray]:
     """The reference's batch.
 
     Returns:
-        images (2, 3, H, W) float32 in 0..1 and targets (2, 160, 6) float32 of image index, class, cx, cy, w, h
-        with the box in 0..1; unused rows are (image index, -1, -1, -1, -1, -1).
+        images (2, 3, H, W) float32 in 0..1 and targets (2, 160, 6) float32 of image index, class, cx, cy,
+        w, h with the box in 0..1; unused rows are (image index, -1, -1, -1, -1, -1).
     """
     params, random = _read_params(family), np.random.RandomState(SEED)
     _draw_arrays(params, random)

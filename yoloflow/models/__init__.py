@@ -1,0 +1,6 @@
+"""Networks as layer tables."""
+
+from yoloflow.models.network import Network, create_model
+from yoloflow.models.pretrain import LoadReport, freeze_layers, load_pretrain
+
+__all__ = ["LoadReport", "Network", "create_model", "freeze_layers", "load_pretrain"]

@@ -1,0 +1,1 @@
+"""Detection heads: the last row of a layer table."""

@@ -1,0 +1,1 @@
+"""The blocks that rows of a layer table name."""

@@ -1,0 +1,150 @@
+"""What a layer of the table is: a module that can be built from a row and knows the map it gives."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+Variant = Literal["published", "mindyolo"]
+
+
+@dataclass(frozen=True, slots=True)
+class MapShape:
+    """The map a row gives: its channels, and the input pixels between neighbouring cells."""
+
+    channels: int
+    stride: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How a model size scales the table (Ultralytics' and MindYOLO's compound scaling).
+
+    Attributes:
+        depth: factor on the repeats of rows that are repeated.
+        width: factor on channels.
+        max_channels: limit of the channels before the factor.
+    """
+
+    depth: float = 1.0
+    width: float = 1.0
+    max_channels: float = math.inf
+
+    def channels(self, channels: int) -> int:
+        """Channels of a row after scaling: a multiple of 8, rounded up."""
+        return math.ceil(min(channels, self.max_channels) * self.width / 8) * 8
+
+    def repeats(self, number: int) -> int:
+        """Repeats of a row after scaling, at least 1; a single one stays single."""
+        return max(round(number * self.depth), 1) if number > 1 else number
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """What a row knows beside its own arguments.
+
+    Attributes:
+        inputs: the maps it takes, in the order of its `from`.
+        scaling: rule for its channels.
+        repeats: how often its block is repeated, already scaled.
+        variant: "published" or "mindyolo".
+    """
+
+    inputs: Sequence[MapShape]
+    scaling: Scaling
+    repeats: int
+    variant: Variant
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the map of a layer that takes one."""
+        return self.inputs[0].channels
+
+
+class Layer(nn.Module, ABC):
+    """A module that a row of the table can name.
+
+    A new layer is a subclass and a line in `models/catalogue.py`. Its `from_row(row, *args,
+    **keywords)` takes the `LayerRow` and then the row's arguments under their own names; it alone states how
+    they scale, and raises ValueError where they make no sense.
+
+    Attributes:
+        takes_repeats: the layer repeats its own inside; else a repeated row becomes a stack of layers.
+        takes_several: its input is a list of maps; else it is one map.
+    """
+
+    takes_repeats: ClassVar[bool] = False
+    takes_several: ClassVar[bool] = False
+    from_row: ClassVar[Callable[..., Layer]]
+
+    @abstractmethod
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """The map this layer gives for the maps it takes."""
+
+
+class Stack(Layer):
+    """A row's layer several times, one after the other."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        for number, layer in enumerate(layers):
+            self.add_module(str(number), layer)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) through all layers."""
+        for layer in self.children():
+            features = layer(features)
+        return features
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """As the last layer's."""
+        for layer in self.children():
+            assert isinstance(layer, Layer)
+            inputs = [layer.output_shape(inputs)]
+        return inputs[0]
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A layer whose BatchNorm can be folded into its convolution."""
+
+    def fold_norm(self) -> None:
+        """Fold the running statistics into the weights, in place, for inference."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOutput:
+    """What a head's decoded predictions mean, for the evaluation.
+
+    Attributes:
+        has_objectness: rows are cx, cy, w, h, objectness, class scores (else without objectness).
+        end_to_end: rows are x1, y1, x2, y2, score, class, already one for each object (no NMS needed).
+    """
+
+    has_objectness: bool = False
+    end_to_end: bool = False
+
+
+class Head(Layer):
+    """The last row: raw predictions for the loss, and their decoding into boxes and scores."""
+
+    takes_several = True
+    output_kind: ClassVar[HeadOutput]
+    stride: list[int]
+
+    @abstractmethod
+    def decode(self, raw: Any) -> Tensor:
+        """Raw predictions to (B, N, 4 + scores) in input pixels, as `output_kind` says."""
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """A head gives no map.
+
+        Raises:
+            ValueError: always; no row can take a head's output.
+        """
+        raise ValueError("a head's output cannot be taken by another row")

@@ -1,0 +1,118 @@
+"""Convolution, BatchNorm, activation: the block all families are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+from yoloflow.models.layers.normalization import batch_norm
+
+Activation = Callable[[], nn.Module] | bool | None
+
+
+def activation(choice: Activation) -> nn.Module:
+    """A new activation: SiLU for True, none for False or None, else what `choice` makes."""
+    if choice is True:
+        return nn.SiLU()
+    return choice() if choice else nn.Identity()
+
+
+class ConvNormAct(Layer):
+    """Convolution without bias, BatchNorm, activation; odd kernels keep the size at stride 1.
+
+    Args:
+        in_channels: channels it takes.
+        out_channels: channels it gives.
+        kernel: side of the square kernel.
+        stride: step of the kernel.
+        groups: groups of the convolution.
+        act: True for SiLU, False for none, or a constructor.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        padding: int | None = None,
+        groups: int = 1,
+        act: Activation = True,
+    ) -> None:
+        super().__init__()
+        padding = kernel // 2 if padding is None else padding
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
+        self.bn: nn.Module = batch_norm(out_channels)
+        self.act = activation(act)
+
+    @classmethod
+    def from_row(
+        cls,
+        row: LayerRow,
+        channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        padding: int | None = None,
+        groups: int = 1,
+        act: Activation = True,
+    ) -> ConvNormAct:
+        """Row arguments: channels (scaled), kernel, stride, padding, groups, act."""
+        out_channels = row.scaling.channels(channels)
+        return cls(row.in_channels, out_channels, kernel, stride, padding=padding, groups=groups, act=act)
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """Its own channels; the stride grows by the convolution's."""
+        return MapShape(self.conv.out_channels, inputs[0].stride * self.conv.stride[0])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H', W')."""
+        result: Tensor = self.act(self.bn(self.conv(features)))
+        return result
+
+    def fold_norm(self) -> None:
+        """Fold the BatchNorm's running statistics into the convolution, in place, for inference."""
+        if isinstance(self.bn, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv.eval(), self.bn.eval())
+            self.bn = nn.Identity()
+
+
+class Bottleneck(Layer):
+    """Two convolutions, added to what they take where `shortcut` and the channels allow it (YOLOv3)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        shortcut: bool = True,
+        kernels: tuple[int, int] = (1, 3),
+        groups: int = 1,
+        expansion: float = 0.5,
+    ) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.conv1 = ConvNormAct(in_channels, hidden, kernels[0])
+        self.conv2 = ConvNormAct(hidden, out_channels, kernels[1], groups=groups)
+        self.adds = shortcut and in_channels == out_channels
+        self.out_channels = out_channels
+
+    @classmethod
+    def from_row(
+        cls, row: LayerRow, channels: int, shortcut: bool = True, groups: int = 1, expansion: float = 0.5
+    ) -> Bottleneck:
+        """Row arguments: channels (scaled), shortcut, groups, expansion."""
+        out_channels = row.scaling.channels(channels)
+        return cls(row.in_channels, out_channels, shortcut=shortcut, groups=groups, expansion=expansion)
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """Its own channels, the same stride."""
+        return MapShape(self.out_channels, inputs[0].stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H, W)."""
+        result: Tensor = self.conv2(self.conv1(features))
+        return features + result if self.adds else result

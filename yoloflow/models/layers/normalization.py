@@ -1,0 +1,124 @@
+"""BatchNorm: the constructor all layers use, synchronisation over ranks, silence while recomputing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn.modules.batchnorm import _BatchNorm
+
+EPS = 1e-3
+MOMENTUM = 0.03
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """BatchNorm with YOLO's epsilon and momentum (darknet's, kept by all families)."""
+    return nn.BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM)
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the joined batch of all ranks, on any device and backend.
+
+    Count, mean and variance of each rank are gathered and combined (Chan et al. 1979, parallel formula);
+    autograd goes through the gathering, so gradients are those of the joined batch. With one process, and in
+    eval mode, it is BatchNorm2d. State-dict keys are BatchNorm2d's.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape; B, H and W may differ between ranks."""
+        if not self.training or not _several_ranks():
+            return super().forward(features)
+        mean, variance, count = _joined_statistics(features)
+        if self.track_running_stats:
+            self._update_running(mean.detach(), variance.detach(), count)
+        scale = self.weight.float() * torch.rsqrt(variance + self.eps)
+        shift = self.bias.float() - mean * scale
+        shape = (1, -1, 1, 1)
+        return torch.addcmul(shift.view(shape), features.float(), scale.view(shape)).to(features.dtype)
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        self.num_batches_tracked.add_(1)
+
+
+def synchronize_batch_norm(module: nn.Module) -> None:
+    """Replace every BatchNorm2d inside `module` by `SyncBatchNorm` with the same tensors."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            synced = SyncBatchNorm(child.num_features, child.eps, child.momentum, device="meta")
+            synced.train(child.training)
+            synced.load_state_dict(child.state_dict(keep_vars=True), assign=True)
+            module.add_module(name, synced)
+        else:
+            synchronize_batch_norm(child)
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """A context in which BatchNorms inside `module` normalise as ever but update no running statistics.
+
+    Activation checkpointing runs a forward pass twice; the second run stands under this context.
+    """
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def frozen_norms(module: nn.Module) -> list[nn.Module]:
+    """The BatchNorms inside `module` none of whose parameters is trained."""
+    return [
+        norm
+        for norm in module.modules()
+        if isinstance(norm, _BatchNorm) and not any(p.requires_grad for p in norm.parameters())
+    ]
+
+
+def _several_ranks() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _joined_statistics(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (C,), biased variance (C,) and count () over all ranks, float32, with gradients to this rank."""
+    variance, mean = torch.var_mean(features.float(), (0, 2, 3), correction=0)
+    count = mean.new_full((1,), features.numel() // features.shape[1])
+    rows = _GatherRows.apply(torch.cat((count, mean, variance)))
+    counts, means, variances = rows.split((1, len(mean), len(mean)), 1)
+    total = counts.sum()
+    weights = counts / total
+    joined_mean = (weights * means).sum(0)
+    joined_variance = (weights * (variances + (means - joined_mean) ** 2)).sum(0)
+    return joined_mean, joined_variance, total.detach()
+
+
+class _GatherRows(torch.autograd.Function):
+    """Each rank's vector (K,) as rows (ranks, K) on every rank; gradients return to the rank they concern."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, vector: Tensor) -> Tensor:
+        rows = vector.new_empty((dist.get_world_size(), len(vector)))
+        dist.all_gather_into_tensor(rows, vector)
+        return rows
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Any) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        own: Tensor = total[dist.get_rank()]
+        return own

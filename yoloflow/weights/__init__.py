@@ -1,0 +1,1 @@
+"""Weights on disk and weights of other projects."""

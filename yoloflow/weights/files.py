@@ -1,0 +1,114 @@
+"""Weights on disk: safetensors, written atomically, equal bytes for equal weights."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from yoloflow.structures import YoloflowError
+
+
+def save_weights(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Write tensors by name; equal tensors give equal bytes, and a reader never sees half a file.
+
+    Args:
+        path: a .safetensors file; its folder must exist.
+        state: tensors of any device, as `Module.state_dict()` gives them. Two names may share memory: each is
+            written in full.
+    """
+    # One metadata key at most: several are written in random order.
+    write_atomically(path, save(_independent(state), metadata={"format": "pt"}))
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read tensors by name, onto the CPU.
+
+    Args:
+        path: a .safetensors file, or a .pt or .pth file that holds nothing but a flat mapping of names to
+            tensors (read with `weights_only=True`, so no code of the file ever runs).
+
+    Raises:
+        YoloflowError: the file is missing, damaged, of another kind or holds something else than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise YoloflowError(f"{path}: there is no such weights file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise YoloflowError(
+                f"{path}: not a readable safetensors file ({error}); copy it again"
+            ) from error
+    if path.suffix in {".pt", ".pth"}:
+        return _load_torch(path)
+    raise YoloflowError(
+        f"{path}: weights are read from .safetensors, .pt and .pth files, not from {path.suffix!r}"
+    )
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file so that after a crash at any moment either the old or the new content is there, complete.
+
+    Args:
+        path: the file; its folder must exist.
+        content: all of it.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut."""
+    if os.name == "nt":  # Windows cannot open folders, and needs no such call
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _independent(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous, none sharing memory with another."""
+    copies: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        copy = tensor.detach().to("cpu").contiguous()
+        storage = copy.untyped_storage().data_ptr()
+        copies[name] = copy.clone() if storage in seen else copy
+        seen.add(storage)
+    return copies
+
+
+def _load_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise YoloflowError(
+            f"{path}: damaged, or holds Python objects beside tensors, which are refused, as loading them "
+            "could run any code; save its state_dict() alone, best as .safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise YoloflowError(f"{path}: not a readable PyTorch file ({error}); copy it again") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise YoloflowError(
+            f"{path}: expected a flat mapping of names to tensors; save the state_dict() alone"
+        )
+    return {str(name): value for name, value in content.items()}
