@@ -320,8 +320,7 @@ def test_mixup_keeps_the_objects_of_both_and_blends() -> None:
     sample = run(rows, source, 1)
     assert len(sample.classes) == 2
     with pytest.raises(YoloflowError, match="pre_transform"):
-        for seed in range(20):
-            run([{"func_name": "letterbox"}, {"func_name": "mixup"}], source, seed)
+        run([{"func_name": "letterbox"}, {"func_name": "mixup"}], source, 0)
 
 
 def test_hsv_changes_colours_by_the_gains_through_a_table() -> None:

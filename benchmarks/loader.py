@@ -1,0 +1,126 @@
+"""Images per second of the training loader: `python benchmarks/loader.py [--data FOLDER]`.
+
+The chain is stage 1 of the small YOLOv8 recipes (mosaic, random_perspective, the mild colour ops, hsv_augment,
+fliplr), batch 16. Without --data it makes JPEGs of 640 x 480 that are about as hard to decode as photographs;
+with it, it takes every .jpg under FOLDER (without labels, boxes at random). Each figure is the median of
+--repeats runs, the settings interleaved, so that a busy neighbour hits all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from itertools import islice, product
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from yoloflow.data.dataset import COCODataset
+from yoloflow.data.loader import create_loader
+from yoloflow.structures import DatasetIndex
+
+TRAIN = [
+    {"func_name": "mosaic", "prob": 1.0},
+    {"func_name": "random_perspective", "degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0},
+    {"func_name": "albumentations"},
+    {"func_name": "hsv_augment", "hgain": 0.015, "sgain": 0.7, "vgain": 0.4},
+    {"func_name": "fliplr", "prob": 0.5},
+]
+TEST = [{"func_name": "letterbox", "scaleup": False}]
+BATCH = 16
+
+
+def draw_pictures(folder: Path, count: int = 512) -> list[Path]:
+    """Noise of several scales plus fine grain, 640 x 480, quality 92."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(count):
+        picture = np.zeros((480, 640, 3), np.float32)
+        for cells, strength in ((4, 60), (16, 35), (64, 20)):
+            noise = rng.normal(0, strength, (cells, cells * 4 // 3, 3)).astype(np.float32)
+            picture += cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC)
+        picture += 120 + rng.normal(0, 8, picture.shape)
+        path = folder / f"{number:04d}.jpg"
+        cv2.imwrite(str(path), np.clip(picture, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 92])
+        paths.append(path)
+    return paths
+
+
+def index_of(paths: list[Path], boxes_per_image: int = 5) -> DatasetIndex:
+    """An index with random boxes."""
+    rng = np.random.default_rng(1)
+    sizes = np.array([cv2.imread(str(path)).shape[:2] for path in paths], np.int64)
+    count = len(paths) * boxes_per_image
+    low = rng.uniform(0, 0.6, (count, 2))
+    boxes = np.concatenate((low, low + rng.uniform(0.05, 0.4, (count, 2))), 1)
+    boxes *= np.repeat(sizes[:, [1, 0, 1, 0]], boxes_per_image, 0)
+    return DatasetIndex(
+        image_paths=np.array([str(path) for path in paths]),
+        image_ids=np.arange(len(paths)),
+        sizes_hw=sizes,
+        box_offsets=np.arange(len(paths) + 1) * boxes_per_image,
+        boxes_xyxy=boxes,
+        classes=rng.integers(0, 4, count),
+        is_crowd=np.zeros(count, bool),
+        areas=(boxes[:, 2:] - boxes[:, :2]).prod(1),
+        polygon_offsets=np.zeros(count + 1, np.int64),
+        polygon_points=np.zeros((0, 2), np.float32),
+        names=["a", "b", "c", "d"],
+        category_ids=np.arange(1, 5),
+        num_images_listed=len(paths),
+    )
+
+
+def images_per_second(dataset: COCODataset, workers: int, seconds: float, training: bool) -> float:
+    """Steady rate after the first batches (and, with a cache, after it is full)."""
+    if dataset.cache:
+        for number in range(len(dataset)):
+            dataset.load(number)
+    batches = create_loader(
+        dataset, BATCH, 1000, shuffle=training, drop_remainder=training, num_parallel_workers=workers
+    ).batches()
+    for _ in islice(batches, 2 + 2 * workers):
+        pass
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        count += len(next(batches).indices)
+    rate = count / (time.perf_counter() - start)
+    batches.close()
+    return rate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of .jpg files")
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[320, 640])
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        index = index_of(
+            sorted(arguments.data.rglob("*.jpg")) if arguments.data else draw_pictures(Path(folder))
+        )
+        rates: dict[tuple[str, int, str, int], list[float]] = defaultdict(list)
+        settings = list(product(("train", "test"), arguments.sizes, ("none", "ram"), arguments.workers))
+        for _ in range(arguments.repeats):
+            for mode, size, cache, workers in settings:
+                training = mode == "train"
+                dataset = COCODataset(
+                    index, size, TRAIN if training else TEST, training, training, cache=cache
+                )
+                rates[mode, size, cache, workers].append(
+                    images_per_second(dataset, workers, arguments.seconds, training)
+                )
+    for (mode, size, cache, workers), values in rates.items():
+        print(
+            f"{mode:5} {size} px  cache {cache:4}  workers {workers}  {statistics.median(values):6.0f} images/s"
+        )
+
+
+if __name__ == "__main__":
+    main()
