@@ -30,7 +30,10 @@ YOLOX_WARMUP_START_FACTOR = 0.01
 class HasParamGroups(Protocol):
     """The part of `torch.optim.Optimizer` that a schedule writes to."""
 
-    param_groups: Sequence[dict[str, Any]]
+    @property
+    def param_groups(self) -> Sequence[dict[str, Any]]:
+        """The groups, each with its "name"."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,74 @@
+"""Mixed precision: which dtype the network computes in, and that the loss stays in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from yoloflow.structures import YoloflowError, nearest_names
+
+AMP_LEVELS = ("O0", "O1", "O2", "O3")
+AMP_DTYPES: Mapping[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The precision of the forward pass; parameters, statistics and optimizer are always float32.
+
+    Attributes:
+        device_type: "cpu", "cuda", ...
+        dtype: half-precision type of the network, or None for float32 throughout.
+        keep_loss_fp32: whether the loss is computed in float32 outside autocast.
+    """
+
+    device_type: str
+    dtype: torch.dtype | None = None
+    keep_loss_fp32: bool = True
+
+    def autocast(self) -> torch.autocast:
+        """The context for the forward pass."""
+        return torch.autocast(self.device_type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+
+def auto_mixed_precision(
+    amp_level: str, device_type: str, dtype: str | None = None, keep_loss_fp32: bool = True
+) -> Precision:
+    """The precision that a recipe's `amp_level` asks for.
+
+    O0 is float32. O1, O2 and O3 are one thing here, `torch.autocast`: convolutions and matrix products in
+    half precision on float32 parameters, normalisation statistics and reductions in float32. (O3 of the
+    reference casts the statistics too, which loses accuracy.)
+
+    Args:
+        amp_level: "O0" to "O3".
+        device_type: type of the device that the network is on.
+        dtype: "float16", "bfloat16", or None: bfloat16 on the CPU and float16 elsewhere, as in the reference.
+        keep_loss_fp32: compute the loss in float32, outside autocast.
+
+    Raises:
+        YoloflowError: unknown level or dtype.
+    """
+    if amp_level not in AMP_LEVELS:
+        raise YoloflowError(f"amp_level={amp_level}: unknown; {nearest_names(amp_level, AMP_LEVELS)}")
+    if dtype is not None and dtype not in AMP_DTYPES:
+        raise YoloflowError(f"amp_dtype={dtype}: unknown; {nearest_names(dtype, AMP_DTYPES)}")
+    if amp_level == "O0":
+        return Precision(device_type, None, keep_loss_fp32)
+    name = dtype or ("bfloat16" if device_type == "cpu" else "float16")
+    return Precision(device_type, AMP_DTYPES[name], keep_loss_fp32)
+
+
+def to_float32(outputs: object) -> object:
+    """Network outputs (tensors in lists, tuples and dicts) with half-precision tensors as float32."""
+    if isinstance(outputs, Tensor):
+        return outputs.float() if outputs.is_floating_point() else outputs
+    if isinstance(outputs, dict):
+        return {name: to_float32(value) for name, value in outputs.items()}
+    if isinstance(outputs, list):
+        return [to_float32(value) for value in outputs]
+    if isinstance(outputs, tuple):
+        return tuple(to_float32(value) for value in outputs)
+    return outputs

@@ -1,0 +1,322 @@
+"""Step 5: one training step, from a batch of images to updated weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from yoloflow.engine.grad_reducer import GradReducer, get_gradreducer
+from yoloflow.engine.loss_scaler import LossScaler, get_loss_scaler
+from yoloflow.engine.precision import Precision, auto_mixed_precision, to_float32
+from yoloflow.engine.running_statistics import RunningStatistics
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.optimizer import is_skippable_on_device, zero_state
+from yoloflow.optim.schedule import Schedule
+from yoloflow.structures import YoloflowError
+
+__all__ = [
+    "StepOptions",
+    "StepResult",
+    "TrainStep",
+    "auto_mixed_precision",
+    "create_train_step_fn",
+    "get_gradreducer",
+    "get_loss_scaler",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions:
+    """How a step is made.
+
+    Attributes:
+        loss_ratio: multiplies the loss that is differentiated. The number of devices turns the mean gradient
+            over them into the sum; divided by the recipe's `optimizer.loss_scale`.
+        accumulate: micro-batches in one update. Their gradients are summed, as those of several devices are:
+            YOLO losses grow with the batch, so k micro-batches equal one batch k times as large.
+        overflow_still_update: apply non-finite gradients instead of skipping the update.
+        clip_grad_value: largest L2 norm of the whole accumulated gradient; None: no clipping.
+        jit: compile forward and loss into one graph (`torch.compile(fullgraph=True)`).
+        jit_backend: compiler back end.
+        channels_last: keep images and weights as NHWC in memory, which convolutions often prefer.
+
+    Raises:
+        YoloflowError: a number that cannot be meant.
+    """
+
+    loss_ratio: float = 1.0
+    accumulate: int = 1
+    overflow_still_update: bool = False
+    clip_grad_value: float | None = None
+    jit: bool = False
+    jit_backend: str = "inductor"
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise YoloflowError(f"accumulate={self.accumulate}: must be at least 1")
+        if self.clip_grad_value is not None and not self.clip_grad_value > 0.0:
+            raise YoloflowError(
+                f"clip_grad_value={self.clip_grad_value}: must be above 0, or clip_grad=false"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What came of one micro-batch; all tensors are on the device, reading them waits for it.
+
+    Attributes:
+        loss_items: (K,) the loss items, total first.
+        updated: whether this micro-batch completed an update. Where `finite` is false, the update was skipped
+            (unless `overflow_still_update`).
+        finite: () bool, whether the loss and, where an update was due, the gradients are finite.
+        grad_norm: () L2 norm of the whole gradient, unscaled, before clipping; None where no update was due.
+    """
+
+    loss_items: Tensor
+    updated: bool
+    finite: Tensor
+    grad_norm: Tensor | None
+
+
+class ForwardLoss(nn.Module):
+    """Images and labels to loss, the part of the step that is differentiated and compiled."""
+
+    def __init__(
+        self, network: nn.Module, loss_fn: nn.Module, precision: Precision, memory_format: torch.memory_format
+    ) -> None:
+        super().__init__()
+        self.network, self.loss_fn = network, loss_fn
+        self._precision, self._memory_format = precision, memory_format
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W), uint8 or 0..1, to the loss and its items."""
+        if not images.is_floating_point():
+            images = images.float() / 255.0
+        images = images.contiguous(memory_format=self._memory_format)
+        with self._precision.autocast():
+            outputs = self.network(images)
+            if not self._precision.keep_loss_fp32:
+                return self._loss(outputs, labels, images)
+        return self._loss(to_float32(outputs), labels, images)
+
+    def _loss(self, outputs: object, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        loss, items = self.loss_fn(outputs, labels, images)
+        return loss, items.detach()
+
+
+class TrainStep:
+    """Forward, backward and, every `accumulate` micro-batches, an update.
+
+    An update unscales the summed gradient, looks whether it is finite, clips it, sets learning rate and
+    momentum from the schedule, and steps optimizer, running statistics, EMA and loss scaler. If it is not
+    finite, weights, momentum, running statistics and EMA (with its counter) stay as they were; the schedule
+    moves on, because it follows the data seen, and so does `updates`. The decision is made on the device
+    where its optimizer can (CPU, CUDA, MPS, XPU): nothing here waits for the device. Elsewhere the host reads
+    one flag an update.
+
+    Attributes:
+        network: the network that is trained, in train mode.
+        ema: its average, or None.
+        optimizer: the optimizer, with the rates of the last update in its groups.
+        schedule: learning rates and momentum of every update.
+        scaler: the loss scaler.
+        updates: updates so far, skipped ones included.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss_fn: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        scaler: LossScaler,
+        reducer: GradReducer,
+        ema: EMA | None,
+        precision: Precision,
+        options: StepOptions,
+    ) -> None:
+        """Put the parts together; see `create_train_step_fn`."""
+        self.device = next(network.parameters()).device
+        memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
+        for module in (network, *([ema.network] if ema is not None else [])):
+            module.to(memory_format=memory_format)
+        self.network = network.train()
+        self.ema, self.optimizer, self.schedule = ema, optimizer, schedule
+        self.scaler = scaler.to(self.device)
+        self.updates = 0
+        zero_state(optimizer)
+        self._options, self._reducer = options, reducer
+        self._micro_batches = 0
+        self._statistics = RunningStatistics(network, reducer)
+        forward: nn.Module = ForwardLoss(network, loss_fn, precision, memory_format)
+        if options.jit:
+            forward.compile(fullgraph=True, backend=options.jit_backend)
+        self._forward = reducer.wrap(forward)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> StepResult:
+        """Take one micro-batch.
+
+        Args:
+            images: (B, 3, H, W) uint8 0..255, or float 0..1.
+            labels: (B, G, 6) rows of image index, class, cx, cy, w, h in 0..1; padding has class -1.
+        """
+        if not self.network.training:
+            self.network.train()
+        is_last = self._micro_batches + 1 == self._options.accumulate
+        images = images.to(self.device, non_blocking=True)
+        labels = labels.to(self.device, non_blocking=True)
+        with self._reducer.micro_batch(self._forward, is_last):
+            loss, loss_items = self._forward(images, labels)
+            torch.autograd.backward(self.scaler.scale_loss(loss * self._options.loss_ratio))
+        self._micro_batches += 1
+        finite, grad_norm = torch.isfinite(loss.detach()), None
+        if is_last:
+            grad_norm = self._update()
+            finite = finite & torch.isfinite(grad_norm)
+        return StepResult(loss_items, is_last, finite, grad_norm)
+
+    @torch.no_grad()
+    def _update(self) -> Tensor:
+        gradients = [parameter.grad for parameter in self._trained() if parameter.grad is not None]
+        grad_norm = self._unscale_and_clip(gradients)
+        finite = torch.isfinite(grad_norm)
+        skip = None if self._options.overflow_still_update else (~finite).float()
+        self.schedule.apply(self.optimizer, self.updates)
+        self._step_optimizer(skip)
+        self._statistics.settle(skip)
+        if self.ema is not None:
+            self.ema.update(skip)
+        self.scaler.adjust(finite)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        self._micro_batches = 0
+        return grad_norm
+
+    def _unscale_and_clip(self, gradients: list[Tensor]) -> Tensor:
+        """Divide by the loss scale and clip, in one pass; return the norm between the two."""
+        factor = 1.0 / self.scaler.scale
+        grad_norm = torch.nn.utils.get_total_norm(gradients) * factor
+        if self._options.clip_grad_value is not None:
+            limit = self._options.clip_grad_value
+            factor = factor * limit / torch.clamp(grad_norm, min=limit)
+        torch._foreach_mul_(gradients, factor)
+        return grad_norm
+
+    def _step_optimizer(self, skip: Tensor | None) -> None:
+        if skip is None:
+            self.optimizer.step()
+        elif is_skippable_on_device(self.optimizer):
+            # The hook of torch's own GradScaler: fused kernels leave everything as it is where this is 1.
+            self.optimizer.found_inf = skip  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif not skip.item():
+            self.optimizer.step()
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _named_trained(self) -> dict[str, nn.Parameter]:
+        trained = set(self._trained())
+        return {name: value for name, value in self.network.named_parameters() if value in trained}
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """All that continuing needs: network, EMA and its counter, optimizer, scaler, unfinished gradients.
+
+        The tensors are the live ones, to be written before the next step. With several devices all of them
+        must call: the gradients of an unfinished update are averaged.
+
+        Returns:
+            tensors by name, and plain numbers.
+        """
+        tensors = self._live_tensors()
+        unfinished = {
+            f"gradient.{name}": parameter.grad.clone()
+            for name, parameter in self._named_trained().items()
+            if parameter.grad is not None
+        }
+        self._reducer.average(list(unfinished.values()))
+        return tensors | unfinished, {"updates": self.updates, "micro_batches": self._micro_batches}
+
+    @torch.no_grad()
+    def load_state_dict(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> None:
+        """Continue from what `state_dict` gave.
+
+        Args:
+            tensors: on any device.
+            numbers: the plain numbers; further keys are left to others.
+
+        Raises:
+            YoloflowError: a tensor is missing, unexpected or of another shape.
+        """
+        own = self._live_tensors()
+        trained = self._named_trained()
+        gradients = {name: value for name, value in tensors.items() if name.startswith("gradient.")}
+        unknown = sorted(gradients.keys() - {f"gradient.{name}" for name in trained})
+        missing = sorted(own.keys() - tensors.keys())
+        unexpected = sorted(tensors.keys() - own.keys() - gradients.keys()) + unknown
+        misshaped = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+        for fault, names in (("lacks", missing), ("has unknown", unexpected), ("has misshaped", misshaped)):
+            if names:
+                raise YoloflowError(
+                    f"the training state {fault} {len(names)} tensors, first {names[0]}: "
+                    "it is of another network or config; resume with the run's own config.yaml"
+                )
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+        for name, value in gradients.items():
+            parameter = trained[name.removeprefix("gradient.")]
+            parameter.grad = torch.empty_like(parameter).copy_(value)
+        self.updates, self._micro_batches = numbers["updates"], numbers["micro_batches"]
+        self._statistics.remember()
+
+    def _live_tensors(self) -> dict[str, Tensor]:
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        if self.ema is not None:
+            tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
+        for name, parameter in self._named_trained().items():
+            for key, tensor in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = tensor
+        return tensors | {f"scaler.{name}": tensor for name, tensor in self.scaler.state_dict().items()}
+
+
+def create_train_step_fn(
+    network: nn.Module,
+    loss_fn: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    *,
+    scaler: LossScaler | None = None,
+    reducer: GradReducer | None = None,
+    ema: EMA | None = None,
+    precision: Precision | None = None,
+    options: StepOptions | None = None,
+) -> TrainStep:
+    """The train step of the flow.
+
+    Args:
+        network: on its device; it is converted in place where `options.channels_last` is set.
+        loss_fn: (outputs, labels, images) -> loss, loss items.
+        optimizer: of `create_optimizer`; its state is set to zeros.
+        schedule: of `create_schedule`.
+        scaler: None: no loss scaling.
+        reducer: None: one device.
+        ema: None: no averaging.
+        precision: None: float32.
+        options: None: the defaults.
+    """
+    return TrainStep(
+        network,
+        loss_fn,
+        optimizer,
+        schedule,
+        scaler=scaler or get_loss_scaler("none"),
+        reducer=reducer or get_gradreducer(is_parallel=False),
+        ema=ema,
+        precision=precision or Precision(next(network.parameters()).device.type),
+        options=options or StepOptions(),
+    )
