@@ -220,7 +220,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, f"__BASE__: {find_recipe('yolov8n')}\nepochs: x\nsede: 1\n")
     assert sorted(complaint(path).splitlines()) == [
         f"{path}:2: epochs: should be a valid integer, not 'x'",
-        f"{path}:3: sede: unknown key; did you mean seed?",
+        f"{path}:3: sede: unknown key; did you mean seed or save_dir?",
     ]
 
 
@@ -523,6 +523,7 @@ def test_accumulation_is_chosen_for_the_nominal_batch(batch: int, ranks: int, ex
 def test_listing_recipes_needs_no_heavy_module() -> None:
     code = (
         "import sys; from yoloflow.config.catalog import list_recipes; assert list_recipes();"
-        "heavy = {'torch', 'pydantic', 'cv2', 'matplotlib', 'yaml'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'torch', 'pydantic', 'cv2', 'matplotlib', 'yaml'} & set(sys.modules);"
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

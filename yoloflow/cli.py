@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from yoloflow.structures import YoloflowError
-
 if TYPE_CHECKING:
     from yoloflow.evaluation.coco import CocoResult
+    from yoloflow.structures import YoloflowError
 
 EXIT_USER_ERROR = 2
 CLASS_FIGURES = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AR100": "ar100"}
@@ -39,7 +38,7 @@ class SettingsCommand(TyperCommand):
 
         typer.echo("Settings (KEY=VALUE, any of a recipe's keys):\n")
         for key, kind, default, description in describe_keys():
-            typer.echo(f"  {key} ({kind}, default {default})\n      {description}")
+            typer.echo(f"  {key} ({kind}; {default})\n      {description}")
 
 
 Recipe = Annotated[
@@ -50,9 +49,7 @@ Recipe = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...", help="settings over the recipe's, such as optimizer.lr_init=0.02"
-    ),
+    typer.Argument(metavar="KEY=VALUE", help="settings over the recipe's, such as optimizer.lr_init=0.02"),
 ]
 
 
@@ -62,7 +59,7 @@ def _configure(
 ) -> None:
     levels = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
     if log_level.lower() not in levels:
-        raise YoloflowError(f"--log-level {log_level}: known are debug, info, warning and error")
+        raise _mistake(f"--log-level {log_level}: known are debug, info, warning and error")
     _show_messages(levels[log_level.lower()])
 
 
@@ -108,7 +105,7 @@ def evaluate(
     """Evaluate a run or weights on its validation set, or a file of predictions (COCO AP)."""
     if predictions is not None or annotations is not None:
         if predictions is None or annotations is None or run_or_recipe is not None:
-            raise YoloflowError("test: --predictions and --annotations go together, without a run or recipe")
+            raise _mistake("test: --predictions and --annotations go together, without a run or recipe")
         from yoloflow.evaluation.coco import evaluate_coco
 
         result = evaluate_coco(annotations, predictions)
@@ -117,7 +114,7 @@ def evaluate(
 
         result = test_run(run_or_recipe, overrides or [], weight).coco
     else:
-        raise YoloflowError("test: give a run or recipe, or --predictions FILE --annotations FILE")
+        raise _mistake("test: give a run or recipe, or --predictions FILE --annotations FILE")
     _show_result(result)
     if json_file is not None:
         _write_json(json_file, result.to_json())
@@ -199,13 +196,24 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise YoloflowError(f"{path}: cannot be written ({error.strerror})") from error
+        raise _mistake(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _mistake(message: str) -> YoloflowError:
+    # Imported only now: it brings numpy, half of what `--help` would cost.
+    from yoloflow.structures import YoloflowError
+
+    return YoloflowError(message)
 
 
 def main() -> None:
     """Run the command; a user's mistake ends with one message and exit code 2."""
     try:
         app()
-    except YoloflowError as error:
+    except ValueError as error:
+        from yoloflow.structures import YoloflowError
+
+        if not isinstance(error, YoloflowError):
+            raise
         typer.echo(f"yoloflow: {error}", err=True)
         raise SystemExit(EXIT_USER_ERROR) from None

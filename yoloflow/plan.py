@@ -25,7 +25,7 @@ from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.structures import YoloflowError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 MAX_POINTS = 2000
 
@@ -141,8 +141,7 @@ class Plan:
 
     def thinned_updates(self) -> list[int]:
         """At most `MAX_POINTS` updates spread over the training, and the interesting ones."""
-        spread = np.linspace(0, self.num_updates - 1, min(MAX_POINTS, self.num_updates)).round().astype(int)
-        return sorted({*spread.tolist(), *self.interesting_updates()})
+        return sorted({*spread_updates(self.num_updates), *self.interesting_updates()})
 
     def to_json(self) -> dict[str, Any]:
         """The plan for other programs: lengths, and rows for the thinned updates."""
@@ -157,6 +156,12 @@ class Plan:
             "weight_decay": self.weight_decay,
             "rows": [self.row(update) for update in self.thinned_updates()],
         }
+
+
+def spread_updates(end: int) -> list[int]:
+    """At most `MAX_POINTS` updates from 0 to before `end`, evenly spread, first and last among them."""
+    spread = np.linspace(0, end - 1, min(MAX_POINTS, end))
+    return sorted({round(update) for update in spread.tolist()})
 
 
 def make_plan(config: Config, steps_per_epoch: int, rank_size: int = 1) -> Plan:
@@ -215,35 +220,46 @@ def count_steps_per_epoch(config: Config, rank_size: int = 1) -> int:
 
 
 def draw_plan(plan: Plan, path: Path) -> None:
-    """A picture of the plan: learning rates, momentum and EMA decay over updates, stages shaded."""
+    """A picture of the plan: its warm-up on the left, all of it on the right, stages shaded in turn."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    updates = np.array(plan.thinned_updates())
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    rates_axes, momentum_axes, ema_axes = figure.subplots(3, 1, sharex=True, height_ratios=[2, 1, 1])
-    styles = ("-", "--", ":")
-    for number, (name, rates) in enumerate(plan.schedule.lr_by_group.items()):
-        rates_axes.plot(updates + 1, rates[updates], styles[number % 3], label=name)
-    rates_axes.legend(title="group")
-    rates_axes.set_ylabel("learning rate")
-    momentum_axes.plot(updates + 1, plan.schedule.momentum[updates])
-    momentum_axes.set_ylabel("momentum")
-    if plan.ema is None:
-        ema_axes.text(0.5, 0.5, "no weight average (ema=false)", ha="center", transform=ema_axes.transAxes)
-    else:
-        ema_axes.plot(updates + 1, [plan.ema_decay(update) for update in updates.tolist()])
-    ema_axes.set_ylabel("EMA decay")
-    ema_axes.set_xlabel(f"optimizer update, {plan.length.accumulate} micro-batch(es) each")
-    for axes in (rates_axes, momentum_axes, ema_axes):
-        _shade_stages(plan, axes)
-    lengths = " + ".join(str(epochs) for epochs in plan.stage_epochs)
-    stages = f" in stages of {lengths} (shaded in turn)" if len(plan.stage_epochs) > 1 else ""
-    rates_axes.set_title(f"{plan.length.epochs} epochs{stages}; warm-up of {plan.warmup_updates} updates")
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    grid = figure.subplots(3, 2, sharex="col", width_ratios=[1, 2], height_ratios=[2, 1, 1])
+    warmup_end = min(plan.num_updates, max(2, plan.warmup_updates * 5 // 4))
+    _draw_column(plan, grid[:, 0], spread_updates(warmup_end))
+    _draw_column(plan, grid[:, 1], plan.thinned_updates())
+    if 0 < plan.warmup_updates < plan.num_updates:
+        # The bias group starts far above the curve; on the right the curve itself is to be seen.
+        settled = [rates[plan.warmup_updates :].max() for rates in plan.schedule.lr_by_group.values()]
+        grid[0, 1].set_ylim(0, 1.1 * float(max(settled)))
+    for axes, label in zip(grid[:, 0], ("learning rate", "momentum", "EMA decay"), strict=True):
+        axes.set_ylabel(label)
+    grid[0, 0].legend(title="group")
+    grid[0, 0].set_title(f"warm-up: {plan.warmup_updates:,} updates")
+    stages = " + ".join(str(epochs) for epochs in plan.stage_epochs)
+    grid[0, 1].set_title(f"whole training: {plan.num_updates:,} updates in {stages} epochs")
+    for axes in grid[2]:
+        axes.set_xlabel(
+            f"optimizer update, {plan.length.total_batch_size * plan.length.accumulate} images each"
+        )
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     figure.savefig(path, dpi=120)
 
 
-def _shade_stages(plan: Plan, axes: Axes) -> None:
+def _draw_column(plan: Plan, column: NDArray[Any], updates: list[int]) -> None:
+    rates_axes, momentum_axes, ema_axes = column
+    shown = [update + 1 for update in updates]
+    for number, (name, rates) in enumerate(plan.schedule.lr_by_group.items()):
+        rates_axes.plot(shown, rates[updates], ("-", "--", ":")[number % 3], label=name)
+    momentum_axes.plot(shown, plan.schedule.momentum[updates])
+    if plan.ema is None:
+        ema_axes.text(0.5, 0.5, "no weight average", ha="center", va="center", transform=ema_axes.transAxes)
+    else:
+        ema_axes.plot(shown, [plan.ema_decay(update) for update in updates])
     ends = [*plan.stage_starts[1:], plan.num_updates]
-    for stage, (start, end) in enumerate(zip(plan.stage_starts, ends, strict=True)):
-        if stage % 2 and plan.stage_epochs[stage]:
+    for axes in column:
+        for start, end in list(zip(plan.stage_starts, ends, strict=True))[1::2]:
             axes.axvspan(start + 0.5, end + 0.5, color="0.9", zorder=0)
+        axes.set_xlim(0.5, shown[-1] + 0.5)

@@ -83,8 +83,8 @@ class DataConfig(Section):
         "repair", description="what to do with faulty images and boxes: repair and count them, or stop"
     )
     cache: Literal["none", "ram"] = Field("none", description="keep decoded images in memory")
-    max_labels: Count = Field(
-        160, description="label rows in a batch for each image; further objects are counted"
+    max_labels: Count | None = Field(
+        None, description="label rows of an image, more objects are an error (null: as many as a batch has)"
     )
     train_transforms: Transforms = Field(
         default_factory=list,

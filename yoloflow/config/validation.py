@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,6 +17,15 @@ from yoloflow.config.schema import Config, Row
 from yoloflow.structures import YoloflowError, nearest_names
 
 Keys = tuple[str | int, ...]
+
+TYPE_NAMES: dict[Any, str] = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    type(None): "null",
+    Any: "value",
+}
 
 
 def validate(tree: Located) -> Config:
@@ -34,7 +45,9 @@ def validate(tree: Located) -> Config:
 def describe_keys() -> Iterator[tuple[str, str, str, str]]:
     """Every key of a recipe: its dotted name, type, default and description."""
     for dotted, field in _fields(Config, ""):
-        default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
+        default = "required"
+        if not field.is_required():
+            default = f"default {json.dumps(field.get_default(call_default_factory=True))}"
         yield dotted, _type_name(field.annotation), default, field.description or ""
 
 
@@ -48,7 +61,17 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    """A type as a user says it: "number or null", "never or auto", "list of text"."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(parts[0])
+    if origin is Literal:
+        return " or ".join(parts)
+    if origin in (Union, UnionType):
+        return " or ".join(_type_name(part) for part in parts)
+    if origin is list:
+        return f"list of {_type_name(parts[0])}"
+    return TYPE_NAMES.get(annotation, "mapping")
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:

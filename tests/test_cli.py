@@ -1,0 +1,135 @@
+"""The command: light to start, readable when it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from yoloflow.cli import main
+from yoloflow.config.reader import load_config
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of the command, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["yoloflow", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def test_help_needs_no_heavy_module() -> None:
+    code = (
+        "import sys, yoloflow.cli\n"
+        "sys.argv = ['yoloflow', '--help']\n"
+        "try: yoloflow.cli.main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'cv2', 'matplotlib', 'yaml', 'hotcoco'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    for command in ("train", "test", "predict", "plan", "recipes"):
+        assert command in done.stdout
+
+
+def test_predictions_are_evaluated_without_torch(tmp_path: Path) -> None:
+    truth = {
+        "images": [{"id": 1, "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0}
+        ],
+    }
+    found = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50], "score": 0.9}]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    out = tmp_path / "new" / "out.json"
+    code = (
+        "import sys, yoloflow.cli\n"
+        f"sys.argv = ['yoloflow', 'test', '--predictions', {str(tmp_path / 'found.json')!r},"
+        f" '--annotations', {str(tmp_path / 'truth.json')!r}, '--json', {str(out)!r}]\n"
+        "try: yoloflow.cli.main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    stats = json.loads(out.read_text())["stats"]
+    assert len(stats) == 12
+    assert stats[0] == pytest.approx(1.0)
+    assert stats[3] == -1.0
+    assert "AP50" in done.stdout
+    assert "cat" in done.stdout
+
+
+def test_the_module_is_the_same_command() -> None:
+    texts = [
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        for command in (
+            [sys.executable, "-m", "yoloflow", "recipes"],
+            [sys.executable, "-c", "from yoloflow.cli import main; main()", "recipes"],
+        )
+    ]
+    assert texts[0] == texts[1]
+    assert "quickstart" in texts[0]
+
+
+def test_a_users_mistake_is_one_message_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "recipes", "yolov8n", "epoch=3") == 2
+    assert capsys.readouterr().err == "yoloflow: override epoch=3: epoch: unknown key; did you mean epochs?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["recipes", "yolov8q"], "unknown recipe; did you mean"),
+        (["test"], "give a run or recipe, or --predictions FILE --annotations FILE"),
+        (["test", "--predictions", "a.json"], "--predictions and --annotations go together"),
+        (
+            ["test", "yolov8n", "--predictions", "a.json", "--annotations", "b.json"],
+            "without a run or recipe",
+        ),
+        (["plan", "yolov8n"], "data.train_set is not set"),
+        (["--log-level", "loud", "recipes"], "--log-level loud"),
+    ],
+)
+def test_commands_refuse_in_words(
+    arguments: list[str],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert "Traceback" not in message
+
+
+def test_a_recipe_is_printed_so_that_it_runs_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "recipes", "yolov8s", "epochs=3") == 0
+    path = tmp_path / "mine.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert load_config(path) == load_config("yolov8s", ["epochs=3"])
+
+
+def test_the_help_of_train_names_every_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "train", "--help") == 0
+    text = capsys.readouterr().out
+    for key in ("epochs", "optimizer.lr_init", "data.train_set", "network.width_multiple", "ema_decay"):
+        assert f"  {key} (" in text
+
+
+def test_plan_writes_its_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "plan"
+    assert run(monkeypatch, "plan", "yolov8n", "epochs=20", "--steps-per-epoch", "80", "--out", str(out)) == 0
+    assert "1600 updates" in capsys.readouterr().out
+    assert json.loads((out / "plan.json").read_text())["stage_epochs"] == [10, 10]
+    assert (out / "plan.png").exists()
