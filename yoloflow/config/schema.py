@@ -136,7 +136,7 @@ class LossConfig(Section):
     """The loss by name, with its hyper-parameters as further keys."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, bool | int | float | str | list[int] | list[float]]
+    __pydantic_extra__: dict[str, bool | int | float | list[int] | list[float]]
 
     name: str = Field(description="class name, such as YOLOv8Loss; its hyper-parameters are further keys")
 
@@ -319,3 +319,52 @@ class Config(Section):
             accumulate=self.micro_batches_per_update(rank_size),
             nbs=self.nbs,
         )
+
+    def network_table(self) -> dict[str, Any]:
+        """The network section as `create_model` takes it."""
+        table = self.network.model_dump(exclude_none=True)
+        return {**table, "recompute": self.recompute, "recompute_layers": self.recompute_layers}
+
+    def loss_arguments(self, stride: list[int], num_classes: int) -> dict[str, Any]:
+        """What `create_loss` takes; `stride` and `num_classes` are the network's."""
+        return {
+            "name": self.loss.name,
+            **self.loss.hyper_parameters,
+            "anchors": self.network.anchors or 1,
+            "stride": stride,
+            "nc": num_classes,
+            "variant": self.variant,
+        }
+
+    def step_arguments(self, rank_size: int = 1) -> dict[str, Any]:
+        """What `StepOptions` takes."""
+        return {
+            "loss_ratio": rank_size / self.optimizer.loss_scale,
+            "accumulate": self.micro_batches_per_update(rank_size),
+            "overflow_still_update": self.overflow_still_update,
+            "clip_grad_value": self.clip_grad_value if self.clip_grad else None,
+            "jit": self.jit,
+            "jit_backend": self.jit_backend,
+            "channels_last": self.channels_last,
+        }
+
+    def callback_rows(self) -> list[Row]:
+        """The recipe's callbacks, and those that its switches ask for, in the order in which they are called."""
+        own = [row.model_dump() for row in self.callback]
+        rows: list[Row] = [{"name": "ConsoleCallback"}, {"name": "MetricsFileCallback"}]
+        if self.run_eval and all(row["name"] != "EvalWhileTrain" for row in own):
+            last = range(self.epochs - self.eval_last_epochs + 1, self.epochs + 1)
+            rows.append(
+                {
+                    "name": "EvalWhileTrain",
+                    "stage_intervals": [self.run_eval_interval],
+                    "isolated_epochs": list(last),
+                    "keep_top_k": self.keep_checkpoint_max,
+                }
+            )
+        rows.append({"name": "PicturesCallback"})
+        if self.summary:
+            rows.append({"name": "SummaryCallback"})
+        if self.profiler:
+            rows.append({"name": "ProfilerCallback", "profiler_step_num": self.profiler_step_num})
+        return rows + own
