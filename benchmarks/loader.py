@@ -1,8 +1,8 @@
 """Images per second of the training loader: `python benchmarks/loader.py [--data FOLDER]`.
 
-The chain is stage 1 of the small YOLOv8 recipes (mosaic, random_perspective, the mild colour ops, hsv_augment,
-fliplr), batch 16. Without --data it makes JPEGs of 640 x 480 that are about as hard to decode as photographs;
-with it, it takes every .jpg under FOLDER (without labels, boxes at random). Each figure is the median of
+The chain is stage 1 of the small YOLOv8 recipes (mosaic, random_perspective, the mild colour ops,
+hsv_augment, fliplr), batch 16. Without --data it makes JPEGs of 640 x 480 that are about as hard to decode
+as photographs; with it, it takes every .jpg under FOLDER (boxes at random). Each figure is the median of
 --repeats runs, the settings interleaved, so that a busy neighbour hits all of them alike.
 """
 
@@ -117,9 +117,8 @@ def main() -> None:
                     images_per_second(dataset, workers, arguments.seconds, training)
                 )
     for (mode, size, cache, workers), values in rates.items():
-        print(
-            f"{mode:5} {size} px  cache {cache:4}  workers {workers}  {statistics.median(values):6.0f} images/s"
-        )
+        rate = statistics.median(values)
+        print(f"{mode:5} {size} px  cache {cache:4}  workers {workers}  {rate:6.0f} images/s")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from yoloflow.boxes import boxes_to_original
 from yoloflow.data.dataset import COCODataset, resized_sizes
@@ -275,6 +276,29 @@ def test_reduced_decoding_gives_the_same_picture_but_for_interpolation(
     assert exact.image.shape == fast.image.shape
     np.testing.assert_array_equal(exact.boxes_xyxy, fast.boxes_xyxy)
     assert np.abs(exact.image.astype(int) - fast.image).mean() < 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_reduced_decoding_turns_the_image_as_its_exif_asks(tmp_path: Path, orientation: int) -> None:
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), dtype=np.uint8), (0, 0), 12)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(picture).save(path, exif=exif, quality=95)
+    size_hw = (320, 240) if orientation >= 5 else (240, 320)
+    index = make_index([str(path)], [size_hw], [np.zeros((0, 4))])
+    exact, fast = (COCODataset(index, SIZE, LETTERBOX, augment=augment).load(0) for augment in (False, True))
+    assert np.abs(exact.image.astype(int) - fast.image).mean() < 2
+
+
+def test_a_cut_jpeg_is_never_filled_with_grey_silently(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(cv2.imencode(".jpg", picture)[1].tobytes()[:20000])
+    index = make_index([str(path)], [(240, 320)], [np.zeros((0, 4))])
+    with pytest.raises(YoloflowError, match=r"cut\.jpg"):
+        COCODataset(index, SIZE, LETTERBOX, augment=True).load(0)
 
 
 def check_letterbox_case(folder: Path, case: dict[str, np.ndarray], scaleup: bool) -> None:

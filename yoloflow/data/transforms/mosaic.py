@@ -9,10 +9,8 @@ import numpy as np
 
 from yoloflow.data.transforms.canvas import Canvas, ComposedSample, Layer, translation
 from yoloflow.data.transforms.objects import (
-    Objects,
     clip_boxes,
     join_objects,
-    move_boxes,
     move_polygons,
     select_objects,
 )
@@ -93,23 +91,24 @@ def _corner(anchor: Point, way: Point, tile: Sample) -> Point:
 def _compose(tiles: list[Sample], places: list[Point], side: int, like: Sample) -> Sample:
     """The tiles on a canvas of side x side pixels; parts and objects beyond it are cut off."""
     layers: list[Layer] = []
-    parts: list[Objects] = []
+    shifts: list[Point] = []
+    shown: list[Sample] = []
     for tile, (x, y) in zip(tiles, places, strict=True):
         height, width = tile.image.shape[:2]
         left, top = max(-x, 0), max(-y, 0)
         right, bottom = min(side - x, width), min(side - y, height)
-        if left >= right or top >= bottom:
-            continue
-        layers.append(Layer(tile.image[top:bottom, left:right], translation(x + left, y + top)))
-        shift = translation(x, y)
-        boxes = clip_boxes(move_boxes(tile.boxes_xyxy, shift), (side, side))
-        keep = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
-        boxes, classes, polygons = select_objects(keep, (boxes, tile.classes, tile.polygons))
-        parts.append((boxes, classes, move_polygons(polygons, shift, (side, side))))
-    boxes, classes, polygons = join_objects(parts)
+        if left < right and top < bottom:
+            layers.append(Layer(tile.image[top:bottom, left:right], translation(x + left, y + top)))
+            shifts.append((x, y))
+            shown.append(tile)
+    boxes, classes, polygons = join_objects(
+        [
+            (tile.boxes_xyxy, tile.classes, move_polygons(tile.polygons, translation(*shift), (side, side)))
+            for tile, shift in zip(shown, shifts, strict=True)
+        ]
+    )
+    box_shifts = np.repeat(np.array(shifts, np.float32), [len(tile.boxes_xyxy) for tile in shown], 0)
+    boxes = clip_boxes(boxes + np.tile(box_shifts, 2), (side, side))
+    keep = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+    boxes, classes, polygons = select_objects(keep, (boxes, classes, polygons))
     return ComposedSample(Canvas((side, side), tuple(layers)), boxes, classes, polygons, like)
-
-
-def mean_partners(mosaic9_prob: float) -> float:
-    """Images that one mosaic loads beside its own, on average."""
-    return float(np.dot((1 - mosaic9_prob, mosaic9_prob), (3, 8)))
