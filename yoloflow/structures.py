@@ -166,6 +166,9 @@ class DatasetIndex:
         category_ids: (C,) int64 ids in files written for the user (COCO json's own, gaps kept; else 1-based).
         problems: everything found wrong, with the repair made.
         num_images_listed: images in the source before any was dropped.
+        num_boxes_listed: boxes in the source before any was dropped; equals the boxes here, plus the problems
+            with action "drop-box", plus `num_boxes_of_dropped_images`.
+        num_boxes_of_dropped_images: sound lines that went with their dropped image.
     """
 
     image_paths: NDArray[np.str_]
@@ -182,6 +185,8 @@ class DatasetIndex:
     category_ids: Int64Array
     problems: list[Problem] = field(default_factory=list)
     num_images_listed: int = 0
+    num_boxes_listed: int = 0
+    num_boxes_of_dropped_images: int = 0
 
     def __len__(self) -> int:
         return len(self.image_paths)

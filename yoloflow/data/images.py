@@ -1,0 +1,178 @@
+"""Picture files: a cheap check that one is whole, its size, and its pixels.
+
+Sizes and pixels agree: both are after the rotation that the file's EXIF asks for.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from yoloflow.structures import Uint8Array, YoloflowError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
+_PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+
+_EXIF_ORIENTATION = 0x0112
+_TIFF_STRIPS, _TIFF_TILES = (273, 279), (324, 325)
+_TAIL_BYTES = 64
+_JPEG_END = b"\xff\xd9"
+_ENDS = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
+# 32-bit and float samples have no agreed white: nobody but the user can say how they become 8 bits.
+_MODES_WITHOUT_WHITE = ("I", "F")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What the header of a picture says, or what is wrong with the file.
+
+    Attributes:
+        height: in pixels after EXIF rotation, 0 where the file is not usable; width: likewise.
+        problem_kind: None, or a kind of `data.problems`; detail: one sentence about it.
+    """
+
+    height: int = 0
+    width: int = 0
+    problem_kind: str | None = None
+    detail: str = ""
+
+
+def inspect_image(path: str) -> ImageFacts:
+    """Size of a picture, without decoding it unless its end looks cut off.
+
+    A file that lacks its format's end (JPEG's EOI marker, PNG's IEND chunk, bytes that a TIFF, WebP, BMP or
+    GIF promises) is decoded in full and called truncated only if that fails.
+    """
+    try:
+        with open(path, "rb") as file:
+            num_bytes = os.fstat(file.fileno()).st_size
+            if num_bytes == 0:
+                return ImageFacts(problem_kind="empty-image-file", detail="the file has zero bytes")
+            return _inspect_open_file(file, num_bytes)
+    except (FileNotFoundError, NotADirectoryError):
+        return ImageFacts(problem_kind="missing-image", detail=f"there is no file {path}")
+    except Image.DecompressionBombError:
+        return ImageFacts(problem_kind="image-too-large", detail="too many pixels to decode; cut it into tiles")
+    except (UnidentifiedImageError, IsADirectoryError):
+        return ImageFacts(problem_kind="not-an-image", detail=_what_it_is_instead(path))
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError) as error:
+        # Pillow's plug-ins raise all of these on headers that are damaged.
+        return ImageFacts(problem_kind="not-an-image", detail=f"its header cannot be read ({error})")
+
+
+def _inspect_open_file(file: BinaryIO, num_bytes: int) -> ImageFacts:
+    with Image.open(file, formats=_PILLOW_FORMATS) as image:
+        width, height = image.size
+        if image.format == "TIFF" and image.mode in _MODES_WITHOUT_WHITE:
+            return ImageFacts(
+                problem_kind="unsupported-image", detail="32-bit samples; save it with 8 or 16 bits a channel"
+            )
+        # Reading the EXIF of a file that has none costs more than the rest of the inspection.
+        may_turn = "exif" in image.info or image.format in ("TIFF", "MPO")
+        if may_turn and _orientation(image) >= 5:
+            width, height = height, width
+        if not _ends_properly(image, file, num_bytes):
+            try:
+                image.load()
+            except (OSError, ValueError, SyntaxError, EOFError) as error:
+                return ImageFacts(problem_kind="truncated-image", detail=f"the file breaks off ({error})")
+    return ImageFacts(height=height, width=width)
+
+
+def _orientation(image: Image.Image) -> int:
+    value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _ends_properly(image: Image.Image, file: BinaryIO, num_bytes: int) -> bool:
+    """Whether the file reaches its format's end; False where only decoding can tell."""
+    if image.format == "TIFF":
+        return _tiff_parts_inside(image, num_bytes)
+    position = file.tell()
+    try:
+        if image.format in ("WEBP", "BMP"):
+            file.seek(0)
+            head = file.read(8)
+            first = 4 if image.format == "WEBP" else 2
+            promised = int.from_bytes(head[first : first + 4], "little") + (8 if image.format == "WEBP" else 0)
+            return 14 < promised <= num_bytes
+        file.seek(max(0, num_bytes - _TAIL_BYTES))
+        return _tail_is(_ENDS[str(image.format)], file.read())
+    finally:
+        file.seek(position)
+
+
+def _tail_is(end: bytes, tail: bytes) -> bool:
+    """Whether a file's last bytes are `end`, but for the zeros that cameras and the newline that editors add."""
+    return tail.rstrip(b"\0\r\n ").endswith(end)
+
+
+def _tiff_parts_inside(image: Image.Image, num_bytes: int) -> bool:
+    tags = getattr(image, "tag_v2", {})
+    for offsets_tag, counts_tag in (_TIFF_STRIPS, _TIFF_TILES):
+        offsets, counts = tags.get(offsets_tag), tags.get(counts_tag)
+        if offsets and counts and len(offsets) == len(counts):
+            return all(start + count <= num_bytes for start, count in zip(offsets, counts, strict=True))
+    return False
+
+
+def _what_it_is_instead(path: str) -> str:
+    if os.path.isdir(path):
+        return "it is a folder"
+    with open(path, "rb") as file:
+        head = file.read(16)
+    supported = ", ".join(name.lower() for name in _PILLOW_FORMATS)
+    return f"its content (it begins with {head!r}) is none of {supported}"
+
+
+def decode_image(path: str) -> Uint8Array:
+    """Pixels of a picture file as the network will see them.
+
+    The rotation that EXIF asks for is applied. 16-bit samples are scaled to 8 bits (not clipped), CMYK becomes
+    BGR, grey gets three equal channels, and an alpha channel is dropped: colours under transparent pixels
+    stay as they are in the file. Of an animation, the first frame.
+
+    Args:
+        path: a bmp, gif, jpeg, mpo, png, tiff or webp file.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        YoloflowError: the file is missing, empty, cut off or not a picture; the message names it.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise YoloflowError(f"{path}: the picture cannot be read ({error.strerror})") from error
+    if not data:
+        raise YoloflowError(f"{path}: the picture file has zero bytes; remove it or fetch it again")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise YoloflowError(f"{path}: the picture cannot be decoded ({error.err})") from error
+    # Some OpenCV builds fill the rest of a cut JPEG with grey, others refuse one that only lacks its end
+    # marker: Pillow decides in both cases.
+    if image is None or (data[:2] == b"\xff\xd8" and not _tail_is(_JPEG_END, data[-_TAIL_BYTES:])):
+        return _decode_with_pillow(path, data)
+    return np.asarray(image, np.uint8)
+
+
+def _decode_with_pillow(path: str, data: bytes) -> Uint8Array:
+    try:
+        with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
+            if image.mode.startswith(_MODES_WITHOUT_WHITE):
+                raise YoloflowError(f"{path}: {image.mode} samples; save it with 8 or 16 bits a channel")
+            rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise YoloflowError(f"{path}: not a picture, whatever its name says ({_what_it_is_instead(path)})") from error
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise YoloflowError(f"{path}: the picture is damaged or cut off ({error}); fetch it again") from error
+    return np.ascontiguousarray(rgb[..., ::-1])
