@@ -1,4 +1,4 @@
-"""The twelve figures against pycocotools: bit-equal float64 on random cases made to hit the protocol's edges."""
+"""The twelve figures against pycocotools: bit-equal on random cases made to hit the edges of the protocol."""
 
 import contextlib
 import copy

@@ -140,6 +140,9 @@ def read_json(path: str | Path, object_hook: Callable[[dict[str, Any]], Any] | N
 def _read_detections_fast(path: Path, truth: GroundTruth) -> hotcoco.COCO | None:
     """The detections of a file without a doubt about it, or None."""
     try:
+        with path.open("rb") as file:
+            if not file.read(_READ_BYTES).lstrip().startswith(b"["):
+                return None
         num_boxes, num_scores = _count_in_file(path, b'"bbox"'), _count_in_file(path, b'"score"')
         found = truth.coco.load_res(str(path))
     except (OSError, ValueError):

@@ -1,0 +1,339 @@
+"""Step 7, the test function: a network, a loader and a data set in; COCO figures out."""
+
+# ruff: noqa: PT028  `test` is no test of pytest's
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from yoloflow.boxes import boxes_to_original
+from yoloflow.engine.precision import Precision
+from yoloflow.evaluation.coco import CocoResult, evaluate_coco
+from yoloflow.evaluation.nms import non_max_suppression
+from yoloflow.evaluation.records import ground_truth_dict, result_array, result_rows
+from yoloflow.structures import Batch, DatasetIndex, Detections, YoloflowError
+from yoloflow.weights.files import write_atomically
+
+logger = logging.getLogger("yoloflow")
+
+T = TypeVar("T")
+
+NUM_PICTURES = 16
+
+
+class OutputKind(Protocol):
+    """What a head's decoded output holds; `network.output_kind` states it."""
+
+    @property
+    def has_objectness(self) -> bool:
+        """(B, N, 5 + C) with objectness before the class scores, not (B, N, 4 + C)."""
+        ...
+
+    @property
+    def end_to_end(self) -> bool:
+        """(B, K, 6) x1 y1 x2 y2 score class, which needs no suppression."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image file and what was found in it."""
+
+    path: Path
+    detections: Detections
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSeconds:
+    """Where the time went; of several ranks the slowest.
+
+    Attributes:
+        loading: waiting for images, and their way to the device.
+        network: normalisation and forward pass, decoding included.
+        nms: suppression, and the way back to original pixels.
+        figures: gathering the ranks' detections and COCO's figures.
+    """
+
+    loading: float
+    network: float
+    nms: float
+    figures: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.loading + self.network + self.nms + self.figures
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """An evaluation, the same on every rank (but for the seconds of the last part).
+
+    Attributes:
+        coco: the figures.
+        detections: of each image, by its position in the data set.
+        pictures: the first images of the data set with their detections.
+        seconds: where the time went.
+        num_images: images evaluated.
+        num_late_batches: batches whose suppression took longer than the limit; they count all the same.
+    """
+
+    coco: CocoResult
+    detections: dict[int, Detections]
+    pictures: tuple[Picture, ...]
+    seconds: EvaluationSeconds
+    num_images: int
+    num_late_batches: int
+
+    @property
+    def stats(self) -> tuple[float, ...]:
+        """The twelve COCO figures in pycocotools' order."""
+        return self.coco.stats
+
+    @property
+    def map(self) -> float:
+        """AP over IoU 0.50:0.95."""
+        return self.coco.map
+
+    @property
+    def map50(self) -> float:
+        """AP at IoU 0.50."""
+        return self.coco.map50
+
+    @property
+    def per_class(self) -> list[dict[str, Any]]:
+        """Each class's figures as plain dictionaries."""
+        rows: list[dict[str, Any]] = self.coco.to_json()["per_class"]
+        return rows
+
+    @property
+    def images_per_second(self) -> float:
+        """Images in all the time, from the first batch to the figures."""
+        return self.num_images / max(self.seconds.total, 1e-9)
+
+
+class Synchronizer:
+    """Brings the ranks' parts of an evaluation together."""
+
+    def __init__(self, rank_size: int = 1) -> None:
+        """State the ranks.
+
+        Args:
+            rank_size: processes that evaluate together.
+
+        Raises:
+            YoloflowError: several ranks, but no process group of that size.
+        """
+        self.rank_size = rank_size
+        group_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if rank_size > 1 and group_size != rank_size:
+            raise YoloflowError(
+                f"Synchronizer: rank_size is {rank_size}, the process group has {group_size}; "
+                "start the ranks with torchrun"
+            )
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank_size == 1 or dist.get_rank() == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, by rank; all ranks must call it."""
+        if self.rank_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.rank_size
+        dist.all_gather_object(values, value)
+        return values
+
+
+@dataclass(slots=True)
+class _RankPart:
+    """What one rank found."""
+
+    detections: dict[int, Detections]
+    seconds: dict[str, float]
+    num_late_batches: int
+
+
+class _Stopwatch:
+    """Adds up the time between laps, by name."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {"loading": 0.0, "network": 0.0, "nms": 0.0}
+        self.device = device
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> float:
+        """The seconds since the last lap, once the device is done; they count as `name`."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        self.seconds[name] += seconds
+        return seconds
+
+
+def test(
+    network: nn.Module,
+    dataloader: Iterable[Batch],
+    index: DatasetIndex,
+    *,
+    conf_thres: float = 0.001,
+    iou_thres: float = 0.65,
+    max_det: int = 300,
+    nms_time_limit: float | None = 20.0,
+    precision: Precision | None = None,
+    synchronizer: Synchronizer | None = None,
+    save_json: str | Path | None = None,
+) -> EvaluationResult:
+    """Evaluate a network with COCO's protocol.
+
+    The network is in evaluation mode meanwhile and each of its modules is afterwards in the mode it was in.
+    An image that comes twice (a loader may fill up its last batch) counts once.
+
+    Args:
+        network: its `output_kind` says what its first output in evaluation mode is (see `OutputKind`); boxes
+            in input pixels.
+        dataloader: this rank's batches.
+        index: the data set that the batches' `indices` refer to.
+        conf_thres: scores must be above it.
+        iou_thres: largest IoU of two detections of a class.
+        max_det: detections of an image at most.
+        nms_time_limit: seconds; a batch that takes longer is warned of and counted, and finished.
+        precision: computes the forward pass in its precision (default: float32).
+        synchronizer: brings several ranks together.
+        save_json: the main rank writes the detections here, as a COCO results file.
+
+    Raises:
+        YoloflowError: the loader gives nothing, or network and data set do not fit together.
+    """
+    synchronizer = synchronizer or Synchronizer()
+    kind = cast(OutputKind, network.output_kind)
+    suppress = partial(
+        non_max_suppression,
+        conf_thres=conf_thres,
+        iou_thres=iou_thres,
+        conf_free=not kind.has_objectness,
+        max_det=max_det,
+        need_nms=not kind.end_to_end,
+        time_limit_s=nms_time_limit,
+    )
+    stopwatch = _Stopwatch(next(network.parameters()).device)
+    detections: dict[int, Detections] = {}
+    num_late_batches = 0
+    with _evaluation_mode(network):
+        for batch in dataloader:
+            images = batch.images.to(stopwatch.device, non_blocking=True)
+            stopwatch.lap("loading")
+            prediction = _predict(network, images, precision)
+            _check_classes(prediction, kind, index)
+            stopwatch.lap("network")
+            found = _to_original(suppress(prediction), batch)
+            for position, found_here in zip(batch.indices.tolist(), found, strict=True):
+                detections.setdefault(position, found_here)
+            seconds = stopwatch.lap("nms")
+            num_late_batches += nms_time_limit is not None and seconds > nms_time_limit
+    part = _RankPart(detections, stopwatch.seconds, num_late_batches)
+    return _conclude(part, index, synchronizer, save_json)
+
+
+test.__test__ = False  # type: ignore[attr-defined]  # keeps pytest from collecting it
+
+
+@contextmanager
+def _evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each module is in the mode it was in."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, was_training in modes.items():
+            module.training = was_training
+
+
+def _predict(network: nn.Module, images: Tensor, precision: Precision | None) -> Tensor:
+    """The decoded prediction: the first tensor of what the network returns."""
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    with precision.autocast() if precision is not None else nullcontext():
+        outputs = network(images)
+    while not isinstance(outputs, Tensor):
+        outputs = outputs[0]
+    return outputs
+
+
+def _check_classes(prediction: Tensor, kind: OutputKind, index: DatasetIndex) -> None:
+    num_known = len(index.names)
+    if kind.end_to_end:  # its width does not tell, its class numbers may
+        num_classes = max(num_known, int(prediction[..., 5].nan_to_num(0, 0, 0).max()) + 1)
+    else:
+        num_classes = prediction.shape[-1] - (5 if kind.has_objectness else 4)
+    if num_classes != num_known:
+        raise YoloflowError(
+            f"the network predicts {num_classes} classes, the data set has {num_known} "
+            f"({', '.join(index.names[:5])}, ...); evaluate it on data with the classes it was trained on"
+        )
+
+
+def _to_original(rows: list[Tensor], batch: Batch) -> list[Detections]:
+    """(K, 6) rows in input pixels of each image of a batch as detections in pixels of the original image."""
+    on_host = torch.cat(rows).cpu()  # one transfer for the batch
+    detections = []
+    for i, found in enumerate(torch.split(on_host, [len(part) for part in rows])):
+        boxes_xyxy = boxes_to_original(
+            found[:, :4], batch.scales_xy[i], batch.pads_xy[i], batch.original_sizes_hw[i]
+        )
+        detections.append(
+            Detections(
+                boxes_xyxy=boxes_xyxy.numpy(),
+                scores=found[:, 4].numpy(),
+                classes=found[:, 5].numpy().astype(np.int64),
+            )
+        )
+    return detections
+
+
+def _conclude(
+    part: _RankPart, index: DatasetIndex, synchronizer: Synchronizer, save_json: str | Path | None
+) -> EvaluationResult:
+    """All ranks' parts as one result."""
+    start = time.perf_counter()
+    parts = synchronizer.gather(part)
+    found = {position: rows for other in reversed(parts) for position, rows in other.detections.items()}
+    detections = {position: found[position] for position in sorted(found)}
+    if not detections:
+        raise YoloflowError("nothing to evaluate: the loader gives no batch; is the validation set empty?")
+    if len(detections) < len(index):
+        logger.warning("%d of %d images evaluated: the loader gives no others", len(detections), len(index))
+    results = result_array(detections, index)
+    if save_json is not None and synchronizer.is_main:
+        write_atomically(save_json, json.dumps(result_rows(results)).encode())
+    image_ids = index.image_ids[list(detections)].tolist()
+    coco = evaluate_coco(ground_truth_dict(index), results, image_ids)
+    slowest = {name: max(other.seconds[name] for other in parts) for name in part.seconds}
+    return EvaluationResult(
+        coco=coco,
+        detections=detections,
+        pictures=tuple(
+            Picture(Path(index.image_paths[position]), detections[position])
+            for position in list(detections)[:NUM_PICTURES]
+        ),
+        seconds=EvaluationSeconds(**slowest, figures=time.perf_counter() - start),
+        num_images=len(detections),
+        num_late_batches=sum(other.num_late_batches for other in parts),
+    )

@@ -1,0 +1,96 @@
+"""Data sets and detections in COCO's layout, as they are evaluated and as they are written. Imports no torch.
+
+Detections are rounded here and nowhere else, before they are evaluated: evaluation during training and a
+results file give the same figures because they hold the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from yoloflow.evaluation.coco_json import Float64Array
+from yoloflow.structures import DatasetIndex, Detections, Int64Array
+
+BOX_DECIMALS = 3
+SCORE_DECIMALS = 5
+
+# Enough to undo the rounding error of x + w - x, so that boxes from a COCO file are again the file's.
+_TRUTH_DECIMALS = 9
+
+
+def ground_truth_dict(index: DatasetIndex) -> dict[str, Any]:
+    """A data set as the content of a COCO annotation file.
+
+    Images and categories keep their ids, crowd regions and areas are kept, annotations are numbered from 1.
+    """
+    images = [
+        {"id": image_id, "file_name": path, "height": height, "width": width}
+        for image_id, path, (height, width) in zip(
+            index.image_ids.tolist(), index.image_paths.tolist(), index.sizes_hw.tolist(), strict=True
+        )
+    ]
+    categories = [
+        {"id": category_id, "name": name}
+        for category_id, name in zip(index.category_ids.tolist(), index.names, strict=True)
+    ]
+    image_ids = np.repeat(index.image_ids, np.diff(index.box_offsets))
+    columns = (
+        image_ids.tolist(),
+        index.category_ids[index.classes].tolist(),
+        _xywh(index.boxes_xyxy).round(_TRUTH_DECIMALS).tolist(),
+        index.areas.tolist(),
+        index.is_crowd.tolist(),
+    )
+    annotations = [
+        {
+            "id": i,
+            "image_id": image,
+            "category_id": category,
+            "bbox": box,
+            "area": area,
+            "iscrowd": int(crowd),
+        }
+        for i, (image, category, box, area, crowd) in enumerate(zip(*columns, strict=True), start=1)
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def result_array(detections: Mapping[int, Detections], index: DatasetIndex) -> Float64Array:
+    """Detections as `evaluate_coco` takes them, rounded as they are written.
+
+    Args:
+        detections: by position of the image in `index`.
+        index: where image ids and category ids come from.
+
+    Returns:
+        (N, 7) image_id x y w h score category_id; boxes in pixels to 3 decimals, scores to 5; images in
+        the order of `index`, their detections in the given order.
+    """
+    blocks = [np.empty((0, 7))]
+    for i in sorted(detections):
+        found = detections[i]
+        block = np.empty((len(found), 7))
+        block[:, 0] = index.image_ids[i]
+        block[:, 1:5] = _xywh(found.boxes_xyxy.astype(np.float64)).round(BOX_DECIMALS)
+        block[:, 5] = found.scores.astype(np.float64).round(SCORE_DECIMALS)
+        block[:, 6] = index.category_ids[found.classes]
+        blocks.append(block)
+    return np.concatenate(blocks)
+
+
+def result_rows(results: Float64Array) -> list[dict[str, Any]]:
+    """The rows of `result_array` as a COCO results file has them."""
+    ids: Int64Array = results[:, [0, 6]].astype(np.int64)
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        for (image_id, category_id), box, score in zip(
+            ids.tolist(), results[:, 1:5].tolist(), results[:, 5].tolist(), strict=True
+        )
+    ]
+
+
+def _xywh(boxes_xyxy: Float64Array) -> Float64Array:
+    return np.concatenate((boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]), 1)
