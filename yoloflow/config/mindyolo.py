@@ -58,7 +58,7 @@ UNUSED_IN = {
         "recompute": "see the top level's recompute",
         "recompute_layers": "see the top level's recompute_layers",
     },
-    "loss": {"iou_t": _NEVER_READ, "tal_topk": "the assigner's published value is used"},
+    "loss": {"iou_t": _NEVER_READ},
     "optimizer": {"nbs": "see the top level's nbs"},
 }
 
