@@ -161,9 +161,7 @@ def detect(
     )
     for problem in done.problems:
         typer.echo(str(problem), err=True)
-    typer.echo(
-        f"{done.num_detections} detections in {done.num_images} images ({done.seconds:.1f} s): {done.json_path}"
-    )
+    typer.echo(done.json_path)
 
 
 @app.command()

@@ -349,7 +349,7 @@ class Config(Section):
         }
 
     def callback_rows(self) -> list[Row]:
-        """The recipe's callbacks, and those that its switches ask for, in the order in which they are called."""
+        """The recipe's callbacks and those that its switches ask for, in the order of their calls."""
         own = [row.model_dump() for row in self.callback]
         rows: list[Row] = [{"name": "ConsoleCallback"}, {"name": "MetricsFileCallback"}]
         if self.run_eval and all(row["name"] != "EvalWhileTrain" for row in own):
