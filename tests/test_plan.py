@@ -29,6 +29,15 @@ def test_a_plan_holds_the_tables_of_the_training(variant: str, accumulate: int) 
     assert plan.num_updates == 30 * 40 // accumulate
 
 
+@pytest.mark.parametrize("variant", ["published", "mindyolo"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_all_groups_meet_where_the_warm_up_is_said_to_end(variant: str, accumulate: int) -> None:
+    plan = plan_of("epochs=200", f"accumulate={accumulate}", f"variant={variant}")
+    before, after = (plan.schedule.lr(plan.warmup_updates + offset) for offset in (-1, 0))
+    assert before["bias"] > before["weight"]
+    assert after["bias"] == after["weight"]
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 7])
 def test_stages_and_epochs_are_those_of_each_updates_last_micro_batch(accumulate: int) -> None:
     plan = plan_of("epochs=30", f"accumulate={accumulate}")

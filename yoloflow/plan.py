@@ -5,7 +5,7 @@ The tables are those that the training uses: the same settings, lengths, stage f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,6 +181,8 @@ def make_plan(config: Config, steps_per_epoch: int, rank_size: int = 1) -> Plan:
         create_lr_scheduler(settings, length, config.variant),
         create_warmup_momentum_scheduler(settings, length, config.variant),
     )
+    # The reference counts its warm-up in micro-batches and reads it by updates.
+    counted = replace(length, accumulate=1) if config.variant == "mindyolo" else length
     return Plan(
         settings=settings,
         length=length,
@@ -188,7 +190,7 @@ def make_plan(config: Config, steps_per_epoch: int, rank_size: int = 1) -> Plan:
         stage_epochs=fit_stages(config.data.stage_epochs or [config.epochs], config.epochs),
         ema=(config.ema_decay, config.ema_tau) if config.ema else None,
         first_ema_update=1 if config.ema_weight else 2,
-        warmup_updates=count_warmup_updates(settings, length),
+        warmup_updates=count_warmup_updates(settings, counted),
     )
 
 
