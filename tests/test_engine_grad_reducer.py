@@ -1,7 +1,5 @@
 """Two processes with half a batch each train as one process with the whole batch."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
