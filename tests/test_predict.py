@@ -1,0 +1,279 @@
+"""The predict flow, with a small network of random weights saved as a run."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from yoloflow.config.reader import dump_config, load_config
+from yoloflow.data.sources import find_files, read_frames
+from yoloflow.models import create_model
+from yoloflow.predict import Detector, DetectSettings, iter_predictions, predict
+from yoloflow.report.predictions import PredictionWriter
+from yoloflow.structures import Detections, Problem, YoloflowError
+from yoloflow.weights.files import save_weights
+
+NAMES = ["ant", "bee", "7"]
+EVERYTHING = DetectSettings(conf_thres=0.0, iou_thres=0.6)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a tenth-width YOLOv8 at 64 pixels, with scores that differ."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    (folder / "weights").mkdir(parents=True)
+    config = load_config(
+        "yolov8n", ["img_size=64", "network.width_multiple=0.1", "data.names=[ant, bee, '7']"]
+    )
+    (folder / "config.yaml").write_text(dump_config(config))
+    torch.manual_seed(5)
+    network = create_model("yolov8", config.network_table(), 3)
+    for name, parameter in network.named_parameters():
+        if "class" in name or "score" in name or ".cls" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    save_weights(folder / "weights" / "best.safetensors", network.state_dict())
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    rng = np.random.default_rng(0)
+    for name, height, width in (
+        ("a/x.jpg", 50, 80),
+        ("a/y.png", 90, 64),
+        ("b/x.jpg", 64, 64),
+        ("b/X.png", 33, 200),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (6, 6, 3), np.uint8)
+        cv2.imwrite(str(folder / name), cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+    return folder
+
+
+def write_video(path: Path, num_frames: int = 7, size_wh: tuple[int, int] = (96, 64)) -> Path:
+    fourcc = "mp4v" if path.suffix == ".mp4" else "MJPG"
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*fourcc), 12.0, size_wh)
+    for k in range(num_frames):
+        frame = np.full((size_wh[1], size_wh[0], 3), 30, np.uint8)
+        cv2.circle(frame, (15 + 10 * k, 30), 12, (0, 200, 255), -1)
+        video.write(frame)
+    video.release()
+    return path
+
+
+def video_frames(path: Path) -> list[np.ndarray]:
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while True:
+        is_read, frame = capture.read()
+        if not is_read:
+            return frames
+        frames.append(frame)
+
+
+def test_pictures_give_json_and_drawn_pictures(run: Path, pictures: Path, tmp_path: Path) -> None:
+    summary = predict(run, [str(pictures / "a")], save_dir=tmp_path / "out", conf_thres=0.0, device="cpu")
+    rows = json.loads(summary.json_path.read_text())
+    assert [Path(row["file"]).name for row in rows] == ["x.jpg", "y.png"]
+    assert [(row["height"], row["width"], row["frame"]) for row in rows] == [(50, 80, None), (90, 64, None)]
+    assert summary.num_images == 2
+    assert summary.num_detections == sum(len(row["detections"]) for row in rows) > 0
+    for row in rows:
+        original = cv2.imread(row["file"])
+        drawn = cv2.imread(str(tmp_path / "out" / row["picture"]))
+        assert drawn.shape == original.shape
+        scores = [found["score"] for found in row["detections"]]
+        assert scores == sorted(scores, reverse=True)
+        for found in row["detections"]:
+            x1, y1, x2, y2 = found["box_xyxy"]
+            assert 0 <= x1 <= x2 <= row["width"]
+            assert 0 <= y1 <= y2 <= row["height"]
+            assert NAMES[found["class"]] == found["name"]
+
+
+def test_pictures_of_equal_stem_do_not_overwrite_each_other(
+    run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    summary = predict(run, [str(pictures / "**" / "*")], save_dir=tmp_path / "out", device="cpu")
+    names = [row["picture"] for row in json.loads(summary.json_path.read_text())]
+    assert len({name.lower() for name in names}) == 4
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*names, "predictions.json"])
+
+
+def test_a_video_is_read_and_written_frame_by_frame(run: Path, tmp_path: Path) -> None:
+    for suffix in (".mp4", ".avi"):
+        source = write_video(tmp_path / f"clip{suffix}")
+        summary = predict(run, [str(source)], save_dir=tmp_path / suffix[1:], batch_size=3, device="cpu")
+        rows = json.loads(summary.json_path.read_text())
+        assert [row["frame"] for row in rows] == list(range(7))
+        assert {row["picture"] for row in rows} == {"clip.mp4"}
+        written = cv2.VideoCapture(str(tmp_path / suffix[1:] / "clip.mp4"))
+        assert round(written.get(cv2.CAP_PROP_FPS)) == 12
+        frames = video_frames(tmp_path / suffix[1:] / "clip.mp4")
+        assert len(frames) == 7
+        assert frames[0].shape == (64, 96, 3)
+
+
+def test_detections_of_a_batch_equal_those_one_by_one(run: Path, pictures: Path) -> None:
+    detector = Detector.load(run, device="cpu")
+    images = [frame.image for frame in read_frames(find_files([str(pictures / "*" / "*")]), [])]
+    together = detector.detect(images, EVERYTHING)
+    for image, expected in zip(images, together, strict=True):
+        (alone,) = detector.detect([image], EVERYTHING)
+        assert len(alone) == len(expected) > 0
+        np.testing.assert_allclose(alone.scores, expected.scores, atol=1e-5)
+        np.testing.assert_allclose(alone.boxes_xyxy, expected.boxes_xyxy, atol=1e-2)
+
+
+def test_a_picture_is_prepared_as_in_evaluation(run: Path, pictures: Path) -> None:
+    from yoloflow.data.dataset import COCODataset
+
+    detector = Detector.load(run, device="cpu")
+    dataset = COCODataset(str(pictures / "a"), 64, [{"func_name": "letterbox"}])
+    for k in range(len(dataset)):
+        expected = dataset.get(0, k)
+        image = cv2.imread(str(dataset.index.image_paths[k]))
+        prepared = detector._prepare(image)
+        assert np.array_equal(prepared.image, expected.image)
+        assert prepared.scale_xy == expected.scale_xy
+        assert prepared.pad_xy == expected.pad_xy
+
+
+def test_only_the_classes_asked_for_are_reported(run: Path, pictures: Path) -> None:
+    sources = [str(pictures / "a")]
+    for asked, number in (("bee", 1), (1, 1), ("7", 2), ("0", 0)):
+        for _, _, found in iter_predictions(run, sources, conf_thres=0.0, classes=[asked], device="cpu"):
+            assert set(found.classes.tolist()) <= {number}
+    every = [found for _, _, found in iter_predictions(run, sources, conf_thres=0.0, device="cpu")]
+    assert len(set(np.concatenate([found.classes for found in every]).tolist())) > 1
+
+
+def test_the_exif_rotation_of_a_picture_is_respected(run: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 40), (200, 30, 60)).save(tmp_path / "turned.jpg", exif=exif)
+    summary = predict(run, [str(tmp_path / "turned.jpg")], save_dir=tmp_path / "out", device="cpu")
+    (row,) = json.loads(summary.json_path.read_text())
+    assert (row["width"], row["height"]) == (40, 80)
+
+
+def test_unreadable_files_are_named_and_passed_over(run: Path, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "a" / "empty.jpg").write_bytes(b"")
+    (pictures / "a" / "text.png").write_text("hello")
+    (pictures / "a" / "broken.mp4").write_bytes(b"no video at all" * 50)
+    (pictures / "a" / "notes.txt").write_text("not looked at")
+    whole = (pictures / "a" / "x.jpg").read_bytes()
+    (pictures / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    summary = predict(run, [str(pictures / "a")], save_dir=tmp_path / "out", device="cpu")
+    assert summary.num_images == 2
+    found = {(Path(problem.file).name, problem.kind) for problem in summary.problems}
+    assert found == {
+        ("empty.jpg", "unreadable-image"),
+        ("text.png", "unreadable-image"),
+        ("cut.jpg", "unreadable-image"),
+        ("broken.mp4", "unreadable-video"),
+    }
+
+
+def test_if_nothing_can_be_read_it_is_an_error(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(YoloflowError, match=r"none of the 1 files.*text\.png"):
+        predict(run, [str(tmp_path / "text.png")], save_dir=tmp_path / "out", device="cpu")
+
+
+def test_a_video_that_ends_early_is_named_and_its_frames_kept(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", num_frames=40)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    problems: list[Problem] = []
+    frames = list(read_frames([path], problems))
+    assert 0 < len(frames) < 40
+    assert [frame.number for frame in frames] == list(range(len(frames)))
+    assert len(problems) <= 1
+    assert all(problem.kind == "short-video" for problem in problems)
+
+
+def test_sources_that_are_not_there_are_clear_errors(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "hollow").mkdir()
+    cases = {
+        str(pictures / "a" / "x.jpeg"): "no such file or folder; did you mean x.jpg",
+        str(pictures / "c" / "x.jpg"): "there is no folder",
+        str(pictures): r"holds no picture or video.*\*\*.*looks into its 2 folders",
+        str(tmp_path / "hollow"): "holds no picture or video",
+        str(pictures / "a" / "*.bmp"): "holds no picture or video",
+    }
+    for source, message in cases.items():
+        with pytest.raises(YoloflowError, match=message):
+            find_files([source])
+    with pytest.raises(YoloflowError, match="no source given"):
+        find_files([])
+
+
+def test_a_file_named_twice_is_taken_once(pictures: Path) -> None:
+    files = find_files([str(pictures / "a" / "y.png"), str(pictures / "a"), str(pictures / "a" / "*.jpg")])
+    assert [path.name for path in files] == ["y.png", "x.jpg"]
+
+
+def test_predictions_are_never_overwritten(run: Path, pictures: Path) -> None:
+    first = predict(run, [str(pictures / "a")], device="cpu", save_images=False)
+    second = predict(run, [str(pictures / "a")], device="cpu", save_images=False)
+    assert (first.save_dir, second.save_dir) == (run / "predictions", run / "predictions-2")
+    assert [path.name for path in first.save_dir.iterdir()] == ["predictions.json"]
+    with pytest.raises(YoloflowError, match="exists already"):
+        predict(run, [str(pictures / "a")], save_dir=first.save_dir, device="cpu")
+
+
+def test_an_interrupted_prediction_leaves_valid_json_of_what_was_done(pictures: Path, tmp_path: Path) -> None:
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    image = np.zeros((20, 30, 3), np.uint8)
+
+    def interrupted() -> None:
+        with PredictionWriter(tmp_path / "out", NAMES) as writer:
+            writer.write(Path("x.jpg"), None, None, image, nothing)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 1
+    with PredictionWriter(tmp_path / "none", NAMES):
+        pass
+    assert json.loads((tmp_path / "none" / "predictions.json").read_text()) == []
+
+
+def test_a_weights_file_inside_a_run_is_taken_as_named(run: Path) -> None:
+    by_file = Detector.load(run / "weights" / "best.safetensors", device="cpu")
+    assert by_file.names == NAMES
+    assert by_file.img_size == 64
+
+
+def test_a_run_or_size_or_class_that_is_not_usable_is_a_clear_error(
+    run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "lonely.safetensors").write_bytes(b"")
+    with pytest.raises(YoloflowError, match="not in a run folder"):
+        Detector.load(tmp_path / "lonely.safetensors")
+    with pytest.raises(YoloflowError, match="no such file or folder"):
+        Detector.load(tmp_path / "nowhere")
+    with pytest.raises(YoloflowError, match="multiple of 32"):
+        Detector.load(run, img_size=100)
+    with pytest.raises(YoloflowError, match="no class 'be'.*did you mean bee"):
+        Detector.load(run, device="cpu").class_numbers(["be"])
+    with pytest.raises(YoloflowError, match=r"conf_thres=1\.5"):
+        predict(run, [str(pictures / "a")], conf_thres=1.5, device="cpu")
+    with pytest.raises(YoloflowError, match="batch_size=0"):
+        predict(run, [str(pictures / "a")], batch_size=0, device="cpu", save_dir=tmp_path / "out")
+
+
+def test_names_recorded_in_the_run_come_before_those_of_its_settings(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "weights").mkdir(parents=True)
+    weights = (run / "weights" / "best.safetensors").read_bytes()
+    (other / "weights" / "last.safetensors").write_bytes(weights)
+    text = (run / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text)
+    (other / "names.json").write_text('["one", "two", "three"]')
+    assert Detector.load(other, device="cpu").names == ["one", "two", "three"]
