@@ -1,0 +1,98 @@
+"""Data sets and detections in COCO's layout."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from yoloflow.evaluation.coco import evaluate_coco
+from yoloflow.evaluation.records import ground_truth_dict, result_array, result_rows
+from yoloflow.structures import DatasetIndex, Detections
+
+
+def index_of(
+    boxes_xywh: list[list[tuple[float, float, float, float]]], size_hw: tuple[int, int] = (100, 120)
+) -> DatasetIndex:
+    """A data set with these boxes an image; classes alternate, every fifth box is a crowd region."""
+    flat = np.array([box for boxes in boxes_xywh for box in boxes], float).reshape(-1, 4)
+    count = len(boxes_xywh)
+    return DatasetIndex(
+        image_paths=np.array([f"/data/{i}.jpg" for i in range(count)]),
+        image_ids=np.arange(count) * 10 + 7,
+        sizes_hw=np.tile(size_hw, (count, 1)),
+        box_offsets=np.cumsum([0, *map(len, boxes_xywh)]),
+        boxes_xyxy=np.concatenate((flat[:, :2], flat[:, :2] + flat[:, 2:]), 1),
+        classes=np.arange(len(flat)) % 2,
+        is_crowd=np.arange(len(flat)) % 5 == 4,
+        areas=flat[:, 2] * flat[:, 3] / 2,
+        polygon_offsets=np.zeros(len(flat) + 1, np.int64),
+        polygon_points=np.zeros((0, 2), np.float32),
+        names=["cat", "dog"],
+        category_ids=np.array([3, 9]),
+    )
+
+
+def test_ground_truth_keeps_ids_crowd_flags_and_areas() -> None:
+    truth = ground_truth_dict(index_of([[(1, 2, 30, 40)], [], [(5, 5, 10, 10)] * 5]))
+    assert truth["images"][2] == {"id": 27, "file_name": "/data/2.jpg", "height": 100, "width": 120}
+    assert truth["categories"] == [{"id": 3, "name": "cat"}, {"id": 9, "name": "dog"}]
+    first, *_, last = truth["annotations"]
+    assert first == {
+        "id": 1,
+        "image_id": 7,
+        "category_id": 3,
+        "bbox": [1, 2, 30, 40],
+        "area": 600,
+        "iscrowd": 0,
+    }
+    assert (last["id"], last["image_id"], last["category_id"], last["iscrowd"]) == (6, 27, 9, 0)
+    assert [row["iscrowd"] for row in truth["annotations"]] == [0, 0, 0, 0, 1, 0]
+    assert json.loads(json.dumps(truth)) == truth
+
+
+def test_boxes_come_back_as_the_file_had_them() -> None:
+    rng = np.random.default_rng(0)
+    boxes = [tuple(row) for row in rng.uniform(0, 5000, (2000, 4)).round(2).tolist()]
+    truth = ground_truth_dict(index_of([boxes]))
+    assert [tuple(row["bbox"]) for row in truth["annotations"]] == boxes
+
+
+def detections_of(rng: np.random.Generator, count: int) -> Detections:
+    low = rng.uniform(0, 60, (count, 2))
+    return Detections(
+        boxes_xyxy=np.concatenate((low, low + rng.uniform(1, 40, (count, 2))), 1).astype(np.float32),
+        scores=-np.sort(-rng.random(count)).astype(np.float32),
+        classes=rng.integers(0, 2, count),
+    )
+
+
+def test_results_are_rounded_and_ordered_by_image() -> None:
+    index = index_of([[], []])
+    found = Detections(
+        np.array([[1.00049, 2, 4, 6.5]], np.float32), np.array([0.123456], np.float32), np.array([1])
+    )
+    rows = result_rows(result_array({1: found, 0: found}, index))
+    assert [row["image_id"] for row in rows] == [7, 17]
+    assert rows[0] == {"image_id": 7, "category_id": 9, "bbox": [1.0, 2.0, 3.0, 4.5], "score": 0.12346}
+    assert result_array({}, index).shape == (0, 7)
+    assert result_rows(result_array({}, index)) == []
+
+
+def test_written_results_have_the_figures_of_the_arrays(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    boxes = [
+        [
+            tuple(row)
+            for row in np.concatenate((rng.uniform(0, 60, (6, 2)), rng.uniform(5, 40, (6, 2))), 1).tolist()
+        ]
+        for _ in range(8)
+    ]
+    index = index_of(boxes)
+    results = result_array({i: detections_of(rng, 50) for i in range(8)}, index)
+    truth_path, results_path = tmp_path / "truth.json", tmp_path / "results.json"
+    truth_path.write_text(json.dumps(ground_truth_dict(index)))
+    results_path.write_text(json.dumps(result_rows(results)))
+    result = evaluate_coco(ground_truth_dict(index), results)
+    assert 0 < result.map < 1
+    assert evaluate_coco(truth_path, results_path) == result
+    assert max(len(str(value)) for row in result_rows(results) for value in row["bbox"]) <= 7
