@@ -56,11 +56,14 @@ def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     return device
 
 
-def init_ranks(device_name: str = "auto", timeout_s: float = 600.0) -> tuple[Ranks, torch.device]:
+def init_ranks(
+    device_name: str = "auto", threads: int | None = None, timeout_s: float = 600.0
+) -> tuple[Ranks, torch.device]:
     """Join the process group that torchrun describes in the environment, if there is one.
 
     Args:
         device_name: see `select_device`.
+        threads: CPU threads of this process; None leaves torch's choice.
         timeout_s: bound of every collective in seconds.
 
     Returns:
@@ -71,6 +74,8 @@ def init_ranks(device_name: str = "auto", timeout_s: float = 600.0) -> tuple[Ran
         rank_size=int(os.environ.get("WORLD_SIZE", 1)),
         local_rank=int(os.environ.get("LOCAL_RANK", 0)),
     )
+    if threads is not None:
+        torch.set_num_threads(threads)
     device = select_device(device_name, ranks.local_rank)
     if device.type != "cpu":
         torch.accelerator.set_device_index(device.index or 0)

@@ -1,0 +1,94 @@
+"""States on disk are complete, checked and never half written."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from yoloflow.engine.checkpoint import TrainingState, load_newest_state, save_state
+from yoloflow.engine.run_folder import open_run
+from yoloflow.runtime import Ranks
+from yoloflow.structures import YoloflowError
+
+
+def state_of(step: int) -> TrainingState:
+    return TrainingState({"weight": torch.full((3,), float(step))}, {"trainer": {"step": step}})
+
+
+def test_the_newest_state_is_read_back(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        save_state(tmp_path, step, state_of(step))
+    state = load_newest_state(tmp_path)
+    assert state is not None
+    assert state.numbers == {"trainer": {"step": 30}}
+    assert torch.equal(state.tensors["weight"], torch.full((3,), 30.0))
+
+
+def test_only_the_two_newest_states_are_kept(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        save_state(tmp_path, step, state_of(step))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [
+        "state-00000020.json",
+        "state-00000020.safetensors",
+        "state-00000030.json",
+        "state-00000030.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "newer"])
+def test_a_damaged_state_is_named_and_the_one_before_is_taken(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (10, 20):
+        save_state(tmp_path, step, state_of(step))
+    tensors = tmp_path / "state-00000020.safetensors"
+    manifest = tmp_path / "state-00000020.json"
+    if damage == "truncate":
+        tensors.write_bytes(tensors.read_bytes()[:-5])
+    elif damage == "flip":
+        data = bytearray(tensors.read_bytes())
+        data[-1] ^= 1
+        tensors.write_bytes(bytes(data))
+    elif damage == "remove":
+        tensors.unlink()
+    elif damage == "manifest":
+        manifest.write_text(manifest.read_text()[:20])
+    else:
+        content = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps({**content, "schema": 99}))
+    with caplog.at_level(logging.WARNING, logger="yoloflow"):
+        state = load_newest_state(tmp_path)
+    assert state is not None
+    assert state.numbers["trainer"]["step"] == 10
+    assert "state-00000020.json" in caplog.text
+
+
+def test_a_folder_without_states_gives_none(tmp_path: Path) -> None:
+    assert load_newest_state(tmp_path) is None
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
+    open_run(str(tmp_path), "pets", "yolov8n", "never", "epochs: 1\n", Ranks())
+    with pytest.raises(YoloflowError, match="pets exists already.*resume=auto"):
+        open_run(str(tmp_path), "pets", "yolov8n", "never", "epochs: 1\n", Ranks())
+
+
+def test_a_run_without_a_name_takes_the_recipes_and_a_number(tmp_path: Path) -> None:
+    paths = [open_run(str(tmp_path), None, "yolov8n", "never", "x: 1\n", Ranks()).path.name for _ in range(3)]
+    assert paths == ["yolov8n", "yolov8n-2", "yolov8n-3"]
+
+
+def test_resume_auto_starts_afresh_and_then_continues(tmp_path: Path) -> None:
+    first = open_run(str(tmp_path), "pets", "yolov8n", "auto", "epochs: 1\n", Ranks())
+    second = open_run(str(tmp_path), "pets", "yolov8n", "auto", "epochs: 2\n", Ranks())
+    assert (first.resumed, second.resumed) == (False, True)
+    assert (first.path / "config.yaml").read_text() == "epochs: 1\n"
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(YoloflowError, match="cannot be written"):
+        open_run(str(tmp_path / "file"), "pets", "yolov8n", "never", "", Ranks())

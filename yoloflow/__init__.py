@@ -1,0 +1,91 @@
+"""Train and evaluate YOLO detectors in eight visible steps.
+
+The public names are loaded when first used, so that `import yoloflow` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yoloflow.config.reader import load_config
+    from yoloflow.data.dataset import COCODataset
+    from yoloflow.data.loader import ConcatLoader, create_loader
+    from yoloflow.engine.callbacks import (
+        BaseCallback,
+        EvalWhileTrain,
+        ProfilerCallback,
+        RunContext,
+        SummaryCallback,
+        create_callback,
+    )
+    from yoloflow.engine.evaluate import Synchronizer, test
+    from yoloflow.engine.train_step import (
+        auto_mixed_precision,
+        create_train_step_fn,
+        get_gradreducer,
+        get_loss_scaler,
+    )
+    from yoloflow.engine.trainer import Trainer, create_trainer
+    from yoloflow.flow import train
+    from yoloflow.losses import create_loss
+    from yoloflow.models import create_model, freeze_layers, load_pretrain
+    from yoloflow.optim import (
+        EMA,
+        create_group_param,
+        create_lr_scheduler,
+        create_optimizer,
+        create_warmup_momentum_scheduler,
+    )
+    from yoloflow.structures import Detections, YoloflowError
+    from yoloflow.weights.mindyolo import load_mindyolo
+
+_HOMES = {
+    "load_config": "config.reader",
+    "create_model": "models",
+    "freeze_layers": "models",
+    "load_pretrain": "models",
+    "auto_mixed_precision": "engine.train_step",
+    "COCODataset": "data.dataset",
+    "ConcatLoader": "data.loader",
+    "create_loader": "data.loader",
+    "create_loss": "losses",
+    "EMA": "optim",
+    "create_group_param": "optim",
+    "create_lr_scheduler": "optim",
+    "create_optimizer": "optim",
+    "create_warmup_momentum_scheduler": "optim",
+    "create_train_step_fn": "engine.train_step",
+    "get_gradreducer": "engine.train_step",
+    "get_loss_scaler": "engine.train_step",
+    "BaseCallback": "engine.callbacks",
+    "EvalWhileTrain": "engine.callbacks",
+    "ProfilerCallback": "engine.callbacks",
+    "RunContext": "engine.callbacks",
+    "SummaryCallback": "engine.callbacks",
+    "create_callback": "engine.callbacks",
+    "Synchronizer": "engine.evaluate",
+    "test": "engine.evaluate",
+    "Trainer": "engine.trainer",
+    "create_trainer": "engine.trainer",
+    "train": "flow",
+    "Detections": "structures",
+    "YoloflowError": "structures",
+    "load_mindyolo": "weights.mindyolo",
+}
+
+__version__ = "0.1.0"
+__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'yoloflow' has no attribute {name!r}")
+    value = getattr(import_module(f"yoloflow.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

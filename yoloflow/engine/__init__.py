@@ -1,0 +1,1 @@
+"""What runs a training: step, loop, callbacks, states on disk, test function."""

@@ -1,0 +1,106 @@
+"""What the user sees while it trains: a progress bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from yoloflow.engine.callbacks.base import BaseCallback, RunContext
+
+logger = logging.getLogger("yoloflow")
+
+
+class ConsoleCallback(BaseCallback):
+    """One bar over all steps with the newest losses and AP; one line an evaluation; rank 0 only."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._start_seconds = 0.0
+        self._start_step = 0
+        self._text = ""
+
+    def on_train_begin(self, context: RunContext) -> None:
+        """Say what will happen and open the bar."""
+        self._start_seconds = time.monotonic()
+        self._start_step = context.step
+        if not context.ranks.is_main:
+            return
+        total = context.epochs * context.steps_per_epoch
+        start = f", from step {context.step}" if context.step else ""
+        logger.info(
+            "training: %d epochs x %d steps%s; run folder %s",
+            context.epochs,
+            context.steps_per_epoch,
+            start,
+            context.run.path,
+        )
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task(
+                "", total=total, completed=context.step, epoch=self._epoch(context), figures=""
+            )
+
+    def on_step_end(self, context: RunContext) -> None:
+        """Move the bar; figures at logged steps."""
+        if not context.ranks.is_main:
+            return
+        if context.is_log_step:
+            assert context.loss_items is not None
+            items = zip(context.loss_item_names, context.loss_items.tolist(), strict=True)
+            losses = " ".join(f"{name} {value:.3f}" for name, value in items)
+            self._text = f"{losses}  {context.images_per_second:.1f} img/s"
+            if self._progress is None:
+                self._print_line(context)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(
+                self._task, completed=context.step, epoch=self._epoch(context), figures=self._text
+            )
+
+    def on_evaluation(self, context: RunContext) -> None:
+        """One line with the figures."""
+        result = context.evaluation
+        if result is not None and context.ranks.is_main:
+            best = "  best so far" if context.best.get("epoch") == context.epoch + 1 else ""
+            logger.info(
+                "epoch %s: AP %.4f  AP50 %.4f  (%.0f s)%s",
+                self._epoch(context),
+                result.map,
+                result.map50,
+                time.monotonic() - self._start_seconds,
+                best,
+            )
+
+    def on_train_end(self, context: RunContext) -> None:
+        """Close the bar."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def on_exception(self, context: RunContext) -> None:
+        """Close the bar so that the error is readable."""
+        self.on_train_end(context)
+
+    def _print_line(self, context: RunContext) -> None:
+        done = context.step - self._start_step
+        total = context.epochs * context.steps_per_epoch
+        left = (total - context.step) * (time.monotonic() - self._start_seconds) / max(done, 1)
+        logger.info(
+            "epoch %s step %d/%d  %s  %.0f s left", self._epoch(context), context.step, total, self._text, left
+        )
+
+    @staticmethod
+    def _epoch(context: RunContext) -> str:
+        return f"{context.epoch + 1}/{context.epochs}"

@@ -1,0 +1,79 @@
+"""`metrics.jsonl`: one JSON object a logged step, stage or evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from yoloflow.engine.callbacks.base import BaseCallback, RunContext
+
+
+class MetricsFileCallback(BaseCallback):
+    """Appends to the run's `metrics.jsonl`; a resumed run first cuts off what lies after its state."""
+
+    def on_train_begin(self, context: RunContext) -> None:
+        """Cut off lines of steps that will be done again."""
+        path = context.run.metrics
+        if not context.ranks.is_main or not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break  # the line that a killed run was writing
+            if record["step"] > context.step:
+                break
+            kept.append(line)
+        path.write_text("".join(kept))
+
+    def on_stage_begin(self, context: RunContext) -> None:
+        """One line for the stage."""
+        self._append(context, {"kind": "stage", "epoch": context.epoch + 1, "stage": context.stage})
+
+    def on_step_end(self, context: RunContext) -> None:
+        """One line for a logged step."""
+        if context.is_log_step and context.ranks.is_main:
+            self._append(context, step_record(context))
+
+    def on_evaluation(self, context: RunContext) -> None:
+        """One line for an evaluation."""
+        result = context.evaluation
+        if result is None:
+            return
+        record = {
+            "kind": "evaluation",
+            "epoch": context.epoch + 1,
+            "map": result.map,
+            "map50": result.map50,
+            "stats": list(result.stats),
+            "per_class": result.per_class,
+        }
+        self._append(context, record)
+
+    def _append(self, context: RunContext, record: dict[str, Any]) -> None:
+        if not context.ranks.is_main:
+            return
+        record.setdefault("step", context.step)
+        with context.run.metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def step_record(context: RunContext) -> dict[str, Any]:
+    """The figures of the step just done (reading the losses waits for the device)."""
+    assert context.loss_items is not None
+    items = dict(zip(context.loss_item_names, context.loss_items.tolist(), strict=True))
+    groups = context.train_step.optimizer.param_groups
+    return {
+        "kind": "step",
+        "epoch": context.epoch + 1,
+        "step": context.step,
+        "update": context.train_step.updates,
+        **items,
+        "lr": [group["lr"] for group in groups],
+        "momentum": groups[0].get("momentum", groups[0].get("betas", (None,))[0]),
+        "images_per_second": round(context.images_per_second, 2),
+    }

@@ -1,0 +1,210 @@
+"""Step 8: the loop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from yoloflow.engine.callbacks import BaseCallback, RunContext
+from yoloflow.engine.callbacks.eval_while_train import save_networks
+from yoloflow.engine.checkpoint import TrainingState, load_newest_state, save_state
+from yoloflow.structures import Batch, YoloflowError
+from yoloflow.weights.files import write_atomically
+
+logger = logging.getLogger("yoloflow")
+
+
+class BatchStream(Protocol):
+    """What the trainer asks of its loader (`ConcatLoader`)."""
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def stage_of(self, epoch: int) -> int:
+        """The 0-based stage of a 0-based epoch."""
+        ...
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """All batches of the training from a step on."""
+        ...
+
+
+class Trainer:
+    """Runs the train step over the loader's batches and calls the callbacks."""
+
+    def __init__(self, context: RunContext, loader: BatchStream, callbacks: Sequence[BaseCallback]) -> None:
+        """Put the parts together; `create_trainer` does so for the flow.
+
+        Args:
+            context: the state that callbacks see, with the train step in it.
+            loader: the batches of all stages.
+            callbacks: called in this order.
+        """
+        self.context = context
+        self.loader = loader
+        self.callbacks = list(callbacks)
+        self._seconds_before = 0.0
+        self._step_seconds = 0.0
+        self._step_images = 0
+
+    def train(self) -> dict[str, Any]:
+        """Train to the last epoch, from the newest state where the run is a resumed one.
+
+        Returns:
+            the run's summary, as written to `summary.json`.
+
+        Raises:
+            YoloflowError: the loss stays non-finite.
+        """
+        context = self.context
+        if context.run.resumed:
+            self._restore()
+        started = time.monotonic()
+        first_epoch = context.step // context.steps_per_epoch
+        context.epoch = min(first_epoch, context.epochs - 1)
+        self._notify("on_train_begin")
+        try:
+            batches = self.loader.batches(context.step)
+            for epoch in range(first_epoch, context.epochs):
+                self._begin_epoch(epoch)
+                self._run_epoch(batches)
+                self._notify("on_epoch_end")
+                self._save(started)
+        except BaseException:
+            self._notify("on_exception")
+            raise
+        summary = self._finish(time.monotonic() - started + self._seconds_before)
+        self._notify("on_train_end")
+        return summary
+
+    def _begin_epoch(self, epoch: int) -> None:
+        context = self.context
+        context.epoch = epoch
+        stage = self.loader.stage_of(epoch)
+        if stage != context.stage or context.step == 0:
+            context.stage = stage
+            self._notify("on_stage_begin")
+        self._notify("on_epoch_begin")
+
+    def _run_epoch(self, batches: Iterator[Batch]) -> None:
+        context = self.context
+        mark, images = time.monotonic(), 0
+        while True:
+            context.batch = next(batches)
+            self._notify("on_step_begin")
+            result = context.train_step(context.batch.images, context.batch.labels)
+            context.step += 1
+            context.loss_items = result.loss_items
+            images += len(context.batch.images) * context.ranks.rank_size
+            if context.is_log_step:
+                seconds = time.monotonic() - mark
+                context.images_per_second = images / seconds
+                self._step_seconds += seconds
+                self._step_images += images
+                mark, images = time.monotonic(), 0
+                self._warn_if_not_finite(result.loss_items)
+            self._notify("on_step_end")
+            if context.step % context.steps_per_epoch == 0:
+                return
+
+    def _warn_if_not_finite(self, loss_items: torch.Tensor) -> None:
+        context = self.context
+        if torch.isfinite(loss_items).all():
+            return
+        assert context.batch is not None
+        logger.warning(
+            "epoch %d, step %d: the loss is %s (images %s of the training data); the step was not applied",
+            context.epoch + 1,
+            context.step,
+            loss_items.tolist(),
+            context.batch.indices.tolist(),
+        )
+
+    def _notify(self, hook: str) -> None:
+        for callback in self.callbacks:
+            before = self.context.evaluation
+            getattr(callback, hook)(self.context)
+            if self.context.evaluation is not before:
+                self._notify("on_evaluation")
+
+    def _save(self, started: float) -> None:
+        """Write the state of an epoch's end (rank 0; the others hold the same)."""
+        context = self.context
+        tensors, numbers = context.train_step.state_dict()
+        if not context.ranks.is_main:
+            return
+        tensors["rng.torch"] = torch.get_rng_state()
+        numbers["trainer"] = {
+            "step": context.step,
+            "stage": context.stage,
+            "best": context.best,
+            "seconds": time.monotonic() - started + self._seconds_before,
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
+        }
+        save_state(context.run.weights, context.step, TrainingState(tensors, numbers))
+
+    def _restore(self) -> None:
+        context = self.context
+        state = load_newest_state(context.run.weights)
+        if state is None:
+            logger.info("%s: no good state yet, starting afresh", context.run.path)
+            return
+        tensors, numbers = dict(state.tensors), state.numbers
+        trainer = numbers["trainer"]
+        if len(trainer["callbacks"]) != len(self.callbacks):
+            raise YoloflowError(f"{context.run.path}: the run had other callbacks; resume it with the same config")
+        torch.set_rng_state(tensors.pop("rng.torch").cpu())
+        context.train_step.load_state_dict(tensors, numbers)
+        context.step, context.stage, context.best = trainer["step"], trainer["stage"], trainer["best"]
+        self._seconds_before = trainer["seconds"]
+        for callback, saved in zip(self.callbacks, trainer["callbacks"], strict=True):
+            callback.load_state_dict(saved)
+        logger.info("resumed %s at step %d", context.run.path, context.step)
+
+    def _finish(self, seconds: float) -> dict[str, Any]:
+        context = self.context
+        result = context.evaluation
+        summary = {
+            "epochs": context.epochs,
+            "steps": context.step,
+            "map": result.map if result else None,
+            "map50": result.map50 if result else None,
+            "stats": list(result.stats) if result else None,
+            "per_class": result.per_class if result else None,
+            "best": context.best or None,
+            "wall_seconds": round(seconds, 1),
+            "images_per_second": round(self._step_images / max(self._step_seconds, 1e-9), 2),
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+            "git_commit": _git_commit(),
+        }
+        if context.ranks.is_main:
+            save_networks(context, "last")
+            write_atomically(context.run.summary, json.dumps(summary, indent=1).encode())
+        return summary
+
+
+def create_trainer(context: RunContext, loader: BatchStream, callbacks: Sequence[BaseCallback]) -> Trainer:
+    """The trainer of the flow (see `Trainer`)."""
+    return Trainer(context, loader, callbacks)
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder the training was started in, if it is a checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path.cwd()
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,242 @@
+"""The flow: train and evaluate a detector in eight steps. Read `train` and you know the project."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from yoloflow.config.reader import dump_config, load_config
+from yoloflow.config.schema import Config
+from yoloflow.data.dataset import COCODataset, resized_sizes
+from yoloflow.data.image_cache import ImageCache
+from yoloflow.data.index import read_index
+from yoloflow.data.loader import ConcatLoader, create_loader
+from yoloflow.data.problems import problems_report, summarise_problems
+from yoloflow.data.stages import fit_stages
+from yoloflow.engine.callbacks import RunContext, create_callback
+from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
+from yoloflow.engine.precision import Precision
+from yoloflow.engine.run_folder import RunFolder, find_weights, open_run
+from yoloflow.engine.train_step import (
+    StepOptions,
+    auto_mixed_precision,
+    create_train_step_fn,
+    get_gradreducer,
+    get_loss_scaler,
+)
+from yoloflow.engine.trainer import create_trainer
+from yoloflow.losses import create_loss
+from yoloflow.models import Network, create_model, freeze_layers, load_pretrain
+from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
+from yoloflow.runtime import Ranks, init_ranks, seed_everything
+from yoloflow.structures import DatasetIndex, YoloflowError
+from yoloflow.weights.files import write_atomically
+
+logger = logging.getLogger("yoloflow")
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train and evaluate as `config` says.
+
+    Args:
+        config: settings of `load_config`.
+
+    Returns:
+        the summary, as in the run folder's `summary.json`.
+
+    Raises:
+        YoloflowError: settings, data or run folder cannot be used; the message says what to do.
+    """
+    ranks, device = init_ranks(config.device, config.threads)
+    run = open_run(config.save_dir, config.name, config.recipe or "run", config.resume, dump_config(config), ranks)
+    if run.finished_summary is not None:
+        logger.info("%s is finished: nothing is left to train", run.path)
+        return run.finished_summary
+    train_index, val_index = _read_sets(config, run, ranks)
+    seed_everything(config.seed)
+
+    # 1. Network, and its running average, which is what is evaluated
+    network = create_model(
+        config.network.model_name,
+        config.network_table(),
+        num_classes=len(train_index.names),
+        sync_bn=config.sync_bn and ranks.rank_size > 1,
+        variant=config.variant,
+    ).to(device)
+    ema = _start_weights(config, network)
+
+    # 2. Data loaders, one stage after the other
+    stage_epochs = fit_stages(config.data.stage_epochs or [config.epochs], config.epochs)
+    loader = _create_train_loader(config, train_index, stage_epochs, ranks)
+
+    # 3. Loss
+    loss_fn = create_loss(**config.loss_arguments(network.stride, network.num_classes)).to(device)
+
+    # 4. Optimizer: parameter groups, each with its own learning rates, and momentum
+    settings = config.optimizer.settings()
+    length = config.run_length(loader.steps_per_epoch, ranks.rank_size)
+    optimizer = create_optimizer(create_group_param(network, settings, length), settings)
+    schedule = create_schedule(settings, length, config.variant)
+
+    # 5. Train step: forward, loss, backward, mean over ranks, loss scale, clipping, update, average
+    train_step_fn = create_train_step_fn(
+        network,
+        loss_fn,
+        optimizer,
+        schedule,
+        scaler=get_loss_scaler(config.loss_scaler, config.loss_scaler_value),
+        reducer=get_gradreducer(ranks.rank_size > 1),
+        ema=ema,
+        precision=_precision(config, device),
+        options=StepOptions(**config.step_arguments(ranks.rank_size)),
+    )
+
+    # 6. Callbacks: they watch
+    callbacks = create_callback(config.callback_rows())
+
+    # 7. Test function
+    test_fn = None if val_index is None else _create_test_fn(config, val_index, ranks, device)
+
+    # 8. Trainer
+    context = RunContext(
+        run, ranks, train_step_fn, test_fn, train_index.names, config.epochs, loader.steps_per_epoch,
+        stage_epochs, loss_fn.loss_item_name, config.log_interval,
+    )
+    return create_trainer(context, loader, callbacks).train()
+
+
+def test_run(run_or_recipe: str, overrides: Sequence[str] = (), weight: str | None = None) -> EvaluationResult:
+    """Evaluate weights on the validation set that a run or recipe names.
+
+    Args:
+        run_or_recipe: a run folder, a recipe's name or a YAML file.
+        overrides: `key=value` texts over its settings.
+        weight: weights file; None takes the run's best (averaged where there is an average).
+
+    Raises:
+        YoloflowError: no weights or no validation set, or they do not fit together.
+    """
+    config = load_config(run_or_recipe, overrides)
+    ranks, device = init_ranks(config.device, config.threads)
+    path = weight or find_weights(Path(run_or_recipe))
+    index = _read_set(config, "val_set")
+    network = create_model(
+        config.network.model_name, config.network_table(), len(index.names), variant=config.variant
+    )
+    load_pretrain(network, path)
+    logger.info("%s on %d images", path, len(index))
+    return _create_test_fn(config, index, ranks, device)(network.to(device))
+
+
+test_run.__test__ = False  # type: ignore[attr-defined]  # keeps pytest from collecting it
+
+
+def _read_sets(config: Config, run: RunFolder, ranks: Ranks) -> tuple[DatasetIndex, DatasetIndex | None]:
+    """The training set, and the validation set if it is to be evaluated; what was repaired goes to the run folder."""
+    sets = {"train_set": _read_set(config, "train_set")}
+    if config.run_eval:
+        sets["val_set"] = _read_set(config, "val_set", sets["train_set"].names)
+    if ranks.is_main:
+        report = {key: problems_report(index) for key, index in sets.items()}
+        write_atomically(run.path / "data_problems.json", json.dumps(report, indent=1).encode())
+        for key, index in sets.items():
+            for line in summarise_problems(index):
+                logger.info("data.%s: %s", key, line)
+    return sets["train_set"], sets.get("val_set")
+
+
+def _read_set(config: Config, key: str, names: Sequence[str] | None = None) -> DatasetIndex:
+    """The data set under `data.train_set` or `data.val_set`."""
+    data = config.data
+    source = getattr(data, key)
+    if source is None:
+        hint = " or run_eval=false" if key == "val_set" else ""
+        raise YoloflowError(
+            f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), data=FILE.yaml{hint}"
+        )
+    index = read_index(source, names or data.names, None if names else data.nc, data.problems, data.image_folder)
+    if data.single_cls:
+        one = np.zeros_like(index.classes)
+        return replace(index, classes=one, names=["object"], category_ids=np.ones(1, np.int64))
+    return index
+
+
+def _start_weights(config: Config, network: Network) -> EMA | None:
+    """Load the weights to start from, freeze, and make the average."""
+    if config.weight is not None:
+        load_pretrain(network, config.weight, config.strict_load)
+    freeze_layers(network, config.freeze)
+    if not config.ema:
+        return None
+    if config.ema_weight is None:
+        return EMA(network, config.ema_decay, config.ema_tau)
+    ema = EMA(network, config.ema_decay, config.ema_tau, updates=0)
+    load_pretrain(ema.network, config.ema_weight, config.strict_load)
+    return ema
+
+
+def _create_train_loader(
+    config: Config, index: DatasetIndex, stage_epochs: Sequence[int], ranks: Ranks
+) -> ConcatLoader:
+    """A loader for each stage, joined; they share one image cache."""
+    data, loaders = config.data, []
+    cache: Literal["none"] | ImageCache = "none"
+    if data.cache == "ram":
+        cache = ImageCache(resized_sizes(index.sizes_hw, config.img_size))
+    for epochs, transforms in zip(stage_epochs, data.trans_list, strict=True):
+        dataset = COCODataset(
+            index, config.img_size, transforms, is_training=True, augment=True, seed=config.seed, cache=cache
+        )
+        loaders.append(
+            create_loader(
+                dataset,
+                config.per_batch_size,
+                epochs,
+                ranks.rank,
+                ranks.rank_size,
+                num_parallel_workers=data.num_parallel_workers,
+                seed=config.seed,
+                max_labels=data.max_labels,
+            )
+        )
+    return ConcatLoader(loaders)
+
+
+def _create_test_fn(
+    config: Config, index: DatasetIndex, ranks: Ranks, device: torch.device
+) -> Callable[[nn.Module], EvaluationResult]:
+    """`test` with everything but the network filled in."""
+    rows = config.data.test_transforms or [{"func_name": "letterbox"}]
+    loader = create_loader(
+        COCODataset(index, config.img_size, rows),
+        config.per_batch_size,
+        rank=ranks.rank,
+        rank_size=ranks.rank_size,
+        shuffle=False,
+        drop_remainder=False,
+        num_parallel_workers=min(config.data.num_parallel_workers, 2),
+    )
+    return partial(
+        test,
+        dataloader=loader,
+        index=index,
+        conf_thres=config.conf_thres,
+        iou_thres=config.iou_thres,
+        max_det=config.max_det,
+        nms_time_limit=config.nms_time_limit,
+        precision=_precision(config, device),
+        synchronizer=Synchronizer(ranks.rank_size),
+    )
+
+
+def _precision(config: Config, device: torch.device) -> Precision:
+    return auto_mixed_precision(config.amp_level, device.type, config.amp_dtype, config.keep_loss_fp32)
