@@ -58,7 +58,9 @@ def inspect_image(path: str) -> ImageFacts:
     except (FileNotFoundError, NotADirectoryError):
         return ImageFacts(problem_kind="missing-image", detail=f"there is no file {path}")
     except Image.DecompressionBombError:
-        return ImageFacts(problem_kind="image-too-large", detail="too many pixels to decode; cut it into tiles")
+        return ImageFacts(
+            problem_kind="image-too-large", detail="too many pixels to decode; cut it into tiles"
+        )
     except (UnidentifiedImageError, IsADirectoryError):
         return ImageFacts(problem_kind="not-an-image", detail=_what_it_is_instead(path))
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError) as error:
@@ -100,7 +102,9 @@ def _ends_properly(image: Image.Image, file: BinaryIO, num_bytes: int) -> bool:
             file.seek(0)
             head = file.read(8)
             first = 4 if image.format == "WEBP" else 2
-            promised = int.from_bytes(head[first : first + 4], "little") + (8 if image.format == "WEBP" else 0)
+            promised = int.from_bytes(head[first : first + 4], "little") + (
+                8 if image.format == "WEBP" else 0
+            )
             return 14 < promised <= num_bytes
         file.seek(max(0, num_bytes - _TAIL_BYTES))
         return _tail_is(_ENDS[str(image.format)], file.read())
@@ -109,7 +113,7 @@ def _ends_properly(image: Image.Image, file: BinaryIO, num_bytes: int) -> bool:
 
 
 def _tail_is(end: bytes, tail: bytes) -> bool:
-    """Whether a file's last bytes are `end`, but for the zeros that cameras and the newline that editors add."""
+    """Whether a file ends so, but for zeros (which cameras add) and a newline (which editors add)."""
     return tail.rstrip(b"\0\r\n ").endswith(end)
 
 
@@ -134,9 +138,9 @@ def _what_it_is_instead(path: str) -> str:
 def decode_image(path: str) -> Uint8Array:
     """Pixels of a picture file as the network will see them.
 
-    The rotation that EXIF asks for is applied. 16-bit samples are scaled to 8 bits (not clipped), CMYK becomes
-    BGR, grey gets three equal channels, and an alpha channel is dropped: colours under transparent pixels
-    stay as they are in the file. Of an animation, the first frame.
+    The rotation that EXIF asks for is applied. 16-bit samples are scaled to 8 bits (not clipped), CMYK
+    becomes BGR, grey gets three equal channels, and an alpha channel is dropped: colours under transparent
+    pixels stay as they are in the file. Of an animation, the first frame.
 
     Args:
         path: a bmp, gif, jpeg, mpo, png, tiff or webp file.
@@ -172,7 +176,9 @@ def _decode_with_pillow(path: str, data: bytes) -> Uint8Array:
                 raise YoloflowError(f"{path}: {image.mode} samples; save it with 8 or 16 bits a channel")
             rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError as error:
-        raise YoloflowError(f"{path}: not a picture, whatever its name says ({_what_it_is_instead(path)})") from error
+        raise YoloflowError(
+            f"{path}: not a picture, whatever its name says ({_what_it_is_instead(path)})"
+        ) from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise YoloflowError(f"{path}: the picture is damaged or cut off ({error}); fetch it again") from error
     return np.ascontiguousarray(rgb[..., ::-1])

@@ -50,7 +50,9 @@ def apply_policy(problems: Sequence[Problem], policy: Policy) -> None:
     if policy not in ("repair", "error"):
         raise YoloflowError(f'data.problems={policy}: must be "repair" or "error"')
     if policy == "error" and problems:
-        raise YoloflowError(f"{problems[0]}{and_more(len(problems) - 1)}; correct the data or set data.problems=repair")
+        raise YoloflowError(
+            f"{problems[0]}{and_more(len(problems) - 1)}; correct the data or set data.problems=repair"
+        )
 
 
 def and_more(count: int) -> str:
@@ -107,7 +109,9 @@ def summarise_problems(index: DatasetIndex) -> list[str]:
     ]
     if images["background"]:
         without_file = images["background_without_label_file"]
-        lines.append(f"background: {images['background']} images without a box, {without_file} of them without label file")
+        lines.append(
+            f"background: {images['background']} images without a box, {without_file} without label file"
+        )
     if boxes["crowd"]:
         lines.append(f"crowd: {boxes['crowd']} of the boxes used are regions to ignore")
     if boxes["clipped"]:

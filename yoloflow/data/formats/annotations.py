@@ -1,0 +1,121 @@
+"""What a source says, in flat arrays, before any picture was opened: what all formats produce."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.structures import Float32Array, Int64Array, Problem
+
+
+@dataclass(slots=True)
+class Annotations:
+    """I listed pictures and M sound lines about their boxes; the lines are in any order.
+
+    Attributes:
+        image_paths: I absolute paths, existing or not.
+        listed_in: I files that list them; listed_lines: (I,) lines there, 0 where that means nothing.
+        label_files: I files with their labels.
+        image_ids: (I,) int64; has_own_ids: whether the ids are the source's and not mere numbers.
+        stated_sizes_hw: (I, 2) int64 size that the annotation states, 0 where it states none.
+        label_missing: (I,) bool.
+        image_dropped: (I,) bool; a problem says why.
+        box_images: (M,) int64 position of the box's picture.
+        box_numbers: (M,) int64 line in the label file, or COCO's annotation id.
+        boxes_xyxy: (M, 4) float64, in pixels or, where `is_normalised`, in parts of the picture.
+        is_normalised: (M,) bool.
+        class_ids: (M,) int64 as the source counts: YOLO's class, COCO's category id, position in VOC's names.
+        categories: name of each class id; None for a format that has no names.
+        is_crowd: (M,) bool.
+        areas: (M,) float64, NaN where the source states none.
+        polygon_offsets: (M + 1,) int64; polygon_points: (P, 2) float32, in the boxes' unit.
+        problems: what was found wrong while reading.
+        num_images_listed: pictures in the source; num_boxes_listed: its lines, sound or not.
+    """
+
+    image_paths: list[str]
+    listed_in: list[str]
+    listed_lines: Int64Array
+    label_files: list[str]
+    image_ids: Int64Array
+    has_own_ids: bool
+    stated_sizes_hw: Int64Array
+    label_missing: NDArray[np.bool_]
+    image_dropped: NDArray[np.bool_]
+    box_images: Int64Array
+    box_numbers: Int64Array
+    boxes_xyxy: NDArray[np.float64]
+    is_normalised: NDArray[np.bool_]
+    class_ids: Int64Array
+    categories: dict[int, str] | None
+    is_crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    polygon_offsets: Int64Array
+    polygon_points: Float32Array
+    problems: list[Problem] = field(default_factory=list)
+    num_images_listed: int = 0
+    num_boxes_listed: int = 0
+
+    def place_of_box(self, box: int) -> tuple[str, int | None, str]:
+        """File, line and a prefix for the detail of a problem with a box."""
+        file, number = self.label_files[self.box_images[box]], int(self.box_numbers[box])
+        return (file, None, f"annotation {number}: ") if file.endswith(".json") else (file, number, "")
+
+    def place_of_image(self, image: int) -> tuple[str, int | None]:
+        """File and line that list a picture."""
+        return self.listed_in[image], int(self.listed_lines[image]) or None
+
+
+_PER_IMAGE = ("listed_lines", "image_ids", "stated_sizes_hw", "label_missing", "image_dropped")
+_PER_BOX = ("box_numbers", "boxes_xyxy", "is_normalised", "class_ids", "is_crowd", "areas", "polygon_points")
+
+
+def join_annotations(parts: Sequence[Annotations]) -> Annotations:
+    """Several sources one after the other; their class ids must mean the same already."""
+    if len(parts) == 1:
+        return parts[0]
+    first_image = np.cumsum([0] + [len(part.image_paths) for part in parts])
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_IMAGE + _PER_BOX
+    }
+    polygon_sizes = [np.diff(part.polygon_offsets) for part in parts]
+    return Annotations(
+        image_paths=[path for part in parts for path in part.image_paths],
+        listed_in=[file for part in parts for file in part.listed_in],
+        label_files=[file for part in parts for file in part.label_files],
+        has_own_ids=all(part.has_own_ids for part in parts),
+        box_images=np.concatenate(
+            [part.box_images + first for part, first in zip(parts, first_image, strict=False)]
+        ),
+        categories=parts[0].categories,
+        polygon_offsets=offsets_of(np.concatenate(polygon_sizes)),
+        problems=[problem for part in parts for problem in part.problems],
+        num_images_listed=sum(part.num_images_listed for part in parts),
+        num_boxes_listed=sum(part.num_boxes_listed for part in parts),
+        **arrays,
+    )
+
+
+def offsets_of(counts: Any) -> Int64Array:
+    """(N,) counts to the (N + 1,) offsets of a ragged array."""
+    return np.concatenate(([0], np.cumsum(np.asarray(counts, np.int64)))).astype(np.int64)
+
+
+def rows_of_ragged(offsets: Int64Array, chosen: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Which flat rows the chosen items of a ragged array own, in the order chosen.
+
+    Args:
+        offsets: (N + 1,) of the ragged array.
+        chosen: (K,) items.
+
+    Returns:
+        (R,) flat rows, and the (K + 1,) offsets of the chosen items among them.
+    """
+    counts = np.diff(offsets)[chosen]
+    new_offsets = offsets_of(counts)
+    rows = np.arange(new_offsets[-1]) + np.repeat(offsets[:-1][chosen] - new_offsets[:-1], counts)
+    return rows, new_offsets

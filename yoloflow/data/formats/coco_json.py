@@ -1,0 +1,311 @@
+"""COCO json: `images`, `annotations` and `categories` in one file.
+
+Classes are the categories in the order of their ids, gaps closed; the ids themselves are kept for output.
+Outlines in polygon form are kept (the parts of one object joined by seams of no width), run-length masks are
+not. Crowd regions are kept as such. Pictures are looked for in `image_folder`, else beside the json, in its
+`images` folder, and one level up: there, in `images`, and in a folder named like the json or its last word
+(annotations/instances_val2017.json -> ../val2017).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.data.formats.annotations import Annotations, offsets_of
+from yoloflow.structures import Problem, YoloflowError
+
+_INT64_BOUND = 2**63
+
+
+def recognises(source: str) -> bool:
+    """Whether the source is a json file."""
+    return source.lower().endswith(".json")
+
+
+def read(source: str, image_folder: str | None = None) -> Annotations:
+    """Read a COCO json.
+
+    Args:
+        source: the file.
+        image_folder: where the pictures' `file_name` begins.
+
+    Raises:
+        YoloflowError: the file is no COCO json, or none of its pictures is found.
+    """
+    content = _load(source)
+    categories = _categories(source, content)
+    images = _read_images(source, content["images"], image_folder)
+    boxes = _read_annotations(source, content.get("annotations", []), images.number_of_key, categories)
+    return _flatten(source, images, boxes, categories)
+
+
+def _load(source: str) -> dict[str, Any]:
+    with open(source, "rb") as file:
+        data = file.read()
+    try:
+        content = json.loads(data)
+    except json.JSONDecodeError as error:
+        raise YoloflowError(f"{source}:{error.lineno}:{error.colno}: no valid JSON ({error.msg})") from error
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise YoloflowError(f"{source}: no valid JSON ({error})") from error
+    if isinstance(content, list):
+        raise YoloflowError(
+            f"{source}: is a list (of detections?), not an annotation file with images and categories"
+        )
+    if not isinstance(content, dict):
+        raise YoloflowError(f"{source}: is no COCO json (an object with images, annotations and categories)")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key, [] if key == "annotations" else None), list):
+            raise YoloflowError(f'{source}: is no COCO json: "{key}" is missing or no list')
+    return content
+
+
+def _categories(source: str, content: dict[str, Any]) -> dict[int, str]:
+    """Name of each category id, in the order of the ids."""
+    found: dict[int, str] = {}
+    for position, entry in enumerate(content["categories"]):
+        number = _whole(entry.get("id")) if isinstance(entry, dict) else None
+        if number is None or not isinstance(entry.get("name"), str):
+            raise YoloflowError(f"{source}: categories[{position}] needs a whole number id and a name")
+        if number in found:
+            raise YoloflowError(
+                f"{source}: category id {number} is given to {found[number]} and to {entry['name']}"
+            )
+        found[number] = entry["name"]
+    return dict(sorted(found.items()))
+
+
+def _whole(value: object) -> int | None:
+    """A whole number, also written as 3.0 or "3"; None for anything else."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
+        value = int(value)
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _INT64_BOUND:
+        return value
+    return None
+
+
+def _key(value: object) -> int | str:
+    """What makes two ids equal: 7, 7.0 and "7" are the same picture."""
+    if type(value) is int:
+        return value
+    number = _whole(value)
+    return str(value) if number is None else number
+
+
+@dataclass(slots=True)
+class _Images:
+    """The pictures of the file: paths, stated sizes, and the number of each id."""
+
+    paths: list[str] = field(default_factory=list)
+    ids: list[int | str] = field(default_factory=list)
+    sizes_hw: list[tuple[int, int]] = field(default_factory=list)
+    number_of_key: dict[int | str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    num_listed: int = 0
+
+
+def _read_images(source: str, entries: list[Any], image_folder: str | None) -> _Images:
+    images = _Images(num_listed=len(entries))
+    names: list[str] = []
+    for position, entry in enumerate(entries):
+        name, identity = (
+            (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
+        )
+        if not isinstance(name, str) or not name.strip() or identity is None:
+            detail = f"images[{position}] needs an id and a file_name"
+            images.problems.append(Problem(source, None, "malformed-entry", "drop-image", detail))
+            continue
+        key = _key(identity)
+        if key in images.number_of_key:
+            detail = f"images[{position}] ({name}) has the id {key} of another picture"
+            images.problems.append(Problem(source, None, "malformed-entry", "drop-image", detail))
+            continue
+        images.number_of_key[key] = len(names)
+        names.append(name)
+        images.ids.append(key)
+        height, width = _whole(entry.get("height")), _whole(entry.get("width"))
+        images.sizes_hw.append((height or 0, width or 0))
+    images.paths = _find_images(source, names, image_folder)
+    if any(isinstance(key, str) or abs(key) >= _INT64_BOUND for key in images.ids):
+        detail = "some image ids are no whole numbers; all pictures are numbered from 1 in file order"
+        images.problems.append(Problem(source, None, "image-ids-renumbered", "keep", detail))
+        images.ids = list(range(1, len(names) + 1))
+    return images
+
+
+def _find_images(source: str, names: list[str], image_folder: str | None) -> list[str]:
+    """Absolute paths; of a picture that is nowhere, where it should be."""
+    folders = _candidate_folders(source, image_folder)
+    paths, num_found = [], 0
+    best = folders[0]
+    for name in names:
+        path = os.path.normpath(os.path.join(best, name))
+        if not os.path.exists(path):
+            better = next((folder for folder in folders if os.path.exists(os.path.join(folder, name))), None)
+            if better is not None:
+                best, path, num_found = better, os.path.normpath(os.path.join(better, name)), num_found + 1
+        else:
+            num_found += 1
+        paths.append(path)
+    if names and not num_found:
+        looked = ", ".join(folders)
+        raise YoloflowError(
+            f"{source}: none of its {len(names)} pictures ({names[0]}, ...) is found in {looked}; "
+            "set data.image_folder"
+        )
+    return paths
+
+
+def _candidate_folders(source: str, image_folder: str | None) -> list[str]:
+    here = os.path.dirname(os.path.abspath(source))
+    if image_folder is not None:
+        given = next((f for f in (image_folder, os.path.join(here, image_folder)) if os.path.isdir(f)), None)
+        if given is None:
+            raise YoloflowError(f"data.image_folder={image_folder}: there is no such folder")
+        return [os.path.abspath(given)]
+    up = os.path.dirname(here)
+    stem = os.path.splitext(os.path.basename(source))[0]
+    last_word = stem.rpartition("_")[2]
+    below = [os.path.join(up, "images"), up, os.path.join(up, stem), os.path.join(up, last_word)]
+    below += [os.path.join(up, "images", last_word), os.path.join(here, last_word)]
+    return [here, os.path.join(here, "images"), *dict.fromkeys(below)]
+
+
+@dataclass(slots=True)
+class _Boxes:
+    """The sound annotations of the file, one entry each in every list."""
+
+    images: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    boxes_xywh: list[tuple[float, float, float, float]] = field(default_factory=list)
+    categories: list[int] = field(default_factory=list)
+    is_crowd: list[bool] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    polygons: list[NDArray[np.float32]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    num_listed: int = 0
+
+
+def _read_annotations(
+    source: str, entries: list[Any], number_of_key: dict[int | str, int], categories: dict[int, str]
+) -> _Boxes:
+    boxes = _Boxes(num_listed=len(entries))
+    for position, entry in enumerate(entries):
+        try:
+            number = _whole(entry.get("id"))
+            image, category = entry["image_id"], entry["category_id"]
+            x, y, w, h = entry["bbox"]
+            box = (float(x), float(y), float(w), float(h))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            kind, why = _what_is_wrong(entry, error)
+            boxes.problems.append(Problem(source, None, kind, "drop-box", f"annotations[{position}]: {why}"))
+            continue
+        image_number = number_of_key.get(_key(image))
+        category_id = category if type(category) is int else _whole(category)
+        if image_number is None or category_id is None:
+            kind = "unknown-image-id" if image_number is None else "class-not-a-number"
+            why = (
+                f"no picture has the id {image!r}" if image_number is None else f"category_id is {category!r}"
+            )
+            boxes.problems.append(Problem(source, None, kind, "drop-box", f"annotations[{position}]: {why}"))
+            continue
+        if category_id not in categories:
+            known = ", ".join(map(str, categories)) if len(categories) <= 20 else f"{len(categories)} others"
+            raise YoloflowError(
+                f"{source}: annotations[{position}] (id {entry.get('id')}): category_id {category_id} is not "
+                f"among the file's categories ({known}); correct the one or the other [class-out-of-range]"
+            )
+        polygon = _polygon(entry.get("segmentation"))
+        if polygon is None:
+            detail = f"annotations[{position}]: its segmentation is no list of polygons"
+            boxes.problems.append(Problem(source, None, "polygon-malformed", "keep", detail))
+        boxes.images.append(image_number)
+        boxes.numbers.append(position if number is None else number)
+        boxes.boxes_xywh.append(box)
+        boxes.categories.append(category_id)
+        boxes.is_crowd.append(bool(entry.get("iscrowd")))
+        area = entry.get("area")
+        boxes.areas.append(float(area) if isinstance(area, (int, float)) and 0 <= area < 1e18 else math.nan)
+        boxes.polygons.append(_NO_POLYGON if polygon is None else polygon)
+    return boxes
+
+
+def _what_is_wrong(entry: object, error: Exception) -> tuple[str, str]:
+    """Kind and sentence for an annotation that could not be read."""
+    if not isinstance(entry, dict):
+        return "malformed-entry", "is no object"
+    missing = [name for name in ("image_id", "category_id", "bbox") if name not in entry]
+    if missing:
+        return "malformed-entry", f"has no {missing[0]}"
+    box = entry["bbox"]
+    if not isinstance(box, list) or len(box) != 4:
+        return "wrong-column-count", f"bbox is {str(box)[:60]}, not [x, y, width, height]"
+    return "box-not-a-number", f"bbox is {str(box)[:60]} ({error})"
+
+
+_NO_POLYGON = np.empty((0, 2), np.float32)
+
+
+def _polygon(segmentation: object) -> NDArray[np.float32] | None:
+    """(K, 2) outline of an object, (0, 2) where it has none or a run-length mask, None if it is malformed."""
+    if not segmentation or isinstance(segmentation, dict):
+        return _NO_POLYGON
+    if not isinstance(segmentation, list):
+        return None
+    try:
+        parts = [np.array(part, np.float64) for part in segmentation]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    for part in parts:
+        if part.ndim != 1 or len(part) < 6 or len(part) % 2 or not (np.abs(part) < 1e9).all():
+            return None
+    return _join_parts([part.reshape(-1, 2).astype(np.float32) for part in parts])
+
+
+def _join_parts(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """One outline that fills as all the parts do: to each further part and back along the same line."""
+    if len(parts) == 1:
+        return parts[0]
+    anchor = parts[0][:1]
+    pieces = [parts[0], anchor]
+    for part in parts[1:]:
+        pieces += [part, part[:1], anchor]
+    return np.concatenate(pieces)
+
+
+def _flatten(source: str, images: _Images, boxes: _Boxes, categories: dict[int, str]) -> Annotations:
+    num_images, num_boxes = len(images.paths), len(boxes.images)
+    xywh = np.array(boxes.boxes_xywh, np.float64).reshape(-1, 4)
+    return Annotations(
+        image_paths=images.paths,
+        listed_in=[source] * num_images,
+        listed_lines=np.zeros(num_images, np.int64),
+        label_files=[source] * num_images,
+        image_ids=np.array(images.ids, np.int64),
+        has_own_ids=True,
+        stated_sizes_hw=np.array(images.sizes_hw, np.int64).reshape(-1, 2),
+        label_missing=np.zeros(num_images, bool),
+        image_dropped=np.zeros(num_images, bool),
+        box_images=np.array(boxes.images, np.int64),
+        box_numbers=np.array(boxes.numbers, np.int64),
+        boxes_xyxy=np.hstack((xywh[:, :2], xywh[:, :2] + xywh[:, 2:])),
+        is_normalised=np.zeros(num_boxes, bool),
+        class_ids=np.array(boxes.categories, np.int64),
+        categories=categories,
+        is_crowd=np.array(boxes.is_crowd, bool),
+        areas=np.array(boxes.areas, np.float64),
+        polygon_offsets=offsets_of([len(polygon) for polygon in boxes.polygons]),
+        polygon_points=np.concatenate([_NO_POLYGON, *boxes.polygons]),
+        problems=images.problems + boxes.problems,
+        num_images_listed=images.num_listed,
+        num_boxes_listed=boxes.num_listed,
+    )

@@ -1,0 +1,28 @@
+"""List files: one name a line, as YOLO and PASCAL VOC give their splits."""
+
+from __future__ import annotations
+
+import codecs
+
+from yoloflow.structures import YoloflowError
+
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_list_file(path: str) -> list[tuple[str, int]]:
+    """Lines that are not blank, with their 1-based numbers, of a UTF-8 or marked UTF-16 text file.
+
+    Raises:
+        YoloflowError: the file is neither.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        text = data.decode("utf-16" if data.startswith(UTF16_MARKS) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise YoloflowError(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from error
+    if "\0" in text:
+        raise YoloflowError(f"{path}: is no text file (it holds zero bytes); save it as UTF-8")
+    # Not str.splitlines: a name may hold one of the rare characters that it takes for a line end.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return [(line.strip(), number) for number, line in enumerate(lines, 1) if line.strip()]

@@ -1,0 +1,246 @@
+"""YOLO text labels: one file a picture, a line an object, all figures in parts of the picture (0..1).
+
+A line is `class centre_x centre_y width height`, or a polygon `class x1 y1 x2 y2 x3 y3 ...` whose box is the
+tight box of its points; both may stand in one file. The source is a list file (a picture path a line,
+absolute or relative to the list file), a folder of pictures with all folders below it, or a glob pattern. The
+label of `.../images/a/b.jpg` is `.../labels/a/b.txt` (the last `images` of the path counts), else `b.txt`
+beside the picture. An empty label file is a picture without objects.
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.data.formats.annotations import Annotations, offsets_of
+from yoloflow.data.formats.list_file import UTF16_MARKS, read_list_file
+from yoloflow.data.images import IMAGE_SUFFIXES
+from yoloflow.data.threads import map_in_threads
+from yoloflow.structures import Float32Array, Int64Array, Problem, YoloflowError
+
+_BOX_COLUMNS = 5
+_LEAST_POLYGON_COLUMNS = 7
+
+
+def recognises(source: str) -> bool:
+    """Whether the source can be a list file, a folder or a pattern of pictures."""
+    return os.path.isdir(source) or glob.has_magic(source) or source.lower().endswith(".txt")
+
+
+def read(source: str, image_folder: str | None = None) -> Annotations:
+    """Read the labels of all pictures of a source.
+
+    Args:
+        source: list file, folder or glob pattern.
+        image_folder: where relative paths of a list file begin; the list file's folder if None.
+
+    Raises:
+        YoloflowError: the source lists no picture, or a file cannot be read.
+    """
+    paths, listed_lines = _image_paths(source, image_folder)
+    if not paths:
+        raise YoloflowError(f"{source}: lists no pictures (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+    labels = map_in_threads(_read_label_file, paths)
+    return _flatten(source, paths, listed_lines, labels)
+
+
+def _image_paths(source: str, image_folder: str | None) -> tuple[list[str], list[int]]:
+    if os.path.isdir(source):
+        paths = sorted(_pictures_below(source, set()))
+    elif os.path.isfile(source):
+        base = os.path.abspath(image_folder or os.path.dirname(source) or ".")
+        rows = read_list_file(source)
+        return [os.path.normpath(os.path.join(base, name)) for name, _ in rows], [
+            number for _, number in rows
+        ]
+    else:
+        paths = sorted(path for path in glob.glob(source, recursive=True) if _is_picture(path))
+    return [os.path.abspath(path) for path in paths], [0] * len(paths)
+
+
+def _pictures_below(folder: str, visited: set[str]) -> Iterable[str]:
+    """Pictures in a folder and below; linked folders too, each real folder once."""
+    real = os.path.realpath(folder)
+    if real in visited:
+        return
+    visited.add(real)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _pictures_below(entry.path, visited)
+            elif _is_picture(entry.name):
+                yield entry.path
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def label_paths(image_path: str) -> list[str]:
+    """Where the label of a picture may lie, most wanted first."""
+    stem = os.path.splitext(image_path)[0]
+    beside = stem + ".txt"
+    head, part, tail = stem.rpartition(f"{os.sep}images{os.sep}")
+    return [f"{head}{os.sep}labels{os.sep}{tail}.txt", beside] if part else [beside]
+
+
+@dataclass(slots=True)
+class _LabelFile:
+    """One label file: all its figures in a row, the columns and the number of each sound line."""
+
+    path: str
+    values: list[float] = field(default_factory=list)
+    columns: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    num_lines: int = 0
+    is_missing: bool = False
+    is_dropped: bool = False
+
+    def drop_line(self, number: int, kind: str, detail: str) -> None:
+        """Note a line that is left out."""
+        self.problems.append(Problem(self.path, number, kind, "drop-box", detail))
+
+
+def _read_label_file(image_path: str) -> _LabelFile:
+    candidates = label_paths(image_path)
+    for path in candidates:
+        try:
+            with open(path, "rb") as file:
+                return _parse(path, file.read())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise YoloflowError(f"{path}: the label file cannot be read ({error.strerror})") from error
+    return _LabelFile(candidates[0], is_missing=True)
+
+
+def _parse(path: str, data: bytes) -> _LabelFile:
+    label = _LabelFile(path)
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if data.startswith(UTF16_MARKS):
+        data = data.decode("utf-16", errors="replace").encode()
+    if b"\0" in data:
+        detail = "the label file is no text (UTF-16 without a mark, or binary); save it as UTF-8"
+        label.problems.append(Problem(path, None, "label-not-text", "drop-image", detail))
+        label.is_dropped = True
+        return label
+    rows = [(line.split(), number) for number, line in enumerate(data.splitlines(), 1)]
+    rows = [row for row in rows if row[0]]
+    label.num_lines = len(rows)
+    try:
+        label.values = [_figure(token) for tokens, _ in rows for token in tokens]
+        label.columns = [len(tokens) for tokens, _ in rows]
+        label.numbers = [number for _, number in rows]
+        if all(map(_is_known_form, label.columns)):
+            return label
+    except ValueError:
+        pass  # some line is no row of figures: the careful reading below says which
+    label.values, label.columns, label.numbers = [], [], []
+    for tokens, number in rows:
+        _parse_line(label, tokens, number)
+    return label
+
+
+def _figure(token: bytes) -> float:
+    # Python reads 1_0 as 10, which nobody means in a label file.
+    if b"_" in token:
+        raise ValueError(token)
+    return float(token)
+
+
+def _is_known_form(columns: int) -> bool:
+    return columns == _BOX_COLUMNS or (columns >= _LEAST_POLYGON_COLUMNS and columns % 2 == 1)
+
+
+def _parse_line(label: _LabelFile, tokens: list[bytes], number: int) -> None:
+    """One line with all checks; slow, for files in which something is wrong."""
+    values: list[float] = []
+    for column, token in enumerate(tokens, 1):
+        try:
+            values.append(_figure(token))
+        except ValueError:
+            kind = "class-not-a-number" if column == 1 else "box-not-a-number"
+            shown = token[:40].decode("utf-8", errors="replace")
+            label.drop_line(number, kind, f'column {column} is "{shown}", not a number')
+            return
+    if not _is_known_form(len(values)):
+        hint = "; a score after the box?" if len(values) == _BOX_COLUMNS + 1 else ""
+        detail = f"{len(values)} columns, not 5 (class cx cy w h) or 7, 9, ... (class and a polygon){hint}"
+        label.drop_line(number, "wrong-column-count", detail)
+        return
+    label.values += values
+    label.columns.append(len(values))
+    label.numbers.append(number)
+
+
+def _flatten(source: str, paths: list[str], listed_lines: list[int], labels: list[_LabelFile]) -> Annotations:
+    num_images = len(paths)
+    values = np.array([value for label in labels for value in label.values], np.float64)
+    columns = np.array([count for label in labels for count in label.columns], np.int64)
+    numbers = np.array([number for label in labels for number in label.numbers], np.int64)
+    box_images = np.repeat(np.arange(num_images), [len(label.columns) for label in labels])
+    starts = offsets_of(columns)[:-1]
+    raw_classes = values[starts]
+    problems = [problem for label in labels for problem in label.problems]
+    # The bound keeps the cast exact; whether a class exists is checked where the classes are known.
+    sound = (np.abs(raw_classes) < 2**53) & (np.floor(raw_classes) == raw_classes)
+    for row in np.flatnonzero(~sound):
+        detail = f"class {raw_classes[row]:g} is no whole number"
+        file = labels[box_images[row]].path
+        problems.append(Problem(file, int(numbers[row]), "class-not-a-number", "drop-box", detail))
+    starts, columns = starts[sound], columns[sound]
+    boxes, polygon_offsets, points = _shapes(values, starts, columns)
+    num_boxes = len(starts)
+    return Annotations(
+        image_paths=paths,
+        listed_in=[source] * num_images,
+        listed_lines=np.array(listed_lines, np.int64),
+        label_files=[label.path for label in labels],
+        image_ids=np.arange(1, num_images + 1),
+        has_own_ids=False,
+        stated_sizes_hw=np.zeros((num_images, 2), np.int64),
+        label_missing=np.array([label.is_missing for label in labels], bool),
+        image_dropped=np.array([label.is_dropped for label in labels], bool),
+        box_images=box_images[sound],
+        box_numbers=numbers[sound],
+        boxes_xyxy=boxes,
+        is_normalised=np.ones(num_boxes, bool),
+        class_ids=raw_classes[sound].astype(np.int64),
+        categories=None,
+        is_crowd=np.zeros(num_boxes, bool),
+        areas=np.full(num_boxes, math.nan),
+        polygon_offsets=polygon_offsets,
+        polygon_points=points,
+        problems=problems,
+        num_images_listed=num_images,
+        num_boxes_listed=sum(label.num_lines for label in labels),
+    )
+
+
+def _shapes(
+    values: NDArray[np.float64], starts: Int64Array, columns: Int64Array
+) -> tuple[NDArray[np.float64], Int64Array, Float32Array]:
+    """Boxes (M, 4) xyxy, polygon offsets (M + 1,) and points (P, 2) of the lines that begin at `starts`."""
+    boxes = np.empty((len(starts), 4))
+    is_box = columns == _BOX_COLUMNS
+    rows = values[starts[is_box, None] + np.arange(1, _BOX_COLUMNS)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        boxes[is_box] = np.hstack((rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2))
+        num_points = np.where(is_box, 0, (columns - 1) // 2)
+        offsets = offsets_of(num_points)
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], num_points)
+        first = np.repeat(starts + 1, num_points) + 2 * within
+        points = np.stack((values[first], values[first + 1]), 1) if len(first) else np.empty((0, 2))
+        if len(first):
+            polygon_starts = offsets[:-1][~is_box]
+            boxes[~is_box, :2] = np.minimum.reduceat(points, polygon_starts)
+            boxes[~is_box, 2:] = np.maximum.reduceat(points, polygon_starts)
+        return boxes, offsets, points.astype(np.float32)

@@ -1,0 +1,92 @@
+"""Boxes that cannot be trained on as they stand: found for all at once, clipped or dropped, named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.data.formats.annotations import Annotations, rows_of_ragged
+from yoloflow.structures import Float32Array, Int64Array, Problem
+
+EDGE_TOLERANCE_PX = 0.5
+"""A box that passes the edge of the picture by no more than this was rounded; it stays as written."""
+
+
+def boxes_to_pixels(
+    annotations: Annotations, sizes_hw: Int64Array
+) -> tuple[NDArray[np.float64], Float32Array]:
+    """(M, 4) boxes and (P, 2) polygon points in pixels of their pictures, of (I, 2) sizes."""
+    sizes_wh = sizes_hw[annotations.box_images][:, ::-1]
+    scales = np.where(annotations.is_normalised[:, None], sizes_wh, 1)
+    point_scales = np.repeat(scales, np.diff(annotations.polygon_offsets), axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        boxes = annotations.boxes_xyxy * np.tile(scales, 2)
+        return boxes, (annotations.polygon_points * point_scales).astype(np.float32)
+
+
+class BoxRepair:
+    """Repairs boxes in place, one check after the other; a box that one check drops the next does not see.
+
+    Attributes:
+        boxes_xyxy: (M, 4) float64 pixels; polygon_points: (P, 2) float32 pixels.
+        kept: (M,) bool, boxes not dropped so far.
+        problems: what was found.
+    """
+
+    def __init__(self, annotations: Annotations, sizes_hw: Int64Array, kept: NDArray[np.bool_]) -> None:
+        self.boxes_xyxy, self.polygon_points = boxes_to_pixels(annotations, sizes_hw)
+        self.kept = kept.copy()
+        self.problems: list[Problem] = []
+        self._annotations = annotations
+        self._limits = np.tile(sizes_hw[annotations.box_images][:, ::-1], 2).astype(np.float64)
+
+    def run(self) -> None:
+        """All checks in their order."""
+        self._drop("box-nan", ~np.all(np.isfinite(self.boxes_xyxy), axis=1))
+        # Comparisons with what is NaN are false, and such boxes are dropped already.
+        with np.errstate(invalid="ignore"):
+            sizes = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
+            self._drop("box-negative", np.any(sizes < 0, axis=1))
+            self._drop("box-zero-area", np.any(sizes == 0, axis=1))
+            self._clip_to_picture()
+        self._drop_duplicates()
+
+    def _clip_to_picture(self) -> None:
+        below = np.any(self.boxes_xyxy < -EDGE_TOLERANCE_PX, axis=1)
+        above = np.any(self.boxes_xyxy > self._limits + EDGE_TOLERANCE_PX, axis=1)
+        clipped = np.clip(self.boxes_xyxy, 0, self._limits)
+        is_outside = np.any(clipped[:, 2:] <= clipped[:, :2], axis=1)
+        for kind, wrong in (("box-negative", below), ("box-over-one", above & ~below)):
+            self._drop(kind, wrong & is_outside)
+            chosen = np.flatnonzero(wrong & self.kept)
+            self._note(kind, "clip-box", chosen)
+            self.boxes_xyxy[chosen] = clipped[chosen]
+            points, offsets = rows_of_ragged(self._annotations.polygon_offsets, chosen)
+            limits = np.repeat(self._limits[chosen, 2:], np.diff(offsets), axis=0)
+            self.polygon_points[points] = np.clip(self.polygon_points[points], 0, limits)
+
+    def _drop_duplicates(self) -> None:
+        rows = np.flatnonzero(self.kept)
+        source = self._annotations
+        columns = [source.box_images, source.class_ids, source.is_crowd, *self.boxes_xyxy.T]
+        keys = np.stack([column[rows].astype(np.float64) for column in columns], 1)
+        order = np.lexsort(keys.T[::-1])
+        repeated = np.zeros(len(self.kept), bool)
+        # The sort is stable, so the first of equal boxes in the file is the one that stays.
+        repeated[rows[order[1:]]] = (keys[order[1:]] == keys[order[:-1]]).all(1)
+        self._drop("duplicate-box", repeated)
+
+    def _drop(self, kind: str, wrong: NDArray[np.bool_]) -> None:
+        chosen = np.flatnonzero(wrong & self.kept)
+        self._note(kind, "drop-box", chosen)
+        self.kept[chosen] = False
+
+    def _note(self, kind: str, action: str, chosen: NDArray[Any]) -> None:
+        for box in chosen:
+            file, line, prefix = self._annotations.place_of_box(int(box))
+            unit = "of the picture" if self._annotations.is_normalised[box] else "px"
+            x1, y1, x2, y2 = self._annotations.boxes_xyxy[box]
+            detail = f"{prefix}the box's left, top, right, bottom are {x1:g}, {y1:g}, {x2:g}, {y2:g} {unit}"
+            self.problems.append(Problem(file, line, kind, action, detail))
