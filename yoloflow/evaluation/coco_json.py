@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -52,7 +52,8 @@ class GroundTruth:
 def read_ground_truth(source: Mapping[str, Any] | str | Path) -> GroundTruth:
     """Ground truth in COCO's layout, every entry checked.
 
-    A missing `area` becomes width times height and a missing `iscrowd` 0; segmentations are not read.
+    A missing `area` becomes width times height and a missing `iscrowd` 0; segmentations are not read. An
+    object may have id 0 (pycocotools counts such an object as missed, because 0 means "no match" there).
 
     Args:
         source: the json file or its content.
@@ -70,26 +71,20 @@ def read_ground_truth(source: Mapping[str, Any] | str | Path) -> GroundTruth:
     image_ids = _unique_ids(images, "images", name)
     category_ids = _unique_ids(categories, "categories", name)
     annotation_ids = _unique_ids(annotations, "annotations", name)
-    rows = np.empty((len(annotations), 7))
-    is_crowd = np.zeros(len(annotations), bool)
     known_images, known_categories = frozenset(image_ids), frozenset(category_ids)
+    rows = np.empty((len(annotations), 8))
     for i, entry in enumerate(annotations):
-        where = f"{name}: annotations[{i}]"
-        image_id = _known_id(entry, "image_id", known_images, where)
-        category_id = _known_id(entry, "category_id", known_categories, where)
-        box = _box(entry, where)
-        area = _number(entry, "area", where) if "area" in entry else box[2] * box[3]
-        is_crowd[i] = bool(entry.get("iscrowd", 0))
-        rows[i] = (image_id, *box, area, category_id)
-    object_images, object_categories = rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64)
+        rows[i] = _annotation_row(entry, known_images, known_categories, f"{name}: annotations[{i}]")
+    object_images, object_categories = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
+    is_crowd = rows[:, 7] > 0
     coco = hotcoco.COCO.from_arrays(
         [{"id": image_id} for image_id in image_ids],
         [{"id": category_id, "name": str(category_id)} for category_id in category_ids],
         object_images,
         object_categories,
-        np.ascontiguousarray(rows[:, 1:5]),
+        np.ascontiguousarray(rows[:, 2:6]),
         ids=np.array(annotation_ids, np.int64),
-        area=np.ascontiguousarray(rows[:, 5]),
+        area=np.ascontiguousarray(rows[:, 6]),
         iscrowd=is_crowd,
     )
     names = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in categories}
@@ -200,6 +195,17 @@ def _checked_array(rows: Float64Array, truth: GroundTruth) -> Float64Array:
     return rows
 
 
+def _annotation_row(
+    entry: Mapping[str, Any], known_images: Container[int], known_categories: Container[int], where: str
+) -> tuple[float, ...]:
+    """Image id, category id, x, y, w, h, area, crowd flag."""
+    image_id = _known_id(entry, "image_id", known_images, where)
+    category_id = _known_id(entry, "category_id", known_categories, where)
+    x, y, w, h = _box(entry, where)
+    area = _number(entry, "area", where) if "area" in entry else w * h
+    return image_id, category_id, x, y, w, h, area, bool(entry.get("iscrowd", 0))
+
+
 def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
     """Polygons are most of an annotation file; dropped as soon as parsed, they cost no memory."""
     entry.pop("segmentation", None)
@@ -245,7 +251,7 @@ def _id(entry: Mapping[str, Any], key: str, where: str) -> int:
 
 
 def _known_id(
-    entry: Mapping[str, Any], key: str, known: Any, where: str, owner: str = "the file's own list"
+    entry: Mapping[str, Any], key: str, known: Container[int], where: str, owner: str = "the file's own list"
 ) -> int:
     number = _id(entry, key, where)
     if number not in known:
