@@ -1,0 +1,88 @@
+"""Losses of the families, found by MindYOLO's class names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+
+from yoloflow.losses.loss import Loss
+from yoloflow.losses.yolov8 import YOLOv8Loss
+from yoloflow.structures import YoloflowError, nearest_names
+
+__all__ = ["LOSSES", "Loss", "create_loss", "hyper_parameter_names"]
+
+LOSSES: dict[str, type[Loss]] = {"YOLOv8Loss": YOLOv8Loss}
+
+VARIANTS = ("published", "mindyolo")
+
+
+def create_loss(
+    name: str,
+    *,
+    anchors: int | Sequence[Sequence[float]] | None = 1,
+    stride: Sequence[int],
+    nc: int,
+    variant: str = "published",
+    **hyper_parameters: float,
+) -> Loss:
+    """The loss `name` of the table `LOSSES`.
+
+    Args:
+        name: MindYOLO's class name, such as "YOLOv8Loss".
+        anchors: the network's anchors, level by level; 1 or None where it has none.
+        stride: pixels a cell, level by level.
+        nc: number of classes.
+        variant: "published" follows the papers, "mindyolo" the reference wherever it deviates.
+        **hyper_parameters: those of `hyper_parameter_names(name)`.
+
+    Raises:
+        YoloflowError: unknown name, variant or hyper-parameter, or a value of the wrong kind.
+    """
+    loss_class = _loss_class(name)
+    if variant not in VARIANTS:
+        raise YoloflowError(f"variant={variant}: unknown; {nearest_names(variant, VARIANTS)}")
+    _check_hyper_parameters(name, hyper_parameters)
+    parameters = inspect.signature(loss_class).parameters
+    if "anchors" not in parameters and anchors not in (1, None):
+        raise YoloflowError(
+            f"loss {name} works without anchors, but the network section gives anchors={anchors}"
+        )
+    facts = {"anchors": anchors, "stride": stride, "nc": nc, "variant": variant}
+    wanted = {key: value for key, value in facts.items() if key in parameters}
+    return loss_class(**wanted, **hyper_parameters)
+
+
+def hyper_parameter_names(name: str) -> list[str]:
+    """The keys that the `loss` section may have beside its name.
+
+    Raises:
+        YoloflowError: unknown name.
+    """
+    return list(_hyper_parameters(name))
+
+
+def _loss_class(name: str) -> type[Loss]:
+    if name not in LOSSES:
+        raise YoloflowError(f"loss.name={name}: no such loss; {nearest_names(name, LOSSES)}")
+    return LOSSES[name]
+
+
+def _hyper_parameters(name: str) -> dict[str, inspect.Parameter]:
+    """Those constructor parameters that neither the data nor the network determines."""
+    parameters = inspect.signature(_loss_class(name)).parameters
+    return {
+        key: value for key, value in parameters.items() if key not in ("anchors", "stride", "nc", "variant")
+    }
+
+
+def _check_hyper_parameters(name: str, given: Mapping[str, object]) -> None:
+    known = _hyper_parameters(name)
+    for key, value in given.items():
+        if key not in known:
+            raise YoloflowError(
+                f"loss.{key}: {name} has no such hyper-parameter; {nearest_names(key, known)}"
+            )
+        kinds = (int,) if isinstance(known[key].default, int) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
+            kind = "a whole number" if kinds == (int,) else "a number"
+            raise YoloflowError(f"loss.{key}={value!r}: {name} takes {kind} of at least 0 here")
