@@ -1,8 +1,8 @@
 """Layer tables: rows of YAML to layers that know their inputs.
 
-A row is `[name, from, number, module, args]`, or MindYOLO's `[from, number, module, args]`, whose name is
-then its position. `from` is the name of an earlier row, its position, a relative position (-1 is the row above,
-or the images for the first row), or a list of these. Nothing is evaluated: words in `args` are looked up.
+A row is `[name, from, number, module, args]`, or MindYOLO's `[from, number, module, args]`, which is named by
+its position. `from` is an earlier row's name, its position, a relative position (-1 is the row above, or the
+images for the first row), or a list of these. Nothing is evaluated: words in `args` are looked up.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -98,12 +99,16 @@ def _independent(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_torch(path: Path) -> dict[str, Tensor]:
+    if not zipfile.is_zipfile(path):
+        raise YoloflowError(
+            f"{path}: damaged, or in the format before PyTorch 1.6; save its state_dict() anew"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise YoloflowError(
-            f"{path}: damaged, or holds Python objects beside tensors, which are refused, as loading them "
-            "could run any code; save its state_dict() alone, best as .safetensors"
+            f"{path}: holds Python objects beside tensors and is refused, as loading them could run any code; "
+            "save its state_dict() alone, best as .safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError) as error:
         raise YoloflowError(f"{path}: not a readable PyTorch file ({error}); copy it again") from error

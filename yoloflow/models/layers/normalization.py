@@ -34,12 +34,12 @@ class SyncBatchNorm(nn.BatchNorm2d):
         if not self.training or not _several_ranks():
             return super().forward(features)
         mean, variance, count = _joined_statistics(features)
-        if self.track_running_stats:
-            self._update_running(mean.detach(), variance.detach(), count)
-        scale = self.weight.float() * torch.rsqrt(variance + self.eps)
-        shift = self.bias.float() - mean * scale
+        self._update_running(mean.detach(), variance.detach(), count)
+        scale = self.weight.to(mean.dtype) * torch.rsqrt(variance + self.eps)
+        shift = self.bias.to(mean.dtype) - mean * scale
         shape = (1, -1, 1, 1)
-        return torch.addcmul(shift.view(shape), features.float(), scale.view(shape)).to(features.dtype)
+        wide = torch.addcmul(shift.view(shape), features.to(mean.dtype), scale.view(shape))
+        return wide.to(features.dtype)
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
@@ -69,16 +69,22 @@ def synchronize_batch_norm(module: nn.Module) -> None:
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
     """A context in which BatchNorms inside `module` normalise as ever but update no running statistics.
 
-    Activation checkpointing runs a forward pass twice; the second run stands under this context.
+    Activation checkpointing runs a forward pass twice; the second run stands under this context. The updates
+    go into copies, because the second run has to save the same tensors for autograd as the first.
     """
-    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.training]
+    kept = [dict(norm.named_buffers(recurse=False)) for norm in norms]
+    _set_buffers(norms, [{name: buffer.clone() for name, buffer in entry.items()} for entry in kept])
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        _set_buffers(norms, kept)
+
+
+def _set_buffers(modules: list[_BatchNorm], buffers: list[dict[str, Tensor]]) -> None:
+    for module, entry in zip(modules, buffers, strict=True):
+        for name, buffer in entry.items():
+            setattr(module, name, buffer)
 
 
 def frozen_norms(module: nn.Module) -> list[nn.Module]:
@@ -95,8 +101,9 @@ def _several_ranks() -> bool:
 
 
 def _joined_statistics(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (C,), biased variance (C,) and count () over all ranks, float32, with gradients to this rank."""
-    variance, mean = torch.var_mean(features.float(), (0, 2, 3), correction=0)
+    """Mean (C,), biased variance (C,) and count () over all ranks, at least float32, with gradients."""
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
     count = mean.new_full((1,), features.numel() // features.shape[1])
     rows = _GatherRows.apply(torch.cat((count, mean, variance)))
     counts, means, variances = rows.split((1, len(mean), len(mean)), 1)
@@ -112,9 +119,9 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, vector: Tensor) -> Tensor:
-        rows = vector.new_empty((dist.get_world_size(), len(vector)))
-        dist.all_gather_into_tensor(rows, vector)
-        return rows
+        rows = [torch.empty_like(vector) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, vector)
+        return torch.stack(rows)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Any) -> Tensor:
