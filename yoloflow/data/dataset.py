@@ -9,10 +9,10 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from yoloflow.data.index import read_index
 
 from yoloflow.data.image_cache import ImageCache
 from yoloflow.data.images import decode_image
+from yoloflow.data.index import read_index
 from yoloflow.data.transforms import create_transforms
 from yoloflow.data.transforms.rows import Row
 from yoloflow.structures import (
