@@ -18,6 +18,7 @@ from yoloflow.data.digits import (
     handwritten_digits,
     split_originals,
 )
+from yoloflow.data.index import read_index
 from yoloflow.structures import YoloflowError
 
 SMALL = SceneRecipe(num_train=6, num_val=3)
@@ -146,7 +147,19 @@ def test_the_cache_lies_where_the_platform_says(monkeypatch: pytest.MonkeyPatch,
 
 def test_an_unknown_split_and_a_cache_that_is_a_file_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(YoloflowError, match="digits:vall.*did you mean val"):
-        digits_dataset("vall", SMALL, tmp_path)  # type: ignore[arg-type]
+        digits_dataset("vall", SMALL, tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(YoloflowError, match="XDG_CACHE_HOME"):
         digits_dataset("val", SMALL, tmp_path / "file")
+
+
+def test_the_embedded_set_is_a_data_source_without_a_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    index = read_index("digits:val")
+    assert (len(index), index.names, index.problems) == (100, list("0123456789"), [])
+    scene = compose_scene(SceneRecipe(), "val", 7)
+    boxes = slice(index.box_offsets[7], index.box_offsets[8])
+    assert np.array_equal(index.boxes_xyxy[boxes], scene.boxes_xyxy)
+    assert np.array_equal(index.classes[boxes], scene.classes)

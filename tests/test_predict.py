@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from yoloflow.config.reader import dump_config, load_config
+from yoloflow.data.dataset import COCODataset
 from yoloflow.data.sources import find_files, read_frames
 from yoloflow.models import create_model
 from yoloflow.predict import Detector, DetectSettings, iter_predictions, predict
@@ -130,10 +131,15 @@ def test_detections_of_a_batch_equal_those_one_by_one(run: Path, pictures: Path)
 
 
 def test_a_picture_is_prepared_as_in_evaluation(run: Path, pictures: Path) -> None:
-    from yoloflow.data.dataset import COCODataset
-
     detector = Detector.load(run, device="cpu")
-    dataset = COCODataset(str(pictures / "a"), 64, [{"func_name": "letterbox"}])
+    content = {
+        "images": [{"id": k, "file_name": name} for k, name in enumerate(("x.jpg", "y.png"))],
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+        "categories": [{"id": 1, "name": "ant"}],
+    }
+    (pictures / "a" / "set.json").write_text(json.dumps(content))
+    dataset = COCODataset(str(pictures / "a" / "set.json"), 64, [{"func_name": "letterbox"}])
+    assert len(dataset) == 2
     for k in range(len(dataset)):
         expected = dataset.get(0, k)
         image = cv2.imread(str(dataset.index.image_paths[k]))

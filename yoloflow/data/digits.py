@@ -206,7 +206,7 @@ def _paint(
 
 
 def digits_dataset(
-    split: Split, recipe: SceneRecipe | None = None, cache_folder: str | Path | None = None
+    split: str, recipe: SceneRecipe | None = None, cache_folder: str | Path | None = None
 ) -> Path:
     """The composed digit scenes as a COCO data set on disk, written on the first call.
 
