@@ -107,7 +107,7 @@ def _load_torch(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise YoloflowError(
-            f"{path}: holds Python objects beside tensors and is refused, as loading them could run any code; "
+            f"{path}: holds Python objects beside tensors, and loading them could run any code; "
             "save its state_dict() alone, best as .safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError) as error:
