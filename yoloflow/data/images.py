@@ -12,14 +12,34 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from yoloflow.structures import Uint8Array, YoloflowError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
-_PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+# Pillow loads its readers when first asked for one, which two threads must not do at the same time; so they
+# are imported here. MPO comes as JPEG: its reader is entered from there.
+_PILLOW_FORMATS = (
+    BmpImagePlugin.BmpImageFile.format,
+    GifImagePlugin.GifImageFile.format,
+    JpegImagePlugin.JpegImageFile.format,
+    PngImagePlugin.PngImageFile.format,
+    TiffImagePlugin.TiffImageFile.format,
+    WebPImagePlugin.WebPImageFile.format,
+)
 
 _EXIF_ORIENTATION = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_STRIPS, _TIFF_TILES = (273, 279), (324, 325)
 _TAIL_BYTES = 64
 _JPEG_END = b"\xff\xd9"
@@ -69,8 +89,14 @@ def inspect_image(path: str) -> ImageFacts:
 
 
 def _inspect_open_file(file: BinaryIO, num_bytes: int) -> ImageFacts:
+    head = file.read(12)
+    # The one format that Pillow does not open at all when it is cut.
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP" and int.from_bytes(head[4:8], "little") + 8 > num_bytes:
+        return ImageFacts(
+            problem_kind="truncated-image", detail=f"the file breaks off after {num_bytes} bytes"
+        )
     with Image.open(file, formats=_PILLOW_FORMATS) as image:
-        width, height = image.size
+        width, height = _stored_size(image)
         if image.format == "TIFF" and image.mode in _MODES_WITHOUT_WHITE:
             return ImageFacts(
                 problem_kind="unsupported-image", detail="32-bit samples; save it with 8 or 16 bits a channel"
@@ -87,6 +113,13 @@ def _inspect_open_file(file: BinaryIO, num_bytes: int) -> ImageFacts:
     return ImageFacts(height=height, width=width)
 
 
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height before any rotation."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    # Whether `size` of a TIFF is before or after its rotation depends on Pillow's version.
+    return tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
+
+
 def _orientation(image: Image.Image) -> int:
     value = image.getexif().get(_EXIF_ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -96,16 +129,13 @@ def _ends_properly(image: Image.Image, file: BinaryIO, num_bytes: int) -> bool:
     """Whether the file reaches its format's end; False where only decoding can tell."""
     if image.format == "TIFF":
         return _tiff_parts_inside(image, num_bytes)
+    if image.format == "WEBP":
+        return True
     position = file.tell()
     try:
-        if image.format in ("WEBP", "BMP"):
-            file.seek(0)
-            head = file.read(8)
-            first = 4 if image.format == "WEBP" else 2
-            promised = int.from_bytes(head[first : first + 4], "little") + (
-                8 if image.format == "WEBP" else 0
-            )
-            return 14 < promised <= num_bytes
+        if image.format == "BMP":
+            file.seek(2)
+            return 14 < int.from_bytes(file.read(4), "little") <= num_bytes
         file.seek(max(0, num_bytes - _TAIL_BYTES))
         return _tail_is(_ENDS[str(image.format)], file.read())
     finally:
@@ -162,8 +192,7 @@ def decode_image(path: str) -> Uint8Array:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise YoloflowError(f"{path}: the picture cannot be decoded ({error.err})") from error
-    # Some OpenCV builds fill the rest of a cut JPEG with grey, others refuse one that only lacks its end
-    # marker: Pillow decides in both cases.
+    # Some OpenCV builds fill the rest of a cut JPEG with grey, others refuse it: Pillow decides.
     if image is None or (data[:2] == b"\xff\xd8" and not _tail_is(_JPEG_END, data[-_TAIL_BYTES:])):
         return _decode_with_pillow(path, data)
     return np.asarray(image, np.uint8)
