@@ -164,6 +164,7 @@ def test_five_steps_of_heavy_ball_follow_the_reference(figures: dict[str, np.nda
     assert_norms(step.ema.network, figures["steps5/ema_l2_after"], rtol=0.05)
 
 
+@pytest.mark.full
 def test_the_compiled_step_follows_the_plain_one() -> None:
     data = batches()
     plain = reference_step(settings_of(0.002))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +54,10 @@ class EMA:
         self._updates += done
         taken = (1.0 + self._decay * torch.expm1(-self._updates / self._tau)) * done
         with torch.no_grad():
-            averaged, followed = self._tensors(is_float=True)
-            steps = torch._foreach_sub(followed, averaged)
-            torch._foreach_mul_(steps, taken)
-            torch._foreach_add_(averaged, steps)
-            counters, sources = self._tensors(is_float=False)
+            averaged, followed = self._float_pairs
+            # One weight a tensor, for the overload that takes it from the device and needs no copy.
+            torch._foreach_lerp_(averaged, followed, [taken] * len(averaged))
+            counters, sources = self._other_pairs
             if counters:
                 torch._foreach_copy_(counters, sources)
 
@@ -74,7 +74,19 @@ class EMA:
         )
         self._updates.copy_(state["updates"])
 
-    def _tensors(self, is_float: bool) -> tuple[list[Tensor], list[Tensor]]:
+    # Looked up once, at the first update: by then the networks have their final device and memory format, and
+    # from then on their tensors are written in place.
+
+    @cached_property
+    def _float_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        return self._pairs(is_float=True)
+
+    @cached_property
+    def _other_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        return self._pairs(is_float=False)
+
+    def _pairs(self, is_float: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """The tensors of the average and those they follow."""
         source = self._source.state_dict()
         pairs = [
             (tensor, source[name])
