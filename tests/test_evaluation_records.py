@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from yoloflow.data.index import read_index
 from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.evaluation.records import ground_truth_dict, result_array, result_rows
 from yoloflow.structures import DatasetIndex, Detections
@@ -96,3 +97,11 @@ def test_written_results_have_the_figures_of_the_arrays(tmp_path: Path) -> None:
     assert 0 < result.map < 1
     assert evaluate_coco(truth_path, results_path) == result
     assert max(len(str(value)) for row in result_rows(results) for value in row["bbox"]) <= 7
+
+
+def test_a_coco_file_read_by_the_index_is_the_same_ground_truth_again(shared: Path) -> None:
+    path = shared / "data" / "bccd" / "coco" / "val.json"
+    rows, original = ground_truth_dict(read_index(str(path))), json.loads(path.read_text())
+    keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
+    for key in keys:
+        assert [row[key] for row in rows["annotations"]] == [row[key] for row in original["annotations"]]
