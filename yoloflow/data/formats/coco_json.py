@@ -79,6 +79,8 @@ def _categories(source: str, content: dict[str, Any]) -> dict[int, str]:
                 f"{source}: category id {number} is given to {found[number]} and to {entry['name']}"
             )
         found[number] = entry["name"]
+    if not found:
+        raise YoloflowError(f"{source}: lists no categories, so its boxes can have no class")
     return dict(sorted(found.items()))
 
 
