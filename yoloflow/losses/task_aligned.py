@@ -1,7 +1,7 @@
 """Task-aligned assignment: which anchor learns which object (TOOD, Feng et al. 2021, section 3.3).
 
-An object claims the `topk` anchors inside it that predict it best, best in class and place together; the better
-an anchor does, the more it is trained. All shapes are fixed and nothing waits for the device.
+An object claims the `topk` anchors inside it that predict it best, class and place together; the better an
+anchor does, the more it is trained. All shapes are fixed and nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-
-# A few such float32 tables fit the second-level cache of a core.
-CACHED_ENTRIES = 1 << 17
 
 ConflictRule = Literal["claimants", "all"]
 
@@ -39,7 +36,7 @@ class Assignment(NamedTuple):
     Attributes:
         anchors: (B, P) int64, the anchor of an entry.
         objects: (B, P) int64, the object it learns.
-        scores: (B, P) float32 in 0..1, the class probability it shall predict and its weight in the box losses.
+        scores: (B, P) float32 in 0..1, the class probability to predict and the weight of the box losses.
     """
 
     anchors: Tensor
@@ -56,8 +53,8 @@ class TaskAlignedAssigner:
         alpha: exponent of the predicted score of the object's class.
         beta: exponent of the predicted box's CIoU with the object, negative CIoU counting as 0.
         eps: keeps the normalisation finite.
-        conflict: who gets an anchor that several objects claim: "claimants", the one among them with the highest
-            CIoU (TOOD); "all", the object with the highest CIoU even if it claims the anchor not (the reference).
+        conflict: who gets an anchor that several objects claim: "claimants", the one of them with the
+            highest CIoU (TOOD); "all", the object with the highest CIoU, claimant or not (the reference).
     """
 
     topk: int = 10
@@ -78,16 +75,6 @@ class TaskAlignedAssigner:
             anchors_xy: (A, 2) anchor centres in pixels.
             objects: the ground truth.
         """
-        images = _images_at_once(
-            len(boxes_xyxy), objects.classes.shape[1] * len(anchors_xy), boxes_xyxy.device
-        )
-        chunks = zip(*(tensor.split(images) for tensor in (class_logits, boxes_xyxy, *objects)), strict=True)
-        parts = [self._assign(logits, boxes, anchors_xy, Objects(*truth)) for logits, boxes, *truth in chunks]
-        return Assignment(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-    def _assign(
-        self, class_logits: Tensor, boxes_xyxy: Tensor, anchors_xy: Tensor, objects: Objects
-    ) -> Assignment:
         rows = torch.arange(len(class_logits), device=class_logits.device)[:, None]
         scores = class_logits[rows, objects.classes].sigmoid_()
         overlaps = _pairwise_ciou(objects.boxes_xyxy, boxes_xyxy)
@@ -138,7 +125,7 @@ def _best_of_each_anchor(anchors: Tensor, overlaps: Tensor, is_claim: Tensor, nu
 
 
 def _inside(anchors_xy: Tensor, objects_xyxy: Tensor) -> Tensor:
-    """(B, G, A) 1.0 where the anchor is strictly inside the object, else 0.0 (so always for a padding row)."""
+    """(B, G, A) 1.0 where the anchor is strictly inside the object, else 0.0; nothing is inside padding."""
     left, top, right, bottom = objects_xyxy[..., None].unbind(2)
     x, y = anchors_xy.T.contiguous()
     margin = torch.minimum(x - left, right - x)
@@ -146,13 +133,6 @@ def _inside(anchors_xy: Tensor, objects_xyxy: Tensor) -> Tensor:
     torch.minimum(margin, bottom - y, out=margin)
     # Floats all along: torch's comparisons and masks cost many times these on a CPU.
     return margin.sign_().clamp_(0)
-
-
-def _images_at_once(batch: int, entries: int, device: torch.device) -> int:
-    """Images whose (G, A) tables stay in a CPU's cache together; all of them where that does not matter."""
-    if device.type != "cpu" or torch.compiler.is_compiling():
-        return batch
-    return max(1, min(batch, CACHED_ENTRIES // max(1, entries)))
 
 
 def _pairwise_ciou(objects_xyxy: Tensor, boxes_xyxy: Tensor, eps: float = 1e-7) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from yoloflow.losses.distribution_focal import (
 from yoloflow.losses.loss import Loss
 from yoloflow.losses.task_aligned import Assignment, Objects, TaskAlignedAssigner
 from yoloflow.structures import YoloflowError
+
+# A few float32 tables of so many entries fit the second-level cache of a core.
+CACHED_ENTRIES = 1 << 17
 
 
 class YOLOv8Loss(Loss):
@@ -72,16 +76,12 @@ class YOLOv8Loss(Loss):
             YoloflowError: the outputs do not fit stride, nc and reg_max.
         """
         self._check_outputs(outputs)
-        raw = torch.cat([level.flatten(2) for level in outputs], 2).float()
-        box_logits, class_logits = raw.split((4 * self.reg_max, self.nc), 1)
-        anchors_xy, strides = _anchor_grid(outputs, self.stride)
+        raw = torch.cat([level.flatten(2).float() for level in outputs], 2)
+        box_logits, class_logits = torch.split(raw, [4 * self.reg_max, self.nc], 1)
+        grid = _anchor_grid(outputs, self.stride)
         objects = _objects(labels, images.shape[2:])
-        with torch.no_grad():
-            cells = expected_distances(box_logits.unflatten(1, (4, self.reg_max)))
-            boxes_xyxy = distances_to_xyxy(anchors_xy, cells * strides[:, None])
-        entries = self.assign(class_logits.detach(), boxes_xyxy, anchors_xy, objects)
-
-        box, dfl = self._box_losses(box_logits, anchors_xy, strides, objects.boxes_xyxy, entries)
+        entries = self._assign(box_logits.detach(), class_logits.detach(), grid, objects)
+        box, dfl = self._box_losses(box_logits, grid, objects.boxes_xyxy, entries)
         # BCE(x, t) = softplus(x) - x * t, and t is zero but at the entries: no (B, nc, A) table of targets.
         classes = objects.classes.gather(1, entries.objects)
         entry_logits = class_logits.flatten(1).gather(1, classes * raw.shape[2] + entries.anchors)
@@ -91,19 +91,26 @@ class YOLOv8Loss(Loss):
         total = terms.sum()
         return total * len(raw), torch.cat((total[None], terms)).detach()
 
+    def _assign(self, box_logits: Tensor, class_logits: Tensor, grid: _Grid, objects: Objects) -> Assignment:
+        """Few images at a time where that keeps their (G, A) tables in the cache."""
+        images = _images_at_once(box_logits, objects.classes.shape[1])
+        parts = []
+        for box, cls, *truth in zip(
+            *(torch.split(tensor, images) for tensor in (box_logits, class_logits, *objects)), strict=True
+        ):
+            cells = expected_distances(box.reshape(-1, 4, self.reg_max, box.shape[2]))
+            boxes_xyxy = distances_to_xyxy(grid.centres_xy, cells * grid.strides[:, None])
+            parts.append(self.assign(cls, boxes_xyxy, grid.centres_xy, Objects(*truth)))
+        return Assignment(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
     def _box_losses(
-        self,
-        box_logits: Tensor,
-        anchors_xy: Tensor,
-        strides: Tensor,
-        objects_xyxy: Tensor,
-        entries: Assignment,
+        self, box_logits: Tensor, grid: _Grid, objects_xyxy: Tensor, entries: Assignment
     ) -> tuple[Tensor, Tensor]:
-        """Sums of (1 - CIoU) and distribution focal loss over the entries, in cells, weighted by the scores."""
+        """Sums over the entries of 1 - CIoU and of the distribution focal loss, weighted by the scores."""
         index = entries.anchors[:, None].expand(-1, box_logits.shape[1], -1)
-        logits = box_logits.gather(2, index).unflatten(1, (4, self.reg_max))
-        stride = strides[entries.anchors][..., None]
-        centres = anchors_xy[entries.anchors] / stride
+        logits = box_logits.gather(2, index).reshape(-1, 4, self.reg_max, index.shape[2])
+        stride = grid.strides[entries.anchors][..., None]
+        centres = grid.centres_xy[entries.anchors] / stride
         objects = objects_xyxy.gather(1, entries.objects[..., None].expand(-1, -1, 4)) / stride
         boxes = distances_to_xyxy(centres, expected_distances(logits))
         overlaps = box_iou(boxes, objects, "ciou")
@@ -115,13 +122,22 @@ class YOLOv8Loss(Loss):
         found = [level.shape[1] for level in outputs]
         if found != [channels] * len(self.stride):
             raise YoloflowError(
-                f"loss: the network gives {len(found)} levels of {found} channels; stride {list(self.stride)}, "
-                f"nc={self.nc} and reg_max={self.reg_max} need {len(self.stride)} of {channels}"
+                f"loss: the network gives {len(found)} levels of {found} channels; reg_max={self.reg_max}, "
+                f"nc={self.nc} and stride {list(self.stride)} need {len(self.stride)} levels of {channels}"
             )
+
+
+class _Grid(NamedTuple):
+    """The anchors of all levels: centres_xy (A, 2) in pixels, strides (A,) pixels a cell."""
+
+    centres_xy: Tensor
+    strides: Tensor
 
 
 def _objects(labels: Tensor, image_size_hw: Sequence[int]) -> Objects:
     labels = labels.float()
+    if labels.shape[1] == 0:
+        labels = labels.new_full((len(labels), 1, 6), -1)
     is_object = labels[..., 1] >= 0
     height, width = image_size_hw
     left, top, right, bottom = cxcywh_to_xyxy(labels[..., 2:6]).unbind(2)
@@ -130,8 +146,16 @@ def _objects(labels: Tensor, image_size_hw: Sequence[int]) -> Objects:
     return Objects(boxes_xyxy, labels[..., 1].long().clamp(0))
 
 
-def _anchor_grid(levels: Sequence[Tensor], stride: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Cell centres (A, 2) x y in pixels and their strides (A,), level by level, row by row."""
+def _images_at_once(box_logits: Tensor, num_objects: int) -> int:
+    """How many images to assign together: on a CPU as many as stay in its cache, elsewhere all."""
+    batch, _, num_anchors = box_logits.shape
+    if box_logits.device.type != "cpu" or torch.compiler.is_compiling():
+        return batch
+    return max(1, min(batch, CACHED_ENTRIES // max(1, num_objects * num_anchors)))
+
+
+def _anchor_grid(levels: Sequence[Tensor], stride: Sequence[int]) -> _Grid:
+    """Level by level, row by row."""
     centres, strides = [], []
     for level, step in zip(levels, stride, strict=True):
         height, width = level.shape[2:]
@@ -139,4 +163,4 @@ def _anchor_grid(levels: Sequence[Tensor], stride: Sequence[int]) -> tuple[Tenso
         x = (torch.arange(width, device=level.device, dtype=torch.float32) + 0.5) * step
         centres.append(torch.stack((x.repeat(height), y.repeat_interleave(width)), 1))
         strides.append(torch.full_like(centres[-1][:, 0], step))
-    return torch.cat(centres), torch.cat(strides)
+    return _Grid(torch.cat(centres), torch.cat(strides))
