@@ -30,7 +30,11 @@ def test_interval_zero_evaluates_only_at_the_end() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"stage_epochs": [3]} | {"stage_intervals": [1, 2]}, {"stage_intervals": [1, 2]}, {"stage_intervals": [-1]}],
+    [
+        {"stage_epochs": [3]} | {"stage_intervals": [1, 2]},
+        {"stage_intervals": [1, 2]},
+        {"stage_intervals": [-1]},
+    ],
 )
 def test_a_plan_that_does_not_fit_is_refused(arguments: dict[str, list[int]]) -> None:
     with pytest.raises(YoloflowError, match="stage_intervals"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from yoloflow.engine.checkpoint import TrainingState, load_newest_state, save_state
-from yoloflow.engine.run_folder import open_run
+from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights
 from yoloflow.runtime import Ranks
 from yoloflow.structures import YoloflowError
 
@@ -70,20 +70,27 @@ def test_a_folder_without_states_gives_none(tmp_path: Path) -> None:
     assert load_newest_state(tmp_path) is None
 
 
+def begin_run(
+    folder: Path, name: str | None, resume: str = "never", config_text: str = "epochs: 1\n"
+) -> RunFolder:
+    run = choose_run(str(folder), name, "yolov8n", resume, Ranks())
+    run.create(config_text)
+    return run
+
+
 def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
-    open_run(str(tmp_path), "pets", "yolov8n", "never", "epochs: 1\n", Ranks())
+    begin_run(tmp_path, "pets")
     with pytest.raises(YoloflowError, match="pets exists already.*resume=auto"):
-        open_run(str(tmp_path), "pets", "yolov8n", "never", "epochs: 1\n", Ranks())
+        begin_run(tmp_path, "pets")
 
 
 def test_a_run_without_a_name_takes_the_recipes_and_a_number(tmp_path: Path) -> None:
-    paths = [open_run(str(tmp_path), None, "yolov8n", "never", "x: 1\n", Ranks()).path.name for _ in range(3)]
-    assert paths == ["yolov8n", "yolov8n-2", "yolov8n-3"]
+    assert [begin_run(tmp_path, None).path.name for _ in range(3)] == ["yolov8n", "yolov8n-2", "yolov8n-3"]
 
 
-def test_resume_auto_starts_afresh_and_then_continues(tmp_path: Path) -> None:
-    first = open_run(str(tmp_path), "pets", "yolov8n", "auto", "epochs: 1\n", Ranks())
-    second = open_run(str(tmp_path), "pets", "yolov8n", "auto", "epochs: 2\n", Ranks())
+def test_resume_auto_starts_afresh_and_then_continues_with_the_first_config(tmp_path: Path) -> None:
+    first = begin_run(tmp_path, "pets", "auto")
+    second = begin_run(tmp_path, "pets", "auto", "epochs: 2\n")
     assert (first.resumed, second.resumed) == (False, True)
     assert (first.path / "config.yaml").read_text() == "epochs: 1\n"
 
@@ -91,4 +98,13 @@ def test_resume_auto_starts_afresh_and_then_continues(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(YoloflowError, match="cannot be written"):
-        open_run(str(tmp_path / "file"), "pets", "yolov8n", "never", "", Ranks())
+        begin_run(tmp_path / "file", "pets")
+
+
+def test_the_best_averaged_weights_are_the_ones_to_use(tmp_path: Path) -> None:
+    run = begin_run(tmp_path, "pets")
+    with pytest.raises(YoloflowError, match="no weights are there"):
+        find_weights(run.path)
+    for name in ("last", "last_ema", "best", "best_ema"):
+        (run.weights / f"{name}.safetensors").write_bytes(b"")
+        assert find_weights(run.path).stem == name

@@ -76,7 +76,40 @@ _HOMES = {
 }
 
 __version__ = "0.1.0"
-__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
+__all__ = [
+    "BaseCallback",
+    "COCODataset",
+    "ConcatLoader",
+    "Detections",
+    "EMA",
+    "EvalWhileTrain",
+    "ProfilerCallback",
+    "RunContext",
+    "SummaryCallback",
+    "Synchronizer",
+    "Trainer",
+    "YoloflowError",
+    "__version__",
+    "auto_mixed_precision",
+    "create_callback",
+    "create_group_param",
+    "create_loader",
+    "create_loss",
+    "create_lr_scheduler",
+    "create_model",
+    "create_optimizer",
+    "create_train_step_fn",
+    "create_trainer",
+    "create_warmup_momentum_scheduler",
+    "freeze_layers",
+    "get_gradreducer",
+    "get_loss_scaler",
+    "load_config",
+    "load_mindyolo",
+    "load_pretrain",
+    "test",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

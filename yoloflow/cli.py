@@ -110,9 +110,9 @@ def evaluate(
 
         result = evaluate_coco(annotations, predictions)
     elif run_or_recipe is not None:
-        from yoloflow.flow import test_run
+        from yoloflow.flow import evaluate_run
 
-        result = test_run(run_or_recipe, overrides or [], weight).coco
+        result = evaluate_run(run_or_recipe, overrides or [], weight).coco
     else:
         raise _mistake("test: give a run or recipe, or --predictions FILE --annotations FILE")
     _show_result(result)

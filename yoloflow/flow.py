@@ -25,7 +25,7 @@ from yoloflow.data.stages import fit_stages
 from yoloflow.engine.callbacks import RunContext, create_callback
 from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
 from yoloflow.engine.precision import Precision
-from yoloflow.engine.run_folder import RunFolder, find_weights, open_run
+from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights
 from yoloflow.engine.train_step import (
     StepOptions,
     auto_mixed_precision,
@@ -57,11 +57,11 @@ def train(config: Config) -> dict[str, Any]:
         YoloflowError: settings, data or run folder cannot be used; the message says what to do.
     """
     ranks, device = init_ranks(config.device, config.threads)
-    run = open_run(config.save_dir, config.name, config.recipe or "run", config.resume, dump_config(config), ranks)
+    run = choose_run(config.save_dir, config.name, config.recipe or "run", config.resume, ranks)
     if run.finished_summary is not None:
         logger.info("%s is finished: nothing is left to train", run.path)
         return run.finished_summary
-    train_index, val_index = _read_sets(config, run, ranks)
+    train_index, val_index = _open_sets(config, run, ranks)
     seed_everything(config.seed)
 
     # 1. Network, and its running average, which is what is evaluated
@@ -108,13 +108,23 @@ def train(config: Config) -> dict[str, Any]:
 
     # 8. Trainer
     context = RunContext(
-        run, ranks, train_step_fn, test_fn, train_index.names, config.epochs, loader.steps_per_epoch,
-        stage_epochs, loss_fn.loss_item_name, config.log_interval,
+        run,
+        ranks,
+        train_step_fn,
+        test_fn,
+        train_index.names,
+        config.epochs,
+        loader.steps_per_epoch,
+        stage_epochs,
+        loss_fn.loss_item_name,
+        config.log_interval,
     )
     return create_trainer(context, loader, callbacks).train()
 
 
-def test_run(run_or_recipe: str, overrides: Sequence[str] = (), weight: str | None = None) -> EvaluationResult:
+def evaluate_run(
+    run_or_recipe: str, overrides: Sequence[str] = (), weight: str | None = None
+) -> EvaluationResult:
     """Evaluate weights on the validation set that a run or recipe names.
 
     Args:
@@ -137,16 +147,16 @@ def test_run(run_or_recipe: str, overrides: Sequence[str] = (), weight: str | No
     return _create_test_fn(config, index, ranks, device)(network.to(device))
 
 
-test_run.__test__ = False  # type: ignore[attr-defined]  # keeps pytest from collecting it
-
-
-def _read_sets(config: Config, run: RunFolder, ranks: Ranks) -> tuple[DatasetIndex, DatasetIndex | None]:
-    """The training set, and the validation set if it is to be evaluated; what was repaired goes to the run folder."""
+def _open_sets(config: Config, run: RunFolder, ranks: Ranks) -> tuple[DatasetIndex, DatasetIndex | None]:
+    """The training set and, if it is evaluated, the validation set; once they are fine, the run folder."""
     sets = {"train_set": _read_set(config, "train_set")}
     if config.run_eval:
         sets["val_set"] = _read_set(config, "val_set", sets["train_set"].names)
     if ranks.is_main:
+        run.create(dump_config(config))
         report = {key: problems_report(index) for key, index in sets.items()}
+        names = sets["train_set"].names
+        write_atomically(run.path / "names.json", json.dumps(names, ensure_ascii=False).encode())
         write_atomically(run.path / "data_problems.json", json.dumps(report, indent=1).encode())
         for key, index in sets.items():
             for line in summarise_problems(index):
@@ -163,7 +173,9 @@ def _read_set(config: Config, key: str, names: Sequence[str] | None = None) -> D
         raise YoloflowError(
             f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), data=FILE.yaml{hint}"
         )
-    index = read_index(source, names or data.names, None if names else data.nc, data.problems, data.image_folder)
+    index = read_index(
+        source, names or data.names, None if names else data.nc, data.problems, data.image_folder
+    )
     if data.single_cls:
         one = np.zeros_like(index.classes)
         return replace(index, classes=one, names=["object"], category_ids=np.ones(1, np.int64))

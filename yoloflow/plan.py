@@ -211,7 +211,7 @@ def count_steps_per_epoch(config: Config, rank_size: int = 1) -> int:
     from yoloflow.data.index import read_index
 
     data = config.data
-    index = read_index(data.train_set, data.names, data.nc, data.problems, data.image_folder)
+    index = read_index(config.data.train_set, data.names, data.nc, data.problems, data.image_folder)
     steps = len(index) // (config.per_batch_size * rank_size)
     if steps < 1:
         raise YoloflowError(

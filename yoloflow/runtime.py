@@ -52,7 +52,9 @@ def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise YoloflowError(f"device={name}: not usable here ({error}); use device=auto or device=cpu") from error
+        raise YoloflowError(
+            f"device={name}: not usable here ({error}); use device=auto or device=cpu"
+        ) from error
     return device
 
 

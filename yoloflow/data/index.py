@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.classes import ClassList, resolve_classes
+from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS
 from yoloflow.data.formats.annotations import Annotations, join_annotations, offsets_of, rows_of_ragged
 from yoloflow.data.images import inspect_image
@@ -33,7 +34,7 @@ def read_index(
 
     Args:
         source: a COCO json; a YOLO list file, folder or glob pattern; a VOC folder or list file; or several
-            of these, joined.
+            of these, joined. "digits:train" and "digits:val" are the embedded set of the quick start.
         names: class names in class order; taken from the source if None.
         nc: number of classes; needed for YOLO labels without `names`, checked elsewhere.
         policy: "repair" drops or clips what is wrong and lists it in the index, "error" allows nothing wrong.
@@ -47,7 +48,7 @@ def read_index(
             wrong, or nothing is left to use.
     """
     apply_policy([], policy)
-    sources = [source] if isinstance(source, str) else list(source)
+    sources = [_embedded(one) for one in ([source] if isinstance(source, str) else source)]
     if not sources:
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     parts = [_read_source(os.fspath(one), image_folder) for one in sources]
@@ -63,6 +64,12 @@ def read_index(
     index.problems = problems
     _check_not_empty(index, ", ".join(sources), annotations)
     return index
+
+
+def _embedded(source: str) -> str:
+    """The path of a data set that the package brings with it ("digits:train"); other sources as they are."""
+    name, _, split = source.partition(":")
+    return str(digits_dataset(split)) if name == "digits" else source
 
 
 def _read_source(source: str, image_folder: str | None) -> Annotations:

@@ -1,8 +1,8 @@
 """Training states on disk: complete, checked, and never half written.
 
-A state is two files, `state-<step>.safetensors` (tensors) and `state-<step>.json` (numbers, and the tensors
-file's SHA-256). The JSON file is written last, so a state without it, or with a wrong sum, does not count; the
-newest good one is continued. No pickle is ever read or written.
+A state is two files, `state-<step>.safetensors` (tensors) and `state-<step>.json` (numbers, and the
+tensors file's SHA-256). The JSON file is written last, so a state without it, or with a wrong sum, does not
+count; the newest good one is continued. No pickle is ever read or written.
 """
 
 from __future__ import annotations

@@ -46,6 +46,22 @@ class RunFolder:
         """Final figures; written when the training has finished."""
         return self.path / "summary.json"
 
+    def create(self, config_text: str) -> None:
+        """Make the folders, and write the resolved config of a new run.
+
+        Raises:
+            YoloflowError: the folder cannot be written.
+        """
+        try:
+            for folder in (self.weights, self.plots):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not self.resumed:
+                write_atomically(self.path / "config.yaml", config_text.encode())
+        except OSError as error:
+            raise YoloflowError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another save_dir=..."
+            ) from error
+
     @property
     def finished_summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None."""
@@ -55,26 +71,23 @@ class RunFolder:
         return summary
 
 
-def open_run(
-    save_dir: str, name: str | None, default_name: str, resume: str, config_text: str, ranks: Ranks
-) -> RunFolder:
-    """Make the folder of a new run, or find that of a run to continue.
+def choose_run(save_dir: str, name: str | None, default_name: str, resume: str, ranks: Ranks) -> RunFolder:
+    """Find the folder of a new run, or that of a run to continue; nothing is written yet.
 
     Args:
         save_dir: parent of all runs.
         name: the user's name for the run; None takes `default_name` and, where that is taken, numbers it.
         default_name: the recipe's name.
         resume: "never" refuses an existing `name`; "auto" continues it.
-        config_text: the resolved config, written to `config.yaml` of a new run.
-        ranks: rank 0 looks and writes, the others are told.
+        ranks: rank 0 looks, the others are told.
 
     Raises:
-        YoloflowError: the name is taken and `resume` is "never", or the folder cannot be written.
+        YoloflowError: the name is taken and `resume` is "never".
     """
     told: list[RunFolder | YoloflowError | None] = [None]
     if ranks.is_main:
         try:
-            told = [_open(Path(save_dir), name, default_name, resume, config_text)]
+            told = [_choose(Path(save_dir), name, default_name, resume)]
         except YoloflowError as error:
             told = [error]
     if ranks.rank_size > 1:
@@ -87,7 +100,7 @@ def open_run(
 
 
 def find_weights(path: Path) -> Path:
-    """The weights to use of a run: the best if it was evaluated, else the last; averaged where there is an average.
+    """The weights to use of a run: the best, or else the last; averaged where there is an average.
 
     Args:
         path: a run folder, or a weights file.
@@ -103,27 +116,19 @@ def find_weights(path: Path) -> Path:
     raise YoloflowError(f"{path}: no weights are there; give a run folder or a .safetensors file (--weight)")
 
 
-def _open(root: Path, name: str | None, default_name: str, resume: str, config_text: str) -> RunFolder:
+def _choose(root: Path, name: str | None, default_name: str, resume: str) -> RunFolder:
     path = root / (name or default_name)
     # A folder without config.yaml holds no run: an empty one made beforehand is welcome.
-    exists = (path / "config.yaml").exists()
-    if exists and resume == "never":
-        if name is not None:
-            raise YoloflowError(
-                f"{path} exists already: a run is never overwritten; choose another name=..., "
-                f"or continue it with resume=auto"
-            )
-        path = _numbered(path)
-        exists = False
-    run = RunFolder(path, resumed=exists)
-    try:
-        for folder in (run.weights, run.plots):
-            folder.mkdir(parents=True, exist_ok=True)
-        if not exists:
-            write_atomically(path / "config.yaml", config_text.encode())
-    except OSError as error:
-        raise YoloflowError(f"{path}: cannot be written ({error.strerror}); choose another save_dir=...") from error
-    return run
+    if not (path / "config.yaml").exists():
+        return RunFolder(path, resumed=False)
+    if resume == "auto":
+        return RunFolder(path, resumed=True)
+    if name is None:
+        return RunFolder(_numbered(path), resumed=False)
+    raise YoloflowError(
+        f"{path} exists already: a run is never overwritten; choose another name=..., "
+        f"or continue it with resume=auto"
+    )
 
 
 def _numbered(path: Path) -> Path:

@@ -26,10 +26,14 @@ class BatchStream(Protocol):
     """What the trainer asks of its loader (`ConcatLoader`)."""
 
     @property
-    def epochs(self) -> int: ...
+    def epochs(self) -> int:
+        """Epochs of all stages."""
+        ...
 
     @property
-    def steps_per_epoch(self) -> int: ...
+    def steps_per_epoch(self) -> int:
+        """Batches of this rank in an epoch."""
+        ...
 
     def stage_of(self, epoch: int) -> int:
         """The 0-based stage of a 0-based epoch."""
@@ -141,18 +145,19 @@ class Trainer:
     def _save(self, started: float) -> None:
         """Write the state of an epoch's end (rank 0; the others hold the same)."""
         context = self.context
-        tensors, numbers = context.train_step.state_dict()
+        tensors, counters = context.train_step.state_dict()
         if not context.ranks.is_main:
             return
         tensors["rng.torch"] = torch.get_rng_state()
-        numbers["trainer"] = {
+        trainer = {
             "step": context.step,
             "stage": context.stage,
             "best": context.best,
             "seconds": time.monotonic() - started + self._seconds_before,
             "callbacks": [callback.state_dict() for callback in self.callbacks],
         }
-        save_state(context.run.weights, context.step, TrainingState(tensors, numbers))
+        state = TrainingState(tensors, {**counters, "trainer": trainer})
+        save_state(context.run.weights, context.step, state)
 
     def _restore(self) -> None:
         context = self.context
@@ -163,7 +168,9 @@ class Trainer:
         tensors, numbers = dict(state.tensors), state.numbers
         trainer = numbers["trainer"]
         if len(trainer["callbacks"]) != len(self.callbacks):
-            raise YoloflowError(f"{context.run.path}: the run had other callbacks; resume it with the same config")
+            raise YoloflowError(
+                f"{context.run.path}: the run had other callbacks; resume it with the same config"
+            )
         torch.set_rng_state(tensors.pop("rng.torch").cpu())
         context.train_step.load_state_dict(tensors, numbers)
         context.step, context.stage, context.best = trainer["step"], trainer["stage"], trainer["best"]

@@ -71,8 +71,10 @@ def check_callbacks(rows: Iterable[Mapping[str, Any]]) -> None:
             raise YoloflowError(f"{place}: needs a `name`; known: {', '.join(sorted(CALLBACKS))}")
         name = row["name"]
         if name not in CALLBACKS:
-            raise YoloflowError(f"{place}.name: unknown callback {name!r}; {nearest_names(str(name), CALLBACKS)}")
-        known = [key for key in inspect.signature(CALLBACKS[name]).parameters]
+            raise YoloflowError(
+                f"{place}.name: unknown callback {name!r}; {nearest_names(str(name), CALLBACKS)}"
+            )
+        known = list(inspect.signature(CALLBACKS[name]).parameters)
         for key in row:
             if key != "name" and key not in known:
                 raise YoloflowError(f"{place}: {name} has no argument {key!r}; {nearest_names(key, known)}")

@@ -98,7 +98,12 @@ class ConsoleCallback(BaseCallback):
         total = context.epochs * context.steps_per_epoch
         left = (total - context.step) * (time.monotonic() - self._start_seconds) / max(done, 1)
         logger.info(
-            "epoch %s step %d/%d  %s  %.0f s left", self._epoch(context), context.step, total, self._text, left
+            "epoch %s step %d/%d  %s  %.0f s left",
+            self._epoch(context),
+            context.step,
+            total,
+            self._text,
+            left,
         )
 
     @staticmethod

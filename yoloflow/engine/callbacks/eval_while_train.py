@@ -107,5 +107,3 @@ def save_networks(context: RunContext, stem: str) -> None:
     ema = context.train_step.ema
     if ema is not None:
         save_weights(context.run.weights / f"{stem}_ema.safetensors", ema.network.state_dict())
-
-

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 
+from yoloflow.data.images import decode_image
 from yoloflow.engine.callbacks.base import BaseCallback, RunContext
 from yoloflow.report.curves import plot_curves
 from yoloflow.report.draw import draw_detections, draw_grid
-from yoloflow.structures import Batch, Uint8Array
+from yoloflow.structures import Batch, Detections, Uint8Array
 
 
 class PicturesCallback(BaseCallback):
     """Writes `plots/`: the first batch of each stage, the curves, and detections on validation images."""
 
-    def __init__(self, images: int = 16, columns: int = 4) -> None:
+    def __init__(self, images: int = 16, columns: int = 4, min_score: float = 0.25) -> None:
         """State the grid.
 
         Args:
             images: pictures in a grid at most.
             columns: pictures side by side.
+            min_score: weaker detections are not drawn.
         """
+        self.min_score = min_score
         self.images = images
         self.columns = columns
         self._stage_drawn = -1
@@ -44,17 +49,23 @@ class PicturesCallback(BaseCallback):
         if context.evaluation is None or not context.ranks.is_main:
             return
         tiles = [
-            draw_detections(
-                cv2.imread(str(picture.path)),
-                picture.detections.boxes_xyxy[picture.detections.scores > 0.25],
-                picture.detections.classes[picture.detections.scores > 0.25],
-                picture.detections.scores[picture.detections.scores > 0.25],
-                context.class_names,
-            )
+            picture_of(picture.path, picture.detections, context.class_names, self.min_score)
             for picture in context.evaluation.pictures[: self.images]
         ]
         if tiles:
             cv2.imwrite(str(context.run.plots / "detections.jpg"), draw_grid(tiles, self.columns))
+
+
+def picture_of(path: Path, detections: Detections, names: list[str], min_score: float) -> Uint8Array:
+    """An image file with its detections of at least `min_score` drawn, as a BGR picture."""
+    chosen = detections.scores >= min_score
+    return draw_detections(
+        decode_image(str(path)),
+        detections.boxes_xyxy[chosen],
+        detections.classes[chosen],
+        detections.scores[chosen],
+        names,
+    )
 
 
 def batch_pictures(batch: Batch, names: list[str]) -> list[Uint8Array]:

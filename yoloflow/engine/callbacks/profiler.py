@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from torch.profiler import profile, supported_activities
+from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from yoloflow.engine.callbacks.base import BaseCallback, RunContext
 
@@ -12,7 +12,7 @@ logger = logging.getLogger("yoloflow")
 
 
 class ProfilerCallback(BaseCallback):
-    """Profiles some steps, writes `<run>/profile/` (a table and a Chrome trace), and lets the training go on."""
+    """Profiles some steps into `<run>/profile/` (a table and a Chrome trace); the training goes on."""
 
     def __init__(self, profiler_step_num: int = 3, warmup_steps: int = 2) -> None:
         """State the window.
@@ -29,7 +29,7 @@ class ProfilerCallback(BaseCallback):
     def on_step_begin(self, context: RunContext) -> None:
         """Start at the first step of the window."""
         if self._seen == self.warmup_steps and context.ranks.is_main:
-            self._profile = profile(activities=supported_activities())
+            self._profile = profile(activities=_activities())
             self._profile.start()
         self._seen += 1
 
@@ -49,9 +49,14 @@ class ProfilerCallback(BaseCallback):
         folder = context.run.path / "profile"
         folder.mkdir(exist_ok=True)
         self._profile.export_chrome_trace(str(folder / "trace.json"))
-        on_device = len(supported_activities()) > 1
+        on_device = len(_activities()) > 1
         key = "self_device_time_total" if on_device else "self_cpu_time_total"
         table = self._profile.key_averages().table(sort_by=key, row_limit=40)
         (folder / "operators.txt").write_text(table)
         self._profile = None
         logger.info("profile of %d steps: %s", self.profiler_step_num, folder)
+
+
+def _activities() -> list[ProfilerActivity]:
+    """The CPU, and the accelerator where there is one."""
+    return list(supported_activities())  # type: ignore[no-untyped-call]

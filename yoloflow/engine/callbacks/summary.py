@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SummaryCallback(BaseCallback):
-    """Losses, learning rates and AP as TensorBoard scalars under `<run>/tensorboard`, by step over all epochs."""
+    """Losses, rates and AP as TensorBoard scalars in `<run>/tensorboard`, by step over all epochs."""
 
     def __init__(self) -> None:
         """Check that TensorBoard is there.

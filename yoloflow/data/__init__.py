@@ -1,0 +1,1 @@
+"""Data sets: formats, samples, transforms, loaders."""
