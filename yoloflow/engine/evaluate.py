@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -173,13 +173,13 @@ class _Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = {"loading": 0.0, "network": 0.0, "nms": 0.0}
-        self.device = device
+        self._device = device
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> float:
         """The seconds since the last lap, once the device is done; they count as `name`."""
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self.seconds[name] += seconds
@@ -220,7 +220,6 @@ def test(
     Raises:
         YoloflowError: the loader gives nothing, or network and data set do not fit together.
     """
-    synchronizer = synchronizer or Synchronizer()
     kind = cast(OutputKind, network.output_kind)
     suppress = partial(
         non_max_suppression,
@@ -231,26 +230,43 @@ def test(
         need_nms=not kind.end_to_end,
         time_limit_s=nms_time_limit,
     )
-    stopwatch = _Stopwatch(next(network.parameters()).device)
-    detections: dict[int, Detections] = {}
-    num_late_batches = 0
+
+    def detect(images: Tensor) -> Tensor:
+        prediction = _predict(network, images, precision)
+        _check_classes(prediction, kind, index)
+        return prediction
+
+    device = next(network.parameters()).device
     with _evaluation_mode(network):
-        for batch in dataloader:
-            images = batch.images.to(stopwatch.device, non_blocking=True)
-            stopwatch.lap("loading")
-            prediction = _predict(network, images, precision)
-            _check_classes(prediction, kind, index)
-            stopwatch.lap("network")
-            found = _to_original(suppress(prediction), batch)
-            for position, found_here in zip(batch.indices.tolist(), found, strict=True):
-                detections.setdefault(position, found_here)
-            seconds = stopwatch.lap("nms")
-            num_late_batches += nms_time_limit is not None and seconds > nms_time_limit
-    part = _RankPart(detections, stopwatch.seconds, num_late_batches)
-    return _conclude(part, index, synchronizer, save_json)
+        part = _evaluate_part(detect, suppress, dataloader, device, nms_time_limit)
+    return _conclude(part, index, synchronizer or Synchronizer(), save_json)
 
 
 test.__test__ = False  # type: ignore[attr-defined]  # keeps pytest from collecting it
+
+
+def _evaluate_part(
+    detect: Callable[[Tensor], Tensor],
+    suppress: Callable[[Tensor], list[Tensor]],
+    dataloader: Iterable[Batch],
+    device: torch.device,
+    nms_time_limit: float | None,
+) -> _RankPart:
+    """This rank's batches through the network and suppression."""
+    stopwatch = _Stopwatch(device)
+    detections: dict[int, Detections] = {}
+    num_late_batches = 0
+    for batch in dataloader:
+        images = batch.images.to(device, non_blocking=True)
+        stopwatch.lap("loading")
+        prediction = detect(images)
+        stopwatch.lap("network")
+        found = _to_original(suppress(prediction), batch)
+        for position, found_here in zip(batch.indices.tolist(), found, strict=True):
+            detections.setdefault(position, found_here)
+        seconds = stopwatch.lap("nms")
+        num_late_batches += nms_time_limit is not None and seconds > nms_time_limit
+    return _RankPart(detections, stopwatch.seconds, num_late_batches)
 
 
 @contextmanager

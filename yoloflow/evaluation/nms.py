@@ -1,4 +1,10 @@
-"""From decoded predictions to detections: thresholds, class choice and non-maximum suppression."""
+"""From decoded predictions to detections: thresholds, class choice and non-maximum suppression.
+
+With objectness the score of a class is objectness times class probability, and only boxes whose objectness
+passes the threshold count; with one class the score is the objectness alone. A box is suppressed when its IoU
+with a kept box of its class is above the threshold (greedy, by falling score; equal scores keep the order of
+the prediction). Boxes that are not finite are left out with a warning.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +36,7 @@ def non_max_suppression(
     need_nms: bool = True,
     time_limit_s: float | None = None,
 ) -> list[Tensor]:
-    """The detections in each image, best first.
-
-    With objectness the score of a class is objectness times class probability, and only boxes whose
-    objectness passes `conf_thres` count; with one class the score is the objectness alone. Boxes of
-    different classes never suppress each other. A box is suppressed when its IoU with a kept box of its
-    class is above `iou_thres` (greedy, by falling score; equal scores keep the order of the prediction).
-    Boxes that are not finite are left out with a warning.
+    """The detections in each image, best first (the rules: see the module).
 
     Args:
         prediction: (B, N, 4 + C) or, with objectness, (B, N, 5 + C): centre-form boxes in input pixels and
@@ -59,31 +59,34 @@ def non_max_suppression(
     Raises:
         YoloflowError: the prediction has another shape.
     """
-    columns = 6 if not need_nms else 5 if conf_free else 6
-    if prediction.ndim != 3 or prediction.shape[2] < columns or (not need_nms and prediction.shape[2] != 6):
-        wanted = "(B, N, 6)" if not need_nms else "(B, N, 4 + C)" if conf_free else "(B, N, 5 + C)"
-        raise YoloflowError(f"predictions have shape {tuple(prediction.shape)}, expected {wanted}")
+    _check_shape(prediction, conf_free, need_nms)
     detections = []
-    start = time.perf_counter()
-    is_late = False
-    for i, rows in enumerate(prediction.detach().float()):
+    start, late_after = time.perf_counter(), 0
+    for i, rows in enumerate(prediction.detach().float(), start=1):
         if need_nms:
-            candidates = _candidates(rows, conf_thres, conf_free, multi_label)
+            candidates = _best_first(_candidates(rows, conf_thres, conf_free, multi_label), max_nms)
+            kept = _suppress(candidates, iou_thres, max_det, class_offset)
         else:
-            candidates = rows[rows[:, 4] > conf_thres]
-        candidates = _best_first(_finite(candidates), max_nms)
-        if need_nms:
-            candidates = _suppress(candidates, iou_thres, max_det, class_offset)
-        detections.append(candidates[:max_det])
-        seconds = time.perf_counter() - start
-        if time_limit_s is not None and seconds > time_limit_s and not is_late:
-            is_late = True
-            logger.warning(
-                "non-maximum suppression took %.1f s for the first %d of %d images, more than nms_time_limit "
-                "%.1f s; the batch is finished all the same (a higher conf_thres is faster)",
-                *(seconds, i + 1, len(prediction), time_limit_s),
-            )
+            kept = _best_first(rows[rows[:, 4] > conf_thres], max_det)
+        detections.append(kept[:max_det])
+        if time_limit_s is not None and not late_after and time.perf_counter() - start > time_limit_s:
+            late_after = i
+    if late_after:
+        logger.warning(
+            "non-maximum suppression passed nms_time_limit=%s s at image %d of %d and took %.1f s: the batch "
+            "was finished all the same (a higher conf_thres is faster)",
+            *(time_limit_s, late_after, len(prediction), time.perf_counter() - start),
+        )
     return detections
+
+
+def _check_shape(prediction: Tensor, conf_free: bool, need_nms: bool) -> None:
+    wanted, fits = "(B, N, 6)", prediction.ndim == 3 and prediction.shape[2] == 6
+    if need_nms:
+        wanted = "(B, N, 4 + C)" if conf_free else "(B, N, 5 + C)"
+        fits = prediction.ndim == 3 and prediction.shape[2] >= (5 if conf_free else 6)
+    if not fits:
+        raise YoloflowError(f"predictions have shape {tuple(prediction.shape)}, expected {wanted}")
 
 
 def _candidates(rows: Tensor, conf_thres: float, conf_free: bool, multi_label: bool) -> Tensor:
@@ -104,16 +107,13 @@ def _candidates(rows: Tensor, conf_thres: float, conf_free: bool, multi_label: b
     return torch.cat((boxes_xyxy, scores[:, None], classes[:, None].to(scores.dtype)), 1)
 
 
-def _finite(candidates: Tensor) -> Tensor:
+def _best_first(candidates: Tensor, limit: int) -> Tensor:
+    """The `limit` best finite rows; equal scores keep their order."""
     is_finite = candidates.isfinite().all(1)
     num_dropped = len(candidates) - int(is_finite.sum())
     if num_dropped:
         logger.warning("%d predicted boxes are not finite and were left out", num_dropped)
         candidates = candidates[is_finite]
-    return candidates
-
-
-def _best_first(candidates: Tensor, limit: int) -> Tensor:
     return candidates[candidates[:, 4].argsort(descending=True, stable=True)[:limit]]
 
 
