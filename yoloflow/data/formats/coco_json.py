@@ -9,9 +9,12 @@ not. Crowd regions are kept as such. Pictures are looked for in `image_folder`, 
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,11 +42,24 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     Raises:
         YoloflowError: the file is no COCO json, or none of its pictures is found.
     """
-    content = _load(source)
-    categories = _categories(source, content)
-    images = _read_images(source, content["images"], image_folder)
-    boxes = _read_annotations(source, content.get("annotations", []), images.number_of_key, categories)
-    return _flatten(source, images, boxes, categories)
+    with _garbage_collector_paused():
+        content = _load(source)
+        categories = _categories(source, content)
+        images = _read_images(source, content["images"], image_folder)
+        boxes = _read_annotations(source, content.get("annotations", []), images.number_of_key, categories)
+        return _flatten(source, images, boxes, categories)
+
+
+@contextmanager
+def _garbage_collector_paused() -> Iterator[None]:
+    """Half the time of a large json would go into looking for reference cycles, of which it makes none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _load(source: str) -> dict[str, Any]:
