@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from yoloflow.boxes import box_iou
-from yoloflow.losses.task_aligned import Assignment, Objects, TaskAlignedAssigner, _pairwise_ciou
+from yoloflow.losses.task_aligned import Assignment, TaskAlignedAssigner, _pairwise_ciou
 
 RULES = ["claimants", "all"]
 
@@ -21,8 +21,8 @@ def assign(
     assigner: TaskAlignedAssigner, logits: Tensor, boxes: Tensor, anchors: Tensor, truth: Tensor
 ) -> Assignment:
     """Of one image whose objects are all of class 0."""
-    objects = Objects(truth[None], torch.zeros(1, len(truth), dtype=torch.int64))
-    return assigner(logits[None, None], boxes[None], anchors, objects)
+    scores = logits.sigmoid().expand(1, len(truth), -1)
+    return assigner(scores, boxes[None], anchors, truth[None])
 
 
 def used(assignment: Assignment) -> dict[int, tuple[int, float]]:

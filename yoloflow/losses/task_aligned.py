@@ -16,18 +16,6 @@ from torch import Tensor
 ConflictRule = Literal["claimants", "all"]
 
 
-class Objects(NamedTuple):
-    """The ground truth of a batch.
-
-    Attributes:
-        boxes_xyxy: (B, G, 4) float32 in pixels, zeros in padding rows.
-        classes: (B, G) int64, zero in padding rows.
-    """
-
-    boxes_xyxy: Tensor
-    classes: Tensor
-
-
 class Assignment(NamedTuple):
     """What is to be learnt, as a list of P = G * topk entries an image; an entry of score 0 is unused.
 
@@ -65,20 +53,18 @@ class TaskAlignedAssigner:
 
     @torch.no_grad()
     def __call__(
-        self, class_logits: Tensor, boxes_xyxy: Tensor, anchors_xy: Tensor, objects: Objects
+        self, scores: Tensor, boxes_xyxy: Tensor, anchors_xy: Tensor, objects_xyxy: Tensor
     ) -> Assignment:
         """Assign the A anchors of B images to their G objects.
 
         Args:
-            class_logits: (B, C, A) float32.
+            scores: (B, G, A) float32, the probability that anchor A predicts for the class of object G.
             boxes_xyxy: (B, A, 4) predicted boxes in pixels.
             anchors_xy: (A, 2) anchor centres in pixels.
-            objects: the ground truth.
+            objects_xyxy: (B, G, 4) ground truth in pixels, zeros in padding rows.
         """
-        rows = torch.arange(len(class_logits), device=class_logits.device)[:, None]
-        scores = class_logits[rows, objects.classes].sigmoid_()
-        overlaps = _pairwise_ciou(objects.boxes_xyxy, boxes_xyxy)
-        metrics = self._alignment(scores, overlaps).mul_(_inside(anchors_xy, objects.boxes_xyxy))
+        overlaps = _pairwise_ciou(objects_xyxy, boxes_xyxy)
+        metrics = self._alignment(scores, overlaps).mul_(_inside(anchors_xy, objects_xyxy))
         topk = min(self.topk, metrics.shape[2])
         claimed_metrics, claimed_anchors = metrics.topk(topk, sorted=False)
         anchors, is_claim = claimed_anchors.flatten(1), claimed_metrics.flatten(1) > 0

@@ -17,11 +17,13 @@ from yoloflow.losses.distribution_focal import (
     xyxy_to_distances,
 )
 from yoloflow.losses.loss import Loss
-from yoloflow.losses.task_aligned import Assignment, Objects, TaskAlignedAssigner
+from yoloflow.losses.task_aligned import Assignment, TaskAlignedAssigner
 from yoloflow.structures import YoloflowError
 
-# A few float32 tables of so many entries fit the second-level cache of a core.
+# Entries of a (images, objects, anchors) table of which a few fit the second-level cache of a core,
+# and of which a few are a small part of an accelerator's memory.
 CACHED_ENTRIES = 1 << 17
+LARGEST_TABLE = 1 << 24
 
 
 class YOLOv8Loss(Loss):
@@ -80,7 +82,8 @@ class YOLOv8Loss(Loss):
         box_logits, class_logits = torch.split(raw, [4 * self.reg_max, self.nc], 1)
         grid = _anchor_grid(outputs, self.stride)
         objects = _objects(labels, images.shape[2:])
-        entries = self._assign(box_logits.detach(), class_logits.detach(), grid, objects)
+        with torch.no_grad():
+            entries = self._assign(box_logits, class_logits, grid, objects)
         box, dfl = self._box_losses(box_logits, grid, objects.boxes_xyxy, entries)
         # BCE(x, t) = softplus(x) - x * t, and t is zero but at the entries: no (B, nc, A) table of targets.
         classes = objects.classes.gather(1, entries.objects)
@@ -91,16 +94,17 @@ class YOLOv8Loss(Loss):
         total = terms.sum()
         return total * len(raw), torch.cat((total[None], terms)).detach()
 
-    def _assign(self, box_logits: Tensor, class_logits: Tensor, grid: _Grid, objects: Objects) -> Assignment:
-        """Few images at a time where that keeps their (G, A) tables in the cache."""
-        images = _images_at_once(box_logits, objects.classes.shape[1])
+    def _assign(self, box_logits: Tensor, class_logits: Tensor, grid: _Grid, objects: _Objects) -> Assignment:
+        """So many images at a time that their (G, A) tables stay small; no image depends on another."""
         parts = []
-        for box, cls, *truth in zip(
-            *(torch.split(tensor, images) for tensor in (box_logits, class_logits, *objects)), strict=True
+        step = _images_at_once(box_logits, objects.classes.shape[1])
+        for box, cls, truth_xyxy, classes in zip(
+            *(torch.split(tensor, step) for tensor in (box_logits, class_logits, *objects)), strict=True
         ):
             cells = expected_distances(box.reshape(-1, 4, self.reg_max, box.shape[2]))
             boxes_xyxy = distances_to_xyxy(grid.centres_xy, cells * grid.strides[:, None])
-            parts.append(self.assign(cls, boxes_xyxy, grid.centres_xy, Objects(*truth)))
+            rows = torch.arange(len(cls), device=cls.device)[:, None]
+            parts.append(self.assign(cls[rows, classes].sigmoid_(), boxes_xyxy, grid.centres_xy, truth_xyxy))
         return Assignment(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _box_losses(
@@ -127,6 +131,13 @@ class YOLOv8Loss(Loss):
             )
 
 
+class _Objects(NamedTuple):
+    """The ground truth: boxes_xyxy (B, G, 4) in pixels and classes (B, G), zeros in padding rows."""
+
+    boxes_xyxy: Tensor
+    classes: Tensor
+
+
 class _Grid(NamedTuple):
     """The anchors of all levels: centres_xy (A, 2) in pixels, strides (A,) pixels a cell."""
 
@@ -134,7 +145,7 @@ class _Grid(NamedTuple):
     strides: Tensor
 
 
-def _objects(labels: Tensor, image_size_hw: Sequence[int]) -> Objects:
+def _objects(labels: Tensor, image_size_hw: Sequence[int]) -> _Objects:
     labels = labels.float()
     if labels.shape[1] == 0:
         labels = labels.new_full((len(labels), 1, 6), -1)
@@ -143,15 +154,14 @@ def _objects(labels: Tensor, image_size_hw: Sequence[int]) -> Objects:
     left, top, right, bottom = cxcywh_to_xyxy(labels[..., 2:6]).unbind(2)
     boxes_xyxy = torch.stack((left * width, top * height, right * width, bottom * height), 2)
     boxes_xyxy = torch.where(is_object[..., None], boxes_xyxy, 0)
-    return Objects(boxes_xyxy, labels[..., 1].long().clamp(0))
+    return _Objects(boxes_xyxy, labels[..., 1].long().clamp(0))
 
 
 def _images_at_once(box_logits: Tensor, num_objects: int) -> int:
-    """How many images to assign together: on a CPU as many as stay in its cache, elsewhere all."""
-    batch, _, num_anchors = box_logits.shape
-    if box_logits.device.type != "cpu" or torch.compiler.is_compiling():
-        return batch
-    return max(1, min(batch, CACHED_ENTRIES // max(1, num_objects * num_anchors)))
+    """How many images to assign together; a compiled graph has its own ways with the cache."""
+    in_cache = box_logits.device.type == "cpu" and not torch.compiler.is_compiling()
+    entries = CACHED_ENTRIES if in_cache else LARGEST_TABLE
+    return max(1, entries // (num_objects * box_logits.shape[2]))
 
 
 def _anchor_grid(levels: Sequence[Tensor], stride: Sequence[int]) -> _Grid:
