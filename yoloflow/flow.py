@@ -139,6 +139,8 @@ def evaluate_run(
     ranks, device = init_ranks(config.device, config.threads)
     path = weight or find_weights(Path(run_or_recipe))
     index = _read_set(config, "val_set")
+    if config.data.single_cls:
+        index = _as_one_class(index)
     network = create_model(
         config.network.model_name, config.network_table(), len(index.names), variant=config.variant
     )
@@ -152,6 +154,8 @@ def _open_sets(config: Config, run: RunFolder, ranks: Ranks) -> tuple[DatasetInd
     sets = {"train_set": _read_set(config, "train_set")}
     if config.run_eval:
         sets["val_set"] = _read_set(config, "val_set", sets["train_set"].names)
+    if config.data.single_cls:
+        sets = {key: _as_one_class(index) for key, index in sets.items()}
     if ranks.is_main:
         run.create(dump_config(config))
         report = {key: problems_report(index) for key, index in sets.items()}
@@ -176,10 +180,13 @@ def _read_set(config: Config, key: str, names: Sequence[str] | None = None) -> D
     index = read_index(
         source, names or data.names, None if names else data.nc, data.problems, data.image_folder
     )
-    if data.single_cls:
-        one = np.zeros_like(index.classes)
-        return replace(index, classes=one, names=["object"], category_ids=np.ones(1, np.int64))
     return index
+
+
+def _as_one_class(index: DatasetIndex) -> DatasetIndex:
+    """The data set with all its classes taken as one."""
+    one = np.zeros_like(index.classes)
+    return replace(index, classes=one, names=["object"], category_ids=np.ones(1, np.int64))
 
 
 def _start_weights(config: Config, network: Network) -> EMA | None:

@@ -1,0 +1,168 @@
+"""The docs are true: their code runs, their commands parse, their paths exist."""
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import typer
+
+from yoloflow.cli import app
+from yoloflow.config.reader import list_recipes, load_config
+from yoloflow.data.formats import FORMATS
+from yoloflow.data.problems import KINDS
+from yoloflow.data.transforms import TRANSFORMS
+from yoloflow.engine.callbacks import CALLBACKS
+from yoloflow.losses import LOSSES
+from yoloflow.models.catalogue import LAYERS
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "yoloflow"
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# Where a command is quoted in the text: `yoloflow train quickstart`.
+QUOTED = re.compile(r"`(yoloflow [^`\n]+)`")
+
+
+def blocks(page: Path) -> list[tuple[str, str, int]]:
+    """Language, text and first line of every fenced block."""
+    text = page.read_text()
+    return [(found[1], found[2], text.count("\n", 0, found.start()) + 1) for found in BLOCK.finditer(text)]
+
+
+@pytest.fixture
+def _tables_restored() -> Iterator[None]:
+    """The tables that examples add to are afterwards as they were."""
+    tables = (CALLBACKS, FORMATS, LAYERS, LOSSES)
+    before = [dict(table) for table in tables]
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
+
+
+def pages_with_code() -> list[Path]:
+    return [page for page in PAGES if any(language == "python" for language, _, _ in blocks(page))]
+
+
+@pytest.mark.usefixtures("_tables_restored")
+@pytest.mark.parametrize("page", pages_with_code(), ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": f"docs.{page.stem}"}
+    printed = ""
+    for language, text, line in blocks(page):
+        if language == "python":
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                # Blank lines bring the page's own line numbers into tracebacks.
+                exec(compile("\n" * line + text, str(page), "exec"), names)
+            printed = output.getvalue()
+        elif printed:
+            assert language == "text", f"{page.name}:{line}: the block before printed something"
+            assert printed == text, f"{page.name}:{line}"
+            printed = ""
+
+
+def commands(page: Path) -> list[str]:
+    """Every `yoloflow ...` of a page, in bash blocks and in the text."""
+    text = page.read_text()
+    lines = [line for language, block, _ in blocks(page) if language == "bash" for line in block.splitlines()]
+    found = [part.strip() for line in lines for part in line.split("&&")]
+    return [part for part in found if part.startswith("yoloflow ")] + QUOTED.findall(BLOCK.sub("", text))
+
+
+def all_commands() -> list[str]:
+    # <placeholders> in a sentence are no commands to type.
+    return sorted({command for page in PAGES for command in commands(page) if "<" not in command})
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(all_commands()) > 10
+
+
+@pytest.mark.parametrize("command", all_commands())
+def test_every_command_of_the_docs_parses_and_its_settings_load(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data.yaml").write_text("{train: a.txt, val: b.txt, names: [cat]}")
+    monkeypatch.chdir(tmp_path)
+    _, name, *arguments = [word for word in shlex.split(command) if word != ">"]
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    subcommand = group.commands[name]
+    if not arguments or "--help" in arguments:
+        return
+    if "mine.yaml" in arguments:  # where a shell would write
+        arguments.remove("mine.yaml")
+    values = subcommand.make_context(name, arguments).params
+    recipe = values.get("recipe") or values.get("run_or_recipe")
+    if recipe is None:
+        return
+    if recipe.startswith("runs/"):
+        recipe = "yolov8n"
+    assert recipe in {info.name for info in list_recipes()}
+    overrides = [
+        "data=data.yaml" if text.startswith("data=") else text for text in values.get("overrides") or []
+    ]
+    load_config(recipe, overrides)
+
+
+def file_map() -> list[str]:
+    """The paths that the README's file map names."""
+    section = README.read_text().split("## File map")[1]
+    block = BLOCK.search(section)
+    assert block is not None
+    return [line.split()[0] for line in block[2].splitlines() if line]
+
+
+@pytest.mark.parametrize("name", file_map())
+def test_a_path_of_the_file_map_exists(name: str) -> None:
+    assert (PACKAGE / name).is_dir() if name.endswith("/") else (PACKAGE / name).is_file()
+
+
+def test_the_file_map_names_every_file_by_itself_or_by_its_folder() -> None:
+    named = file_map()
+    folders = tuple(name for name in named if name.endswith("/"))
+    files = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")]
+    missing = [
+        name
+        for name in files
+        if name not in named
+        and not name.startswith(folders)
+        # A room's __init__.py only gathers its names.
+        and not re.fullmatch(r"\w+/__init__\.py", name)
+    ]
+    assert missing == []
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {"recipes"}
+    assert rooms == {name.split("/")[0] for name in named if "/" in name}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    links = [
+        link.split("#")[0]
+        for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text))
+        if "://" not in link
+    ]
+    paths = re.findall(r"`((?:docs|tests|yoloflow|benchmarks)/[\w./-]*)`", text)
+    for target in [page.parent / link for link in links if link] + [ROOT / path for path in paths]:
+        assert target.exists(), f"{page.name} names {target}"
+
+
+def test_the_data_page_names_every_problem_and_every_transform_with_its_parameters() -> None:
+    text = (ROOT / "docs/data.md").read_text()
+    kinds = dict(re.findall(r"^\| `(\w+(?:-\w+)+)` \| (.*?) \|", text, re.MULTILINE))
+    assert kinds == KINDS
+    for name, transform in TRANSFORMS.items():
+        (line,) = [line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line]
+        for parameter in fields(transform):
+            assert f"`{parameter.name}`" in line, f"{name}: {parameter.name}"
