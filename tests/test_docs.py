@@ -13,6 +13,7 @@ import typer
 
 from yoloflow.cli import app
 from yoloflow.config.reader import list_recipes, load_config
+from yoloflow.config.validation import describe_keys
 from yoloflow.data.formats import FORMATS
 from yoloflow.data.problems import KINDS
 from yoloflow.data.transforms import TRANSFORMS
@@ -166,3 +167,11 @@ def test_the_data_page_names_every_problem_and_every_transform_with_its_paramete
         (line,) = [line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line]
         for parameter in fields(transform):
             assert f"`{parameter.name}`" in line, f"{name}: {parameter.name}"
+
+
+def test_the_config_page_names_every_group_of_keys() -> None:
+    text = (ROOT / "docs/config.md").read_text()
+    table = "".join(line for line in text.splitlines() if line.startswith("| `"))
+    for key, _, _, _ in describe_keys():
+        section, dot, _ = key.partition(".")
+        assert f"`{section}{dot}`" in table, key
