@@ -25,7 +25,7 @@ from yoloflow.data.stages import fit_stages
 from yoloflow.engine.callbacks import RunContext, create_callback
 from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
 from yoloflow.engine.precision import Precision
-from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights
+from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights, names_of_run
 from yoloflow.engine.train_step import (
     StepOptions,
     auto_mixed_precision,
@@ -118,12 +118,16 @@ def train(config: Config) -> dict[str, Any]:
         stage_epochs,
         loss_fn.loss_item_name,
         config.log_interval,
+        keep_latest=config.keep_latest,
     )
     return create_trainer(context, loader, callbacks).train()
 
 
 def evaluate_run(
-    run_or_recipe: str, overrides: Sequence[str] = (), weight: str | None = None
+    run_or_recipe: str,
+    overrides: Sequence[str] = (),
+    weight: str | None = None,
+    save_json: str | Path | None = None,
 ) -> EvaluationResult:
     """Evaluate weights on the validation set that a run or recipe names.
 
@@ -131,6 +135,7 @@ def evaluate_run(
         run_or_recipe: a run folder, a recipe's name or a YAML file.
         overrides: `key=value` texts over its settings.
         weight: weights file; None takes the run's best (averaged where there is an average).
+        save_json: write the detections here, as a COCO results file.
 
     Raises:
         YoloflowError: no weights or no validation set, or they do not fit together.
@@ -138,15 +143,16 @@ def evaluate_run(
     config = load_config(run_or_recipe, overrides)
     ranks, device = init_ranks(config.device, config.threads)
     path = weight or find_weights(Path(run_or_recipe))
-    index = _read_set(config, "val_set")
-    if config.data.single_cls:
+    is_one_class = config.data.single_cls
+    index = _read_set(config, "val_set", None if is_one_class else names_of_run(Path(run_or_recipe)))
+    if is_one_class:
         index = _as_one_class(index)
     network = create_model(
         config.network.model_name, config.network_table(), len(index.names), variant=config.variant
     )
     load_pretrain(network, path)
     logger.info("%s on %d images", path, len(index))
-    return _create_test_fn(config, index, ranks, device)(network.to(device))
+    return _create_test_fn(config, index, ranks, device, save_json)(network.to(device))
 
 
 def _open_sets(config: Config, run: RunFolder, ranks: Ranks) -> tuple[DatasetIndex, DatasetIndex | None]:
@@ -159,8 +165,7 @@ def _open_sets(config: Config, run: RunFolder, ranks: Ranks) -> tuple[DatasetInd
     if ranks.is_main:
         run.create(dump_config(config))
         report = {key: problems_report(index) for key, index in sets.items()}
-        names = sets["train_set"].names
-        write_atomically(run.path / "names.json", json.dumps(names, ensure_ascii=False).encode())
+        run.write_names(sets["train_set"].names)
         write_atomically(run.path / "data_problems.json", json.dumps(report, indent=1).encode())
         for key, index in sets.items():
             for line in summarise_problems(index):
@@ -177,10 +182,9 @@ def _read_set(config: Config, key: str, names: Sequence[str] | None = None) -> D
         raise YoloflowError(
             f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), data=FILE.yaml{hint}"
         )
-    index = read_index(
+    return read_index(
         source, names or data.names, None if names else data.nc, data.problems, data.image_folder
     )
-    return index
 
 
 def _as_one_class(index: DatasetIndex) -> DatasetIndex:
@@ -231,7 +235,11 @@ def _create_train_loader(
 
 
 def _create_test_fn(
-    config: Config, index: DatasetIndex, ranks: Ranks, device: torch.device
+    config: Config,
+    index: DatasetIndex,
+    ranks: Ranks,
+    device: torch.device,
+    save_json: str | Path | None = None,
 ) -> Callable[[nn.Module], EvaluationResult]:
     """`test` with everything but the network filled in."""
     rows = config.data.test_transforms or [{"func_name": "letterbox"}]
@@ -254,6 +262,7 @@ def _create_test_fn(
         nms_time_limit=config.nms_time_limit,
         precision=_precision(config, device),
         synchronizer=Synchronizer(ranks.rank_size),
+        save_json=save_json,
     )
 
 

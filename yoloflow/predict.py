@@ -21,7 +21,7 @@ from yoloflow.data.dataset import resize_image, resized_sizes
 from yoloflow.data.sources import Frame, find_files, read_frames
 from yoloflow.data.transforms import create_transforms
 from yoloflow.data.transforms.pipeline import Pipeline
-from yoloflow.engine.run_folder import find_weights
+from yoloflow.engine.run_folder import find_weights, names_of_run
 from yoloflow.evaluation.nms import non_max_suppression
 from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.report.predictions import PredictionWriter
@@ -333,10 +333,8 @@ def _run_of(path: Path) -> Path:
 
 def _class_names(run: Path, config: Config) -> list[str]:
     """Class names of a run: as recorded from its data set, else as its settings state them."""
-    recorded = run / "names.json"
-    if recorded.is_file():
-        names: list[str] = json.loads(recorded.read_text(encoding="utf-8"))
-        return names
+    if (recorded := names_of_run(run)) is not None:
+        return recorded
     if config.data.names is not None:
         return list(config.data.names)
     if config.data.nc is not None:

@@ -280,6 +280,7 @@ class Config(Section):
     profiler: bool = Field(False, description="record a profile of some steps")
     profiler_step_num: Count = Field(3, description="how many steps it records")
     keep_checkpoint_max: int = Field(0, ge=0, description="best weights kept beside `best` itself")
+    keep_latest: int = Field(2, ge=1, description="newest training states kept, to resume from")
     callback: list[CallbackConfig] = Field(default_factory=list, description="further callbacks")
 
     conf_thres: Share = Field(0.001, description="lowest score of a detection in evaluation")
@@ -352,7 +353,7 @@ class Config(Section):
         """The recipe's callbacks and those that its switches ask for, in the order of their calls."""
         own = [row.model_dump() for row in self.callback]
         rows: list[Row] = [{"name": "ConsoleCallback"}, {"name": "MetricsFileCallback"}]
-        if self.run_eval and all(row["name"] != "EvalWhileTrain" for row in own):
+        if self.run_eval:
             last = range(self.epochs - self.eval_last_epochs + 1, self.epochs + 1)
             rows.append(
                 {
@@ -367,4 +368,5 @@ class Config(Section):
             rows.append({"name": "SummaryCallback"})
         if self.profiler:
             rows.append({"name": "ProfilerCallback", "profiler_step_num": self.profiler_step_num})
-        return rows + own
+        named = {row["name"] for row in own}
+        return [row for row in rows if row["name"] not in named] + own

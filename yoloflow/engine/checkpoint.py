@@ -21,7 +21,6 @@ from yoloflow.weights.files import load_weights, save_weights, write_atomically
 logger = logging.getLogger("yoloflow")
 
 SCHEMA = 1
-KEEP_STATES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +31,14 @@ class TrainingState:
     numbers: dict[str, Any]
 
 
-def save_state(folder: Path, step: int, state: TrainingState) -> Path:
-    """Write a state and remove all but the newest `KEEP_STATES`.
+def save_state(folder: Path, step: int, state: TrainingState, keep_latest: int = 2) -> Path:
+    """Write a state and remove all but the newest.
 
     Args:
         folder: where states lie (`weights/` of the run).
         step: steps done, part of the file's name.
         state: what to write.
+        keep_latest: how many stay; 2 at least leave a good one where the newest is damaged.
 
     Returns:
         the JSON file, the last to be written.
@@ -48,7 +48,7 @@ def save_state(folder: Path, step: int, state: TrainingState) -> Path:
     manifest = {"schema": SCHEMA, "step": step, "sha256": _sha256(tensors_path), "numbers": state.numbers}
     manifest_path = tensors_path.with_suffix(".json")
     write_atomically(manifest_path, json.dumps(manifest, indent=1).encode())
-    for old in _manifests(folder)[KEEP_STATES:]:
+    for old in _manifests(folder)[keep_latest:]:
         old.unlink(missing_ok=True)
         old.with_suffix(".safetensors").unlink(missing_ok=True)
     return manifest_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,10 @@ class RunFolder:
                 f"{self.path}: cannot be written ({error.strerror}); choose another save_dir=..."
             ) from error
 
+    def write_names(self, names: Sequence[str]) -> None:
+        """Keep the class names, which may come from the data and not from the config."""
+        write_atomically(self.path / "names.json", json.dumps(list(names), ensure_ascii=False).encode())
+
     @property
     def finished_summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None."""
@@ -114,6 +119,15 @@ def find_weights(path: Path) -> Path:
         if (weights := path / "weights" / f"{name}.safetensors").is_file():
             return weights
     raise YoloflowError(f"{path}: no weights are there; give a run folder or a .safetensors file (--weight)")
+
+
+def names_of_run(path: Path) -> list[str] | None:
+    """The class names that a run was trained with, in class order; None if `path` is no run folder."""
+    file = path / "names.json"
+    if not file.is_file():
+        return None
+    names: list[str] = json.loads(file.read_text())
+    return names
 
 
 def _choose(root: Path, name: str | None, default_name: str, resume: str) -> RunFolder:

@@ -140,7 +140,18 @@ class Trainer:
             before = self.context.evaluation
             getattr(callback, hook)(self.context)
             if self.context.evaluation is not before:
+                self._keep_figures()
                 self._notify("on_evaluation")
+
+    def _keep_figures(self) -> None:
+        result = self.context.evaluation
+        assert result is not None
+        self.context.figures = {
+            "map": result.map,
+            "map50": result.map50,
+            "stats": list(result.stats),
+            "per_class": result.per_class,
+        }
 
     def _save(self, started: float) -> None:
         """Write the state of an epoch's end (rank 0; the others hold the same)."""
@@ -153,11 +164,12 @@ class Trainer:
             "step": context.step,
             "stage": context.stage,
             "best": context.best,
+            "figures": context.figures,
             "seconds": time.monotonic() - started + self._seconds_before,
             "callbacks": [callback.state_dict() for callback in self.callbacks],
         }
         state = TrainingState(tensors, {**counters, "trainer": trainer})
-        save_state(context.run.weights, context.step, state)
+        save_state(context.run.weights, context.step, state, context.keep_latest)
 
     def _restore(self) -> None:
         context = self.context
@@ -174,6 +186,7 @@ class Trainer:
         torch.set_rng_state(tensors.pop("rng.torch").cpu())
         context.train_step.load_state_dict(tensors, numbers)
         context.step, context.stage, context.best = trainer["step"], trainer["stage"], trainer["best"]
+        context.figures = trainer["figures"]
         self._seconds_before = trainer["seconds"]
         for callback, saved in zip(self.callbacks, trainer["callbacks"], strict=True):
             callback.load_state_dict(saved)
@@ -181,14 +194,11 @@ class Trainer:
 
     def _finish(self, seconds: float) -> dict[str, Any]:
         context = self.context
-        result = context.evaluation
+        nothing = dict.fromkeys(("map", "map50", "stats", "per_class"))
         summary = {
             "epochs": context.epochs,
             "steps": context.step,
-            "map": result.map if result else None,
-            "map50": result.map50 if result else None,
-            "stats": list(result.stats) if result else None,
-            "per_class": result.per_class if result else None,
+            **(context.figures or nothing),
             "best": context.best or None,
             "wall_seconds": round(seconds, 1),
             "images_per_second": round(self._step_images / max(self._step_seconds, 1e-9), 2),

@@ -40,9 +40,10 @@ class RunContext:
         batch: the batch of the last step.
         loss_items: (K,) on the device, of the last step; names in `loss_item_names`.
         images_per_second: over the last logging interval, evaluation not counted.
-        evaluation: the newest result, or None.
+        evaluation: the newest result of this process, or None.
+        figures: the newest evaluation's figures as in `summary.json`, kept over a resume.
         best: the best evaluation's figures so far, empty before the first.
-        callback_states: plain numbers of each callback, saved and restored with the training state.
+        keep_latest: newest training states kept.
     """
 
     run: RunFolder
@@ -62,7 +63,9 @@ class RunContext:
     loss_items: torch.Tensor | None = None
     images_per_second: float = 0.0
     evaluation: EvaluationResult | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
+    keep_latest: int = 2
 
     @property
     def is_log_step(self) -> bool:
