@@ -154,6 +154,25 @@ def test_a_training_needs_a_training_and_a_validation_set(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_refused_training_leaves_no_folder(scenes: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(YoloflowError, match="per_batch_size"):
+        run(scenes, tmp_path, "per_batch_size=100", "name=large")
+    with pytest.raises(YoloflowError, match="no such weights file"):
+        run(scenes, tmp_path, "weight=nowhere.safetensors", "name=weights")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_names_the_settings_that_changed(
+    scenes: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(scenes, tmp_path, "epochs=1", "name=run")
+    (tmp_path / "run" / "summary.json").unlink()
+    with caplog.at_level(logging.WARNING, logger="yoloflow"):
+        summary = run(scenes, tmp_path, "epochs=2", "name=run", "resume=auto")
+    assert "other settings than it began with: epochs" in caplog.text
+    assert summary["steps"] == 6
+
+
 def test_single_cls_trains_and_evaluates_one_class(scenes: tuple[Path, Path], tmp_path: Path) -> None:
     summary = run(scenes, tmp_path, "epochs=1", "data.single_cls=true", "name=one")
     per_class = summary["per_class"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +38,6 @@ from yoloflow.models import Network, create_model, freeze_layers, load_pretrain
 from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
 from yoloflow.runtime import Ranks, init_ranks, seed_everything
 from yoloflow.structures import DatasetIndex, YoloflowError
-from yoloflow.weights.files import write_atomically
 
 logger = logging.getLogger("yoloflow")
 
@@ -61,14 +59,15 @@ def train(config: Config) -> dict[str, Any]:
     if run.finished_summary is not None:
         logger.info("%s is finished: nothing is left to train", run.path)
         return run.finished_summary
-    train_index, val_index = _open_sets(config, run, ranks)
+    sets = _read_sets(config, ranks)
+    class_names = sets["train_set"].names
     seed_everything(config.seed)
 
     # 1. Network, and its running average, which is what is evaluated
     network = create_model(
         config.network.model_name,
         config.network_table(),
-        num_classes=len(train_index.names),
+        num_classes=len(class_names),
         sync_bn=config.sync_bn and ranks.rank_size > 1,
         variant=config.variant,
     ).to(device)
@@ -76,7 +75,7 @@ def train(config: Config) -> dict[str, Any]:
 
     # 2. Data loaders, one stage after the other
     stage_epochs = fit_stages(config.data.stage_epochs or [config.epochs], config.epochs)
-    loader = _create_train_loader(config, train_index, stage_epochs, ranks)
+    loader = _create_train_loader(config, sets["train_set"], stage_epochs, ranks)
 
     # 3. Loss
     loss_fn = create_loss(**config.loss_arguments(network.stride, network.num_classes)).to(device)
@@ -104,7 +103,7 @@ def train(config: Config) -> dict[str, Any]:
     callbacks = create_callback(config.callback_rows())
 
     # 7. Test function
-    test_fn = None if val_index is None else _create_test_fn(config, val_index, ranks, device)
+    test_fn = _create_test_fn(config, sets["val_set"], ranks, device) if config.run_eval else None
 
     # 8. Trainer
     context = RunContext(
@@ -112,14 +111,13 @@ def train(config: Config) -> dict[str, Any]:
         ranks,
         train_step_fn,
         test_fn,
-        train_index.names,
-        config.epochs,
-        loader.steps_per_epoch,
-        stage_epochs,
+        class_names,
         loss_fn.loss_item_name,
-        config.log_interval,
+        log_interval=config.log_interval,
         keep_latest=config.keep_latest,
     )
+    if ranks.is_main:
+        _begin_run(run, config, sets)
     return create_trainer(context, loader, callbacks).train()
 
 
@@ -155,22 +153,31 @@ def evaluate_run(
     return _create_test_fn(config, index, ranks, device, save_json)(network.to(device))
 
 
-def _open_sets(config: Config, run: RunFolder, ranks: Ranks) -> tuple[DatasetIndex, DatasetIndex | None]:
-    """The training set and, if it is evaluated, the validation set; once they are fine, the run folder."""
+def _read_sets(config: Config, ranks: Ranks) -> dict[str, DatasetIndex]:
+    """The training set and, if it is evaluated, the validation set."""
     sets = {"train_set": _read_set(config, "train_set")}
     if config.run_eval:
         sets["val_set"] = _read_set(config, "val_set", sets["train_set"].names)
     if config.data.single_cls:
         sets = {key: _as_one_class(index) for key, index in sets.items()}
     if ranks.is_main:
-        run.create(dump_config(config))
-        report = {key: problems_report(index) for key, index in sets.items()}
-        run.write_names(sets["train_set"].names)
-        write_atomically(run.path / "data_problems.json", json.dumps(report, indent=1).encode())
         for key, index in sets.items():
             for line in summarise_problems(index):
                 logger.info("data.%s: %s", key, line)
-    return sets["train_set"], sets.get("val_set")
+    return sets
+
+
+def _begin_run(run: RunFolder, config: Config, sets: Mapping[str, DatasetIndex]) -> None:
+    """Make the run folder, now that nothing of settings and data can be refused any more."""
+    if run.resumed:
+        before = load_config(run.path)
+        changed = [key for key in Config.model_fields if getattr(before, key) != getattr(config, key)]
+        if changed := [key for key in changed if key != "resume"]:
+            logger.warning(
+                "%s: goes on with other settings than it began with: %s", run.path, ", ".join(changed)
+            )
+    report = {key: problems_report(index) for key, index in sets.items()}
+    run.create(dump_config(config), sets["train_set"].names, report)
 
 
 def _read_set(config: Config, key: str, names: Sequence[str] | None = None) -> DatasetIndex:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,13 @@ class RunFolder:
         """Final figures; written when the training has finished."""
         return self.path / "summary.json"
 
-    def create(self, config_text: str) -> None:
-        """Make the folders, and write the resolved config of a new run.
+    def create(self, config_text: str, names: Sequence[str], data_report: Mapping[str, Any]) -> None:
+        """Make the folders and write what is known before the first step.
+
+        Args:
+            config_text: the resolved config, for `config.yaml`.
+            names: class names, for `names.json`; they may come from the data and not from the config.
+            data_report: what was found wrong with each data set, for `data_problems.json`.
 
         Raises:
             YoloflowError: the folder cannot be written.
@@ -56,16 +61,13 @@ class RunFolder:
         try:
             for folder in (self.weights, self.plots):
                 folder.mkdir(parents=True, exist_ok=True)
-            if not self.resumed:
-                write_atomically(self.path / "config.yaml", config_text.encode())
+            write_atomically(self.path / "names.json", _json_bytes(list(names)))
+            write_atomically(self.path / "data_problems.json", _json_bytes(data_report))
+            write_atomically(self.path / "config.yaml", config_text.encode())
         except OSError as error:
             raise YoloflowError(
                 f"{self.path}: cannot be written ({error.strerror}); choose another save_dir=..."
             ) from error
-
-    def write_names(self, names: Sequence[str]) -> None:
-        """Keep the class names, which may come from the data and not from the config."""
-        write_atomically(self.path / "names.json", json.dumps(list(names), ensure_ascii=False).encode())
 
     @property
     def finished_summary(self) -> dict[str, Any] | None:
@@ -128,6 +130,10 @@ def names_of_run(path: Path) -> list[str] | None:
         return None
     names: list[str] = json.loads(file.read_text())
     return names
+
+
+def _json_bytes(content: object) -> bytes:
+    return json.dumps(content, indent=1, ensure_ascii=False).encode()
 
 
 def _choose(root: Path, name: str | None, default_name: str, resume: str) -> RunFolder:

@@ -55,6 +55,7 @@ class Trainer:
             loader: the batches of all stages.
             callbacks: called in this order.
         """
+        context.epochs, context.steps_per_epoch = loader.epochs, loader.steps_per_epoch
         self.context = context
         self.loader = loader
         self.callbacks = list(callbacks)

@@ -32,7 +32,7 @@ class RunContext:
         train_step: the step object with network, EMA, optimizer and schedule.
         test_fn: evaluates a network, or None where the run has no evaluation.
         class_names: in class order.
-        epochs, steps_per_epoch, stage_epochs: the plan.
+        epochs, steps_per_epoch: the plan, from the trainer's loader.
         log_interval: steps between two logged ones.
         epoch: 0-based epoch in progress (after an epoch's end: the one that ended).
         step: steps done since the training began, over all epochs.
@@ -51,11 +51,11 @@ class RunContext:
     train_step: TrainStep
     test_fn: TestFunction | None
     class_names: list[str]
-    epochs: int
-    steps_per_epoch: int
-    stage_epochs: list[int]
     loss_item_names: list[str]
-    log_interval: int
+    log_interval: int = 100
+    keep_latest: int = 2
+    epochs: int = 0
+    steps_per_epoch: int = 0
     epoch: int = 0
     step: int = 0
     stage: int = 0
@@ -65,7 +65,6 @@ class RunContext:
     evaluation: EvaluationResult | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
-    keep_latest: int = 2
 
     @property
     def is_log_step(self) -> bool:

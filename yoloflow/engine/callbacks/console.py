@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from yoloflow.engine.callbacks.base import BaseCallback, RunContext
+from yoloflow.engine.run_folder import find_weights
 
 logger = logging.getLogger("yoloflow")
 
@@ -84,14 +85,31 @@ class ConsoleCallback(BaseCallback):
             )
 
     def on_train_end(self, context: RunContext) -> None:
-        """Close the bar."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        """Close the bar and say where everything lies."""
+        self._close()
+        if not context.ranks.is_main:
+            return
+        if context.best:
+            logger.info(
+                "best: AP %.4f  AP50 %.4f  (epoch %d)",
+                context.best["map"],
+                context.best["map50"],
+                context.best["epoch"],
+            )
+        run = context.run
+        logger.info("weights   %s", find_weights(run.path))
+        logger.info("curves    %s", run.plots / "curves.png")
+        logger.info("pictures  %s", run.plots)
+        logger.info("figures   %s", run.summary)
 
     def on_exception(self, context: RunContext) -> None:
         """Close the bar so that the error is readable."""
-        self.on_train_end(context)
+        self._close()
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
 
     def _print_line(self, context: RunContext) -> None:
         done = context.step - self._start_step
