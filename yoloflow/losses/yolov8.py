@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from yoloflow.boxes import box_iou, cxcywh_to_xyxy
+from yoloflow.boxes import anchor_points, box_iou, cxcywh_to_xyxy
 from yoloflow.losses.distribution_focal import (
     distances_to_xyxy,
     distribution_focal_loss,
@@ -165,12 +165,5 @@ def _images_at_once(box_logits: Tensor, num_objects: int) -> int:
 
 
 def _anchor_grid(levels: Sequence[Tensor], stride: Sequence[int]) -> _Grid:
-    """Level by level, row by row."""
-    centres, strides = [], []
-    for level, step in zip(levels, stride, strict=True):
-        height, width = level.shape[2:]
-        y = (torch.arange(height, device=level.device, dtype=torch.float32) + 0.5) * step
-        x = (torch.arange(width, device=level.device, dtype=torch.float32) + 0.5) * step
-        centres.append(torch.stack((x.repeat(height), y.repeat_interleave(width)), 1))
-        strides.append(torch.full_like(centres[-1][:, 0], step))
-    return _Grid(torch.cat(centres), torch.cat(strides))
+    centres, strides = anchor_points(levels, stride)
+    return _Grid(centres * strides, strides[:, 0])
