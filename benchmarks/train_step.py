@@ -1,0 +1,77 @@
+"""Milliseconds of one training step on a fixed random batch, the two memory layouts in turn.
+
+python benchmarks/train_step.py [--recipe yolov8n --classes 80 --size 320 --batch 16 --runs 7]
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from yoloflow import (
+    EMA,
+    create_group_param,
+    create_loss,
+    create_model,
+    create_optimizer,
+    create_train_step_fn,
+    load_config,
+)
+from yoloflow.config.schema import Config
+from yoloflow.engine.train_step import StepOptions, TrainStep
+from yoloflow.optim import create_schedule
+
+
+def build_step(config: Config, classes: int, channels_last: bool) -> TrainStep:
+    torch.manual_seed(0)
+    network = create_model(config.network.model_name, config.network_table(), classes)
+    settings, length = config.optimizer.settings(), config.run_length(100)
+    return create_train_step_fn(
+        network,
+        create_loss(**config.loss_arguments(network.stride, classes)),
+        create_optimizer(create_group_param(network, settings, length), settings),
+        create_schedule(settings, length),
+        ema=EMA(network),
+        options=StepOptions(channels_last=channels_last),
+    )
+
+
+def random_batch(batch: int, size: int, classes: int, objects: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
+    labels = torch.full((batch, 16, 6), -1.0)
+    labels[..., 0] = torch.arange(batch)[:, None]
+    labels[:, :objects, 1] = torch.randint(0, classes, (batch, objects)).float()
+    labels[:, :objects, 2:4] = torch.rand(batch, objects, 2) * 0.6 + 0.2
+    labels[:, :objects, 4:6] = torch.rand(batch, objects, 2) * 0.3 + 0.05
+    return images, labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="yolov8n")
+    for name, default in (("classes", 80), ("size", 320), ("batch", 16), ("runs", 7)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    arguments = parser.parse_args()
+    config = load_config(arguments.recipe, [f"per_batch_size={arguments.batch}"])
+    images, labels = random_batch(arguments.batch, arguments.size, arguments.classes)
+    steps = {
+        layout: build_step(config, arguments.classes, layout == "channels_last")
+        for layout in ("nchw", "channels_last")
+    }
+    seconds: dict[str, list[float]] = {layout: [] for layout in steps}
+    for run in range(arguments.runs + 1):
+        for layout, step in steps.items():
+            start = time.perf_counter()
+            step(images, labels).loss_items.tolist()
+            if run:  # the first of each warms up
+                seconds[layout].append(time.perf_counter() - start)
+    for layout, times in seconds.items():
+        median = statistics.median(times)
+        print(
+            f"{layout:14} {1000 * median:7.0f} ms  {arguments.batch / median:6.1f} images/s  (least {1000 * min(times):.0f} ms)"
+        )
+
+
+if __name__ == "__main__":
+    main()
