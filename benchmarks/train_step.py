@@ -68,8 +68,9 @@ def main() -> None:
                 seconds[layout].append(time.perf_counter() - start)
     for layout, times in seconds.items():
         median = statistics.median(times)
+        rate = arguments.batch / median
         print(
-            f"{layout:14} {1000 * median:7.0f} ms  {arguments.batch / median:6.1f} images/s  (least {1000 * min(times):.0f} ms)"
+            f"{layout:14} {1000 * median:7.0f} ms  {rate:6.1f} images/s  (least {1000 * min(times):.0f} ms)"
         )
 
 
