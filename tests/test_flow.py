@@ -36,6 +36,7 @@ def overrides(scenes: tuple[Path, Path], folder: Path, *more: str) -> list[str]:
         "network.width_multiple=0.125",
         "data.num_parallel_workers=0",
         "log_interval=1",
+        "run_eval_interval=1",
         *more,
     ]
 
