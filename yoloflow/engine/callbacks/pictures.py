@@ -39,13 +39,13 @@ class PicturesCallback(BaseCallback):
         path = context.run.plots / f"train_batch_stage{context.stage + 1}.jpg"
         cv2.imwrite(str(path), draw_grid(tiles, self.columns))
 
-    def on_epoch_end(self, context: RunContext) -> None:
+    def on_evaluation(self, context: RunContext) -> None:
         """The curves so far."""
-        if context.ranks.is_main and context.run.metrics.exists():
-            plot_curves(context.run.metrics, context.run.plots / "curves.png")
+        self._draw_curves(context)
 
     def on_train_end(self, context: RunContext) -> None:
-        """Detections of the last evaluation."""
+        """The whole curves, and detections of the last evaluation."""
+        self._draw_curves(context)
         if context.evaluation is None or not context.ranks.is_main:
             return
         tiles = [
@@ -54,6 +54,11 @@ class PicturesCallback(BaseCallback):
         ]
         if tiles:
             cv2.imwrite(str(context.run.plots / "detections.jpg"), draw_grid(tiles, self.columns))
+
+    @staticmethod
+    def _draw_curves(context: RunContext) -> None:
+        if context.ranks.is_main and context.run.metrics.exists():
+            plot_curves(context.run.metrics, context.run.plots / "curves.png")
 
 
 def picture_of(path: Path, detections: Detections, names: list[str], min_score: float) -> Uint8Array:
