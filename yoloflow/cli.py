@@ -255,7 +255,8 @@ def _mistake(message: str) -> YoloflowError:
 def main() -> None:
     """Run the command; a user's mistake ends with one message and exit code 2."""
     # Read once, when torch is imported. OpenMP's threads spin long while they wait and take the cores from
-    # the loader's workers and whatever else runs; not spinning at all halves the speed. This is between.
+    # the loader's workers and whatever else runs; not spinning at all halves the speed. This is between;
+    # docs/decisions/0002 has what was measured, and what was not.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
