@@ -58,10 +58,10 @@ def _draw_arrays(params: dict, random: np.random.RandomState) -> dict[str, np.nd
             )
         else:
             drawn = _draw(name.rpartition(".")[2], shape, random)
+            start = np.array(params["bias_start"].get(name, 0), np.float32)
+            start = start.reshape(shape) if start.ndim else start
             # The start value is a float32 of the reference's own; the noise was added in float64.
-            arrays[name] = (np.float64(np.float32(params["bias_start"].get(name, 0))) + drawn).astype(
-                np.float32
-            )
+            arrays[name] = (start.astype(np.float64) + drawn).astype(np.float32)
     return arrays
 
 
@@ -72,4 +72,6 @@ def _draw(leaf: str, shape: list[int], random: np.random.RandomState) -> np.ndar
         return random.uniform(0.7, 1.3, shape)
     if leaf == "moving_variance":
         return random.uniform(0.5, 1.5, shape)
+    if leaf == "implicit":
+        return random.normal(0, 0.02, shape)
     return random.normal(0, 0.1, shape)  # beta, moving_mean, bias
