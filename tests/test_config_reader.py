@@ -156,6 +156,14 @@ def test_a_base_that_is_no_file_is_refused_with_its_line(base: str, words: str, 
     assert complaint(path).startswith(f"{path}:2: {words}")
 
 
+def test_a_base_may_be_a_recipe_s_name_and_a_file_beside_comes_first(tmp_path: Path) -> None:
+    mine = write(tmp_path, "__BASE__: yolov8n\nseed: 3\n", "mine.yaml")
+    assert load_config(mine).loss.name == "YOLOv8Loss"
+    assert "as a recipe: did you mean yolov8n" in complaint(
+        write(tmp_path, "__BASE__: yolov8nn\n", "other.yaml")
+    )
+
+
 # Mistakes in a file
 
 

@@ -12,7 +12,7 @@ from yoloflow.config.document import BASE_KEY, Located, merge, read_value, read_
 from yoloflow.config.mindyolo import translate_mindyolo
 from yoloflow.config.schema import Config
 from yoloflow.config.validation import dotted_name, validate
-from yoloflow.structures import YoloflowError
+from yoloflow.structures import YoloflowError, nearest_names
 
 __all__ = ["RECIPES_FOLDER", "RecipeInfo", "dump_config", "list_recipes", "load_config"]
 
@@ -79,12 +79,21 @@ def _base_paths(node: Located | None, folder: Path) -> list[Path]:
     paths = []
     for entry in entries:
         if not isinstance(entry.value, str):
-            raise YoloflowError(f"{entry.place}: {BASE_KEY} takes a path or a list of paths")
+            raise YoloflowError(f"{entry.place}: {BASE_KEY} takes a path, a recipe's name or a list of these")
         base = Path(os.path.normpath(folder / Path(entry.value).expanduser()))
-        if not base.is_file():
-            raise YoloflowError(f"{entry.place}: {BASE_KEY} names {base}, which is no file")
-        paths.append(base)
+        paths.append(base if base.is_file() else _base_recipe(entry, base))
     return paths
+
+
+def _base_recipe(entry: Located, missing: Path) -> Path:
+    """The recipe that a base names, where it is no file beside the one that names it."""
+    recipes = {recipe.name: recipe.path for recipe in list_recipes()}
+    if entry.value not in recipes:
+        hint = nearest_names(str(entry.value), recipes)
+        raise YoloflowError(
+            f"{entry.place}: {BASE_KEY} names {missing}, which is no file; as a recipe: {hint}"
+        )
+    return recipes[str(entry.value)]
 
 
 def _override(tree: Located, text: str) -> Located:
