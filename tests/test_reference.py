@@ -24,9 +24,23 @@ from yoloflow.weights.mindyolo import load_mindyolo, mindyolo_names
 
 # One line for each folder of reference figures.
 FAMILIES = [
+    "yolov3",
+    "yolov4",
+    "yolov5",
+    "yolov7",
+    "yolov7_base",
+    "yolov7_aux",
     "yolov8",
+    "yolov9",
+    "yolov10",
+    "yolov11",
+    "yolox",
+    "yolox_nano",
 ]
 OUTPUT_TOLERANCE = 1e-4
+# With batch statistics of 32 values a channel, rounding grows through these deep random networks: the reference's
+# float32 outputs in train mode are 4.1e-4 (YOLOv4) and 3.0e-4 (YOLOv9) from the same network's in float64.
+TRAIN_OUTPUT_TOLERANCE = {"yolov4": 1e-3, "yolov9": 1e-3}
 
 
 class Results(NamedTuple):
@@ -104,9 +118,18 @@ def compare(found: np.ndarray, expected: dict[str, np.ndarray], key: str, tolera
 
 
 def compared_outputs(family: str, keys: set[str]) -> set[str]:
-    """Those of the reference's outputs that ours must equal: all but YOLOv9's decoded auxiliary branch."""
+    """Those of the reference's outputs that ours must equal.
+
+    All but YOLOv9's decoded auxiliary branch, and YOLOv4's decoded boxes a second time, level by level.
+    """
     outputs = {key for key in keys if key.startswith(("train", "eval"))}
-    return outputs - {"eval_0_0"} if family.startswith("yolov9") else outputs
+    left_out = {"yolov9": {"eval_0_0"}, "yolov4": {"eval_1_0", "eval_1_1", "eval_1_2"}}
+    return outputs - left_out.get(family, set())
+
+
+def output_tolerance(family: str, key: str) -> float:
+    """How far an output may be from the reference's, relative to the largest entry."""
+    return TRAIN_OUTPUT_TOLERANCE.get(family, OUTPUT_TOLERANCE) if key.startswith("train") else OUTPUT_TOLERANCE
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -114,7 +137,7 @@ def test_outputs_equal_the_reference(family: str) -> None:
     expected, outputs = figures(family), results(family).outputs
     keys = {key.removesuffix("/sample") for key in expected if key.endswith("/sample")}
     for key in compared_outputs(family, keys):
-        compare(outputs[key], expected, key, OUTPUT_TOLERANCE)
+        compare(outputs[key], expected, key, output_tolerance(family, key))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -160,9 +183,8 @@ def test_outputs_and_gradients_equal_the_reference_entry_by_entry(family: str, s
     with np.load(exact if exact.exists() else folder / "io_pynative.npz") as full:
         for key in compared_outputs(family, {key for key in full.files if full[key].ndim}):
             scale = np.abs(full[key]).max()
-            np.testing.assert_allclose(
-                found.outputs[key], full[key], rtol=0, atol=OUTPUT_TOLERANCE * scale, err_msg=key
-            )
+            atol = output_tolerance(family, key) * scale
+            np.testing.assert_allclose(found.outputs[key], full[key], rtol=0, atol=atol, err_msg=key)
         for key in full.files:
             if key.startswith("grad/"):
                 scale = np.abs(full[key]).max()

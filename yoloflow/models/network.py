@@ -115,12 +115,30 @@ class Network(nn.Module):
         return self
 
     def fuse(self) -> Network:
-        """A copy for inference, its BatchNorms folded into the convolutions before them."""
+        """A copy for inference: without what only training needs, BatchNorms folded into convolutions."""
         fused = copy.deepcopy(self).requires_grad_(False).eval()
+        fused._trim()
         for module in list(fused.modules()):
             if isinstance(module, Foldable):
                 module.fold_norm()
         return fused
+
+    def _trim(self) -> None:
+        """Drop the training-only parts of the head, and the rows that fed nothing else."""
+        kept_inputs = self.head_layer.trim(len(self._sources[-1]))
+        self._sources[-1] = tuple(self._sources[-1][position] for position in kept_inputs)
+        needed = {len(self._row_names) - 1}
+        for position in reversed(range(len(self._row_names))):
+            if position in needed:
+                needed.update(self._sources[position])
+        kept = sorted(needed - {IMAGES})
+        moved = {position: number for number, position in enumerate(kept)} | {IMAGES: IMAGES}
+        for position, name in enumerate(self._row_names):
+            if position not in needed:
+                delattr(self, name)
+        self._row_names = [self._row_names[position] for position in kept]
+        self._sources = [tuple(moved[source] for source in self._sources[position]) for position in kept]
+        self._released = _last_uses(self._sources)
 
 
 def create_model(

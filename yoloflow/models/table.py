@@ -29,6 +29,7 @@ WORDS: dict[str, Any] = {
     "False": False,
     "nearest": "nearest",
     "'nearest'": "nearest",
+    "same": "same",
     "nn.SiLU()": nn.SiLU,
     "nn.Mish()": nn.Mish,
     "nn.LeakyReLU(0.1)": partial(nn.LeakyReLU, 0.1),
@@ -82,6 +83,7 @@ def build_rows(model_cfg: Mapping[str, Any], num_classes: int, variant: Variant)
         model_cfg.get("depth_multiple", 1.0),
         model_cfg.get("width_multiple", 1.0),
         model_cfg.get("max_channels", float("inf")),
+        model_cfg.get("scale"),
     )
     words = WORDS | {name: model_cfg[name] for name in SETTINGS if name in model_cfg} | {"nc": num_classes}
     rows = _read_rows(model_cfg)

@@ -25,7 +25,8 @@ def mindyolo_names(model: nn.Module) -> dict[str, str]:
     """MindYOLO's name of every parameter and running statistic of `model`.
 
     A module whose children are called otherwise than in MindYOLO carries `mindyolo_names`, a mapping of child
-    name to MindYOLO's path; all other names are taken as they are. BatchNorm's leaves follow MindSpore.
+    name to MindYOLO's path (empty where MindYOLO has the child's parts in the module itself); all other names
+    are taken as they are. BatchNorm's leaves follow MindSpore.
 
     Returns:
         our name -> MindYOLO's name; `num_batches_tracked` is left out, as MindSpore does not count batches.
@@ -33,7 +34,8 @@ def mindyolo_names(model: nn.Module) -> dict[str, str]:
     names: dict[str, str] = {}
     for our_prefix, their_prefix, module in _walk(model, "", ""):
         leaves = [name for name, _ in module.named_parameters(recurse=False)]
-        leaves += [name for name, _ in module.named_buffers(recurse=False) if name != "num_batches_tracked"]
+        unsaved = module._non_persistent_buffers_set | {"num_batches_tracked"}
+        leaves += [name for name, _ in module.named_buffers(recurse=False) if name not in unsaved]
         for leaf in leaves:
             their_leaf = _BATCH_NORM_LEAVES[leaf] if isinstance(module, _BatchNorm) else leaf
             names[our_prefix + leaf] = their_prefix + their_leaf
@@ -81,7 +83,8 @@ def _walk(module: nn.Module, our_prefix: str, their_prefix: str) -> list[tuple[s
     found = [(our_prefix, their_prefix, module)]
     translation: Mapping[str, str] = getattr(module, "mindyolo_names", {})
     for name, child in module.named_children():
-        found += _walk(child, f"{our_prefix}{name}.", f"{their_prefix}{translation.get(name, name)}.")
+        theirs = translation.get(name, name)
+        found += _walk(child, f"{our_prefix}{name}.", f"{their_prefix}{theirs}." if theirs else their_prefix)
     return found
 
 

@@ -1,18 +1,21 @@
-"""YOLOv8's head: anchor-free, box and class branches apart, no objectness."""
+"""Heads with distributions of box sides: YOLOv8 and the families built on it, 9, 10 and 11."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from yoloflow.boxes import anchor_points
+from yoloflow.boxes import anchor_points, cxcywh_to_xyxy
 from yoloflow.models.heads.distribution import DFL
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow, Variant
 from yoloflow.models.layers.convolution import ConvNormAct
+
+MAX_DETECTIONS = 300
+"""Rows of an image that YOLOv10's head gives."""
 
 
 def class_branch_width(first_channels: int, num_classes: int, variant: Variant) -> int:
@@ -50,12 +53,9 @@ class YOLOv8Head(Head):
         self.stride = list(stride)
         self.num_classes = num_classes
         self.reg_max = reg_max
-        box_width = max(16, in_channels[0] // 4, 4 * reg_max)
-        class_width = class_branch_width(in_channels[0], num_classes, variant)
-        self.box_branches = nn.ModuleList(_branch(c, box_width, 4 * reg_max) for c in in_channels)
-        self.class_branches = nn.ModuleList(_branch(c, class_width, num_classes) for c in in_channels)
+        self.variant: Variant = variant
+        self.box_branches, self.class_branches = self._branches(in_channels)
         self.dfl = DFL(reg_max)
-        self._start_biases()
 
     @classmethod
     def from_row(cls, row: LayerRow, num_classes: int, reg_max: int, stride: Sequence[int]) -> YOLOv8Head:
@@ -64,28 +64,37 @@ class YOLOv8Head(Head):
         Raises:
             ValueError: the maps' strides are not those that the table states.
         """
-        found = [shape.stride for shape in row.inputs]
-        if found != list(stride):
-            raise ValueError(f"network.stride is {list(stride)}, but the maps in `from` have strides {found}")
+        check_strides(row, stride)
         channels = [shape.channels for shape in row.inputs]
         return cls(channels, stride, num_classes, reg_max, row.variant)
 
-    @torch.no_grad()
-    def _start_biases(self) -> None:
-        """Start with boxes some cells wide, and as if a 640 px image held 5 objects of any class."""
-        for level, stride in enumerate(self.stride):
-            self.get_parameter(f"box_branches.{level}.2.bias").fill_(1.0)
-            share = 5 / self.num_classes / (640 / stride) ** 2
-            self.get_parameter(f"class_branches.{level}.2.bias").fill_(math.log(share))
+    def _branches(self, in_channels: Sequence[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
+        """Box and class branches of all levels.
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        They start with boxes some cells wide, and as if a 640 px image held 5 objects of any class.
+        """
+        boxes = nn.ModuleList(self._box_branch(channels, in_channels[0]) for channels in in_channels)
+        scores = nn.ModuleList(self._class_branch(channels, in_channels[0]) for channels in in_channels)
+        with torch.no_grad():
+            for level, stride in enumerate(self.stride):
+                boxes.get_parameter(f"{level}.2.bias").fill_(1.0)
+                share = 5 / self.num_classes / (640 / stride) ** 2
+                scores.get_parameter(f"{level}.2.bias").fill_(math.log(share))
+        return boxes, scores
+
+    def _box_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
+        hidden = max(16, first_channels // 4, 4 * self.reg_max)
+        return plain_branch(in_channels, hidden, 4 * self.reg_max)
+
+    def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
+        hidden = class_branch_width(first_channels, self.num_classes, self.variant)
+        return plain_branch(in_channels, hidden, self.num_classes)
+
+    def forward(self, features: list[Tensor]) -> Any:
         """L maps (B, C_l, H_l, W_l) to L raw maps (B, 4 * reg_max + C, H_l, W_l)."""
-        return [
-            torch.cat((box(level), scores(level)), 1)
-            for level, box, scores in zip(features, self.box_branches, self.class_branches, strict=True)
-        ]
+        return run_branches(features, self.box_branches, self.class_branches)
 
-    def decode(self, raw: list[Tensor]) -> Tensor:
+    def decode(self, raw: Any) -> Tensor:
         """L raw maps to (B, N, 4 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1."""
         flat = torch.cat([level.flatten(2) for level in raw], 2).float()
         logits, scores = flat[:, : 4 * self.reg_max], flat[:, 4 * self.reg_max :]
@@ -96,9 +105,181 @@ class YOLOv8Head(Head):
         return torch.cat((boxes_cxcywh, scores.transpose(1, 2).sigmoid()), -1)
 
 
-def _branch(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
+class YOLOv11Head(YOLOv8Head):
+    """YOLOv8's, with class branches of depthwise separable convolutions."""
+
+    def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
+        hidden = class_branch_width(first_channels, self.num_classes, self.variant)
+        return nn.Sequential(
+            _separable(in_channels, hidden), _separable(hidden, hidden), nn.Conv2d(hidden, self.num_classes, 1)
+        )
+
+
+class YOLOv10Head(YOLOv11Head):
+    """Two sets of branches (YOLOv10, Wang et al. 2024, section 3.1).
+
+    One learns from many cells for each object, the other from one and needs no NMS; the second does not
+    train the network below. Raw predictions are those of the first and those of the second; after `trim`
+    those of the second alone.
+    """
+
+    output_kind = HeadOutput(end_to_end=True)
+    mindyolo_names: ClassVar[dict[str, str]] = {
+        **YOLOv8Head.mindyolo_names,
+        "single_box_branches": "one2one_cv2",
+        "single_class_branches": "one2one_cv3",
+    }
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        stride: Sequence[int],
+        num_classes: int,
+        reg_max: int = 16,
+        variant: Variant = "published",
+    ) -> None:
+        # The reference limits the width to 100 classes here, as the original.
+        super().__init__(in_channels, stride, num_classes, reg_max, "published")
+        self.single_box_branches, self.single_class_branches = self._branches(in_channels)
+        self.single_box_branches.load_state_dict(self.box_branches.state_dict())
+        self.single_class_branches.load_state_dict(self.class_branches.state_dict())
+        self.is_trimmed = False
+
+    def forward(self, features: list[Tensor]) -> Any:
+        """L maps to the raw maps of both sets of branches, as `YOLOv8Head` gives for one."""
+        detached = [level.detach() for level in features]
+        single = run_branches(detached, self.single_box_branches, self.single_class_branches)
+        return single if self.is_trimmed else (super().forward(features), single)
+
+    def decode(self, raw: Any) -> Tensor:
+        """The second set's raw maps to (B, 300, 6) float32: x1, y1, x2, y2 in pixels, score, class.
+
+        The best cells by their best class first, then the best (cell, class) pairs of these; fewer rows
+        where there are fewer cells.
+        """
+        decoded = super().decode(raw if self.is_trimmed else raw[1])
+        boxes, scores = cxcywh_to_xyxy(decoded[..., :4]), decoded[..., 4:]
+        number = min(MAX_DETECTIONS, scores.shape[1])
+        cells = scores.amax(-1).topk(number).indices[..., None]
+        boxes = boxes.gather(1, cells.expand(-1, -1, 4))
+        scores = scores.gather(1, cells.expand(-1, -1, self.num_classes))
+        best, pairs = scores.flatten(1).topk(number)
+        boxes = boxes.gather(1, (pairs // self.num_classes)[..., None].expand(-1, -1, 4))
+        classes = (pairs % self.num_classes).to(best.dtype)
+        return torch.cat((boxes, best[..., None], classes[..., None]), -1)
+
+    def trim(self, num_inputs: int) -> list[int]:
+        """Drop the branches that learn from many cells."""
+        self.is_trimmed = True
+        self.box_branches, self.class_branches = nn.ModuleList(), nn.ModuleList()
+        return super().trim(num_inputs)
+
+
+class YOLOv9Head(YOLOv8Head):
+    """Auxiliary and main branches (YOLOv9, Wang et al. 2024, section 4.1), with grouped box branches.
+
+    The first half of the maps feeds the auxiliary branches, which only training needs. Raw predictions are
+    the auxiliary ones and the main ones; after `trim` the main ones alone.
+
+    Args:
+        in_channels: channels of the 2 L maps.
+        stride: strides of L levels in pixels.
+        num_classes: C.
+        reg_max: bins of each distribution.
+        variant: as `YOLOv8Head`'s.
+    """
+
+    mindyolo_names: ClassVar[dict[str, str]] = {
+        "auxiliary_box_branches": "cv2",
+        "auxiliary_class_branches": "cv3",
+        "box_branches": "cv4",
+        "class_branches": "cv5",
+        "dfl": "dfl2",
+        "auxiliary_dfl": "dfl",
+    }
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        stride: Sequence[int],
+        num_classes: int,
+        reg_max: int = 16,
+        variant: Variant = "published",
+    ) -> None:
+        levels = len(in_channels) // 2
+        super().__init__(in_channels[levels:], stride, num_classes, reg_max, variant)
+        auxiliary = self._branches(in_channels[:levels])
+        self.auxiliary_box_branches, self.auxiliary_class_branches = auxiliary
+        # Unused, but one of the original's parameters, which are counted and saved.
+        self.auxiliary_dfl: nn.Module | None = DFL(reg_max)
+        self.is_trimmed = False
+
+    @classmethod
+    def from_row(cls, row: LayerRow, num_classes: int, reg_max: int, stride: Sequence[int]) -> YOLOv9Head:
+        """Row arguments: nc, reg_max, stride.
+
+        Raises:
+            ValueError: the maps' strides are not those that the table states, twice over.
+        """
+        check_strides(row, [*stride, *stride])
+        channels = [shape.channels for shape in row.inputs]
+        return cls(channels, stride, num_classes, reg_max, row.variant)
+
+    def _box_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
+        width = max(16, first_channels // 4, 4 * self.reg_max)
+        return plain_branch(in_channels, math.ceil(width / 4) * 4, 4 * self.reg_max, groups=4)
+
+    def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
+        hidden = max(first_channels, min(2 * self.num_classes, 128))
+        return plain_branch(in_channels, hidden, self.num_classes)
+
+    def forward(self, features: list[Tensor]) -> Any:
+        """2 L maps to the raw maps of both branches, as `YOLOv8Head` gives for one."""
+        if self.is_trimmed:
+            return super().forward(features)
+        levels = len(self.stride)
+        auxiliary = run_branches(
+            features[:levels], self.auxiliary_box_branches, self.auxiliary_class_branches
+        )
+        return auxiliary, super().forward(features[levels:])
+
+    def decode(self, raw: Any) -> Tensor:
+        """The main branches' raw maps to (B, N, 4 + C), as `YOLOv8Head`."""
+        return super().decode(raw if self.is_trimmed else raw[1])
+
+    def trim(self, num_inputs: int) -> list[int]:
+        """Drop the auxiliary branches."""
+        self.is_trimmed = True
+        self.auxiliary_box_branches, self.auxiliary_class_branches = nn.ModuleList(), nn.ModuleList()
+        self.auxiliary_dfl = None
+        return list(range(num_inputs // 2, num_inputs))
+
+
+def check_strides(row: LayerRow, stride: Sequence[int]) -> None:
+    """Raise ValueError unless a head's maps have the strides that the table states."""
+    found = [shape.stride for shape in row.inputs]
+    if found != list(stride):
+        raise ValueError(f"network.stride gives {list(stride)}, but the maps in `from` have strides {found}")
+
+
+def run_branches(features: list[Tensor], boxes: nn.ModuleList, scores: nn.ModuleList) -> list[Tensor]:
+    """The raw maps of all levels: box logits, then class logits."""
+    return [
+        torch.cat((box(level), score(level)), 1)
+        for level, box, score in zip(features, boxes, scores, strict=True)
+    ]
+
+
+def plain_branch(in_channels: int, hidden: int, out_channels: int, groups: int = 1) -> nn.Sequential:
+    """Two 3x3 convolutions and a 1x1 one; all but the first in groups."""
     return nn.Sequential(
         ConvNormAct(in_channels, hidden, 3),
-        ConvNormAct(hidden, hidden, 3),
-        nn.Conv2d(hidden, out_channels, 1),
+        ConvNormAct(hidden, hidden, 3, groups=groups),
+        nn.Conv2d(hidden, out_channels, 1, groups=groups),
+    )
+
+
+def _separable(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        ConvNormAct(in_channels, in_channels, 3, groups=in_channels), ConvNormAct(in_channels, out_channels)
     )

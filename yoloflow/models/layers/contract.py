@@ -29,11 +29,13 @@ class Scaling:
         depth: factor on the repeats of rows that are repeated.
         width: factor on channels.
         max_channels: limit of the channels before the factor.
+        size: the size's letter, where layers ask for it (YOLOv11), or None.
     """
 
     depth: float = 1.0
     width: float = 1.0
     max_channels: float = math.inf
+    size: str | None = None
 
     def channels(self, channels: int) -> int:
         """Channels of a row after scaling: a multiple of 8, rounded up."""
@@ -140,6 +142,17 @@ class Head(Layer):
     @abstractmethod
     def decode(self, raw: Any) -> Tensor:
         """Raw predictions to (B, N, 4 + scores) in input pixels, as `output_kind` says."""
+
+    def trim(self, num_inputs: int) -> list[int]:
+        """Drop, in place, what only training needs.
+
+        Args:
+            num_inputs: maps the head takes.
+
+        Returns:
+            positions of the maps that it still takes, from now on only these, in this order.
+        """
+        return list(range(num_inputs))
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """A head gives no map.

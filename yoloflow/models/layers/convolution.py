@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -28,7 +29,9 @@ class ConvNormAct(Layer):
         out_channels: channels it gives.
         kernel: side of the square kernel.
         stride: step of the kernel.
+        padding: cells added on each side; None keeps the size at stride 1.
         groups: groups of the convolution.
+        dilation: distance between the cells of the kernel.
         act: True for SiLU, False for none, or a constructor.
     """
 
@@ -41,11 +44,14 @@ class ConvNormAct(Layer):
         *,
         padding: int | None = None,
         groups: int = 1,
+        dilation: int = 1,
         act: Activation = True,
     ) -> None:
         super().__init__()
-        padding = kernel // 2 if padding is None else padding
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
+        padding = dilation * (kernel - 1) // 2 if padding is None else padding
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, padding, dilation, groups=groups, bias=False
+        )
         self.bn: nn.Module = batch_norm(out_channels)
         self.act = activation(act)
 
@@ -58,11 +64,20 @@ class ConvNormAct(Layer):
         stride: int = 1,
         padding: int | None = None,
         groups: int = 1,
+        dilation: int = 1,
         act: Activation = True,
     ) -> ConvNormAct:
-        """Row arguments: channels (scaled), kernel, stride, padding, groups, act."""
-        out_channels = row.scaling.channels(channels)
-        return cls(row.in_channels, out_channels, kernel, stride, padding=padding, groups=groups, act=act)
+        """Row arguments: channels (scaled), kernel, stride, padding, groups, dilation, act."""
+        return cls(
+            row.in_channels,
+            row.scaling.channels(channels),
+            kernel,
+            stride,
+            padding=padding,
+            groups=groups,
+            dilation=dilation,
+            act=act,
+        )
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Its own channels; the stride grows by the convolution's."""
@@ -80,8 +95,48 @@ class ConvNormAct(Layer):
             self.bn = nn.Identity()
 
 
+class DepthwiseSeparable(Layer):
+    """A convolution of each channel by itself, then one over the channels (MobileNet, Howard et al. 2017)."""
+
+    mindyolo_names: ClassVar[dict[str, str]] = {"depthwise": "dconv", "pointwise": "pconv"}
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, act: Activation = True
+    ) -> None:
+        super().__init__()
+        self.depthwise = ConvNormAct(in_channels, in_channels, kernel, stride, groups=in_channels, act=act)
+        self.pointwise = ConvNormAct(in_channels, out_channels, act=act)
+
+    @classmethod
+    def from_row(
+        cls, row: LayerRow, channels: int, kernel: int = 1, stride: int = 1, act: Activation = True
+    ) -> DepthwiseSeparable:
+        """Row arguments: channels (scaled), kernel, stride, act."""
+        return cls(row.in_channels, row.scaling.channels(channels), kernel, stride, act)
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """As its two convolutions."""
+        return self.pointwise.output_shape([self.depthwise.output_shape(inputs)])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H', W')."""
+        result: Tensor = self.pointwise(self.depthwise(features))
+        return result
+
+
 class Bottleneck(Layer):
-    """Two convolutions, added to what they take where `shortcut` and the channels allow it (YOLOv3)."""
+    """Two convolutions, added to what they take where `shortcut` and the channels allow it (YOLOv3).
+
+    Args:
+        in_channels: channels it takes.
+        out_channels: channels it gives.
+        shortcut: whether to add the input.
+        kernels: sides of the two kernels.
+        groups: groups of the second convolution.
+        expansion: channels between the two, as a share of `out_channels`.
+        act: see `ConvNormAct`.
+        separable: make the second convolution a `DepthwiseSeparable` (YOLOX-Nano).
+    """
 
     def __init__(
         self,
@@ -92,21 +147,26 @@ class Bottleneck(Layer):
         kernels: tuple[int, int] = (1, 3),
         groups: int = 1,
         expansion: float = 0.5,
+        act: Activation = True,
+        separable: bool = False,
     ) -> None:
         super().__init__()
         hidden = int(out_channels * expansion)
-        self.conv1 = ConvNormAct(in_channels, hidden, kernels[0])
-        self.conv2 = ConvNormAct(hidden, out_channels, kernels[1], groups=groups)
+        self.conv1 = ConvNormAct(in_channels, hidden, kernels[0], act=act)
+        self.conv2: Layer
+        if separable:
+            self.conv2 = DepthwiseSeparable(hidden, out_channels, kernels[1], act=act)
+        else:
+            self.conv2 = ConvNormAct(hidden, out_channels, kernels[1], groups=groups, act=act)
         self.adds = shortcut and in_channels == out_channels
         self.out_channels = out_channels
 
     @classmethod
     def from_row(
-        cls, row: LayerRow, channels: int, shortcut: bool = True, groups: int = 1, expansion: float = 0.5
+        cls, row: LayerRow, channels: int, shortcut: bool = True, act: Activation = True
     ) -> Bottleneck:
-        """Row arguments: channels (scaled), shortcut, groups, expansion."""
-        out_channels = row.scaling.channels(channels)
-        return cls(row.in_channels, out_channels, shortcut=shortcut, groups=groups, expansion=expansion)
+        """Row arguments: channels (scaled), shortcut, act."""
+        return cls(row.in_channels, row.scaling.channels(channels), shortcut=shortcut, act=act)
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Its own channels, the same stride."""
@@ -116,3 +176,12 @@ class Bottleneck(Layer):
         """(B, C, H, W) to (B, C', H, W)."""
         result: Tensor = self.conv2(self.conv1(features))
         return features + result if self.adds else result
+
+
+class Residualblock(Bottleneck):
+    """A bottleneck that narrows nothing: 1x1 and 3x3 at full width, added to the input (YOLOv4's backbone)."""
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int, act: Activation = True) -> Residualblock:
+        """Row arguments: channels (scaled; those it takes), act."""
+        return cls(row.in_channels, row.scaling.channels(channels), expansion=1.0, act=act)

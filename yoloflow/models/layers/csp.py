@@ -1,8 +1,8 @@
-"""Cross-stage partial blocks: split the channels, work on one part, merge all."""
+"""Cross-stage partial blocks (Wang et al. 2020): split the channels, work on one part, merge all."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -10,17 +10,117 @@ from torch import Tensor, nn
 
 from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
 from yoloflow.models.layers.convolution import Bottleneck, ConvNormAct
+from yoloflow.models.layers.inverted import InvertedBlock
+
+MakeBlock = Callable[[int], nn.Module]
+"""Makes a block that keeps the given number of channels."""
 
 
-class C2f(Layer):
-    """YOLOv8's block: a chain of bottlenecks on half of the channels, every link of which is kept.
+class C3(Layer):
+    """Two 1x1 convolutions side by side, one followed by a chain of blocks; both merged by a third (YOLOv5).
 
     Args:
         in_channels: channels it takes.
         out_channels: channels it gives.
-        repeats: bottlenecks in the chain.
-        shortcut: whether each bottleneck adds what it takes.
-        groups: groups of each bottleneck's second convolution.
+        repeats: blocks in the chain.
+        make_block: makes a block.
+        expansion: channels of either side, as a share of `out_channels`.
+    """
+
+    takes_repeats = True
+    mindyolo_names: ClassVar[dict[str, str]] = {
+        "main": "conv1",
+        "side": "conv2",
+        "merge": "conv3",
+        "blocks": "m",
+    }
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int,
+        make_block: MakeBlock,
+        expansion: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        hidden = int(out_channels * expansion)
+        self.main = ConvNormAct(in_channels, hidden)
+        self.side = ConvNormAct(in_channels, hidden)
+        self.merge = ConvNormAct(2 * hidden, out_channels)
+        self.blocks = nn.Sequential(*(make_block(hidden) for _ in range(repeats)))
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C3:
+        """Row arguments: channels (scaled), shortcut."""
+        return cls(
+            row.in_channels, row.scaling.channels(channels), row.repeats, _bottleneck((1, 3), shortcut)
+        )
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """Its own channels, the same stride."""
+        return MapShape(self.out_channels, inputs[0].stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H, W)."""
+        result: Tensor = self.merge(torch.cat((self.blocks(self.main(features)), self.side(features)), 1))
+        return result
+
+
+class DWC3(C3):
+    """C3 of bottlenecks with depthwise separable convolutions (YOLOX-Nano)."""
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> DWC3:
+        """Row arguments: channels (scaled), shortcut."""
+
+        def make_block(hidden: int) -> nn.Module:
+            return Bottleneck(hidden, hidden, shortcut=shortcut, expansion=1.0, separable=True)
+
+        return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block)
+
+
+class C2(Layer):
+    """One 1x1 convolution split in halves, one followed by a chain of blocks; both merged (YOLOv8-P6)."""
+
+    takes_repeats = True
+    mindyolo_names: ClassVar[dict[str, str]] = {"split": "cv1", "merge": "cv2", "blocks": "m"}
+
+    def __init__(self, in_channels: int, out_channels: int, repeats: int, make_block: MakeBlock) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        hidden = int(out_channels * 0.5)
+        self.split = ConvNormAct(in_channels, 2 * hidden)
+        self.merge = ConvNormAct(2 * hidden, out_channels)
+        self.blocks = nn.Sequential(*(make_block(hidden) for _ in range(repeats)))
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C2:
+        """Row arguments: channels (scaled), shortcut."""
+        return cls(
+            row.in_channels, row.scaling.channels(channels), row.repeats, _bottleneck((3, 3), shortcut)
+        )
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """Its own channels, the same stride."""
+        return MapShape(self.out_channels, inputs[0].stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H, W)."""
+        main, side = self.split(features).chunk(2, 1)
+        result: Tensor = self.merge(torch.cat((self.blocks(main), side), 1))
+        return result
+
+
+class C2f(Layer):
+    """YOLOv8's block: a chain of blocks on half of the channels, every link of which is kept.
+
+    Args:
+        in_channels: channels it takes.
+        out_channels: channels it gives.
+        repeats: blocks in the chain.
+        make_block: makes a block.
         expansion: channels of a link, as a share of `out_channels`.
     """
 
@@ -31,10 +131,8 @@ class C2f(Layer):
         self,
         in_channels: int,
         out_channels: int,
-        repeats: int = 1,
-        *,
-        shortcut: bool = False,
-        groups: int = 1,
+        repeats: int,
+        make_block: MakeBlock,
         expansion: float = 0.5,
     ) -> None:
         super().__init__()
@@ -42,20 +140,13 @@ class C2f(Layer):
         hidden = int(out_channels * expansion)
         self.split = ConvNormAct(in_channels, 2 * hidden)
         self.merge = ConvNormAct((2 + repeats) * hidden, out_channels)
-        self.blocks = nn.ModuleList(
-            Bottleneck(hidden, hidden, shortcut=shortcut, kernels=(3, 3), groups=groups, expansion=1.0)
-            for _ in range(repeats)
-        )
+        self.blocks = nn.ModuleList(make_block(hidden) for _ in range(repeats))
 
     @classmethod
-    def from_row(
-        cls, row: LayerRow, channels: int, shortcut: bool = False, groups: int = 1, expansion: float = 0.5
-    ) -> C2f:
-        """Row arguments: channels (scaled), shortcut, groups, expansion."""
+    def from_row(cls, row: LayerRow, channels: int, shortcut: bool = False, expansion: float = 0.5) -> C2f:
+        """Row arguments: channels (scaled), shortcut, expansion."""
         out_channels = row.scaling.channels(channels)
-        return cls(
-            row.in_channels, out_channels, row.repeats, shortcut=shortcut, groups=groups, expansion=expansion
-        )
+        return cls(row.in_channels, out_channels, row.repeats, _bottleneck((3, 3), shortcut), expansion)
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Its own channels, the same stride."""
@@ -68,3 +159,48 @@ class C2f(Layer):
             links.append(block(links[-1]))
         result: Tensor = self.merge(torch.cat(links, 1))
         return result
+
+
+class C2fCIB(C2f):
+    """C2f of compact inverted blocks (YOLOv10, Wang et al. 2024, section 3.2)."""
+
+    @classmethod
+    def from_row(
+        cls, row: LayerRow, channels: int, shortcut: bool = False, large_kernel: bool = False
+    ) -> C2fCIB:
+        """Row arguments: channels (scaled), shortcut, large_kernel."""
+
+        def make_block(hidden: int) -> nn.Module:
+            return InvertedBlock(hidden, shortcut=shortcut, large_kernel=large_kernel)
+
+        return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block)
+
+
+class C3k2(C2f):
+    """C2f whose blocks are bottlenecks, or C3 with two bottlenecks of 3x3 kernels (YOLOv11)."""
+
+    @classmethod
+    def from_row(
+        cls,
+        row: LayerRow,
+        channels: int,
+        nested: bool = False,
+        expansion: float = 0.5,
+        shortcut: bool = True,
+    ) -> C3k2:
+        """Row arguments: channels (scaled), nested (C3 inside; always in the sizes m, l, x), expansion, shortcut."""
+        inner = _bottleneck((3, 3), shortcut)
+
+        def make_block(hidden: int) -> nn.Module:
+            if nested or row.scaling.size in ("m", "l", "x"):
+                return C3(hidden, hidden, 2, inner)
+            return Bottleneck(hidden, hidden, shortcut=shortcut, kernels=(3, 3))
+
+        return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block, expansion)
+
+
+def _bottleneck(kernels: tuple[int, int], shortcut: bool) -> MakeBlock:
+    def make_block(hidden: int) -> nn.Module:
+        return Bottleneck(hidden, hidden, shortcut=shortcut, kernels=kernels, expansion=1.0)
+
+    return make_block

@@ -1,4 +1,4 @@
-"""Pyramid pooling."""
+"""Max-pools, alone and in pyramids."""
 
 from __future__ import annotations
 
@@ -8,8 +8,72 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
-from yoloflow.models.layers.convolution import ConvNormAct
+from yoloflow.models.layers.contract import Layer, LayerRow, MapShape, Variant
+from yoloflow.models.layers.convolution import Activation, ConvNormAct
+
+
+def padded_max_pool(kernel: int, stride: int = 1, variant: Variant = "published") -> nn.Module:
+    """A max-pool padded by half its kernel.
+
+    "published" pads with minus infinity, as PyTorch; "mindyolo" with zeros, which win over negative
+    activations at the border.
+    """
+    if variant == "published":
+        return nn.MaxPool2d(kernel, stride, padding=kernel // 2)
+    return nn.Sequential(nn.ZeroPad2d(kernel // 2), nn.MaxPool2d(kernel, stride))
+
+
+class MaxPool(Layer):
+    """A max-pool; with stride 1 it keeps the size.
+
+    Args:
+        pool: the pooling module.
+        stride: its step.
+    """
+
+    mindyolo_names: ClassVar[dict[str, str]] = {"pool": "m"}
+
+    def __init__(self, pool: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.pool, self.step = pool, stride
+
+    @classmethod
+    def from_row(cls, row: LayerRow, kernel: int = 3, stride: int = 1, mode: str = "same") -> MaxPool:
+        """Row arguments: kernel, stride, mode ("same": padded with minus infinity).
+
+        Raises:
+            ValueError: another mode.
+        """
+        if mode != "same":
+            raise ValueError(f"takes the mode 'same', not {mode!r}")
+        return cls(padded_max_pool(kernel, stride), stride)
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """The same channels; the stride grows by the pool's."""
+        return MapShape(inputs[0].channels, inputs[0].stride * self.step)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H', W')."""
+        result: Tensor = self.pool(features)
+        return result
+
+
+class MP(MaxPool):
+    """A max-pool of cells that do not overlap (YOLOv7)."""
+
+    @classmethod
+    def from_row(cls, row: LayerRow, kernel: int = 2) -> MP:
+        """Row arguments: kernel."""
+        return cls(nn.MaxPool2d(kernel, kernel), kernel)
+
+
+class SP(MaxPool):
+    """A max-pool that sees a neighbourhood and keeps the size (YOLOv7-tiny)."""
+
+    @classmethod
+    def from_row(cls, row: LayerRow, kernel: int = 3, stride: int = 1) -> SP:
+        """Row arguments: kernel, stride."""
+        return cls(padded_max_pool(kernel, stride, row.variant), stride)
 
 
 class SPPF(Layer):
@@ -17,18 +81,20 @@ class SPPF(Layer):
 
     mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "conv1", "merge": "conv2"}
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 5) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 5, act: Activation = True
+    ) -> None:
         super().__init__()
         hidden = in_channels // 2
         self.out_channels = out_channels
-        self.reduce = ConvNormAct(in_channels, hidden)
-        self.merge = ConvNormAct(4 * hidden, out_channels)
-        self.pool = nn.MaxPool2d(kernel, stride=1, padding=kernel // 2)
+        self.reduce = ConvNormAct(in_channels, hidden, act=act)
+        self.merge = ConvNormAct(4 * hidden, out_channels, act=act)
+        self.pool = padded_max_pool(kernel)
 
     @classmethod
-    def from_row(cls, row: LayerRow, channels: int, kernel: int = 5) -> SPPF:
-        """Row arguments: channels (scaled), kernel."""
-        return cls(row.in_channels, row.scaling.channels(channels), kernel)
+    def from_row(cls, row: LayerRow, channels: int, kernel: int = 5, act: Activation = True) -> SPPF:
+        """Row arguments: channels (scaled), kernel, act."""
+        return cls(row.in_channels, row.scaling.channels(channels), kernel, act)
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Its own channels, the same stride."""
@@ -40,4 +106,79 @@ class SPPF(Layer):
         for _ in range(3):
             levels.append(self.pool(levels[-1]))
         result: Tensor = self.merge(torch.cat(levels, 1))
+        return result
+
+
+class SPPCSPC(Layer):
+    """Spatial pyramid pooling on one side of a cross-stage split (YOLOv7)."""
+
+    mindyolo_names: ClassVar[dict[str, str]] = {
+        "side": "cv2",
+        "merge": "cv7",
+        "before_0": "cv1",
+        "before_1": "cv3",
+        "before_2": "cv4",
+        "after_0": "cv5",
+        "after_1": "cv6",
+    }
+
+    def __init__(self, in_channels: int, out_channels: int, variant: Variant) -> None:
+        super().__init__()
+        hidden = out_channels
+        self.out_channels = out_channels
+        self.before_0 = ConvNormAct(in_channels, hidden)
+        self.before_1 = ConvNormAct(hidden, hidden, 3)
+        self.before_2 = ConvNormAct(hidden, hidden)
+        self.pools = nn.ModuleList(padded_max_pool(kernel, 1, variant) for kernel in (5, 9, 13))
+        self.after_0 = ConvNormAct(4 * hidden, hidden)
+        self.after_1 = ConvNormAct(hidden, hidden, 3)
+        self.side = ConvNormAct(in_channels, hidden)
+        self.merge = ConvNormAct(2 * hidden, out_channels)
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int) -> SPPCSPC:
+        """Row arguments: channels (scaled)."""
+        return cls(row.in_channels, row.scaling.channels(channels), row.variant)
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """Its own channels, the same stride."""
+        return MapShape(self.out_channels, inputs[0].stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H, W)."""
+        main = self.before_2(self.before_1(self.before_0(features)))
+        pyramid = torch.cat([main, *(pool(main) for pool in self.pools)], 1)
+        main = self.after_1(self.after_0(pyramid))
+        result: Tensor = self.merge(torch.cat((main, self.side(features)), 1))
+        return result
+
+
+class SPPELAN(Layer):
+    """Three max-pools in a row, every link of which is kept (YOLOv9)."""
+
+    mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "cv1", "merge": "cv5"}
+
+    def __init__(self, in_channels: int, out_channels: int, hidden: int, variant: Variant) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.reduce = ConvNormAct(in_channels, hidden)
+        self.pool = padded_max_pool(5, 1, variant)
+        self.merge = ConvNormAct(4 * hidden, out_channels)
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int, hidden: int) -> SPPELAN:
+        """Row arguments: channels and hidden (both scaled)."""
+        scale = row.scaling.channels
+        return cls(row.in_channels, scale(channels), scale(hidden), row.variant)
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """Its own channels, the same stride."""
+        return MapShape(self.out_channels, inputs[0].stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H, W)."""
+        links = [self.reduce(features)]
+        for _ in range(3):
+            links.append(self.pool(links[-1]))
+        result: Tensor = self.merge(torch.cat(links, 1))
         return result

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+
+
+@dataclass(frozen=True, slots=True)
+class SplitShape(MapShape):
+    """A map whose channels are several parts, see `CBLinear`."""
+
+    parts: tuple[int, ...]
 
 
 class Upsample(Layer):
@@ -64,3 +72,118 @@ class Concat(Layer):
     def forward(self, features: list[Tensor]) -> Tensor:
         """L maps (B, C_l, H, W) to (B, sum of C_l, H, W)."""
         return torch.cat(features, 1)
+
+
+class Identity(Layer):
+    """A map as it is, so that another row can name it."""
+
+    @classmethod
+    def from_row(cls, row: LayerRow) -> Identity:
+        """No row arguments."""
+        return cls()
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """The same map."""
+        return inputs[0]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) as it is."""
+        return features
+
+
+class Shortcut(Layer):
+    """The sum of two maps."""
+
+    takes_several = True
+
+    @classmethod
+    def from_row(cls, row: LayerRow) -> Shortcut:
+        """No row arguments.
+
+        Raises:
+            ValueError: not two maps of one shape.
+        """
+        if len(row.inputs) != 2 or row.inputs[0] != row.inputs[1]:
+            raise ValueError(f"adds two maps of one shape, `from` names {list(row.inputs)}")
+        return cls()
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """The same map."""
+        return inputs[0]
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Two maps (B, C, H, W) to one."""
+        return features[0] + features[1]
+
+
+class CBLinear(Layer):
+    """A 1x1 convolution, the parts of whose channels are led to different rows (CBNet; YOLOv9's auxiliary branch).
+
+    The parts stay together in one map; `CBFuse` takes the part it names.
+
+    Args:
+        in_channels: channels it takes.
+        parts: channels of each part.
+    """
+
+    def __init__(self, in_channels: int, parts: Sequence[int]) -> None:
+        super().__init__()
+        self.parts = list(parts)
+        self.conv = nn.Conv2d(in_channels, sum(parts), 1)
+
+    @classmethod
+    def from_row(cls, row: LayerRow, parts: Sequence[int]) -> CBLinear:
+        """Row arguments: parts (not scaled)."""
+        return cls(row.in_channels, parts)
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """All parts, the same stride."""
+        return SplitShape(sum(self.parts), inputs[0].stride, tuple(self.parts))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, sum of the parts, H, W)."""
+        result: Tensor = self.conv(features)
+        return result
+
+
+class CBFuse(Layer):
+    """The sum of the last map and of one part of every other, each brought to the last one's size.
+
+    Args:
+        slices: first and last channel of the part of each map but the last.
+    """
+
+    takes_several = True
+
+    def __init__(self, slices: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.slices = list(slices)
+
+    @classmethod
+    def from_row(cls, row: LayerRow, choices: Sequence[int]) -> CBFuse:
+        """Row arguments: choices, which part of each `CBLinear` is taken.
+
+        Raises:
+            ValueError: a map but the last has no such part, or one with other channels.
+        """
+        slices = []
+        for shape, choice in zip(row.inputs[:-1], choices, strict=True):
+            if not isinstance(shape, SplitShape) or not 0 <= choice < len(shape.parts):
+                raise ValueError(f"all maps but the last must be CBLinear's with a part {choice}")
+            if shape.parts[choice] != row.inputs[-1].channels:
+                found, wanted = shape.parts[choice], row.inputs[-1].channels
+                raise ValueError(f"part {choice} has {found} channels, the last map {wanted}")
+            first = sum(shape.parts[:choice])
+            slices.append((first, first + shape.parts[choice]))
+        return cls(slices)
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """As the last map's."""
+        return inputs[-1]
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Maps (B, C_l, H_l, W_l) to (B, C, H, W)."""
+        total = features[-1]
+        for (first, end), source in zip(self.slices, features[:-1], strict=True):
+            total = total + F.interpolate(source[:, first:end], size=total.shape[2:], mode="nearest")
+        return total

@@ -1,0 +1,237 @@
+"""Heads that correct anchor boxes: YOLOv3, YOLOv5 and YOLOv7."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from yoloflow.models.heads.yolov8 import check_strides
+from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow, Variant
+
+Anchors = Sequence[Sequence[float]]
+"""Widths and heights in pixels, level by level: w, h, w, h, ..."""
+
+
+class AnchorHead(Head):
+    """For each cell and anchor four box corrections, a logit for an object and one for each class.
+
+    Args:
+        in_channels: channels of the L maps.
+        anchors: see `Anchors`.
+        stride: strides of the maps in pixels.
+        num_classes: C.
+
+    Raises:
+        ValueError: not as many levels of anchors as of maps, or not equally many in each.
+    """
+
+    output_kind = HeadOutput(has_objectness=True)
+    mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m"}
+    anchor_grid: Tensor
+
+    def __init__(
+        self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int
+    ) -> None:
+        super().__init__()
+        if len(anchors) != len(in_channels) or len({len(level) for level in anchors}) != 1:
+            raise ValueError(f"needs {len(in_channels)} equally long levels of anchors, found {anchors}")
+        self.stride = list(stride)
+        self.num_classes = num_classes
+        self.num_anchors = len(anchors[0]) // 2
+        pixels = torch.tensor(anchors, dtype=torch.float32, device="cpu")
+        pixels = pixels.view(len(anchors), 1, self.num_anchors, 1, 1, 2)
+        self.register_buffer("anchor_grid", pixels, persistent=False)
+        self.convs = self._convs(in_channels)
+
+    @classmethod
+    def from_row(
+        cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]
+    ) -> AnchorHead:
+        """Row arguments: nc, anchors, stride.
+
+        Raises:
+            ValueError: the maps' strides are not those that the table states.
+        """
+        check_strides(row, stride)
+        return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes)
+
+    @property
+    def anchors(self) -> Tensor:
+        """(L, A, 2) anchors in cells of their level."""
+        stride = torch.tensor(self.stride, device=self.anchor_grid.device).view(-1, 1, 1)
+        return self.anchor_grid.flatten(1, 4).view(len(self.stride), -1, 2) / stride
+
+    def _convs(self, in_channels: Sequence[int]) -> nn.ModuleList:
+        """The 1x1 convolutions of all levels, as if a 640 px image held 8 objects (Focal Loss, section 3.3)."""
+        width = self.num_classes + 5
+        convs = nn.ModuleList(nn.Conv2d(channels, width * self.num_anchors, 1) for channels in in_channels)
+        with torch.no_grad():
+            for level, stride in enumerate(self.stride):
+                bias = convs.get_parameter(f"{level}.bias").view(self.num_anchors, width)
+                bias[:, 4] += math.log(8 / (640 / stride) ** 2)
+                bias[:, 5:] += math.log(0.6 / (self.num_classes - 0.99))
+        return convs
+
+    def _by_anchor(self, raw: Tensor) -> Tensor:
+        """(B, A * (5 + C), H, W) to (B, A, H, W, 5 + C)."""
+        batch, _, height, width = raw.shape
+        return raw.view(batch, self.num_anchors, -1, height, width).permute(0, 1, 3, 4, 2).contiguous()
+
+    def forward(self, features: list[Tensor]) -> Any:
+        """L maps (B, C_l, H_l, W_l) to L raw maps (B, A, H_l, W_l, 5 + C)."""
+        return [self._by_anchor(conv(level)) for level, conv in zip(features, self.convs, strict=True)]
+
+    def decode(self, raw: Any) -> Tensor:
+        """L raw maps to (B, N, 5 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1.
+
+        Centres lie up to half a cell outside their cell, sizes are up to four times the anchor's (YOLOv5).
+        """
+        decoded = []
+        for level, stride, anchors in zip(raw, self.stride, self.anchor_grid, strict=True):
+            sigmoid = level.float().sigmoid()
+            centres = (sigmoid[..., 0:2] * 2 - 0.5 + cell_corners(level)) * stride
+            sizes = (sigmoid[..., 2:4] * 2) ** 2 * anchors
+            decoded.append(torch.cat((centres, sizes, sigmoid[..., 4:]), -1).flatten(1, 3))
+        return torch.cat(decoded, 1)
+
+
+class YOLOv7Head(AnchorHead):
+    """An anchor head with vectors added before and multiplied after its convolutions (YOLOR, Wang et al. 2021).
+
+    Args:
+        in_channels: channels of the L maps.
+        anchors: see `Anchors`.
+        stride: strides of the maps in pixels.
+        num_classes: C.
+        variant: the factors start around 1 in the original, around 0 in the reference.
+    """
+
+    mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m", "added": "ia", "factors": "im"}
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        anchors: Anchors,
+        stride: Sequence[int],
+        num_classes: int,
+        variant: Variant = "published",
+    ) -> None:
+        super().__init__(in_channels, anchors, stride, num_classes)
+        width = self.num_anchors * (num_classes + 5)
+        around = 1.0 if variant == "published" else 0.0
+        self.added = nn.ModuleList(ImplicitVector(channels, 0.0) for channels in in_channels)
+        self.factors = nn.ModuleList(ImplicitVector(width, around) for _ in in_channels)
+        self.is_folded = False
+
+    @classmethod
+    def from_row(
+        cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]
+    ) -> YOLOv7Head:
+        """Row arguments: nc, anchors, stride.
+
+        Raises:
+            ValueError: the maps' strides are not those that the table states.
+        """
+        check_strides(row, stride)
+        return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes, row.variant)
+
+    def forward(self, features: list[Tensor]) -> Any:
+        """L maps (B, C_l, H_l, W_l) to L raw maps (B, A, H_l, W_l, 5 + C)."""
+        if self.is_folded:
+            return super().forward(features)
+        parts = zip(features, self.convs, self.added, self.factors, strict=True)
+        return [
+            self._by_anchor(conv(level + added.implicit) * factor.implicit)
+            for level, conv, added, factor in parts
+        ]
+
+    @torch.no_grad()
+    def fold_norm(self) -> None:
+        """Fold both vectors into the convolutions, in place, for inference."""
+        if self.is_folded:
+            return
+        for conv, added, factor in zip(self.convs, self.added, self.factors, strict=True):
+            conv.bias += (conv.weight.flatten(1) * added.implicit.flatten()).sum(1)
+            conv.weight *= factor.implicit.view(-1, 1, 1, 1)
+            conv.bias *= factor.implicit.flatten()
+        self.added, self.factors, self.is_folded = nn.ModuleList(), nn.ModuleList(), True
+
+
+class YOLOv7AuxHead(YOLOv7Head):
+    """YOLOv7's head and an auxiliary one on further maps, which only training needs (YOLOv7, section 4.2).
+
+    Raw predictions in train mode are the main head's L maps, then the auxiliary head's; else the former.
+
+    Args:
+        in_channels: channels of the 2 L maps, the main head's first.
+        anchors: see `Anchors`.
+        stride: strides of L levels in pixels.
+        num_classes: C.
+        variant: as `YOLOv7Head`'s.
+    """
+
+    mindyolo_names: ClassVar[dict[str, str]] = {**YOLOv7Head.mindyolo_names, "auxiliary_convs": "m2"}
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        anchors: Anchors,
+        stride: Sequence[int],
+        num_classes: int,
+        variant: Variant = "published",
+    ) -> None:
+        levels = len(in_channels) // 2
+        super().__init__(in_channels[:levels], anchors, stride, num_classes, variant)
+        self.auxiliary_convs = self._convs(in_channels[levels:])
+
+    @classmethod
+    def from_row(
+        cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]
+    ) -> YOLOv7AuxHead:
+        """Row arguments: nc, anchors, stride.
+
+        Raises:
+            ValueError: the maps' strides are not those that the table states, twice over.
+        """
+        check_strides(row, [*stride, *stride])
+        return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes, row.variant)
+
+    def forward(self, features: list[Tensor]) -> Any:
+        """2 L maps (B, C_l, H_l, W_l) to raw maps (B, A, H_l, W_l, 5 + C)."""
+        levels = len(self.stride)
+        main = super().forward(features[:levels])
+        if not self.training:
+            return main
+        further = zip(features[levels:], self.auxiliary_convs, strict=True)
+        return [*main, *(self._by_anchor(conv(level)) for level, conv in further)]
+
+    def trim(self, num_inputs: int) -> list[int]:
+        """Drop the auxiliary head."""
+        self.auxiliary_convs = nn.ModuleList()
+        return list(range(num_inputs // 2))
+
+
+class ImplicitVector(nn.Module):
+    """A learnt vector, one number for each channel.
+
+    Args:
+        channels: its length.
+        around: mean of the start values; their standard deviation is 0.02.
+    """
+
+    def __init__(self, channels: int, around: float) -> None:
+        super().__init__()
+        self.implicit = nn.Parameter(torch.normal(around, 0.02, (1, channels, 1, 1)))
+
+
+def cell_corners(level: Tensor) -> Tensor:
+    """(H, W, 2) x and y of the corner of every cell of a map (B, A, H, W, ...), in cells."""
+    height, width = level.shape[2:4]
+    y, x = torch.meshgrid(
+        torch.arange(height, device=level.device), torch.arange(width, device=level.device), indexing="ij"
+    )
+    return torch.stack((x, y), -1)

@@ -1,0 +1,89 @@
+"""YOLOv4's head (Bochkovskiy et al. 2020): anchors, centres that reach a little beyond their cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
+
+REACH = {8: 1.2, 16: 1.1, 32: 1.05}
+"""Stride -> how many cells wide the range of a cell's centres is ("eliminate grid sensitivity", section 3.3)."""
+
+
+class YOLOv4Head(Head):
+    """For each cell and anchor four box corrections, a logit for an object and one for each class.
+
+    Args:
+        in_channels: channels of the L maps.
+        anchors: (w, h) in pixels of all levels, in the order of the maps.
+        stride: strides of the maps in pixels.
+        num_classes: C.
+    """
+
+    output_kind = HeadOutput(has_objectness=True)
+    mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m"}
+    anchors_wh: Tensor
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        anchors: Sequence[Sequence[float]],
+        stride: Sequence[int],
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.stride = list(stride)
+        self.num_classes = num_classes
+        pixels = torch.tensor(anchors, dtype=torch.float32, device="cpu").view(len(stride), -1, 2)
+        self.num_anchors = pixels.shape[1]
+        self.register_buffer("anchors_wh", pixels, persistent=False)
+        width = self.num_anchors * (num_classes + 5)
+        self.convs = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
+
+    @classmethod
+    def from_row(cls, row: LayerRow, num_classes: int, anchors: Sequence[Sequence[float]]) -> YOLOv4Head:
+        """Row arguments: nc, anchors.
+
+        Raises:
+            ValueError: a map of another stride than 8, 16 and 32, or anchors that do not divide by levels.
+        """
+        stride = [int(shape.stride) for shape in row.inputs]
+        if not set(stride) <= set(REACH):
+            raise ValueError(f"takes maps of strides {sorted(REACH)}, `from` names maps of strides {stride}")
+        if len(anchors) % len(stride):
+            raise ValueError(f"{len(anchors)} anchors do not divide by {len(stride)} levels")
+        return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes)
+
+    def forward(self, features: list[Tensor]) -> Any:
+        """L maps to L times: raw (B, H, W, A, 5 + C), and the boxes' centres and sizes in 0..1."""
+        outputs = []
+        for level, conv, stride, anchors in zip(
+            features, self.convs, self.stride, self.anchors_wh, strict=True
+        ):
+            batch, _, height, width = level.shape
+            raw = conv(level).view(batch, self.num_anchors, -1, height, width).permute(0, 3, 4, 1, 2)
+            wide = raw.float()
+            y, x = torch.meshgrid(
+                torch.arange(height, device=raw.device), torch.arange(width, device=raw.device), indexing="ij"
+            )
+            cells = torch.stack((x, y), -1)[:, :, None]
+            cells_wh = torch.tensor((width, height), device=raw.device)
+            reach = REACH[stride]
+            centres = (wide[..., 0:2].sigmoid() * reach - (reach - 1) / 2 + cells) / cells_wh
+            sizes = wide[..., 2:4].exp() * anchors / (cells_wh * stride)
+            outputs.append((raw, centres, sizes))
+        return outputs
+
+    def decode(self, raw: Any) -> Tensor:
+        """The outputs of `forward` to (B, N, 5 + C): cx, cy, w, h in input pixels, then scores in 0..1."""
+        decoded = []
+        for (logits, centres, sizes), stride in zip(raw, self.stride, strict=True):
+            height, width = logits.shape[1:3]
+            pixels = torch.tensor((width * stride, height * stride), device=logits.device)
+            scores = logits[..., 4:].float().sigmoid()
+            decoded.append(torch.cat((centres * pixels, sizes * pixels, scores), -1).flatten(1, 3))
+        return torch.cat(decoded, 1)

@@ -1,0 +1,108 @@
+"""YOLOX's head (Ge et al. 2021): anchor-free, class and box branches apart, with objectness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from yoloflow.boxes import anchor_points
+from yoloflow.models.heads.yolov8 import check_strides
+from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
+from yoloflow.models.layers.convolution import Activation, ConvNormAct, DepthwiseSeparable
+
+PRIOR = 0.01
+"""Probability of an object and of each class that a new head predicts (Focal Loss, section 4.1)."""
+
+
+class YOLOXHead(Head):
+    """For each cell a box, a logit for an object and one for each class.
+
+    Args:
+        in_channels: channels of the L maps.
+        stride: their strides in pixels.
+        num_classes: C.
+        hidden: channels inside.
+        act: see `ConvNormAct`.
+        separable: use depthwise separable convolutions (YOLOX-Nano).
+    """
+
+    output_kind = HeadOutput(has_objectness=True)
+    mindyolo_names: ClassVar[dict[str, str]] = {
+        "class_convs": "cls_convs",
+        "box_convs": "reg_convs",
+        "class_outputs": "cls_preds",
+        "box_outputs": "reg_preds",
+        "object_outputs": "obj_preds",
+    }
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        stride: Sequence[int],
+        num_classes: int,
+        hidden: int,
+        act: Activation = True,
+        separable: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stride = list(stride)
+        self.num_classes = num_classes
+
+        def branch() -> nn.Sequential:
+            block = DepthwiseSeparable if separable else ConvNormAct
+            return nn.Sequential(*(block(hidden, hidden, 3, act=act) for _ in range(2)))
+
+        levels = range(len(in_channels))
+        self.stems = nn.ModuleList(ConvNormAct(channels, hidden, act=act) for channels in in_channels)
+        self.class_convs = nn.ModuleList(branch() for _ in levels)
+        self.box_convs = nn.ModuleList(branch() for _ in levels)
+        self.class_outputs = nn.ModuleList(nn.Conv2d(hidden, num_classes, 1) for _ in levels)
+        self.box_outputs = nn.ModuleList(nn.Conv2d(hidden, 4, 1) for _ in levels)
+        self.object_outputs = nn.ModuleList(nn.Conv2d(hidden, 1, 1) for _ in levels)
+        with torch.no_grad():
+            for output in (*self.class_outputs, *self.object_outputs):
+                output.get_parameter("bias").fill_(-math.log((1 - PRIOR) / PRIOR))
+
+    @classmethod
+    def from_row(
+        cls,
+        row: LayerRow,
+        num_classes: int,
+        stride: Sequence[int],
+        is_standard_backbone: bool = True,
+        act: Activation = True,
+        depth_wise: bool = False,
+    ) -> YOLOXHead:
+        """Row arguments: nc, stride, is_standard_backbone (hidden width: coarsest / 4, else 256), act, depth_wise.
+
+        Raises:
+            ValueError: the maps' strides are not those that the table states.
+        """
+        check_strides(row, stride)
+        channels = [shape.channels for shape in row.inputs]
+        hidden = channels[-1] // 4 if is_standard_backbone else row.scaling.channels(256)
+        return cls(channels, stride, num_classes, hidden, act, depth_wise)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """L maps (B, C_l, H_l, W_l) to (B, N, 5 + C) float32: cx, cy, w, h in input pixels, then logits."""
+        levels = []
+        for number, level in enumerate(features):
+            stem = self.stems[number](level)
+            scores = self.class_outputs[number](self.class_convs[number](stem))
+            boxes = self.box_convs[number](stem)
+            parts = (self.box_outputs[number](boxes), self.object_outputs[number](boxes), scores)
+            levels.append(torch.cat(parts, 1))
+        centres, strides = anchor_points(levels, self.stride)
+        flat = torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2).float()
+        corners = centres - 0.5
+        places = (flat[..., 0:2] + corners) * strides
+        sizes = flat[..., 2:4].exp() * strides
+        return torch.cat((places, sizes, flat[..., 4:]), -1)
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """The output of `forward` to (B, N, 5 + C): logits become scores in 0..1."""
+        return torch.cat((raw[..., :4], raw[..., 4:].sigmoid()), -1)

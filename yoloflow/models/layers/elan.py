@@ -1,0 +1,117 @@
+"""Efficient layer aggregation (ELAN, Wang et al. 2022) as YOLOv9 builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+from yoloflow.models.layers.convolution import ConvNormAct
+from yoloflow.models.layers.reparameterized import RepConv
+
+
+class RepNBottleneck(nn.Module):
+    """A re-parameterised and a plain 3x3 convolution, added to the input."""
+
+    mindyolo_names: ClassVar[dict[str, str]] = {"rep": "cv1", "conv": "cv2"}
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.rep = RepConv(channels, channels, identity=False)
+        self.conv = ConvNormAct(channels, channels, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        result: Tensor = features + self.conv(self.rep(features))
+        return result
+
+
+class RepNCSP(nn.Module):
+    """C3 of re-parameterised bottlenecks."""
+
+    mindyolo_names: ClassVar[dict[str, str]] = {"main": "cv1", "side": "cv2", "merge": "cv3", "blocks": "m"}
+
+    def __init__(self, in_channels: int, out_channels: int, repeats: int) -> None:
+        super().__init__()
+        hidden = out_channels // 2
+        self.main = ConvNormAct(in_channels, hidden)
+        self.side = ConvNormAct(in_channels, hidden)
+        self.merge = ConvNormAct(2 * hidden, out_channels)
+        self.blocks = nn.Sequential(*(RepNBottleneck(hidden) for _ in range(repeats)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H, W)."""
+        result: Tensor = self.merge(torch.cat((self.blocks(self.main(features)), self.side(features)), 1))
+        return result
+
+
+class ELAN1(Layer):
+    """Half of the channels through two convolutions, every link of which is kept.
+
+    Args:
+        in_channels: channels it takes.
+        out_channels: channels it gives.
+        split: channels after the first convolution.
+        link: channels of each further link.
+    """
+
+    mindyolo_names: ClassVar[dict[str, str]] = {
+        "split": "cv1",
+        "first": "cv2",
+        "second": "cv3",
+        "merge": "cv4",
+    }
+
+    def __init__(self, in_channels: int, out_channels: int, split: int, link: int) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.split = ConvNormAct(in_channels, split)
+        self.first: nn.Module = ConvNormAct(split // 2, link, 3)
+        self.second: nn.Module = ConvNormAct(link, link, 3)
+        self.merge = ConvNormAct(split + 2 * link, out_channels)
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int, split: int, link: int) -> ELAN1:
+        """Row arguments: channels, split, link (all scaled)."""
+        scale = row.scaling.channels
+        return cls(row.in_channels, scale(channels), scale(split), scale(link))
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """Its own channels, the same stride."""
+        return MapShape(self.out_channels, inputs[0].stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H, W)."""
+        links = list(self.split(features).chunk(2, 1))
+        for layer in (self.first, self.second):
+            links.append(layer(links[-1]))
+        result: Tensor = self.merge(torch.cat(links, 1))
+        return result
+
+
+class RepNCSPELAN4(ELAN1):
+    """ELAN whose links are cross-stage blocks of re-parameterised bottlenecks (YOLOv9, section 4.2).
+
+    Args:
+        in_channels: channels it takes.
+        out_channels: channels it gives.
+        split: channels after the first convolution.
+        link: channels of each further link.
+        repeats: bottlenecks of a link.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, split: int, link: int, repeats: int) -> None:
+        super().__init__(in_channels, out_channels, split, link)
+        self.first = nn.Sequential(RepNCSP(split // 2, link, repeats), ConvNormAct(link, link, 3))
+        self.second = nn.Sequential(RepNCSP(link, link, repeats), ConvNormAct(link, link, 3))
+
+    @classmethod
+    def from_row(
+        cls, row: LayerRow, channels: int, split: int, link: int, repeats: int = 1
+    ) -> RepNCSPELAN4:
+        """Row arguments: channels, split, link (all scaled), repeats."""
+        scale = row.scaling.channels
+        return cls(row.in_channels, scale(channels), scale(split), scale(link), repeats)
