@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from yoloflow.losses.anchor_based import AnchorLoss
 from yoloflow.losses.loss import Loss
+from yoloflow.losses.paired import YOLOv9Loss, YOLOv10Loss
+from yoloflow.losses.yolov4 import YOLOv4Loss
+from yoloflow.losses.yolov7 import YOLOv7AuxLoss, YOLOv7Loss
 from yoloflow.losses.yolov8 import YOLOv8Loss
+from yoloflow.losses.yolox import YOLOXLoss
 from yoloflow.structures import YoloflowError, nearest_names
 
 __all__ = ["LOSSES", "Loss", "create_loss", "hyper_parameter_names"]
 
-LOSSES: dict[str, type[Loss]] = {"YOLOv8Loss": YOLOv8Loss}
+LOSSES: dict[str, type[Loss]] = {
+    "YOLOXLoss": YOLOXLoss,
+    "YOLOv10Loss": YOLOv10Loss,
+    "YOLOv11Loss": YOLOv8Loss,
+    "YOLOv3Loss": AnchorLoss,
+    "YOLOv4Loss": YOLOv4Loss,
+    "YOLOv5Loss": AnchorLoss,
+    "YOLOv7AuxLoss": YOLOv7AuxLoss,
+    "YOLOv7Loss": YOLOv7Loss,
+    "YOLOv8Loss": YOLOv8Loss,
+    "YOLOv9Loss": YOLOv9Loss,
+}
 
 VARIANTS = ("published", "mindyolo")
 
@@ -23,7 +40,7 @@ def create_loss(
     stride: Sequence[int],
     nc: int,
     variant: str = "published",
-    **hyper_parameters: float,
+    **hyper_parameters: Any,
 ) -> Loss:
     """The loss `name` of the table `LOSSES`.
 
@@ -82,7 +99,21 @@ def _check_hyper_parameters(name: str, given: Mapping[str, object]) -> None:
             raise YoloflowError(
                 f"loss.{key}: {name} has no such hyper-parameter; {nearest_names(key, known)}"
             )
+        if isinstance(known[key].default, bool | tuple):
+            _check_kind(name, key, value, known[key].default)
+            continue
         kinds = (int,) if isinstance(known[key].default, int) else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
             kind = "a whole number" if kinds == (int,) else "a number"
             raise YoloflowError(f"loss.{key}={value!r}: {name} takes {kind} of at least 0 here")
+
+
+def _check_kind(name: str, key: str, value: object, default: object) -> None:
+    """Switches and lists of whole numbers."""
+    if isinstance(default, bool):
+        is_right, kind = isinstance(value, bool), "true or false"
+    else:
+        is_right = isinstance(value, list | tuple) and all(isinstance(entry, int) for entry in value)
+        kind = "a list of whole numbers"
+    if not is_right:
+        raise YoloflowError(f"loss.{key}={value!r}: {name} takes {kind} here")
