@@ -38,9 +38,13 @@ FAMILIES = [
     "yolox_nano",
 ]
 OUTPUT_TOLERANCE = 1e-4
-# With batch statistics of 32 values a channel, rounding grows through these deep random networks: the reference's
-# float32 outputs in train mode are 4.1e-4 (YOLOv4) and 3.0e-4 (YOLOv9) from the same network's in float64.
-TRAIN_OUTPUT_TOLERANCE = {"yolov4": 1e-3, "yolov9": 1e-3}
+STATISTICS_TOLERANCE = 2e-5
+# In train mode, with batch statistics of 32 values a channel, rounding grows through deep random networks: the
+# reference's own float32 figures are this far from the same network's in float64 (docs/proof.md): outputs 4e-4
+# (YOLOv4), 3e-4 (YOLOv9), 1.3e-4 (YOLOX-Nano), gradients 12 % (YOLOv4, at the first rows) and 0.1 % (YOLOv9).
+TRAIN_OUTPUT_TOLERANCE = {"yolov4": 1e-3, "yolov7_aux": 2e-4, "yolov9": 1e-3, "yolox_nano": 4e-4}
+GRADIENT_TOLERANCE = {"yolov4": 0.2, "yolov7": 2e-3, "yolov9": 4e-3}
+YOLOV4_LAST_ROW, YOLOV4_LAST_ROW_TOLERANCE = "model.model.66.", 2e-4
 
 
 class Results(NamedTuple):
@@ -111,6 +115,7 @@ def figures(family: str) -> dict[str, np.ndarray]:
 def compare(found: np.ndarray, expected: dict[str, np.ndarray], key: str, tolerance: float) -> None:
     """An array against its compact figures, relative to its largest entry."""
     scale = expected[f"{key}/abs_max"]
+    assert np.isfinite(scale)
     sample = found.ravel()[:: int(expected[f"{key}/step"])]
     np.testing.assert_allclose(sample, expected[f"{key}/sample"], rtol=0, atol=tolerance * scale, err_msg=key)
     total = np.abs(found.astype(np.float64)).sum()
@@ -120,16 +125,23 @@ def compare(found: np.ndarray, expected: dict[str, np.ndarray], key: str, tolera
 def compared_outputs(family: str, keys: set[str]) -> set[str]:
     """Those of the reference's outputs that ours must equal.
 
-    All but YOLOv9's decoded auxiliary branch, and YOLOv4's decoded boxes a second time, level by level.
+    All but YOLOv9's decoded auxiliary branch, and YOLOv4's in eval mode, where the reference gives only NaN.
     """
     outputs = {key for key in keys if key.startswith(("train", "eval"))}
-    left_out = {"yolov9": {"eval_0_0"}, "yolov4": {"eval_1_0", "eval_1_1", "eval_1_2"}}
-    return outputs - left_out.get(family, set())
+    left_out = {"yolov9": ("eval_0_0",), "yolov4": ("eval",)}.get(family, ())
+    return {key for key in outputs if not key.startswith(left_out)}
 
 
 def output_tolerance(family: str, key: str) -> float:
     """How far an output may be from the reference's, relative to the largest entry."""
-    return TRAIN_OUTPUT_TOLERANCE.get(family, OUTPUT_TOLERANCE) if key.startswith("train") else OUTPUT_TOLERANCE
+    return (
+        TRAIN_OUTPUT_TOLERANCE.get(family, OUTPUT_TOLERANCE) if key.startswith("train") else OUTPUT_TOLERANCE
+    )
+
+
+def gradient_tolerance(family: str) -> float:
+    """How far a gradient may be from the reference's, relative to its largest entry."""
+    return GRADIENT_TOLERANCE.get(family, float(figures(family)["gradient_tolerance"]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -146,7 +158,8 @@ def test_running_statistics_after_a_forward_pass_equal_the_reference(family: str
     for key in expected:
         if key.startswith("bn_after/"):
             name = key.removeprefix("bn_after/")
-            np.testing.assert_allclose(statistics[name], expected[key], rtol=0, atol=1e-6, err_msg=name)
+            atol = STATISTICS_TOLERANCE * np.abs(expected[key]).max()
+            np.testing.assert_allclose(statistics[name], expected[key], rtol=0, atol=atol, err_msg=name)
     total = sum(np.abs(values.astype(np.float64)).sum() for values in statistics.values())
     np.testing.assert_allclose(total, expected["bn_after_all_sum"], rtol=1e-6)
 
@@ -163,13 +176,15 @@ def test_the_loss_and_its_items_equal_the_reference(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_gradient_s_norm_and_four_gradients_equal_the_reference(family: str) -> None:
     expected, gradients = figures(family), results(family).gradients
-    tolerance = float(expected["gradient_tolerance"])
+    tolerance = gradient_tolerance(family)
     names = list(reference_arrays(family))
     trained = [names[place] for place in expected["grad_places"]]
     largest = float(expected["grad_norms"].max())
     for name, norm in zip(trained, expected["grad_norms"], strict=True):
         found = np.linalg.norm(gradients[name].astype(np.float64)) if name in gradients else 0.0
-        assert found == pytest.approx(float(norm), rel=tolerance, abs=1e-6 * largest), name
+        is_close_to_loss = family == "yolov4" and name.startswith(YOLOV4_LAST_ROW)
+        rel = YOLOV4_LAST_ROW_TOLERANCE if is_close_to_loss else tolerance
+        assert found == pytest.approx(float(norm), rel=rel, abs=1e-6 * largest), name
     for key in expected:
         if key.startswith("grad/") and key.endswith("/sample"):
             name = key.removeprefix("grad/").removesuffix("/sample")
@@ -178,7 +193,7 @@ def test_every_gradient_s_norm_and_four_gradients_equal_the_reference(family: st
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outputs_and_gradients_equal_the_reference_entry_by_entry(family: str, shared: Path) -> None:
-    folder, found, compact = shared / "fixtures" / family, results(family), figures(family)
+    folder, found = shared / "fixtures" / family, results(family)
     exact = folder / "io_pynative_fp32.npz"
     with np.load(exact if exact.exists() else folder / "io_pynative.npz") as full:
         for key in compared_outputs(family, {key for key in full.files if full[key].ndim}):
@@ -189,11 +204,12 @@ def test_outputs_and_gradients_equal_the_reference_entry_by_entry(family: str, s
             if key.startswith("grad/"):
                 scale = np.abs(full[key]).max()
                 gradient = found.gradients[key.removeprefix("grad/")]
-                atol = float(compact["gradient_tolerance"]) * scale
+                atol = gradient_tolerance(family) * scale
                 np.testing.assert_allclose(gradient, full[key], rtol=0, atol=atol, err_msg=key)
             if key.startswith("bn_after/"):
                 name = key.removeprefix("bn_after/")
-                np.testing.assert_allclose(found.statistics[name], full[key], rtol=0, atol=1e-6, err_msg=name)
+                atol = STATISTICS_TOLERANCE * np.abs(full[key]).max()
+                np.testing.assert_allclose(found.statistics[name], full[key], rtol=0, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -157,7 +157,11 @@ class AnchorLoss(Loss):
             return self.box, self.obj, self.cls
         by_levels = NOMINAL_LEVELS / len(self.stride)
         by_size = (max(images.shape[2:]) / NOMINAL_SIDE) ** 2
-        return self.box * by_levels, self.obj * by_levels * by_size, self.cls * by_levels * self.nc / NOMINAL_CLASSES
+        return (
+            self.box * by_levels,
+            self.obj * by_levels * by_size,
+            self.cls * by_levels * self.nc / NOMINAL_CLASSES,
+        )
 
     def _overlaps(self, chosen: Tensor, size_hw: Sequence[int], match: Match, objects: Objects) -> Tensor:
         """(B, M) CIoU of the candidates' boxes with their objects, 1 where unused."""
@@ -181,7 +185,9 @@ class AnchorLoss(Loss):
         images = torch.arange(len(overlaps), device=overlaps.device)[:, None]
         cells = torch.where(match.is_used, match.cells + images * num_cells, 0).flatten()
         order, values = match.order.flatten(), values.flatten()
-        last = torch.full_like(targets.flatten(), -1, dtype=torch.int64).scatter_reduce(0, cells, order, "amax")
+        last = torch.full_like(targets.flatten(), -1, dtype=torch.int64).scatter_reduce(
+            0, cells, order, "amax"
+        )
         by_order = torch.zeros_like(values).scatter(0, order, values)
         written = torch.where(last >= 0, by_order[last.clamp(min=0)], 0)
         return written.view_as(targets)

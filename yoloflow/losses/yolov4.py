@@ -112,7 +112,9 @@ class YOLOv4Loss(Loss):
         overlaps = box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth), "giou")
         area = truth[..., 2] * truth[..., 3] if self.variant == "published" else torch.zeros_like(overlaps)
         box = torch.where(fits, (1 - overlaps) * (2 - area), 0).sum()
-        scores = logits[..., 5:].gather(1, index.expand(-1, -1, self.nc)).view(batch, num_anchors, -1, self.nc)
+        scores = (
+            logits[..., 5:].gather(1, index.expand(-1, -1, self.nc)).view(batch, num_anchors, -1, self.nc)
+        )
         obj = self._objectness(logits[..., 4], predicted, cells, fits, objects)
         return torch.stack((box, obj, self._class_sum(scores, fits, objects)))
 

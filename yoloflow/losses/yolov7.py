@@ -52,7 +52,10 @@ class YOLOv7Loss(AnchorLoss):
 
         sizes = [match.cells.shape[1] for match in matches]
         levels = zip(
-            matches, found.objects.split(sizes, 1), (found.is_matched & is_candidate).split(sizes, 1), strict=True
+            matches,
+            found.objects.split(sizes, 1),
+            (found.is_matched & is_candidate).split(sizes, 1),
+            strict=True,
         )
         return [_with_objects(match, chosen, is_kept) for match, chosen, is_kept in levels]
 

@@ -113,7 +113,13 @@ class YOLOXLoss(Loss):
 
     @torch.no_grad()
     def _match(
-        self, outputs: Tensor, centres: Tensor, strides: Tensor, truth: Tensor, classes: Tensor, is_object: Tensor
+        self,
+        outputs: Tensor,
+        centres: Tensor,
+        strides: Tensor,
+        truth: Tensor,
+        classes: Tensor,
+        is_object: Tensor,
     ) -> Matching:
         """So many images at a time that their (G, N) tables stay small; no image depends on another."""
         step = max(1, LARGEST_TABLE // (truth.shape[1] * outputs.shape[1]))
@@ -122,7 +128,13 @@ class YOLOXLoss(Loss):
         return Matching(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _match_images(
-        self, centres: Tensor, strides: Tensor, outputs: Tensor, truth: Tensor, classes: Tensor, is_object: Tensor
+        self,
+        centres: Tensor,
+        strides: Tensor,
+        outputs: Tensor,
+        truth: Tensor,
+        classes: Tensor,
+        is_object: Tensor,
     ) -> Matching:
         is_central = self._is_around(centres, truth[..., :2], (CENTRE_RADIUS * strides).expand(-1, 2))
         overlaps = box_iou(cxcywh_to_xyxy(truth)[:, :, None], cxcywh_to_xyxy(outputs[..., :4])[:, None])

@@ -48,9 +48,7 @@ class AnchorHead(Head):
         self.convs = self._convs(in_channels)
 
     @classmethod
-    def from_row(
-        cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]
-    ) -> AnchorHead:
+    def from_row(cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]) -> AnchorHead:
         """Row arguments: nc, anchors, stride.
 
         Raises:
@@ -128,9 +126,7 @@ class YOLOv7Head(AnchorHead):
         self.is_folded = False
 
     @classmethod
-    def from_row(
-        cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]
-    ) -> YOLOv7Head:
+    def from_row(cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]) -> YOLOv7Head:
         """Row arguments: nc, anchors, stride.
 
         Raises:

@@ -111,7 +111,9 @@ class YOLOv11Head(YOLOv8Head):
     def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
         hidden = class_branch_width(first_channels, self.num_classes, self.variant)
         return nn.Sequential(
-            _separable(in_channels, hidden), _separable(hidden, hidden), nn.Conv2d(hidden, self.num_classes, 1)
+            _separable(in_channels, hidden),
+            _separable(hidden, hidden),
+            nn.Conv2d(hidden, self.num_classes, 1),
         )
 
 

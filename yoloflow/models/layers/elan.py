@@ -109,9 +109,7 @@ class RepNCSPELAN4(ELAN1):
         self.second = nn.Sequential(RepNCSP(link, link, repeats), ConvNormAct(link, link, 3))
 
     @classmethod
-    def from_row(
-        cls, row: LayerRow, channels: int, split: int, link: int, repeats: int = 1
-    ) -> RepNCSPELAN4:
+    def from_row(cls, row: LayerRow, channels: int, split: int, link: int, repeats: int = 1) -> RepNCSPELAN4:
         """Row arguments: channels, split, link (all scaled), repeats."""
         scale = row.scaling.channels
         return cls(row.in_channels, scale(channels), scale(split), scale(link), repeats)

@@ -81,9 +81,7 @@ class SPPF(Layer):
 
     mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "conv1", "merge": "conv2"}
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: int = 5, act: Activation = True
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 5, act: Activation = True) -> None:
         super().__init__()
         hidden = in_channels // 2
         self.out_channels = out_channels

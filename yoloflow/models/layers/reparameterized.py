@@ -31,7 +31,9 @@ class RepConv(Layer):
         "identity": "rbr_identity",
     }
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, identity: bool = True) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1, *, identity: bool = True
+    ) -> None:
         super().__init__()
         self.out_channels, self.step = out_channels, stride
         self.dense: nn.Module = nn.Sequential(
