@@ -76,7 +76,7 @@ class AnchorLoss(Loss):
         super().__init__()
         if isinstance(anchors, int) or len(anchors) != len(stride):
             raise YoloflowError(
-                f"network.anchors: this loss needs a level of anchors for each of the strides {list(stride)}, "
+                f"network.anchors: the loss needs a level of anchors for each of the strides {list(stride)}, "
                 f"found {anchors}"
             )
         self.loss_item_name = ["loss", "lbox", "lobj", "lcls"]
@@ -157,11 +157,8 @@ class AnchorLoss(Loss):
             return self.box, self.obj, self.cls
         by_levels = NOMINAL_LEVELS / len(self.stride)
         by_size = (max(images.shape[2:]) / NOMINAL_SIDE) ** 2
-        return (
-            self.box * by_levels,
-            self.obj * by_levels * by_size,
-            self.cls * by_levels * self.nc / NOMINAL_CLASSES,
-        )
+        by_classes = self.nc / NOMINAL_CLASSES
+        return self.box * by_levels, self.obj * by_levels * by_size, self.cls * by_levels * by_classes
 
     def _overlaps(self, chosen: Tensor, size_hw: Sequence[int], match: Match, objects: Objects) -> Tensor:
         """(B, M) CIoU of the candidates' boxes with their objects, 1 where unused."""
@@ -185,9 +182,8 @@ class AnchorLoss(Loss):
         images = torch.arange(len(overlaps), device=overlaps.device)[:, None]
         cells = torch.where(match.is_used, match.cells + images * num_cells, 0).flatten()
         order, values = match.order.flatten(), values.flatten()
-        last = torch.full_like(targets.flatten(), -1, dtype=torch.int64).scatter_reduce(
-            0, cells, order, "amax"
-        )
+        none = torch.full_like(targets.flatten(), -1, dtype=torch.int64)
+        last = none.scatter_reduce(0, cells, order, "amax")
         by_order = torch.zeros_like(values).scatter(0, order, values)
         written = torch.where(last >= 0, by_order[last.clamp(min=0)], 0)
         return written.view_as(targets)
@@ -217,8 +213,8 @@ class AnchorLoss(Loss):
         found = [(level.shape[1], level.shape[-1]) for level in outputs]
         if not found or len(found) % len(self.stride) or set(found) != {wanted}:
             raise YoloflowError(
-                f"loss: the network gives levels of (anchors, channels) {found}; anchors, nc={self.nc} and stride "
-                f"{list(self.stride)} need {len(self.stride)} levels of {wanted}"
+                f"loss: the network gives levels of (anchors, channels) {found}; anchors, nc={self.nc} and "
+                f"stride {list(self.stride)} need {len(self.stride)} levels of {wanted}"
             )
         return [level.float() for level in outputs]
 

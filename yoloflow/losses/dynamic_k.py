@@ -41,7 +41,7 @@ def match_dynamic_k(
 ) -> Matching:
     """Match G objects to C candidates in each of B images.
 
-    An object takes the k cheapest candidates, k being the sum of its `largest_k` greatest overlaps, at least 1.
+    An object takes the k cheapest candidates; k is the sum of its `largest_k` greatest overlaps, at least 1.
 
     Args:
         cost: (B, G, C).

@@ -10,7 +10,7 @@ from torch import Tensor
 from yoloflow.boxes import box_iou, cxcywh_to_xyxy
 from yoloflow.losses.anchor_based import AnchorLoss, Objects, read_objects
 from yoloflow.losses.anchor_matching import Match
-from yoloflow.losses.dynamic_k import class_cost, match_dynamic_k
+from yoloflow.losses.dynamic_k import ConflictRule, class_cost, match_dynamic_k
 
 AUXILIARY_SHARE = 0.25
 """Weight of the auxiliary head's terms (YOLOv7, Wang et al. 2022, section 4.2)."""
@@ -47,17 +47,13 @@ class YOLOv7Loss(AnchorLoss):
         overlaps = box_iou(truth_xyxy[:, :, None], boxes_xyxy[:, None])
         overlaps = torch.where(is_possible, overlaps, 0)
         cost = class_cost(scores, objects.classes) - 3 * (overlaps + 1e-7).log()
-        conflict = "cheapest" if self.variant == "mindyolo" else "reassign"
+        conflict: ConflictRule = "cheapest" if self.variant == "mindyolo" else "reassign"
         found = match_dynamic_k(cost, overlaps, is_possible, self.largest_k, conflict)
 
         sizes = [match.cells.shape[1] for match in matches]
-        levels = zip(
-            matches,
-            found.objects.split(sizes, 1),
-            (found.is_matched & is_candidate).split(sizes, 1),
-            strict=True,
-        )
-        return [_with_objects(match, chosen, is_kept) for match, chosen, is_kept in levels]
+        chosen = torch.split(found.objects, sizes, 1)
+        is_kept = torch.split(found.is_matched & is_candidate, sizes, 1)
+        return [_with_objects(*level) for level in zip(matches, chosen, is_kept, strict=True)]
 
     def _candidates(self, raw: Tensor, match: Match, stride: int) -> tuple[Tensor, Tensor]:
         """Boxes (B, M, 4) in pixels and scores (B, M, nc) that a level's candidates predict."""
@@ -71,15 +67,15 @@ class YOLOv7Loss(AnchorLoss):
 class YOLOv7AuxLoss(YOLOv7Loss):
     """YOLOv7's loss for a network with an auxiliary head (section 4.2, "coarse-to-fine lead guided assigner").
 
-    The main head's predictions choose what either head learns; the auxiliary head learns from more cells
-    around each object. In variant="mindyolo" the box and class terms of the auxiliary matches train the main
+    The main head's predictions choose what either learns; the auxiliary one learns from more cells around
+    each object. In variant="mindyolo" the box and class terms of the auxiliary matches train the main
     head, and only the objectness the auxiliary one; and the gains are scaled for 1,280 px.
     """
 
     largest_k = 20
 
     def forward(self, outputs: Sequence[Tensor], labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch; outputs are the main head's levels, then the auxiliary head's, else as `AnchorLoss`."""
+        """The loss of a batch, as `AnchorLoss`; outputs are the main head's levels, then the auxiliary's."""
         outputs = self._checked(outputs)
         levels = len(self.stride)
         main, auxiliary = outputs[:levels], outputs[levels:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -64,7 +64,7 @@ class AnchorHead(Head):
         return self.anchor_grid.flatten(1, 4).view(len(self.stride), -1, 2) / stride
 
     def _convs(self, in_channels: Sequence[int]) -> nn.ModuleList:
-        """The 1x1 convolutions of all levels, as if a 640 px image held 8 objects (Focal Loss, section 3.3)."""
+        """The levels' 1x1 convolutions, as if a 640 px image held 8 objects (Focal Loss, section 3.3)."""
         width = self.num_classes + 5
         convs = nn.ModuleList(nn.Conv2d(channels, width * self.num_anchors, 1) for channels in in_channels)
         with torch.no_grad():
@@ -98,7 +98,7 @@ class AnchorHead(Head):
 
 
 class YOLOv7Head(AnchorHead):
-    """An anchor head with vectors added before and multiplied after its convolutions (YOLOR, Wang et al. 2021).
+    """An anchor head with learnt vectors around its convolutions (YOLOR, Wang et al. 2021).
 
     Args:
         in_channels: channels of the L maps.
@@ -125,6 +125,12 @@ class YOLOv7Head(AnchorHead):
         self.factors = nn.ModuleList(ImplicitVector(width, around) for _ in in_channels)
         self.is_folded = False
 
+    def _parts(self) -> Iterator[tuple[nn.Conv2d, nn.Parameter, nn.Parameter]]:
+        """Convolution, added vector and factors of each level."""
+        for conv, added, factor in zip(self.convs, self.added, self.factors, strict=True):
+            assert isinstance(conv, nn.Conv2d)
+            yield conv, added.get_parameter("implicit"), factor.get_parameter("implicit")
+
     @classmethod
     def from_row(cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]) -> YOLOv7Head:
         """Row arguments: nc, anchors, stride.
@@ -139,10 +145,9 @@ class YOLOv7Head(AnchorHead):
         """L maps (B, C_l, H_l, W_l) to L raw maps (B, A, H_l, W_l, 5 + C)."""
         if self.is_folded:
             return super().forward(features)
-        parts = zip(features, self.convs, self.added, self.factors, strict=True)
         return [
-            self._by_anchor(conv(level + added.implicit) * factor.implicit)
-            for level, conv, added, factor in parts
+            self._by_anchor(conv(level + added) * factor)
+            for level, (conv, added, factor) in zip(features, self._parts(), strict=True)
         ]
 
     @torch.no_grad()
@@ -150,10 +155,11 @@ class YOLOv7Head(AnchorHead):
         """Fold both vectors into the convolutions, in place, for inference."""
         if self.is_folded:
             return
-        for conv, added, factor in zip(self.convs, self.added, self.factors, strict=True):
-            conv.bias += (conv.weight.flatten(1) * added.implicit.flatten()).sum(1)
-            conv.weight *= factor.implicit.view(-1, 1, 1, 1)
-            conv.bias *= factor.implicit.flatten()
+        for conv, added, factor in self._parts():
+            assert conv.bias is not None
+            conv.bias += (conv.weight.flatten(1) * added.flatten()).sum(1)
+            conv.weight *= factor.view(-1, 1, 1, 1)
+            conv.bias *= factor.flatten()
         self.added, self.factors, self.is_folded = nn.ModuleList(), nn.ModuleList(), True
 
 

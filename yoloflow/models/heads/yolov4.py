@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 
 REACH = {8: 1.2, 16: 1.1, 32: 1.05}
-"""Stride -> how many cells wide the range of a cell's centres is ("eliminate grid sensitivity", section 3.3)."""
+"""Stride -> width of the range of a cell's centres, in cells ("eliminate grid sensitivity", section 3.3)."""
 
 
 class YOLOv4Head(Head):

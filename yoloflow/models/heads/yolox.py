@@ -77,7 +77,9 @@ class YOLOXHead(Head):
         act: Activation = True,
         depth_wise: bool = False,
     ) -> YOLOXHead:
-        """Row arguments: nc, stride, is_standard_backbone (hidden width: coarsest / 4, else 256), act, depth_wise.
+        """Row arguments: nc, stride, is_standard_backbone, act, depth_wise.
+
+        The hidden width is a quarter of the coarsest map's, or 256 (scaled) for other backbones.
 
         Raises:
             ValueError: the maps' strides are not those that the table states.

@@ -178,10 +178,31 @@ class Bottleneck(Layer):
         return features + result if self.adds else result
 
 
-class Residualblock(Bottleneck):
-    """A bottleneck that narrows nothing: 1x1 and 3x3 at full width, added to the input (YOLOv4's backbone)."""
+class Residualblock(Layer):
+    """A bottleneck that narrows nothing: 1x1 and 3x3 at full width, added to the input (YOLOv4)."""
+
+    mindyolo_names: ClassVar[dict[str, str]] = {"block": ""}
+
+    def __init__(self, channels: int, act: Activation = True) -> None:
+        super().__init__()
+        self.block = Bottleneck(channels, channels, expansion=1.0, act=act)
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, act: Activation = True) -> Residualblock:
-        """Row arguments: channels (scaled; those it takes), act."""
-        return cls(row.in_channels, row.scaling.channels(channels), expansion=1.0, act=act)
+        """Row arguments: channels (scaled; those it takes), act.
+
+        Raises:
+            ValueError: it takes another number of channels.
+        """
+        if row.scaling.channels(channels) != row.in_channels:
+            raise ValueError(f"gives the channels it takes, {row.in_channels}; the row asks for {channels}")
+        return cls(row.in_channels, act)
+
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """The same map."""
+        return inputs[0]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        result: Tensor = self.block(features)
+        return result

@@ -113,8 +113,8 @@ class C2(Layer):
         return result
 
 
-class C2f(Layer):
-    """YOLOv8's block: a chain of blocks on half of the channels, every link of which is kept.
+class SplitChain(Layer):
+    """A chain of blocks on half of the channels, every link of which is kept.
 
     Args:
         in_channels: channels it takes.
@@ -142,12 +142,6 @@ class C2f(Layer):
         self.merge = ConvNormAct((2 + repeats) * hidden, out_channels)
         self.blocks = nn.ModuleList(make_block(hidden) for _ in range(repeats))
 
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int, shortcut: bool = False, expansion: float = 0.5) -> C2f:
-        """Row arguments: channels (scaled), shortcut, expansion."""
-        out_channels = row.scaling.channels(channels)
-        return cls(row.in_channels, out_channels, row.repeats, _bottleneck((3, 3), shortcut), expansion)
-
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Its own channels, the same stride."""
         return MapShape(self.out_channels, inputs[0].stride)
@@ -161,8 +155,18 @@ class C2f(Layer):
         return result
 
 
-class C2fCIB(C2f):
-    """C2f of compact inverted blocks (YOLOv10, Wang et al. 2024, section 3.2)."""
+class C2f(SplitChain):
+    """YOLOv8's block: a chain of bottlenecks."""
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int, shortcut: bool = False, expansion: float = 0.5) -> C2f:
+        """Row arguments: channels (scaled), shortcut, expansion."""
+        out_channels = row.scaling.channels(channels)
+        return cls(row.in_channels, out_channels, row.repeats, _bottleneck((3, 3), shortcut), expansion)
+
+
+class C2fCIB(SplitChain):
+    """A chain of compact inverted blocks (YOLOv10, Wang et al. 2024, section 3.2)."""
 
     @classmethod
     def from_row(
@@ -176,8 +180,8 @@ class C2fCIB(C2f):
         return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block)
 
 
-class C3k2(C2f):
-    """C2f whose blocks are bottlenecks, or C3 with two bottlenecks of 3x3 kernels (YOLOv11)."""
+class C3k2(SplitChain):
+    """A chain of bottlenecks, or of C3 with two bottlenecks of 3x3 kernels (YOLOv11)."""
 
     @classmethod
     def from_row(
@@ -188,7 +192,7 @@ class C3k2(C2f):
         expansion: float = 0.5,
         shortcut: bool = True,
     ) -> C3k2:
-        """Row arguments: channels (scaled), nested (C3 inside; always in the sizes m, l, x), expansion, shortcut."""
+        """Row arguments: channels (scaled), nested (C3 inside; always in m, l and x), expansion, shortcut."""
         inner = _bottleneck((3, 3), shortcut)
 
         def make_block(hidden: int) -> nn.Module:

@@ -114,7 +114,7 @@ class AConv(HalvingLayer):
 
 
 class ADown(HalvingLayer):
-    """The mean of neighbours; then a convolution of stride 2 on half of the channels, a max-pool on the rest."""
+    """The mean of neighbours; then a convolution on half of the channels, a max-pool on the rest (YOLOv9)."""
 
     mindyolo_names: ClassVar[dict[str, str]] = {"conv": "cv1", "pooled": "cv2"}
 

@@ -23,8 +23,8 @@ def padded_max_pool(kernel: int, stride: int = 1, variant: Variant = "published"
     return nn.Sequential(nn.ZeroPad2d(kernel // 2), nn.MaxPool2d(kernel, stride))
 
 
-class MaxPool(Layer):
-    """A max-pool; with stride 1 it keeps the size.
+class Pool(Layer):
+    """What the max-pools share.
 
     Args:
         pool: the pooling module.
@@ -37,6 +37,19 @@ class MaxPool(Layer):
         super().__init__()
         self.pool, self.step = pool, stride
 
+    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
+        """The same channels; the stride grows by the pool's."""
+        return MapShape(inputs[0].channels, inputs[0].stride * self.step)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H', W')."""
+        result: Tensor = self.pool(features)
+        return result
+
+
+class MaxPool(Pool):
+    """A max-pool that keeps the size at stride 1."""
+
     @classmethod
     def from_row(cls, row: LayerRow, kernel: int = 3, stride: int = 1, mode: str = "same") -> MaxPool:
         """Row arguments: kernel, stride, mode ("same": padded with minus infinity).
@@ -48,17 +61,8 @@ class MaxPool(Layer):
             raise ValueError(f"takes the mode 'same', not {mode!r}")
         return cls(padded_max_pool(kernel, stride), stride)
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The same channels; the stride grows by the pool's."""
-        return MapShape(inputs[0].channels, inputs[0].stride * self.step)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H', W')."""
-        result: Tensor = self.pool(features)
-        return result
-
-
-class MP(MaxPool):
+class MP(Pool):
     """A max-pool of cells that do not overlap (YOLOv7)."""
 
     @classmethod
@@ -67,7 +71,7 @@ class MP(MaxPool):
         return cls(nn.MaxPool2d(kernel, kernel), kernel)
 
 
-class SP(MaxPool):
+class SP(Pool):
     """A max-pool that sees a neighbourhood and keeps the size (YOLOv7-tiny)."""
 
     @classmethod

@@ -128,6 +128,7 @@ def _folded(branch: nn.Module) -> nn.Conv2d:
     assert isinstance(branch, nn.Sequential)
     conv, norm = branch
     assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
     return fuse_conv_bn_eval(conv.eval(), norm.eval())
 
 

@@ -117,7 +117,7 @@ class Shortcut(Layer):
 
 
 class CBLinear(Layer):
-    """A 1x1 convolution, the parts of whose channels are led to different rows (CBNet; YOLOv9's auxiliary branch).
+    """A 1x1 convolution, parts of whose channels go to different rows (CBNet; YOLOv9's auxiliary branch).
 
     The parts stay together in one map; `CBFuse` takes the part it names.
 
