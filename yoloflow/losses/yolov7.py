@@ -65,7 +65,7 @@ class YOLOv7Loss(AnchorLoss):
 
 
 class YOLOv7AuxLoss(YOLOv7Loss):
-    """YOLOv7's loss for a network with an auxiliary head (section 4.2, "coarse-to-fine lead guided assigner").
+    """YOLOv7's loss with an auxiliary head (section 4.2, "coarse-to-fine lead guided assigner").
 
     The main head's predictions choose what either learns; the auxiliary one learns from more cells around
     each object. In variant="mindyolo" the box and class terms of the auxiliary matches train the main
