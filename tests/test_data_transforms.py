@@ -279,6 +279,36 @@ def test_sorted_copy_paste_takes_the_least_overlapping_first() -> None:
         assert out.classes.tolist() == [0, 1, 1]
 
 
+def test_pastein_adds_objects_of_other_images_on_their_pixels() -> None:
+    source, pasted = Pictures(polygons=True), 0
+    for seed in range(40):
+        sample = run([{"func_name": "mosaic"}, {"func_name": "pastein"}], source, seed)
+        plain = run([{"func_name": "mosaic"}], source, seed)
+        old = len(plain.classes)
+        np.testing.assert_array_equal(sample.boxes_xyxy[:old], plain.boxes_xyxy)
+        assert len(sample.boxes_xyxy) == len(sample.classes) == len(sample.polygons)
+        for row in range(old, len(sample.classes)):
+            box, polygon = sample.boxes_xyxy[row], sample.polygons[row]
+            np.testing.assert_allclose(box, [*polygon.min(0), *polygon.max(0)], atol=1e-3)
+            assert (box >= -1e-3).all()
+            assert (box <= 2 * SIZE + 1e-3).all()
+            assert (overlap_of_second(box[None], sample.boxes_xyxy[:row]) < 0.3).all()
+            mask = np.zeros(sample.image.shape[:2], np.uint8)
+            cv2.fillPoly(mask, [np.round(polygon * 16 - 8).astype(np.int32)], 255, shift=4)
+            # An enlarged object has an edge some pixels wide.
+            core = cv2.erode(mask, np.ones((21, 21), np.uint8), borderValue=0) > 0
+            assert (sample.image[core] > 184).all()
+            pasted += 1
+    assert pasted > 100
+
+
+def test_pastein_leaves_samples_alone_where_nothing_can_be_cut_out() -> None:
+    source = Pictures()
+    context = TransformContext(np.random.default_rng(0), source, SIZE)
+    sample = source.load(0)
+    assert create_transforms([{"func_name": "pastein"}])(sample, context) is sample
+
+
 def test_objects_that_all_but_vanish_are_filtered_as_the_reference_does() -> None:
     image = np.zeros((100, 100, 3), np.uint8)
     boxes = np.array([[10, 10, 50, 50], [0, 0, 5, 40], [90, 90, 92, 92], [96, 40, 99, 99]], np.float32)

@@ -13,6 +13,7 @@ from yoloflow.data.transforms.flip import FlipLeftRight, FlipUpDown
 from yoloflow.data.transforms.letterbox import Letterbox
 from yoloflow.data.transforms.mixup import MixUp
 from yoloflow.data.transforms.mosaic import Mosaic
+from yoloflow.data.transforms.pastein import PasteIn
 from yoloflow.data.transforms.perspective import RandomPerspective
 from yoloflow.data.transforms.pipeline import Pipeline, Step, Transform
 from yoloflow.structures import YoloflowError, nearest_names
@@ -27,6 +28,7 @@ TRANSFORMS: Mapping[str, type[Transform]] = MappingProxyType(
             RandomPerspective,
             MixUp,
             CopyPaste,
+            PasteIn,
             HsvAugment,
             FlipLeftRight,
             FlipUpDown,

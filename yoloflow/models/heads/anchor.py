@@ -227,7 +227,7 @@ class ImplicitVector(nn.Module):
 
     def __init__(self, channels: int, around: float) -> None:
         super().__init__()
-        self.implicit = nn.Parameter(torch.normal(around, 0.02, (1, channels, 1, 1)))
+        self.implicit = nn.Parameter(torch.empty(1, channels, 1, 1).normal_(around, 0.02))
 
 
 def cell_corners(level: Tensor) -> Tensor:

@@ -133,8 +133,8 @@ class CBLinear(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, parts: Sequence[int]) -> CBLinear:
-        """Row arguments: parts (not scaled)."""
-        return cls(row.in_channels, parts)
+        """Row arguments: parts (each scaled by the width)."""
+        return cls(row.in_channels, [row.scaling.channels(part) for part in parts])
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """All parts, the same stride."""
