@@ -21,7 +21,7 @@ from yoloflow.weights.files import load_weights, save_weights
 
 CLASSES = 80
 
-# Recipe -> parameters in training, and after `fuse()`; the published figure in millions beside it. Where these
+# Recipe -> parameters in training, and after `fuse()`; the published figure in millions beside it. Where they
 # differ docs/parity.md says why.
 PARAMETERS = {
     "yolov3": (61_949_149, 61_922_845),  # 61.9
