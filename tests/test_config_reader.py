@@ -535,3 +535,26 @@ def test_listing_recipes_needs_no_heavy_module() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_mindyolo_s_switch_of_the_l1_term_is_a_loss_by_stage(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        f"""__BASE__: {find_recipe("yolox-nano")}
+loss: {{name: YOLOXLoss, input_size: [640, 640]}}
+callback:
+  - {{name: YoloxSwitchTrain, switch_epoch_num: 285}}
+  - {{name: EvalWhileTrain, stage_epochs: [285, 15], stage_intervals: [25, 5], isolated_epochs: 286}}
+""",
+    )
+    config = load_config(path)
+    assert config.loss.stages == [{}, {"use_l1": True}]
+    assert [row.name for row in config.callback] == ["EvalWhileTrain"]
+
+
+def test_losses_by_stage_are_as_many_as_stages_and_name_what_the_loss_has() -> None:
+    assert "loss.stages has 1 entries, but data.train_transforms has 2 stages" in complaint(
+        "yolox-nano", "loss.stages=[{}]"
+    )
+    message = complaint("yolox-nano", "loss.stages=[{}, {use_l2: true}]")
+    assert "loss.stages.1.use_l2: YOLOXLoss has no such hyper-parameter; did you mean use_l1" in message

@@ -19,6 +19,12 @@ def test_each_piece_of_the_training_has_its_own_interval() -> None:
     assert due_epochs(callback, 16) == [5, 10, 12, 14, 16]
 
 
+def test_without_lengths_the_pieces_are_the_stages_of_the_training() -> None:
+    callback = EvalWhileTrain(stage_intervals=[4, 2], isolated_epochs=7)
+    due = [epoch for epoch in range(1, 13) if callback.is_due(epoch, 12, stage=int(epoch > 6))]
+    assert due == [4, 7, 8, 10, 12]
+
+
 def test_isolated_epochs_and_the_last_one_are_added() -> None:
     callback = EvalWhileTrain(stage_intervals=[4], isolated_epochs=[1, 3])
     assert due_epochs(callback, 10) == [1, 3, 4, 8, 10]
@@ -32,7 +38,7 @@ def test_interval_zero_evaluates_only_at_the_end() -> None:
     "arguments",
     [
         {"stage_epochs": [3]} | {"stage_intervals": [1, 2]},
-        {"stage_intervals": [1, 2]},
+        {"stage_intervals": []},
         {"stage_intervals": [-1]},
     ],
 )

@@ -14,6 +14,7 @@ from yoloflow.engine.train_step import (
     get_gradreducer,
     get_loss_scaler,
 )
+from yoloflow.losses import create_loss
 from yoloflow.optim import (
     EMA,
     OptimizerSettings,
@@ -224,14 +225,6 @@ def test_static_scalers_stay_as_they_are() -> None:
         assert scaler.scale.item() == scale
 
 
-def test_bytes_are_normalised_as_floats_are() -> None:
-    pixels = (IMAGES * 255).to(torch.uint8)
-    one, other = toy_step(toy_network()), toy_step(toy_network())
-    one(pixels, LABELS)
-    other(pixels.float() / 255, LABELS)
-    assert_equal_states(one, other, atol=0.0)
-
-
 @pytest.mark.parametrize("amp_level", ["O1", "O2", "O3"])
 def test_half_precision_follows_float32_and_keeps_parameters_in_it(amp_level: str) -> None:
     exact, half = toy_step(toy_network()), toy_step(toy_network(), amp_level=amp_level)
@@ -346,3 +339,19 @@ def test_the_dtype_follows_the_device() -> None:
     assert auto_mixed_precision("O2", "cuda").dtype == torch.float16
     assert auto_mixed_precision("O3", "cuda", "bfloat16").dtype == torch.bfloat16
     assert auto_mixed_precision("O0", "cuda", "bfloat16").dtype is None
+
+
+def test_the_loss_changes_with_the_stage_and_a_compiled_step_follows() -> None:
+    torch._dynamo.reset()
+    maps = {"stride": [8, 16, 32], "nc": 5}
+    loss = create_loss("YOLOXLoss", **maps, stages=[{}, {"use_l1": True}])
+    torch.manual_seed(0)
+    outputs, images = torch.rand(1, 84, 10) * 4 + 1, torch.zeros(1, 3, 64, 64)
+    labels = torch.tensor([[[0.0, 2, 0.4, 0.5, 0.3, 0.4]]])
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        found = []
+        for stage in (0, 1, 2, 0):
+            loss.begin_stage(stage)
+            found.append(function(outputs, labels, images)[1][loss.loss_item_name.index("lboxl1")])
+        assert found[0] == found[3] == 0
+        assert found[1] == found[2] > 0

@@ -178,3 +178,20 @@ def test_predictions_follow_the_size_of_the_images() -> None:
             assert [tuple(level.shape[2:]) for level in raw] == [
                 (height // stride, width // stride) for stride in network.stride
             ]
+
+
+def test_bytes_become_what_the_first_row_is_to_see() -> None:
+    network = small_network().eval()
+    pixels = (images_of(1) * 255).to(torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(network(pixels)[0], network(pixels.float() / 255)[0], rtol=0, atol=0)
+        network.pixels = "bgr_byte"
+        torch.testing.assert_close(
+            network(pixels)[0], network(pixels[:, [2, 1, 0]].float())[0], rtol=0, atol=0
+        )
+
+
+def test_an_unknown_kind_of_pixels_is_refused() -> None:
+    table = {"backbone": [["stem", -1, 1, "ConvNormAct", [8]]], "head": [], "pixels": "rgb_byte"}
+    with pytest.raises(YoloflowError, match=r"network\.pixels='rgb_byte': did you mean rgb_unit"):
+        create_model("toy", table, 2)

@@ -251,7 +251,7 @@ def _create_test_fn(
     """`test` with everything but the network filled in."""
     rows = config.data.test_transforms or [{"func_name": "letterbox"}]
     loader = create_loader(
-        COCODataset(index, config.img_size, rows),
+        COCODataset(index, config.img_size, rows, shrink=config.data.test_shrink),
         config.per_batch_size,
         rank=ranks.rank,
         rank_size=ranks.rank_size,

@@ -16,7 +16,7 @@ from torch import Tensor
 from yoloflow.boxes import boxes_to_original
 from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
-from yoloflow.data.dataset import resize_image, resized_sizes
+from yoloflow.data.dataset import Shrink, resize_image, resized_sizes
 from yoloflow.data.sources import Frame, find_files, read_frames
 from yoloflow.data.transforms import create_transforms
 from yoloflow.data.transforms.pipeline import Pipeline
@@ -185,12 +185,14 @@ class Detector:
         names: class names in class order.
         img_size: side of its square input in pixels.
         transforms: as in evaluation; they bring a picture to the input size.
+        shrink: how pictures are made smaller, as in evaluation.
     """
 
     network: Network
     names: list[str]
     img_size: int
     transforms: Pipeline
+    shrink: Shrink = "area"
 
     @classmethod
     def load(cls, weights: str | Path, img_size: int | None = None, device: str = "auto") -> Detector:
@@ -215,9 +217,9 @@ class Detector:
         if size < 1 or size % max(network.stride):
             raise YoloflowError(f"img_size={size}: must be a multiple of {max(network.stride)}")
         rows = config.data.test_transforms or [{"func_name": "letterbox"}]
-        return cls(
-            network.to(select_device(device)).fuse(), names, size, create_transforms(rows, "test_transforms")
-        )
+        transforms = create_transforms(rows, "test_transforms")
+        network = network.to(select_device(device)).fuse()
+        return cls(network, names, size, transforms, config.data.test_shrink)
 
     def class_numbers(self, classes: Sequence[str | int] | None) -> tuple[int, ...] | None:
         """Numbers of classes given by name or number; a name that looks like a number is a name first.
@@ -261,7 +263,7 @@ class Detector:
         samples = [self._prepare(image) for image in images_bgr]
         pixels = np.stack([sample.image[..., ::-1].transpose(2, 0, 1) for sample in samples])
         device = next(self.network.parameters()).device
-        decoded, _ = self.network(torch.from_numpy(pixels).to(device).float() / 255)
+        decoded, _ = self.network(torch.from_numpy(pixels).to(device))
         kind = self.network.output_kind
         found = non_max_suppression(
             decoded,
@@ -282,7 +284,7 @@ class Detector:
         height, width = image.shape[:2]
         new_height, new_width = resized_sizes(np.array([[height, width]]), self.img_size)[0].tolist()
         sample = Sample(
-            image=resize_image(image, (new_height, new_width)),
+            image=resize_image(image, (new_height, new_width), self.shrink),
             boxes_xyxy=np.zeros((0, 4), np.float32),
             classes=np.zeros(0, np.int64),
             polygons=[],

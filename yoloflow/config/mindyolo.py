@@ -18,7 +18,6 @@ RENAMED = {
     "ms_loss_scaler": "loss_scaler",
     "ms_loss_scaler_value": "loss_scaler_value",
     "ms_jit": "jit",
-    "opencv_threads_num": "threads",
 }
 
 _NEVER_READ = "MindYOLO itself never reads it"
@@ -36,6 +35,7 @@ UNUSED = {
     "device_target": "see device",
     "log_level": "see --log-level",
     "is_parallel": "torchrun decides",
+    "opencv_threads_num": "a loader process decodes with one thread",
     "rect": "images are square",
     "ms_datasink": "one loop serves both ways",
     "ms_mode": _PLATFORM,
@@ -80,7 +80,7 @@ def translate_mindyolo(tree: Located) -> Located:
         if key in ("weight", "ema_weight") and child.value == "":
             child = Located(None, child.place)
         result[RENAMED.get(key, key)] = child
-    return _move_into_data(Located(result, tree.place))
+    return _switch_by_stage(_move_into_data(Located(result, tree.place)))
 
 
 def _used(section: dict[str, Located], unused: dict[str, str], prefix: str) -> dict[str, Located]:
@@ -99,3 +99,23 @@ def _move_into_data(tree: Located) -> Located:
     logger.info("%s: single_cls is read as data.single_cls", moved.place)
     rest = Located({key: child for key, child in tree.value.items() if key != "single_cls"}, tree.place)
     return merge(rest, Located({"data": Located({"single_cls": moved}, moved.place)}, tree.place))
+
+
+def _switch_by_stage(tree: Located) -> Located:
+    """MindYOLO's callback that switches YOLOX's L1 term on is a loss that changes with the stage here."""
+    assert isinstance(tree.value, dict)
+    rows = tree.value.get("callback")
+    if rows is None or not isinstance(rows.value, list):
+        return tree
+    kept = [row for row in rows.value if not _is_named(row, "YoloxSwitchTrain")]
+    if len(kept) == len(rows.value):
+        return tree
+    logger.info("%s: YoloxSwitchTrain is read as loss.stages: the L1 term in the second stage", rows.place)
+    switched = Located({"use_l1": Located(True, rows.place)}, rows.place)
+    stages = Located([Located({}, rows.place), switched], rows.place)
+    own = Located({**tree.value, "callback": Located(kept, rows.place)}, tree.place)
+    return merge(Located({"loss": Located({"stages": stages}, rows.place)}, tree.place), own)
+
+
+def _is_named(row: Located, name: str) -> bool:
+    return isinstance(row.value, dict) and "name" in row.value and row.value["name"].value == name

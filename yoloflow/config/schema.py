@@ -93,6 +93,9 @@ class DataConfig(Section):
     test_transforms: list[Row] | None = Field(
         None, description="rows for evaluation (null: the square letterbox)"
     )
+    test_shrink: Literal["area", "linear"] = Field(
+        "area", description="how evaluation and prediction make pictures smaller"
+    )
 
     @model_validator(mode="after")
     def _as_many_names_as_classes(self) -> Self:
@@ -126,6 +129,9 @@ class NetworkConfig(Section):
     anchors: list[list[float]] | None = Field(
         None, description="anchor widths and heights in pixels, by level"
     )
+    pixels: Literal["rgb_unit", "bgr_byte"] = Field(
+        "rgb_unit", description="what the first row sees: RGB in 0..1, or BGR in 0..255 as YOLOX's original"
+    )
     backbone: list[list[Any]] = Field(
         description="rows [name, from, number, module, args] (name may be left out)"
     )
@@ -139,6 +145,10 @@ class LossConfig(Section):
     __pydantic_extra__: dict[str, bool | int | float | list[int] | list[float]]
 
     name: str = Field(description="class name, such as YOLOv8Loss; its hyper-parameters are further keys")
+    stages: list[Row] = Field(
+        default_factory=list,
+        description="hyper-parameters that a stage of the training has otherwise, one mapping for each stage",
+    )
 
     @property
     def hyper_parameters(self) -> dict[str, Any]:
@@ -297,6 +307,16 @@ class Config(Section):
         default_factory=OptimizerConfig, description="optimizer and learning rates"
     )
 
+    @model_validator(mode="after")
+    def _a_loss_for_each_stage(self) -> Self:
+        data, loss = len(self.data.trans_list), len(self.loss.stages)
+        if loss and loss != data:
+            raise ValueError(
+                f"loss.stages has {loss} entries, but data.train_transforms has {data} stages; "
+                "give one mapping for each stage, or loss.stages=[]"
+            )
+        return self
+
     def micro_batches_per_update(self, rank_size: int = 1) -> int:
         """Micro-batches summed for an optimizer update: `accumulate`, or what brings a batch near `nbs`."""
         if not self.auto_accumulate:
@@ -331,6 +351,7 @@ class Config(Section):
         return {
             "name": self.loss.name,
             **self.loss.hyper_parameters,
+            "stages": self.loss.stages,
             "anchors": self.network.anchors or 1,
             "stride": stride,
             "nc": num_classes,

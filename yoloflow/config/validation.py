@@ -208,13 +208,15 @@ def _check_loss(config: Config, tree: Located) -> None:
             f"{place}: loss.name: unknown loss {loss.name}; {nearest_names(loss.name, LOSSES)}"
         )
     known = hyper_parameter_names(loss.name)
-    wrong = [key for key in loss.hyper_parameters if key not in known]
+    given: list[Keys] = [("loss", key) for key in loss.hyper_parameters]
+    given += [("loss", "stages", number, key) for number, row in enumerate(loss.stages) for key in row]
+    wrong = [keys for keys in given if keys[-1] not in known]
     if wrong:
         raise YoloflowError(
             "\n".join(
-                f"{_resolve(tree, ('loss', key))[1].place}: loss.{key}: "
-                f"{loss.name} has no such hyper-parameter; {nearest_names(key, known)}"
-                for key in wrong
+                f"{_resolve(tree, keys)[1].place}: {dotted_name([str(key) for key in keys])}: "
+                f"{loss.name} has no such hyper-parameter; {nearest_names(str(keys[-1]), known)}"
+                for keys in wrong
             )
         )
 

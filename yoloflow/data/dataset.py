@@ -28,6 +28,9 @@ from yoloflow.structures import (
 # OpenCV's flag for each factor by which libjpeg can shrink while it decodes.
 _REDUCED_FLAGS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
+Shrink = Literal["area", "linear"]
+"""How a picture is made smaller: each pixel the mean of its area, or bilinear between the nearest four."""
+
 
 class COCODataset:
     """Samples of a data set in COCO json, YOLO txt or VOC xml form (one index inside).
@@ -46,6 +49,7 @@ class COCODataset:
         single_cls: bool = False,
         seed: int = 0,
         cache: Literal["none", "ram"] | ImageCache = "none",
+        shrink: Shrink = "area",
     ) -> None:
         """Index the data set and build its transforms.
 
@@ -55,11 +59,12 @@ class COCODataset:
             transforms_dict: YAML rows, see `create_transforms`.
             is_training: name of the rows in error messages, and whether samples of different epochs differ.
             augment: images may be shrunk the fast way (bilinear, at reduced scale by the JPEG decoder);
-                without it they are shrunk by area, as the published evaluation does.
+                without it they are shrunk as `shrink` says.
             single_cls: treat every object as class 0.
             seed: of all random draws of the transforms.
             cache: "ram" keeps each decoded and resized image in memory; or a cache to share with another
-                data set of the same index, size and `augment`.
+                data set of the same index, size and way of shrinking.
+            shrink: "area" as most published evaluations, or "linear".
 
         Raises:
             YoloflowError: bad data or transforms.
@@ -70,6 +75,7 @@ class COCODataset:
         self.augment = augment
         self.single_cls = single_cls
         self.seed = seed
+        self.shrink: Shrink = "linear" if augment else shrink
         self.transforms = create_transforms(
             transforms_dict, "train_transforms" if is_training else "test_transforms"
         )
@@ -140,7 +146,7 @@ class COCODataset:
                     f"{path}: the image is {image.shape[1]} x {image.shape[0]}, but was {listed_hw[1]} x "
                     f"{listed_hw[0]} when the data set was indexed; index it again"
                 )
-        return resize_image(image, (height, width), by_area=not self.augment)
+        return resize_image(image, (height, width), self.shrink)
 
 
 def resized_sizes(sizes_hw: Int64Array, img_size: int) -> Int64Array:
@@ -154,13 +160,13 @@ def resized_sizes(sizes_hw: Int64Array, img_size: int) -> Int64Array:
     return floored
 
 
-def resize_image(image: Uint8Array, size_hw: tuple[int, int], by_area: bool = True) -> Uint8Array:
-    """An image at another size: bilinear, or by area where it shrinks (as the published evaluation does)."""
+def resize_image(image: Uint8Array, size_hw: tuple[int, int], shrink: Shrink) -> Uint8Array:
+    """An image at another size: bilinear, or by area where it shrinks and `shrink` says so."""
     height, width = size_hw
     if image.shape[:2] == (height, width):
         return image
     shrinks = height < image.shape[0] or width < image.shape[1]
-    method = cv2.INTER_AREA if shrinks and by_area else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if shrinks and shrink == "area" else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
 
 

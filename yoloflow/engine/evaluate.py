@@ -284,8 +284,6 @@ def _evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 def _predict(network: nn.Module, images: Tensor, precision: Precision | None) -> Tensor:
     """The decoded prediction: the first tensor of what the network returns."""
-    if images.dtype == torch.uint8:
-        images = images.float() / 255
     with precision.autocast() if precision is not None else nullcontext():
         outputs = network(images)
     while not isinstance(outputs, Tensor):

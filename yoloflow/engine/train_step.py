@@ -12,6 +12,7 @@ from yoloflow.engine.grad_reducer import GradReducer, get_gradreducer
 from yoloflow.engine.loss_scaler import LossScaler, get_loss_scaler
 from yoloflow.engine.precision import Precision, auto_mixed_precision, to_float32
 from yoloflow.engine.running_statistics import RunningStatistics
+from yoloflow.losses.loss import Loss
 from yoloflow.optim.ema import EMA
 from yoloflow.optim.optimizer import is_skippable_on_device, zero_state
 from yoloflow.optim.schedule import Schedule
@@ -93,9 +94,7 @@ class ForwardLoss(nn.Module):
         self._precision, self._memory_format = precision, memory_format
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W), uint8 or 0..1, to the loss and its items."""
-        if not images.is_floating_point():
-            images = images.float() / 255.0
+        """Images (B, 3, H, W), as the network takes them, to the loss and its items."""
         images = images.contiguous(memory_format=self._memory_format)
         with self._precision.autocast():
             outputs = self.network(images)
@@ -150,7 +149,7 @@ class TrainStep:
         self.scaler = scaler.to(self.device)
         self.updates = 0
         zero_state(optimizer)
-        self._options, self._reducer = options, reducer
+        self._options, self._reducer, self._loss_fn = options, reducer, loss_fn
         self._micro_batches = 0
         self._statistics = RunningStatistics(network, reducer)
         forward: nn.Module = ForwardLoss(network, loss_fn, precision, memory_format)
@@ -158,11 +157,16 @@ class TrainStep:
             forward.compile(fullgraph=True, backend=options.jit_backend)
         self._forward = reducer.wrap(forward)
 
+    def begin_stage(self, stage: int) -> None:
+        """Tell the loss which stage (from 0) the steps to come belong to."""
+        if isinstance(self._loss_fn, Loss):
+            self._loss_fn.begin_stage(stage)
+
     def __call__(self, images: Tensor, labels: Tensor) -> StepResult:
         """Take one micro-batch.
 
         Args:
-            images: (B, 3, H, W) uint8 0..255, or float 0..1.
+            images: (B, 3, H, W) uint8 RGB, or floating point as the network's first row shall see it.
             labels: (B, G, 6) rows of image index, class, cx, cy, w, h in 0..1; padding has class -1.
         """
         if not self.network.training:

@@ -97,6 +97,7 @@ class Trainer:
         context = self.context
         context.epoch = epoch
         stage = self.loader.stage_of(epoch)
+        context.train_step.begin_stage(stage)
         if stage != context.stage or context.step == 0:
             context.stage = stage
             self._notify("on_stage_begin")

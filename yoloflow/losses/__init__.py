@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from yoloflow.losses.anchor_based import AnchorLoss
 from yoloflow.losses.loss import Loss
 from yoloflow.losses.paired import YOLOv9Loss, YOLOv10Loss
+from yoloflow.losses.staged import StagedLoss
 from yoloflow.losses.yolov4 import YOLOv4Loss
 from yoloflow.losses.yolov7 import YOLOv7AuxLoss, YOLOv7Loss
 from yoloflow.losses.yolov8 import YOLOv8Loss
@@ -40,6 +42,7 @@ def create_loss(
     stride: Sequence[int],
     nc: int,
     variant: str = "published",
+    stages: Sequence[Mapping[str, Any]] = (),
     **hyper_parameters: Any,
 ) -> Loss:
     """The loss `name` of the table `LOSSES`.
@@ -50,11 +53,16 @@ def create_loss(
         stride: pixels a cell, level by level.
         nc: number of classes.
         variant: "published" follows the papers, "mindyolo" the reference wherever it deviates.
+        stages: hyper-parameters that a stage of the training has otherwise, one mapping for each stage; none
+            where the loss stays the same.
         **hyper_parameters: those of `hyper_parameter_names(name)`.
 
     Raises:
         YoloflowError: unknown name, variant or hyper-parameter, or a value of the wrong kind.
     """
+    if stages:
+        create = partial(create_loss, name, anchors=anchors, stride=stride, nc=nc, variant=variant)
+        return StagedLoss([create(**{**hyper_parameters, **stage}) for stage in stages])
     loss_class = _loss_class(name)
     if variant not in VARIANTS:
         raise YoloflowError(f"variant={variant}: unknown; {nearest_names(variant, VARIANTS)}")

@@ -17,6 +17,9 @@ class Loss(nn.Module, ABC):
 
     loss_item_name: list[str]
 
+    def begin_stage(self, stage: int) -> None:
+        """Called before the first step of an epoch with the 0-based stage that the epoch belongs to."""
+
     @abstractmethod
     def forward(self, outputs: Sequence[Tensor], labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch of B images.

@@ -30,7 +30,7 @@ class YOLOXLoss(Loss):
     Args:
         stride: pixels a cell, level by level.
         nc: number of classes.
-        use_l1: add the L1 term from the first epoch on; else from the epoch that the recipe names.
+        use_l1: add the L1 term; recipes do so in the last stage (`loss.stages`).
         input_size: a key of the reference's files; the size of the images counts, here.
         variant: "published" lets the cells around an object's centre learn it; "mindyolo" also those in its
             box, at a price of 1,000, and clips objects to the image.

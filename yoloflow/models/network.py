@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,13 @@ from yoloflow.structures import YoloflowError, nearest_names
 logger = logging.getLogger("yoloflow")
 
 _TABLE_KEYS = {"backbone", "head", "depth_multiple", "width_multiple", "max_channels", "scale"}
-_SETTING_KEYS = {"stride", "anchors", "reg_max", "recompute", "recompute_layers", "model_name"}
+_SETTING_KEYS = {"stride", "anchors", "reg_max", "recompute", "recompute_layers", "model_name", "pixels"}
 # Keys of MindYOLO's files that its networks do not use either.
 _UNUSED_KEYS = {"nc", "input_size", "verbose_log"}
 _KNOWN_KEYS = _TABLE_KEYS | _SETTING_KEYS | _UNUSED_KEYS
+
+Pixels = Literal["rgb_unit", "bgr_byte"]
+"""What a network's first row sees: red, green, blue in 0..1, or blue, green, red in 0..255."""
 
 
 class Network(nn.Module):
@@ -42,19 +45,26 @@ class Network(nn.Module):
     Attributes:
         model_name: the family's name.
         num_classes: C.
+        pixels: what uint8 images are made into.
         stride: input pixels between cells, for each level.
         output_kind: what the decoded predictions hold.
         mindyolo_names: row name -> path of the row in MindYOLO's networks.
     """
 
     def __init__(
-        self, rows: Sequence[BuiltRow], model_name: str, num_classes: int, recompute_layers: int
+        self,
+        rows: Sequence[BuiltRow],
+        model_name: str,
+        num_classes: int,
+        recompute_layers: int,
+        pixels: Pixels = "rgb_unit",
     ) -> None:
         super().__init__()
         head = rows[-1].layer
         assert isinstance(head, Head)
         self.model_name = model_name
         self.num_classes = num_classes
+        self.pixels = pixels
         self.stride: list[int] = list(head.stride)
         self.output_kind: HeadOutput = head.output_kind
         self.mindyolo_names = {row.name: f"model.model.{number}" for number, row in enumerate(rows)}
@@ -73,11 +83,14 @@ class Network(nn.Module):
         """Predict.
 
         Args:
-            images: (B, 3, H, W) floating point in 0..1, RGB; H and W are multiples of the largest stride.
+            images: (B, 3, H, W) uint8 RGB, or floating point as the first row shall see it (see `pixels`); H
+                and W are multiples of the largest stride.
 
         Returns:
             raw predictions in train mode; decoded predictions and raw ones in eval mode.
         """
+        if not images.is_floating_point():
+            images = images.float() / 255 if self.pixels == "rgb_unit" else images.flip(1).float()
         maps: dict[int, Any] = {IMAGES: images}
         for position, name in enumerate(self._row_names):
             layer = self.get_submodule(name)
@@ -155,6 +168,7 @@ def create_model(
         model_name: the family, such as "yolov8".
         model_cfg: the config's network section: `backbone` and `head` (see `models/table.py`),
             `depth_multiple`, `width_multiple`, `max_channels`, `stride` and what else the rows' words name;
+            `pixels`, see `Pixels`;
             `recompute` with `recompute_layers` = N trades time for memory: the first N rows keep no
             activations in training.
         num_classes: C, what the rows' word `nc` means.
@@ -170,7 +184,8 @@ def create_model(
     """
     settings = _check_settings(model_name, model_cfg, num_classes, variant)
     rows = build_rows(settings, num_classes, variant)
-    network = Network(rows, model_name, num_classes, _recompute_layers(settings, len(rows)))
+    recompute_layers = _recompute_layers(settings, len(rows))
+    network = Network(rows, model_name, num_classes, recompute_layers, settings.get("pixels", "rgb_unit"))
     if sync_bn:
         synchronize_batch_norm(network)
     if checkpoint_path is not None:
@@ -192,6 +207,8 @@ def _check_settings(
         )
     if variant not in get_args(Variant):
         raise YoloflowError(f"variant={variant!r}: {nearest_names(variant, get_args(Variant))}")
+    if (pixels := settings.get("pixels", "rgb_unit")) not in get_args(Pixels):
+        raise YoloflowError(f"network.pixels={pixels!r}: {nearest_names(str(pixels), get_args(Pixels))}")
     if num_classes < 1:
         raise YoloflowError(f"num_classes must be 1 or more, found {num_classes}")
     if settings.get("nc", num_classes) != num_classes:

@@ -16,14 +16,16 @@ from yoloflow.structures import Sample, TransformContext, Uint8Array
 
 @dataclass(frozen=True, slots=True)
 class Letterbox(Transform):
-    """Centres the image on a grey square of the image size, shrinking it where it is larger.
+    """Puts the image on a grey square of the image size, shrinking it where it is larger.
 
     Attributes:
         scaleup: also enlarge an image that is smaller.
+        centre: leave equal borders; else all of the border is on the right and below (YOLOX's original).
     """
 
     func_name: ClassVar[str] = "letterbox"
     scaleup: bool = False
+    centre: bool = True
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
         """The sample as image_size x image_size; records scale and border for the way back."""
@@ -37,7 +39,7 @@ class Letterbox(Transform):
         if (new_height, new_width) != (height, width):
             image = np.asarray(cv2.resize(image, (new_width, new_height)), np.uint8)
         # The odd pixel of border goes to the right and to the bottom.
-        left, top = (side - new_width) // 2, (side - new_height) // 2
+        left, top = ((side - new_width) // 2, (side - new_height) // 2) if self.centre else (0, 0)
         boxed: Uint8Array = np.full((side, side, 3), FILL, np.uint8)
         boxed[top : top + new_height, left : left + new_width] = image
         scale_x, scale_y = new_width / width, new_height / height

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ class EvalWhileTrain(BaseCallback):
 
     Epochs are counted from 1 here, as in recipes. An epoch is evaluated when it is listed in
     `isolated_epochs`, when it is the last one and `eval_last_epoch` is set, or when the interval of its
-    piece divides it: piece k runs up to epoch `stage_epochs[k]`'s running sum and has `stage_intervals[k]`;
-    epochs after the last piece keep its interval.
+    piece divides it. Piece k has `stage_intervals[k]`; it runs up to epoch `stage_epochs[k]`'s running sum
+    or, where no lengths are given, it is stage k of the training. What comes after the last piece keeps its
+    interval.
     """
 
     def __init__(
@@ -25,16 +27,16 @@ class EvalWhileTrain(BaseCallback):
         stage_epochs: Sequence[int] = (),
         stage_intervals: Sequence[int] = (1,),
         eval_last_epoch: bool = True,
-        isolated_epochs: Sequence[int] = (),
+        isolated_epochs: int | Sequence[int] = (),
         keep_top_k: int = 0,
     ) -> None:
         """State the plan.
 
         Args:
-            stage_epochs: lengths of the pieces in epochs; empty for one interval throughout.
+            stage_epochs: lengths of the pieces in epochs; empty: they are the stages of the training.
             stage_intervals: epochs between evaluations in each piece; 0 for none in that piece.
             eval_last_epoch: always evaluate the last epoch.
-            isolated_epochs: further epochs to evaluate.
+            isolated_epochs: a further epoch to evaluate, or several.
             keep_top_k: keep this many best weights files beside `best` (0: only `best`).
 
         Raises:
@@ -45,33 +47,29 @@ class EvalWhileTrain(BaseCallback):
                 f"EvalWhileTrain: stage_epochs has {len(stage_epochs)} pieces and stage_intervals "
                 f"{len(stage_intervals)}; give one interval for each piece"
             )
-        if not stage_epochs and len(stage_intervals) != 1:
-            raise YoloflowError("EvalWhileTrain: several stage_intervals need stage_epochs")
-        if any(interval < 0 for interval in stage_intervals):
-            raise YoloflowError("EvalWhileTrain: stage_intervals are epochs, 0 or more")
+        if not stage_intervals or any(interval < 0 for interval in stage_intervals):
+            raise YoloflowError(
+                "EvalWhileTrain: stage_intervals are one number of epochs or more, each 0 or more"
+            )
         self.stage_epochs = list(stage_epochs)
         self.stage_intervals = list(stage_intervals)
         self.eval_last_epoch = eval_last_epoch
-        self.isolated_epochs = set(isolated_epochs)
+        self.isolated_epochs = {isolated_epochs} if isinstance(isolated_epochs, int) else set(isolated_epochs)
         self.keep_top_k = keep_top_k
         self.kept: list[tuple[float, int]] = []
 
-    def is_due(self, epoch: int, epochs: int) -> bool:
-        """Whether epoch `epoch` (1-based) of `epochs` is evaluated."""
+    def is_due(self, epoch: int, epochs: int, stage: int = 0) -> bool:
+        """Whether epoch `epoch` (1-based) of `epochs`, in stage `stage` (0-based), is evaluated."""
         if epoch in self.isolated_epochs or (self.eval_last_epoch and epoch == epochs):
             return True
-        end = 0
-        interval = self.stage_intervals[-1]
-        for length, piece_interval in zip(self.stage_epochs, self.stage_intervals, strict=False):
-            end += length
-            if epoch <= end:
-                interval = piece_interval
-                break
+        ends = accumulate(self.stage_epochs)
+        piece = sum(epoch > end for end in ends) if self.stage_epochs else stage
+        interval = self.stage_intervals[min(piece, len(self.stage_intervals) - 1)]
         return interval > 0 and epoch % interval == 0
 
     def on_epoch_end(self, context: RunContext) -> None:
         """Evaluate, remember the best, keep its weights."""
-        if context.test_fn is None or not self.is_due(context.epoch + 1, context.epochs):
+        if context.test_fn is None or not self.is_due(context.epoch + 1, context.epochs, context.stage):
             return
         result = context.test_fn(context.evaluated_network())
         context.evaluation = result

@@ -1,0 +1,33 @@
+"""A loss that changes with the stages of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from yoloflow.losses.loss import Loss
+
+
+class StagedLoss(Loss):
+    """One loss for each stage; stages after the last one keep its loss.
+
+    Args:
+        losses: the stages' losses, all of one class.
+    """
+
+    def __init__(self, losses: Sequence[Loss]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+        self.loss_item_name = losses[0].loss_item_name
+        self.stage = 0
+
+    def begin_stage(self, stage: int) -> None:
+        """Use the loss of a stage, counted from 0."""
+        self.stage = min(stage, len(self.losses) - 1)
+
+    def forward(self, outputs: Any, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of the stage in progress; see `Loss.forward`."""
+        loss: tuple[Tensor, Tensor] = self.losses[self.stage](outputs, labels, images)
+        return loss
