@@ -193,5 +193,5 @@ def test_bytes_become_what_the_first_row_is_to_see() -> None:
 
 def test_an_unknown_kind_of_pixels_is_refused() -> None:
     table = {"backbone": [["stem", -1, 1, "ConvNormAct", [8]]], "head": [], "pixels": "rgb_byte"}
-    with pytest.raises(YoloflowError, match=r"network\.pixels='rgb_byte': did you mean rgb_unit"):
+    with pytest.raises(YoloflowError, match=r"network\.pixels='rgb_byte': did you mean bgr_byte or rgb_unit"):
         create_model("toy", table, 2)
