@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 ConflictRule = Literal["reassign", "cheapest", "cheapest claimant"]
+TieRule = Literal["k", "up to the k-th", "below the next"]
 
 _EPS = 1e-7
 UNMATCHED_COST = 1e9
@@ -36,8 +37,7 @@ def match_dynamic_k(
     is_possible: Tensor,
     largest_k: int,
     conflict: ConflictRule = "reassign",
-    *,
-    strict: bool = False,
+    ties: TieRule = "k",
 ) -> Matching:
     """Match G objects to C candidates in each of B images.
 
@@ -52,17 +52,14 @@ def match_dynamic_k(
             taker or not (the originals); "cheapest", nobody unless the object that it costs least of all has
             taken it, and this for candidates that one object took too (the reference's YOLOv7); "cheapest
             claimant", the taker that it costs least (the reference's YOLOX).
-        strict: take those cheaper than the (k + 1)-th rather than up to the k-th; they differ in ties.
+        ties: what an object takes where several candidates cost the same: "k", never more than k candidates
+            (the originals); "up to the k-th", all that cost as much as the k-th (the reference's YOLOv7);
+            "below the next", all cheaper than the (k + 1)-th (the reference's YOLOX).
     """
     top = min(largest_k, cost.shape[2])
     k = overlaps.topk(top).values.sum(2).long().clamp(1, top)
     cost = torch.where(is_possible, cost, UNMATCHED_COST)
-    ranked = cost.topk(min(top + 1, cost.shape[2]), largest=False).values
-    if strict:
-        limit = ranked.gather(2, k.clamp(max=ranked.shape[2] - 1)[..., None])
-        claims = (cost < limit) & is_possible
-    else:
-        claims = (cost <= ranked.gather(2, k[..., None] - 1)) & is_possible
+    claims = _claims(cost, k, top, ties) & is_possible
     if conflict == "cheapest claimant":
         return Matching(torch.where(claims, cost, UNMATCHED_COST).argmin(1), claims.any(1))
     cheapest = cost.argmin(1)
@@ -70,6 +67,17 @@ def match_dynamic_k(
         return Matching(cheapest, claims.gather(1, cheapest[:, None])[:, 0])
     number = claims.sum(1)
     return Matching(torch.where(number > 1, cheapest, claims.int().argmax(1)), number > 0)
+
+
+def _claims(cost: Tensor, k: Tensor, top: int, ties: TieRule) -> Tensor:
+    """(B, G, C) bool: the candidates among the `k` (B, G) cheapest of each object; k is at most `top`."""
+    ranked = cost.topk(min(top + 1, cost.shape[2]), largest=False)
+    if ties == "k":
+        is_taken = torch.arange(ranked.indices.shape[2], device=k.device) < k[..., None]
+        return torch.zeros_like(cost, dtype=torch.bool).scatter(2, ranked.indices, is_taken)
+    if ties == "below the next":
+        return cost < ranked.values.gather(2, k.clamp(max=ranked.values.shape[2] - 1)[..., None])
+    return cost <= ranked.values.gather(2, k[..., None] - 1)
 
 
 def class_cost(scores: Tensor, classes: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from yoloflow.boxes import box_iou, cxcywh_to_xyxy
 from yoloflow.losses.anchor_based import AnchorLoss, Objects, read_objects
 from yoloflow.losses.anchor_matching import Match
-from yoloflow.losses.dynamic_k import ConflictRule, class_cost, match_dynamic_k
+from yoloflow.losses.dynamic_k import ConflictRule, TieRule, class_cost, match_dynamic_k
 
 AUXILIARY_SHARE = 0.25
 """Weight of the auxiliary head's terms (YOLOv7, Wang et al. 2022, section 4.2)."""
@@ -47,8 +47,10 @@ class YOLOv7Loss(AnchorLoss):
         overlaps = box_iou(truth_xyxy[:, :, None], boxes_xyxy[:, None])
         overlaps = torch.where(is_possible, overlaps, 0)
         cost = class_cost(scores, objects.classes) - 3 * (overlaps + 1e-7).log()
-        conflict: ConflictRule = "cheapest" if self.variant == "mindyolo" else "reassign"
-        found = match_dynamic_k(cost, overlaps, is_possible, self.largest_k, conflict)
+        rules: tuple[ConflictRule, TieRule] = ("reassign", "k")
+        if self.variant == "mindyolo":
+            rules = ("cheapest", "up to the k-th")
+        found = match_dynamic_k(cost, overlaps, is_possible, self.largest_k, *rules)
 
         sizes = [match.cells.shape[1] for match in matches]
         chosen = torch.split(found.objects, sizes, 1)

@@ -152,8 +152,8 @@ class YOLOXLoss(Loss):
         cost = class_cost(scores, classes) - 3 * (overlaps + 1e-8).log()
         cost = cost + torch.where(is_preferred, 0.0, price)
         if self.variant == "published":
-            return match_dynamic_k(cost, overlaps, is_allowed, LARGEST_K, "reassign")
-        return match_dynamic_k(cost, overlaps, is_allowed, LARGEST_K, "cheapest claimant", strict=True)
+            return match_dynamic_k(cost, overlaps, is_allowed, LARGEST_K)
+        return match_dynamic_k(cost, overlaps, is_allowed, LARGEST_K, "cheapest claimant", "below the next")
 
     @staticmethod
     def _is_around(centres: Tensor, middles: Tensor, half_sides: Tensor) -> Tensor:
