@@ -1,6 +1,6 @@
-"""Milliseconds of one training step on a fixed random batch, the two memory layouts in turn.
+"""Milliseconds of one training step on a fixed random batch: memory layouts, and compiled by inductor, in turn.
 
-python benchmarks/train_step.py [--recipe yolov8n --classes 80 --size 320 --batch 16 --runs 7]
+python benchmarks/train_step.py [--recipe yolov8n --classes 80 --size 320 --batch 16 --runs 7] [--jit]
 """
 
 import argparse
@@ -23,7 +23,7 @@ from yoloflow.engine.train_step import StepOptions, TrainStep
 from yoloflow.optim import create_schedule
 
 
-def build_step(config: Config, classes: int, channels_last: bool) -> TrainStep:
+def build_step(config: Config, classes: int, channels_last: bool, jit: bool = False) -> TrainStep:
     torch.manual_seed(0)
     network = create_model(config.network.model_name, config.network_table(), classes)
     settings, length = config.optimizer.settings(), config.run_length(100)
@@ -33,7 +33,7 @@ def build_step(config: Config, classes: int, channels_last: bool) -> TrainStep:
         create_optimizer(create_group_param(network, settings, length), settings),
         create_schedule(settings, length),
         ema=EMA(network),
-        options=StepOptions(channels_last=channels_last),
+        options=StepOptions(channels_last=channels_last, jit=jit),
     )
 
 
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="yolov8n")
     for name, default in (("classes", 80), ("size", 320), ("batch", 16), ("runs", 7)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--jit", action="store_true", help="also compiled; its first step takes minutes")
     arguments = parser.parse_args()
     config = load_config(arguments.recipe, [f"per_batch_size={arguments.batch}"])
     images, labels = random_batch(arguments.batch, arguments.size, arguments.classes)
@@ -59,6 +60,12 @@ def main() -> None:
         layout: build_step(config, arguments.classes, layout == "channels_last")
         for layout in ("nchw", "channels_last")
     }
+    if arguments.jit:
+        compiled = build_step(config, arguments.classes, channels_last=True, jit=True)
+        start = time.perf_counter()
+        compiled(images, labels).loss_items.tolist()
+        print(f"first compiled step: {time.perf_counter() - start:.0f} s")
+        steps["inductor"] = compiled
     seconds: dict[str, list[float]] = {layout: [] for layout in steps}
     for run in range(arguments.runs + 1):
         for layout, step in steps.items():

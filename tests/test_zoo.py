@@ -255,3 +255,9 @@ def test_strange_labels_give_a_finite_loss_and_finite_gradients(recipe: str, kin
 def test_every_size_trains_evaluates_saves_and_loads(recipe: str, tmp_path: Path) -> None:
     SMALLEST.setdefault(recipe, [])
     test_a_family_trains_evaluates_saves_and_loads(recipe, tmp_path)
+
+
+def test_the_parity_page_has_every_recipe_with_its_counts() -> None:
+    text = (Path(__file__).parent.parent / "docs/parity.md").read_text()
+    for recipe, (training, fused) in PARAMETERS.items():
+        assert f"| {recipe} | {training:,} | {fused:,} |" in text, recipe

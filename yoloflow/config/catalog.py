@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,13 @@ def list_recipes() -> list[RecipeInfo]:
             family = path.parent.relative_to(RECIPES_FOLDER).as_posix()
             summary = first_line.removeprefix(MARK)
             found.append(RecipeInfo(path.stem, "" if family == "." else family, summary, path))
-    return found
+    return sorted(found, key=lambda recipe: _natural(recipe.name))
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """What names are sorted by: numbers by value, and a name before those that go on where it ends."""
+    parts = re.findall(r"\d+|[a-z]+", name)
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def find_recipe(recipe_or_path: str | os.PathLike[str]) -> Path:
