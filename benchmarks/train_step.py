@@ -1,4 +1,4 @@
-"""Milliseconds of one training step on a fixed random batch: memory layouts, and compiled by inductor, in turn.
+"""Milliseconds of one training step on a fixed random batch: memory layouts in turn, and compiled.
 
 python benchmarks/train_step.py [--recipe yolov8n --classes 80 --size 320 --batch 16 --runs 7] [--jit]
 """

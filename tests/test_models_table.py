@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from yoloflow.models import create_model
+from yoloflow.models.heads.yolov4 import YOLOv4Head
 from yoloflow.structures import YoloflowError
 
 TINY: dict[str, Any] = {
@@ -168,3 +169,18 @@ def test_another_class_count_in_the_network_section_is_reported(caplog: pytest.L
     with caplog.at_level(logging.WARNING, logger="yoloflow"):
         create_model("tiny", table(nc=80), 3)
     assert "network.nc = 80 is not used: the data has 3 classes" in caplog.text
+
+
+def test_yolov4_s_boxes_follow_their_formula() -> None:
+    head = YOLOv4Head([4, 4], [[142, 110], [192, 243], [36, 75], [76, 55]], [32, 16], 3)
+    torch.manual_seed(0)
+    raw = head([torch.randn(1, 4, 2, 3) * 3, torch.randn(1, 4, 4, 6) * 3])
+    decoded = head.decode(raw)[0].detach().double()
+    assert decoded.shape == (2 * (6 + 24), 8)
+    # Level 1, row 2, column 5, anchor 1; a level's rows come before columns, columns before anchors.
+    logits = raw[1][0][0, 2, 5, 1].double()
+    found = decoded[2 * 6 + (2 * 6 + 5) * 2 + 1]
+    centre = (logits[:2].sigmoid() * 1.1 - 0.05 + torch.tensor([5.0, 2.0])) * 16
+    size = logits[2:4].exp() * torch.tensor([76.0, 55.0])
+    expected = torch.cat((centre, size, logits[4:].sigmoid()))
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-5)
