@@ -155,3 +155,12 @@ def test_wrong_maps_and_missing_anchors_are_refused() -> None:
     loss = create_loss("YOLOv5Loss", anchors=ANCHORS, stride=STRIDE, nc=CLASSES + 1)
     with pytest.raises(YoloflowError):
         loss(maps, labels, images)
+
+
+def test_the_gain_of_the_objectness_grows_with_the_images_unless_told_not_to() -> None:
+    maps, labels, images = batch(2)
+    facts = {"anchors": ANCHORS, "stride": STRIDE, "nc": CLASSES}
+    scaled = create_loss("YOLOv5Loss", **facts)(maps, labels, images)[1]
+    plain = create_loss("YOLOv5Loss", **facts, scale_by_size=False)(maps, labels, images)[1]
+    torch.testing.assert_close(scaled[[1, 3]], plain[[1, 3]])
+    torch.testing.assert_close(scaled[2], plain[2] * (SIDE / 640) ** 2)

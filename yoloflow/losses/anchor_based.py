@@ -47,6 +47,8 @@ class AnchorLoss(Loss):
         obj_pw: weight of the positive part of the objectness.
         fl_gamma: focusing exponent (Focal Loss, Lin et al. 2017, equation 5); 0 for plain cross-entropy.
         label_smoothing: how far class targets stay from 0 and 1.
+        scale_by_size: let the gain of the objectness grow with the area of the images, as the original, 1 at
+            640 px; at 160 px only a sixteenth of it is left. No effect in variant "mindyolo".
         iou_t: a key of the reference's files that nothing reads, there or here.
         variant: "published" scales the gains to the number of levels and classes and to the image size, as
             the original, and gives a cell that several objects claim the highest CIoU; "mindyolo" does not
@@ -70,6 +72,7 @@ class AnchorLoss(Loss):
         obj_pw: float = 1.0,
         fl_gamma: float = 0.0,
         label_smoothing: float = 0.0,
+        scale_by_size: bool = True,
         iou_t: float = 0.2,
         variant: str = "published",
     ) -> None:
@@ -83,6 +86,7 @@ class AnchorLoss(Loss):
         self.stride, self.nc, self.variant = tuple(stride), nc, variant
         self.box, self.obj, self.cls, self.largest_ratio = box, obj, cls, anchor_t
         self.cls_pw, self.obj_pw, self.gamma, self.smoothing = cls_pw, obj_pw, fl_gamma, label_smoothing
+        self.scale_by_size = scale_by_size
         self.balance = BALANCE.get(len(stride), BALANCE_OF_OTHERS)
         pixels = torch.tensor(anchors, dtype=torch.float32).view(len(stride), -1, 2)
         cells = pixels / torch.tensor(stride, dtype=torch.float32).view(-1, 1, 1)
@@ -156,7 +160,7 @@ class AnchorLoss(Loss):
         if self.variant == "mindyolo":
             return self.box, self.obj, self.cls
         by_levels = NOMINAL_LEVELS / len(self.stride)
-        by_size = (max(images.shape[2:]) / NOMINAL_SIDE) ** 2
+        by_size = (max(images.shape[2:]) / NOMINAL_SIDE) ** 2 if self.scale_by_size else 1.0
         by_classes = self.nc / NOMINAL_CLASSES
         return self.box * by_levels, self.obj * by_levels * by_size, self.cls * by_levels * by_classes
 
