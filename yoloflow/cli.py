@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -254,10 +253,6 @@ def _mistake(message: str) -> YoloflowError:
 
 def main() -> None:
     """Run the command; a user's mistake ends with one message and exit code 2."""
-    # Read once, when torch is imported. OpenMP's threads spin long while they wait and take the cores from
-    # the loader's workers and whatever else runs; not spinning at all halves the speed. This is between;
-    # docs/decisions/0002 has what was measured, and what was not.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except ValueError as error:
