@@ -39,8 +39,9 @@ class KnownDetector(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         self.seen_modes.add(self.training or torch.is_grad_enabled())
-        self.statistics(images)
-        positions = (images[:, 0, 0, 0] * 255).round().long()
+        assert images.dtype == torch.uint8
+        self.statistics(images.float() / 255)
+        positions = images[:, 0, 0, 0].long()
         return self.rows[positions], [images]
 
 

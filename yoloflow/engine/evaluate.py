@@ -205,8 +205,8 @@ def test(
     An image that comes twice (a loader may fill up its last batch) counts once.
 
     Args:
-        network: its `output_kind` says what its first output in evaluation mode is (see `OutputKind`); boxes
-            in input pixels.
+        network: takes the batches' images, uint8 RGB, as they are. Its `output_kind` says what its first
+            output in evaluation mode is (see `OutputKind`); boxes in input pixels.
         dataloader: this rank's batches.
         index: the data set that the batches' `indices` refer to.
         conf_thres: scores must be above it.
