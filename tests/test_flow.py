@@ -209,3 +209,26 @@ def test_two_ranks_train_evaluate_and_agree_with_torchrun(scenes: tuple[Path, Pa
     summary = json.loads((tmp_path / "ranks" / "summary.json").read_text())
     assert summary["steps"] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ranks"]
+
+
+def test_yolox_s_l1_term_comes_with_its_last_stage_and_after_a_resume(
+    scenes: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = [
+        "data.train_transforms.stage_epochs=[1, 2]",
+        "network.width_multiple=0.25",
+        "epochs=3",
+        "name=x",
+    ]
+    settings = overrides(scenes, tmp_path, *changes)
+    train(load_config("yolox-nano-small-data", settings))
+    folder = tmp_path / "x"
+    (folder / "summary.json").unlink()
+    for path in (folder / "weights").glob("state-00000009*"):
+        path.unlink()
+    with caplog.at_level(logging.INFO, logger="yoloflow"):
+        train(load_config("yolox-nano-small-data", [*settings, "resume=auto"]))
+    assert "at step 6" in caplog.text
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    l1 = {record["step"]: record["lboxl1"] for record in records if record["kind"] == "step"}
+    assert [value > 0 for _, value in sorted(l1.items())] == [False] * 3 + [True] * 6
