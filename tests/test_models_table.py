@@ -184,3 +184,8 @@ def test_yolov4_s_boxes_follow_their_formula() -> None:
     size = logits[2:4].exp() * torch.tensor([76.0, 55.0])
     expected = torch.cat((centre, size, logits[4:].sigmoid()))
     torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_yolov4_s_sizes_stay_finite_whatever_the_network_says() -> None:
+    head = YOLOv4Head([4], [[142, 110], [192, 243]], [32], 3)
+    assert head.decode(head([torch.full((1, 4, 2, 2), 1e6)])).isfinite().all()

@@ -117,3 +117,12 @@ def anchor_points(maps: Sequence[Tensor], strides: Sequence[float]) -> tuple[Ten
         centres.append(torch.stack((grid_x, grid_y), -1).reshape(-1, 2))
         sizes.append(torch.full((height * width, 1), float(stride), device=level.device))
     return torch.cat(centres), torch.cat(sizes)
+
+
+def bounded_exp(exponents: Tensor) -> Tensor:
+    """E to the power of at most 10, for sizes that a head gives as logarithms.
+
+    22,026 times an anchor or a cell is more than any image; beyond it a badly initialised network would
+    overflow, and half precision ends at 65,504.
+    """
+    return exponents.clamp(max=10.0).exp()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from yoloflow.boxes import bounded_exp
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 
 REACH = {8: 1.2, 16: 1.1, 32: 1.05}
@@ -74,7 +75,7 @@ class YOLOv4Head(Head):
             cells_wh = torch.tensor((width, height), device=raw.device)
             reach = REACH[stride]
             centres = (wide[..., 0:2].sigmoid() * reach - (reach - 1) / 2 + cells) / cells_wh
-            sizes = wide[..., 2:4].exp() * anchors / (cells_wh * stride)
+            sizes = bounded_exp(wide[..., 2:4]) * anchors / (cells_wh * stride)
             outputs.append((raw, centres, sizes))
         return outputs
 

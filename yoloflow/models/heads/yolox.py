@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from yoloflow.boxes import anchor_points
+from yoloflow.boxes import anchor_points, bounded_exp
 from yoloflow.models.heads.yolov8 import check_strides
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 from yoloflow.models.layers.convolution import Activation, ConvNormAct, DepthwiseSeparable
@@ -102,7 +102,7 @@ class YOLOXHead(Head):
         flat = torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2).float()
         corners = centres - 0.5
         places = (flat[..., 0:2] + corners) * strides
-        sizes = flat[..., 2:4].exp() * strides
+        sizes = bounded_exp(flat[..., 2:4]) * strides
         return torch.cat((places, sizes, flat[..., 4:]), -1)
 
     def decode(self, raw: Tensor) -> Tensor:
