@@ -11,7 +11,8 @@ import yaml
 from yoloflow.config.catalog import find_recipe, list_recipes
 from yoloflow.config.document import read_value, read_yaml, write_yaml
 from yoloflow.config.reader import dump_config, load_config
-from yoloflow.config.schema import Config, Section
+from yoloflow.config.schema import Config
+from yoloflow.config.section import Section
 from yoloflow.structures import YoloflowError
 
 RECIPES = [recipe.name for recipe in list_recipes()]
@@ -171,7 +172,7 @@ def test_a_base_may_be_a_recipe_s_name_and_a_file_beside_comes_first(tmp_path: P
     ("text", "line", "words"),
     [
         ("epoch: 3", 3, "epoch: unknown key; did you mean epochs?"),
-        ("data:\n  trian_set: x", 4, "data.trian_set: unknown key; did you mean train_set or val_set?"),
+        ("data:\n  trian_set: x", 4, "data.trian_set: unknown key; did you mean train_set or val_set"),
         ("lr_init: 0.1", 3, "lr_init: unknown key here; did you mean optimizer.lr_init?"),
         ("epochs: many", 3, "epochs: should be a valid integer, not 'many'"),
         ("epochs: 1.5", 3, "epochs: should be a valid integer, not 1.5"),

@@ -83,7 +83,8 @@ def test_the_table_marks_warm_up_stage_borders_and_the_end() -> None:
         lines[0]
         == "30 epochs (20 + 10) x 19 micro-batches = 570 updates of 1 micro-batch(es), 16 images each"
     )
-    assert lines[3].split() == [
+    assert lines[2].startswith("stage 1: 20 epochs, steps 1 to 380: 640 px; sampler uniform; mosaic > ")
+    assert lines[5].split() == [
         "1",
         "1",
         "1",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from torch import nn
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.dataset import COCODataset, resized_sizes
-from yoloflow.data.image_cache import ImageCache
 from yoloflow.data.index import read_index
 from yoloflow.data.loader import ConcatLoader, create_loader
 from yoloflow.data.problems import problems_report, summarise_problems
-from yoloflow.data.stages import fit_stages
+from yoloflow.data.shapes import Rectangular
+from yoloflow.data.stage_loaders import LoaderOptions, create_stage_loaders
 from yoloflow.engine.callbacks import RunContext, create_callback
 from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
 from yoloflow.engine.precision import Precision
@@ -74,8 +74,7 @@ def train(config: Config) -> dict[str, Any]:
     ema = _start_weights(config, network)
 
     # 2. Data loaders, one stage after the other
-    stage_epochs = fit_stages(config.data.stage_epochs or [config.epochs], config.epochs)
-    loader = _create_train_loader(config, sets["train_set"], stage_epochs, ranks)
+    loader = _create_train_loader(config, sets["train_set"], ranks)
 
     # 3. Loss
     loss_fn = create_loss(**config.loss_arguments(network.stride, network.num_classes)).to(device)
@@ -214,31 +213,21 @@ def _start_weights(config: Config, network: Network) -> EMA | None:
     return ema
 
 
-def _create_train_loader(
-    config: Config, index: DatasetIndex, stage_epochs: Sequence[int], ranks: Ranks
-) -> ConcatLoader:
-    """A loader for each stage, joined; they share one image cache."""
-    data, loaders = config.data, []
-    cache: Literal["none"] | ImageCache = "none"
-    if data.cache == "ram":
-        cache = ImageCache(resized_sizes(index.sizes_hw, config.img_size))
-    for epochs, transforms in zip(stage_epochs, data.trans_list, strict=True):
-        dataset = COCODataset(
-            index, config.img_size, transforms, is_training=True, augment=True, seed=config.seed, cache=cache
-        )
-        loaders.append(
-            create_loader(
-                dataset,
-                config.per_batch_size,
-                epochs,
-                ranks.rank,
-                ranks.rank_size,
-                num_parallel_workers=data.num_parallel_workers,
-                seed=config.seed,
-                max_labels=data.max_labels,
-            )
-        )
-    return ConcatLoader(loaders)
+def _create_train_loader(config: Config, index: DatasetIndex, ranks: Ranks) -> ConcatLoader:
+    """A loader for each stage, joined."""
+    # A data set smaller than one step is the loader's to refuse.
+    steps_per_epoch = max(len(index) // (config.per_batch_size * ranks.rank_size), 1)
+    options = LoaderOptions(
+        config.per_batch_size,
+        max(config.network.stride),
+        ranks.rank,
+        ranks.rank_size,
+        config.seed,
+        config.data.num_parallel_workers,
+        config.data.max_labels,
+        config.data.cache,
+    )
+    return create_stage_loaders(index, config.stages(steps_per_epoch), options)
 
 
 def _create_test_fn(
@@ -259,6 +248,9 @@ def _create_test_fn(
         drop_remainder=False,
         num_parallel_workers=min(config.data.num_parallel_workers, 2),
     )
+    if config.data.test_rect:
+        sizes_hw = resized_sizes(index.sizes_hw, config.img_size)
+        loader = replace(loader, shapes=Rectangular(sizes_hw, max(config.network.stride), shuffle=False))
     return partial(
         test,
         dataloader=loader,

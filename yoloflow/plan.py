@@ -5,7 +5,7 @@ The tables are those that the training uses: the same settings, lengths, stage f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yoloflow.config.schema import Config
-from yoloflow.data.stages import fit_stages
+from yoloflow.data.stages import Stage
 from yoloflow.optim.schedule import (
     Schedule,
     count_warmup_updates,
@@ -38,7 +38,7 @@ class Plan:
         settings: the recipe's optimizer section.
         length: epochs, micro-batches, updates.
         schedule: learning rates and momentum of every update.
-        stage_epochs: epochs of each stage, fitted to the training.
+        stages: each with its length, fitted to the training.
         ema: decay and tau of the weight average, or None.
         first_ema_update: the average's count at the first update: 2, as the first copy counts; 1 if loaded.
         warmup_updates: updates in the warm-up (it may be longer than the training).
@@ -47,7 +47,7 @@ class Plan:
     settings: OptimizerSettings
     length: RunLength
     schedule: Schedule
-    stage_epochs: list[int]
+    stages: list[Stage]
     ema: tuple[float, float] | None
     first_ema_update: int
     warmup_updates: int
@@ -69,8 +69,8 @@ class Plan:
 
     def stage(self, update: int) -> int:
         """The stage in which an update is made."""
-        ends = np.cumsum(self.stage_epochs)
-        return int(np.searchsorted(ends, self.epoch(update), side="right"))
+        ends = np.cumsum([stage.steps for stage in self.stages])
+        return int(np.searchsorted(ends, (update + 1) * self.length.accumulate - 1, side="right"))
 
     def ema_decay(self, update: int) -> float | None:
         """The decay with which an update enters the weight average."""
@@ -79,9 +79,24 @@ class Plan:
     @cached_property
     def stage_starts(self) -> list[int]:
         """The first update of each stage."""
-        first_epochs = np.concatenate([[0], np.cumsum(self.stage_epochs)[:-1]])
-        micro_batches = first_epochs * self.length.steps_per_epoch
-        return [int(first) // self.length.accumulate for first in micro_batches]
+        ends = np.cumsum([0, *(stage.steps for stage in self.stages)])
+        return [int(first) // self.length.accumulate for first in ends[:-1]]
+
+    @property
+    def stage_epochs(self) -> list[float]:
+        """Length of each stage in epochs, whole unless it is given in steps."""
+        lengths = [stage.steps / self.length.steps_per_epoch for stage in self.stages]
+        return [int(length) if length.is_integer() else round(length, 3) for length in lengths]
+
+    def describe_stages(self) -> list[str]:
+        """A line for each stage: when, and what its images are."""
+        lines, begin = [], 0
+        for number, (stage, epochs) in enumerate(self._stage_lengths(), 1):
+            end = begin + stage.steps
+            when = f"{epochs} epochs, steps {begin + 1} to {end}" if stage.steps else "not trained"
+            lines.append(f"stage {number}: {when}: {stage.describe()}")
+            begin = end
+        return lines
 
     def interesting_updates(self) -> dict[int, str]:
         """Updates worth a line in a table, in order, each with the reason."""
@@ -90,10 +105,10 @@ class Plan:
             marks[self.warmup_updates // 2] = "half of the warm-up"
             marks[self.warmup_updates - 1] = "last of the warm-up"
             marks[self.warmup_updates] = "warm-up done"
-        for stage, (start, epochs) in enumerate(zip(self.stage_starts, self.stage_epochs, strict=True)):
-            if stage and epochs:
-                marks[start - 1] = f"last of stage {stage}"
-                marks[start] = f"stage {stage + 1} begins"
+        for number, (start, stage) in enumerate(zip(self.stage_starts, self.stages, strict=True)):
+            if number and stage.steps:
+                marks[start - 1] = f"last of stage {number}"
+                marks[start] = f"stage {number + 1} begins"
         marks[self.num_updates - 1] = "last"
         return dict(sorted(marks.items()))
 
@@ -122,6 +137,7 @@ class Plan:
         ]
         if self.warmup_updates >= self.num_updates:
             lines.append("the warm-up is as long as the training: set optimizer.max_warmup_fraction=0.1")
+        lines += self.describe_stages()
         groups = list(self.schedule.lr_by_group)
         header = ["update", "epoch", "stage", *(f"lr {name}" for name in groups), "momentum", "EMA decay", ""]
         rows = [self._cells(update, reason) for update, reason in self.interesting_updates().items()]
@@ -139,6 +155,9 @@ class Plan:
         numbers = [str(row[key]) for key in ("update", "epoch", "stage")]
         return [*numbers, *rates, f"{row['momentum']:.4f}", decay, reason]
 
+    def _stage_lengths(self) -> list[tuple[Stage, float]]:
+        return list(zip(self.stages, self.stage_epochs, strict=True))
+
     def thinned_updates(self) -> list[int]:
         """At most `MAX_POINTS` updates spread over the training, and the interesting ones."""
         return sorted({*spread_updates(self.num_updates), *self.interesting_updates()})
@@ -148,6 +167,7 @@ class Plan:
         return {
             "epochs": self.length.epochs,
             "stage_epochs": self.stage_epochs,
+            "stages": [{**asdict(stage), "epochs": epochs} for stage, epochs in self._stage_lengths()],
             "steps_per_epoch": self.length.steps_per_epoch,
             "accumulate": self.length.accumulate,
             "total_batch_size": self.length.total_batch_size,
@@ -187,7 +207,7 @@ def make_plan(config: Config, steps_per_epoch: int, rank_size: int = 1) -> Plan:
         settings=settings,
         length=length,
         schedule=schedule,
-        stage_epochs=fit_stages(config.data.stage_epochs or [config.epochs], config.epochs),
+        stages=config.stages(steps_per_epoch),
         ema=(config.ema_decay, config.ema_tau) if config.ema else None,
         first_ema_update=1 if config.ema_weight else 2,
         warmup_updates=count_warmup_updates(settings, counted),

@@ -60,7 +60,7 @@ class SampleSource(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> Sample:
-        """Image `index`, decoded, its longer side resized to the stage's image size."""
+        """Image `index`, decoded, its longer side resized to the context's image size."""
         ...
 
 
@@ -71,12 +71,19 @@ class TransformContext:
     Attributes:
         rng: the sample's own generator, a pure function of (seed, epoch, index).
         source: the data set, for transforms that mix images.
-        image_size: side of the square network input in pixels.
+        image_size: longer side of the network input in pixels.
+        shape_hw: its height and width; None for a square.
     """
 
     rng: np.random.Generator
     source: SampleSource
     image_size: int
+    shape_hw: tuple[int, int] | None = None
+
+    @property
+    def output_hw(self) -> tuple[int, int]:
+        """Height and width that the transforms end with."""
+        return self.shape_hw or (self.image_size, self.image_size)
 
 
 @dataclass(slots=True)

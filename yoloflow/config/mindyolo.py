@@ -36,7 +36,6 @@ UNUSED = {
     "log_level": "see --log-level",
     "is_parallel": "torchrun decides",
     "opencv_threads_num": "a loader process decodes with one thread",
-    "rect": "images are square",
     "ms_datasink": "one loop serves both ways",
     "ms_mode": _PLATFORM,
     "max_call_depth": _PLATFORM,
@@ -90,15 +89,23 @@ def _used(section: dict[str, Located], unused: dict[str, str], prefix: str) -> d
     return {key: child for key, child in section.items() if key not in unused}
 
 
+_PROPERTIES_OF_DATA = {"single_cls": ("single_cls",), "rect": ("rect", "test_rect")}
+
+
 def _move_into_data(tree: Located) -> Located:
-    """MindYOLO's top-level `single_cls` is a property of the data here."""
+    """MindYOLO's top-level `single_cls` and `rect` are properties of the data here."""
     assert isinstance(tree.value, dict)
-    if "single_cls" not in tree.value:
+    moved: dict[str, Located] = {}
+    for key, targets in _PROPERTIES_OF_DATA.items():
+        if key in tree.value:
+            names = " and ".join(f"data.{target}" for target in targets)
+            logger.info("%s: %s is read as %s", tree.value[key].place, key, names)
+            moved |= dict.fromkeys(targets, tree.value[key])
+    if not moved:
         return tree
-    moved = tree.value["single_cls"]
-    logger.info("%s: single_cls is read as data.single_cls", moved.place)
-    rest = Located({key: child for key, child in tree.value.items() if key != "single_cls"}, tree.place)
-    return merge(rest, Located({"data": Located({"single_cls": moved}, moved.place)}, tree.place))
+    rest = {key: child for key, child in tree.value.items() if key not in _PROPERTIES_OF_DATA}
+    data = Located({"data": Located(moved, tree.place)}, tree.place)
+    return merge(Located(rest, tree.place), data)
 
 
 def _switch_by_stage(tree: Located) -> Located:

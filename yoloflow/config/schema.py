@@ -6,114 +6,14 @@ a data set) is computed where it is used and never written back.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from yoloflow.config.data_section import DataConfig
+from yoloflow.config.section import Count, NotNegative, Row, Section, Share, Word
+from yoloflow.data.stages import Stage
 from yoloflow.optim.settings import OptimizerSettings, RunLength
-
-
-def _word_of_number(value: object) -> object:
-    # `name=7` and the class names of digits are words although YAML reads them as numbers.
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Word = Annotated[str, BeforeValidator(_word_of_number)]
-Words = list[Word]
-Row = dict[str, Any]
-OneOrMore = str | list[str]
-Count = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """What all sections share: strict types, no unknown keys, no later changes."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-
-class Stages(Section):
-    """Training data that changes on the way: one list of transforms for each stage."""
-
-    stage_epochs: list[Count] = Field(min_length=1, description="length of each stage in epochs")
-    trans_list: list[list[Row]] = Field(description="transform rows of each stage")
-
-    @model_validator(mode="after")
-    def _one_list_for_each_stage(self) -> Self:
-        if len(self.stage_epochs) != len(self.trans_list):
-            raise ValueError(
-                f"stage_epochs names {len(self.stage_epochs)} stages and trans_list {len(self.trans_list)}; "
-                "give one list of transforms for each stage"
-            )
-        return self
-
-
-def _kind_of_transforms(value: object) -> str:
-    return "rows" if isinstance(value, list) else "stages"
-
-
-Transforms = Annotated[
-    Annotated[list[Row], Tag("rows")] | Annotated[Stages, Tag("stages")], Discriminator(_kind_of_transforms)
-]
-
-
-class DataConfig(Section):
-    """Where the images and labels are and what is done to them before they reach the network."""
-
-    dataset_name: str | None = Field(None, description="a name for reports; nothing depends on it")
-    train_set: OneOrMore | None = Field(
-        None,
-        description="training images: COCO json, list file of a YOLO data set, folder, or a list of these; "
-        "digits:train is the embedded quick-start set",
-    )
-    val_set: OneOrMore | None = Field(None, description="validation images, as train_set")
-    image_folder: str | None = Field(
-        None, description="where the images of a COCO json lie (null: beside it)"
-    )
-    nc: Count | None = Field(None, description="number of classes (null: as many as the data names)")
-    names: Words | None = Field(None, description="class names in class order (null: the data's own)")
-    single_cls: bool = Field(False, description="train and test all classes as one")
-    num_parallel_workers: int = Field(
-        4, ge=0, description="loader processes (0: load in the training process)"
-    )
-    problems: Literal["repair", "error"] = Field(
-        "repair", description="what to do with faulty images and boxes: repair and count them, or stop"
-    )
-    cache: Literal["none", "ram"] = Field("none", description="keep decoded images in memory")
-    max_labels: Count | None = Field(
-        None, description="label rows of an image, more objects are an error (null: as many as a batch has)"
-    )
-    train_transforms: Transforms = Field(
-        default_factory=list,
-        description="rows {func_name, prob, ...}, or {stage_epochs: [...], trans_list: [[...], ...]}",
-    )
-    test_transforms: list[Row] | None = Field(
-        None, description="rows for evaluation (null: the square letterbox)"
-    )
-    test_shrink: Literal["area", "linear"] = Field(
-        "area", description="how evaluation and prediction make pictures smaller"
-    )
-
-    @model_validator(mode="after")
-    def _as_many_names_as_classes(self) -> Self:
-        if self.nc is not None and self.names is not None and len(self.names) != self.nc:
-            raise ValueError(f"nc is {self.nc} but {len(self.names)} names are given; leave one of them out")
-        return self
-
-    @property
-    def stage_epochs(self) -> list[int] | None:
-        """Length of each stage as written; None where there is one stage of all epochs."""
-        return list(self.train_transforms.stage_epochs) if isinstance(self.train_transforms, Stages) else None
-
-    @property
-    def trans_list(self) -> list[list[Row]]:
-        """Transform rows of each stage."""
-        if isinstance(self.train_transforms, Stages):
-            return self.train_transforms.trans_list
-        return [self.train_transforms]
 
 
 class NetworkConfig(Section):
@@ -340,6 +240,22 @@ class Config(Section):
             accumulate=self.micro_batches_per_update(rank_size),
             nbs=self.nbs,
         )
+
+    def stages(self, steps_per_epoch: int) -> list[Stage]:
+        """The stages of the training, in order; those that vanished have no steps."""
+        lengths = self.data.stage_steps(self.epochs, steps_per_epoch)
+        return [
+            Stage(
+                steps=steps,
+                transforms=rows,
+                img_size=self.data.of_stage("train_img_size", number) or self.img_size,
+                multi_scale=self.data.of_stage("multi_scale", number),
+                rect=self.data.of_stage("rect", number),
+                sampler=self.data.of_stage("sampler", number),
+                loss=self.loss.stages[number] if self.loss.stages else {},
+            )
+            for number, (steps, rows) in enumerate(zip(lengths, self.data.trans_list, strict=True))
+        ]
 
     def network_table(self) -> dict[str, Any]:
         """The network section as `create_model` takes it."""

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from yoloflow.config.data_section import Stages
 from yoloflow.config.document import Located
-from yoloflow.config.schema import Config, Row
+from yoloflow.config.schema import Config
+from yoloflow.config.section import Row
 from yoloflow.structures import YoloflowError, nearest_names
 
 Keys = tuple[str | int, ...]
@@ -185,8 +187,8 @@ def _check_names(config: Config, tree: Located) -> None:
     _check_loss(config, tree)
     data = config.data
     lists: list[tuple[Keys, list[Row]]] = [(("data", "train_transforms"), data.trans_list[0])]
-    if data.stage_epochs is not None:
-        stages = enumerate(data.trans_list)
+    if isinstance(data.train_transforms, Stages):
+        stages = enumerate(data.train_transforms.trans_list)
         lists = [(("data", "train_transforms", "trans_list", stage), rows) for stage, rows in stages]
     if data.test_transforms is not None:
         lists.append((("data", "test_transforms"), data.test_transforms))

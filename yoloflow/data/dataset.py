@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from yoloflow.data.image_cache import ImageCache
+from yoloflow.data.caches.images import ImageCache, Storage, open_image_cache
+from yoloflow.data.formats.annotations import offsets_of, rows_of_ragged
 from yoloflow.data.images import decode_image
 from yoloflow.data.index import read_index
 from yoloflow.data.transforms import create_transforms
@@ -27,6 +31,8 @@ from yoloflow.structures import (
 
 # OpenCV's flag for each factor by which libjpeg can shrink while it decodes.
 _REDUCED_FLAGS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+
+_NO_POLYGON: Float32Array = np.zeros((0, 2), np.float32)
 
 Shrink = Literal["area", "linear"]
 """How a picture is made smaller: each pixel the mean of its area, or bilinear between the nearest four."""
@@ -48,7 +54,7 @@ class COCODataset:
         augment: bool = False,
         single_cls: bool = False,
         seed: int = 0,
-        cache: Literal["none", "ram"] | ImageCache = "none",
+        cache: Storage | ImageCache = "none",
         shrink: Shrink = "area",
     ) -> None:
         """Index the data set and build its transforms.
@@ -62,8 +68,8 @@ class COCODataset:
                 without it they are shrunk as `shrink` says.
             single_cls: treat every object as class 0.
             seed: of all random draws of the transforms.
-            cache: "ram" keeps each decoded and resized image in memory; or a cache to share with another
-                data set of the same index, size and way of shrinking.
+            cache: where decoded and resized images are kept, see `open_image_cache`; or a cache to share with
+                another data set of the same index, size and way of shrinking.
             shrink: "area" as most published evaluations, or "linear".
 
         Raises:
@@ -80,27 +86,37 @@ class COCODataset:
             transforms_dict, "train_transforms" if is_training else "test_transforms"
         )
         self._sizes_hw = resized_sizes(self.index.sizes_hw, img_size)
-        if cache == "ram":
-            self.cache: ImageCache | None = ImageCache(self._sizes_hw)
+        self._objects = _Objects.of(self.index, single_cls)
+        if isinstance(cache, ImageCache):
+            self.cache: ImageCache | None = cache
         else:
-            self.cache = None if cache == "none" else cache
+            self.cache = open_image_cache(cache, self.index, self._sizes_hw, self.shrink)
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def get(self, epoch: int, index: int) -> Sample:
-        """Image `index` as the network sees it in `epoch`, img_size x img_size.
+    def get(self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None) -> Sample:
+        """Image `index` as the network sees it in `epoch`.
+
+        Args:
+            epoch: of the run, from 0.
+            index: position in the data set.
+            shape_hw: height and width of the outcome; None for a square of img_size.
 
         Raises:
             YoloflowError: an unreadable image, or transforms that end with another size.
         """
         rng = np.random.default_rng((self.seed, epoch if self.is_training else 0, index))
-        sample = self.transforms(self.load(index), TransformContext(rng, self, self.img_size))
+        side = self.img_size if shape_hw is None else max(shape_hw)
+        source = self if side == self.img_size else _Resized(self, side)
+        context = TransformContext(rng, source, side, shape_hw)
+        sample = self.transforms(source.load(index), context)
         height, width = sample.image.shape[:2]
-        if (height, width) != (self.img_size, self.img_size):
+        if (height, width) != context.output_hw:
             raise YoloflowError(
                 f"the transforms end with a picture of {width} x {height}, the network takes "
-                f"{self.img_size} x {self.img_size}: add letterbox, or random_perspective after mosaic"
+                f"{context.output_hw[1]} x {context.output_hw[0]}: add letterbox, or random_perspective "
+                "after mosaic"
             )
         return sample
 
@@ -111,27 +127,18 @@ class COCODataset:
             image = self._read(index)
             if self.cache:
                 self.cache.put(index, image)
-        height, width = (int(side) for side in self.index.sizes_hw[index])
-        scale_xy = (image.shape[1] / width, image.shape[0] / height)
-        boxes, classes, polygons = self._objects(index, scale_xy)
-        return Sample(image, boxes, classes, polygons, index, (height, width), scale_xy)
+        return self._sample(index, image)
 
-    def _objects(
-        self, index: int, scale_xy: tuple[float, float]
-    ) -> tuple[Float32Array, Int64Array, list[Float32Array]]:
-        """Boxes, classes and polygons of an image in resized pixels."""
-        table = self.index
-        first, last = table.box_offsets[index], table.box_offsets[index + 1]
-        rows = first + np.flatnonzero(~table.is_crowd[first:last])
-        boxes = (table.boxes_xyxy[rows] * np.array(scale_xy * 2)).astype(np.float32)
-        classes = np.zeros(len(rows), np.int64) if self.single_cls else table.classes[rows]
-        scale = np.array(scale_xy, np.float32)
-        starts, stops = table.polygon_offsets[rows], table.polygon_offsets[rows + 1]
-        polygons = [
-            table.polygon_points[start:stop] * scale
-            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-        ]
-        return boxes, classes, polygons
+    def load_resized(self, index: int, side: int) -> Sample:
+        """As `load`, with a longer side of `side` pixels, made of the image at img_size."""
+        height, width = resized_sizes(self.index.sizes_hw[index : index + 1], side)[0].tolist()
+        return self._sample(index, resize_image(self.load(index).image, (height, width), self.shrink))
+
+    def _sample(self, index: int, image: Uint8Array) -> Sample:
+        height, width = self.index.sizes_hw[index].tolist()
+        scale_xy = (image.shape[1] / width, image.shape[0] / height)
+        boxes, classes, polygons = self._objects.get(index, scale_xy)
+        return Sample(image, boxes, classes, polygons, index, (height, width), scale_xy)
 
     def _read(self, index: int) -> Uint8Array:
         """Image `index` from disk, at its resized size."""
@@ -147,6 +154,59 @@ class COCODataset:
                     f"{listed_hw[0]} when the data set was indexed; index it again"
                 )
         return resize_image(image, (height, width), self.shrink)
+
+
+@dataclass(frozen=True, slots=True)
+class _Resized:
+    """The data set with images of another size."""
+
+    dataset: COCODataset
+    side: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def load(self, index: int) -> Sample:
+        return self.dataset.load_resized(index, self.side)
+
+
+@dataclass(frozen=True, slots=True)
+class _Objects:
+    """The objects to train on, crowd regions left out, ready to be sliced."""
+
+    offsets: Int64Array
+    boxes_xyxy: NDArray[np.float64]
+    classes: Int64Array
+    polygon_offsets: Int64Array | None
+    polygon_points: Float32Array
+
+    @classmethod
+    def of(cls, index: DatasetIndex, single_cls: bool) -> _Objects:
+        rows = np.flatnonzero(~index.is_crowd)
+        points, polygon_offsets = rows_of_ragged(index.polygon_offsets, rows)
+        images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[rows]
+        classes = index.classes[rows]
+        return cls(
+            offsets_of(np.bincount(images, minlength=len(index))),
+            index.boxes_xyxy[rows],
+            np.zeros_like(classes) if single_cls else classes,
+            polygon_offsets if len(points) else None,
+            index.polygon_points[points],
+        )
+
+    def get(
+        self, image: int, scale_xy: tuple[float, float]
+    ) -> tuple[Float32Array, Int64Array, list[Float32Array]]:
+        """Boxes, classes and polygons of an image in resized pixels."""
+        first, last = int(self.offsets[image]), int(self.offsets[image + 1])
+        boxes = (self.boxes_xyxy[first:last] * (scale_xy * 2)).astype(np.float32)
+        classes = self.classes[first:last]
+        if self.polygon_offsets is None:
+            return boxes, classes, [_NO_POLYGON] * (last - first)
+        scale = np.array(scale_xy, np.float32)
+        borders = self.polygon_offsets[first : last + 1].tolist()
+        polygons = [self.polygon_points[start:stop] * scale for start, stop in pairwise(borders)]
+        return boxes, classes, polygons
 
 
 def resized_sizes(sizes_hw: Int64Array, img_size: int) -> Int64Array:

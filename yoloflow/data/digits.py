@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import tempfile
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -21,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from yoloflow.data.caches.files import default_cache_folder
 from yoloflow.structures import Float32Array, Int64Array, Uint8Array, YoloflowError, nearest_names
 
 Split = Literal["train", "val"]
@@ -239,12 +239,6 @@ def digits_dataset(
                 "set XDG_CACHE_HOME to a folder that can be written to"
             ) from error
     return final / split / "annotations.json"
-
-
-def default_cache_folder() -> Path:
-    """$XDG_CACHE_HOME/yoloflow, else ~/.cache/yoloflow."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "yoloflow"
 
 
 def _content_hash(recipe: SceneRecipe) -> str:

@@ -7,6 +7,7 @@ the order, and a global batch holds the same images whatever the number of ranks
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,11 +18,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from yoloflow.data.order import InTurn, Order
+from yoloflow.data.shapes import Rectangular, Shape, Shapes
 from yoloflow.structures import Batch, Int64Array, Sample, YoloflowError
 
 LABEL_STEP = 16
-
-Key = tuple[int, int]
 
 
 class SampleSet(Protocol):
@@ -29,8 +30,8 @@ class SampleSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def get(self, epoch: int, index: int) -> Sample:
-        """Image `index` as seen in `epoch`."""
+    def get(self, epoch: int, index: int, shape_hw: Shape | None = None) -> Sample:
+        """Image `index` as seen in `epoch`, in a batch of this height and width (None: its own square)."""
         ...
 
 
@@ -52,7 +53,7 @@ def collate(samples: Sequence[Sample], max_labels: int | None = None) -> Batch:
     size = np.array((width, height), np.float32)
     planes = images.numpy()
     for row, sample in enumerate(samples):
-        cv2.mixChannels([sample.image], list(planes[row]), [0, 2, 1, 1, 2, 0])
+        cv2.split(sample.image, [planes[row, 2], planes[row, 1], planes[row, 0]])
         count = len(sample.classes)
         low, high = sample.boxes_xyxy[:, :2], sample.boxes_xyxy[:, 2:]
         labels[row, :count, 1] = sample.classes
@@ -82,16 +83,32 @@ def _label_rows(samples: Sequence[Sample], max_labels: int | None) -> int:
     return max_labels
 
 
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """Which samples make a batch.
+
+    Attributes:
+        epoch: of the run, from 0.
+        indices: positions in the data set.
+        shape_hw: height and width of the batch; None for the data set's own.
+    """
+
+    epoch: int
+    indices: tuple[int, ...]
+    shape_hw: Shape | None = None
+
+
 class _Batches(Dataset[Batch | YoloflowError]):
-    """A data set whose items are whole batches, named by the (epoch, index) of each sample."""
+    """A data set whose items are whole batches."""
 
     def __init__(self, dataset: SampleSet, max_labels: int | None) -> None:
         self._dataset = dataset
         self._max_labels = max_labels
 
-    def __getitem__(self, keys: tuple[Key, ...]) -> Batch | YoloflowError:
+    def __getitem__(self, key: BatchKey) -> Batch | YoloflowError:
         try:
-            return collate([self._dataset.get(epoch, index) for epoch, index in keys], self._max_labels)
+            samples = [self._dataset.get(key.epoch, index, key.shape_hw) for index in key.indices]
+            return collate(samples, self._max_labels)
         except YoloflowError as error:
             # Handed over as a value: torch would wrap a worker's exception in a page of traceback.
             return error
@@ -105,33 +122,32 @@ class StageLoader:
         dataset: where samples come from.
         batch_size: samples of this rank in a batch.
         epochs: length of the stage; 0 for a stage that is not trained.
+        order: the images of each epoch.
         rank: this process among `rank_size`.
         rank_size: number of processes.
-        shuffle: draw a new permutation each epoch.
         drop_remainder: leave out the places that do not fill a global batch.
         num_parallel_workers: worker processes; 0 loads in this process.
-        seed: of the permutations.
         max_labels: see `collate`.
+        shapes: of the batches; None for the data set's own.
     """
 
     dataset: SampleSet
     batch_size: int
     epochs: int
+    order: Order
     rank: int = 0
     rank_size: int = 1
-    shuffle: bool = True
     drop_remainder: bool = True
     num_parallel_workers: int = 0
-    seed: int = 0
     max_labels: int | None = None
+    shapes: Shapes | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches of this rank in an epoch."""
         if self.drop_remainder:
             return len(self.dataset) // (self.batch_size * self.rank_size)
-        mine = len(range(self.rank, len(self.dataset), self.rank_size))
-        return -(-mine // self.batch_size)
+        return len(self.epoch_batches(0))
 
     def __len__(self) -> int:
         return self.epochs * self.steps_per_epoch
@@ -139,12 +155,12 @@ class StageLoader:
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
 
-    def batches(self, first_epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of the whole stage, prefetched across the borders of its epochs.
+    def batches(self, start_step: int = 0, end_step: int | None = None) -> Iterator[Batch]:
+        """Batches prefetched across the borders of epochs.
 
         Args:
-            first_epoch: number of the stage's first epoch within the run.
-            start_step: batches of the stage to skip; nothing is loaded for them.
+            start_step: the first, counted from the run's first; nothing is loaded for those before.
+            end_step: where to stop; None stops after `epochs` epochs.
 
         Raises:
             YoloflowError: unreadable data, as soon as it is met.
@@ -152,7 +168,7 @@ class StageLoader:
         loader = DataLoader(
             _Batches(self.dataset, self.max_labels),
             batch_size=None,
-            sampler=_Keys(self, first_epoch, start_step),
+            sampler=_Keys(self, start_step, len(self) if end_step is None else end_step),
             num_workers=self.num_parallel_workers,
             collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
@@ -163,36 +179,52 @@ class StageLoader:
                 raise batch
             yield batch
 
+    def epoch_batches(self, epoch: int) -> list[BatchKey]:
+        """This rank's batches of an epoch, in order."""
+        order = self.order(epoch)
+        if self.drop_remainder:
+            return self._full_batches(order, epoch)
+        if isinstance(self.shapes, Rectangular):
+            alike = self.shapes.alike(order, self.batch_size)[self.rank :: self.rank_size]
+            return [BatchKey(epoch, tuple(images.tolist()), self.shapes.shape(images)) for images in alike]
+        mine = order[self.rank :: self.rank_size].tolist()
+        starts = range(0, len(mine), self.batch_size)
+        return [BatchKey(epoch, tuple(mine[start : start + self.batch_size])) for start in starts]
+
+    def _full_batches(self, order: Int64Array, epoch: int) -> list[BatchKey]:
+        total = self.batch_size * self.rank_size
+        groups = order[: self.steps_per_epoch * total].reshape(-1, total)
+        shapes: list[Shape | None] = [None] * len(groups)
+        if self.shapes is not None:
+            groups = self.shapes.arrange(groups, epoch)
+            shapes = [self.shapes.shape(images, epoch, batch) for batch, images in enumerate(groups)]
+        mine = groups[:, self.rank * self.batch_size :][:, : self.batch_size].tolist()
+        return [BatchKey(epoch, tuple(images), shape) for images, shape in zip(mine, shapes, strict=True)]
+
     def epoch_indices(self, epoch: int) -> Int64Array:
         """(n,) data set positions that this rank sees in an epoch, in order."""
-        count = len(self.dataset)
-        order = (
-            np.random.default_rng((self.seed, epoch)).permutation(count) if self.shuffle else np.arange(count)
-        )
-        if not self.drop_remainder:
-            return order[self.rank :: self.rank_size]
-        full = order[: self.steps_per_epoch * self.batch_size * self.rank_size]
-        return full.reshape(-1, self.rank_size, self.batch_size)[:, self.rank].reshape(-1)
+        return np.array([index for key in self.epoch_batches(epoch) for index in key.indices], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    """Yields the (epoch, index) of every sample, batch by batch; torch's loader hands them to its workers."""
+    """Yields what makes each batch; torch's loader hands it to its workers."""
 
     stage: StageLoader
-    first_epoch: int
     start_step: int
+    end_step: int
 
-    def __iter__(self) -> Iterator[tuple[Key, ...]]:
-        skipped_epochs, skipped_steps = divmod(self.start_step, self.stage.steps_per_epoch)
-        for epoch in range(self.first_epoch + skipped_epochs, self.first_epoch + self.stage.epochs):
-            indices = self.stage.epoch_indices(epoch).tolist()
-            for start in range(skipped_steps * self.stage.batch_size, len(indices), self.stage.batch_size):
-                yield tuple((epoch, index) for index in indices[start : start + self.stage.batch_size])
-            skipped_steps = 0
+    def __iter__(self) -> Iterator[BatchKey]:
+        step = self.start_step
+        steps_per_epoch = self.stage.steps_per_epoch
+        while step < self.end_step:
+            epoch, skipped = divmod(step, steps_per_epoch)
+            keys = self.stage.epoch_batches(epoch)[skipped : skipped + self.end_step - step]
+            yield from keys
+            step += len(keys)
 
     def __len__(self) -> int:
-        return max(len(self.stage) - self.start_step, 0)
+        return max(self.end_step - self.start_step, 0)
 
 
 def _unchanged(item: Any) -> Any:
@@ -216,7 +248,7 @@ def create_loader(
     seed: int = 0,
     max_labels: int | None = None,
 ) -> StageLoader:
-    """A loader for `epoch_size` epochs of a data set.
+    """A loader for `epoch_size` epochs of a data set (`create_stage_loaders` knows other orders and shapes).
 
     With `drop_remainder` every rank gets equally many full batches. Without it (evaluation) rank r gets every
     rank_size-th image from r on, none twice and none left out, and its last batch may be smaller.
@@ -251,12 +283,11 @@ def create_loader(
         dataset,
         batch_size,
         epoch_size,
+        InTurn(len(dataset), seed, shuffle),
         rank,
         rank_size,
-        shuffle,
         drop_remainder,
         num_parallel_workers,
-        seed,
         max_labels,
     )
 
@@ -269,21 +300,31 @@ def _require(holds: bool, message: str) -> None:
 class ConcatLoader:
     """The stages of a training, one after the other, counted in global epochs and steps."""
 
-    def __init__(self, loaders: Sequence[StageLoader]) -> None:
-        """Join the stages that have any epoch.
+    def __init__(self, loaders: Sequence[StageLoader], stage_steps: Sequence[int] | None = None) -> None:
+        """Join the stages.
+
+        Args:
+            loaders: one for each stage, vanished ones included.
+            stage_steps: length of each stage in steps; None takes the loaders' epochs.
 
         Raises:
-            YoloflowError: no stage, or stages with different numbers of steps in an epoch.
+            YoloflowError: nothing to train, stages with different numbers of steps in an epoch, or lengths
+                that do not add up to whole epochs.
         """
-        self.loaders = [loader for loader in loaders if loader.epochs > 0]
-        _require(len(self.loaders) > 0, "no stage has an epoch to train")
-        steps = [loader.steps_per_epoch for loader in self.loaders]
+        self.loaders = list(loaders)
+        lengths = [len(loader) for loader in loaders] if stage_steps is None else list(stage_steps)
+        _require(sum(lengths) > 0, "no stage has an epoch to train")
+        steps = [loader.steps_per_epoch for loader in loaders]
         _require(
             len(set(steps)) == 1,
             f"the stages have {steps} steps in an epoch; schedules need the same number: give all stages the "
             "same data set and batch size",
         )
-        self._ends = list(accumulate(loader.epochs for loader in self.loaders))
+        _require(
+            sum(lengths) % steps[0] == 0,
+            f"the stages have {lengths} steps, together no multiple of the {steps[0]} of an epoch",
+        )
+        self._ends = list(accumulate(lengths))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -293,23 +334,21 @@ class ConcatLoader:
     @property
     def epochs(self) -> int:
         """Epochs of all stages together."""
-        return self._ends[-1]
+        return self._ends[-1] // self.steps_per_epoch
 
     def __len__(self) -> int:
-        return self.epochs * self.steps_per_epoch
+        return self._ends[-1]
 
-    def stage_of(self, epoch: int) -> int:
-        """Number of the stage that a global epoch (from 0) belongs to."""
-        _require(0 <= epoch < self.epochs, f"epoch {epoch} is not among the {self.epochs} of this training")
-        return next(stage for stage, end in enumerate(self._ends) if epoch < end)
+    def stage_of(self, step: int) -> int:
+        """Number of the stage (from 0) that a global step (from 0) belongs to."""
+        _require(0 <= step < len(self), f"step {step} is not among the {len(self)} of this training")
+        return bisect_right(self._ends, step)
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """All batches from a global step on, exactly those that an uninterrupted run would see."""
-        for loader, end in zip(self.loaders, self._ends, strict=True):
-            first_epoch = end - loader.epochs
-            skip = max(start_step - first_epoch * self.steps_per_epoch, 0)
-            if skip < len(loader):
-                yield from loader.batches(first_epoch, skip)
+        for loader, begin, end in zip(self.loaders, [0, *self._ends], self._ends, strict=False):
+            if max(begin, start_step) < end:
+                yield from loader.batches(max(begin, start_step), end)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()

@@ -1,16 +1,55 @@
-"""How planned stage lengths are fitted to the number of epochs that is really trained."""
+"""The stages of a training, and how their planned lengths are fitted to what is really trained."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from yoloflow.data.order import Sampler
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
 
 
-def fit_stages(stage_epochs: Sequence[int], num_epochs: int) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the training in which everything about the data stays the same.
+
+    Attributes:
+        steps: its length in steps (micro-batches); 0 if the training is too short for it.
+        transforms: rows of its transforms.
+        img_size: side of its images in pixels.
+        multi_scale: factors on img_size between which each batch has its own side, or None.
+        rect: whether batches are rectangles that fit their images.
+        sampler: how often an image comes.
+        loss: hyper-parameters that the loss has otherwise than before.
+    """
+
+    steps: int
+    transforms: Sequence[Mapping[str, Any]]
+    img_size: int
+    multi_scale: Sequence[float] | None = None
+    rect: bool = False
+    sampler: Sampler = "uniform"
+    loss: Mapping[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """In a line: size, order, transforms, loss."""
+        size = f"{self.img_size} px"
+        if self.multi_scale:
+            size += f" x {self.multi_scale[0]:g} to {self.multi_scale[1]:g}"
+        words = [size, *(["rectangles"] if self.rect else []), f"sampler {self.sampler}"]
+        words.append(" > ".join(str(row.get("func_name")) for row in self.transforms) or "no transforms")
+        if self.loss:
+            words.append("loss " + ", ".join(f"{key}={value}" for key, value in self.loss.items()))
+        return "; ".join(words)
+
+
+def fit_stages(
+    stage_epochs: Sequence[int], num_epochs: int, unit: Literal["epochs", "steps"] = "epochs"
+) -> list[int]:
     """Stage lengths that add up to `num_epochs`.
 
     The rule: **late stages keep their length, the first takes up the difference**; the last stage is where
@@ -24,6 +63,7 @@ def fit_stages(stage_epochs: Sequence[int], num_epochs: int) -> list[int]:
     Args:
         stage_epochs: planned epochs of each stage, at least 1 each.
         num_epochs: epochs to train, at least 1.
+        unit: what both are counted in.
 
     Returns:
         one length for each stage; 0 for a stage that vanished.
@@ -33,15 +73,16 @@ def fit_stages(stage_epochs: Sequence[int], num_epochs: int) -> list[int]:
     """
     if not stage_epochs or min(stage_epochs) < 1:
         raise YoloflowError(
-            f"stage_epochs={list(stage_epochs)}: give at least one stage, of at least 1 epoch each"
+            f"stage_{unit}={list(stage_epochs)}: give at least one stage, of at least 1 of these each"
         )
     if num_epochs < 1:
-        raise YoloflowError(f"epochs={num_epochs}: train at least 1 epoch")
+        raise YoloflowError(f"{unit}={num_epochs}: train at least 1")
     fitted = list(stage_epochs)
     if num_epochs < len(fitted):
         gone = ", ".join(str(number) for number in range(num_epochs + 1, len(fitted) + 1))
         logger.warning(
-            "epochs=%d is fewer than the %d stages of the recipe: stage %s will not be trained",
+            "%s=%d is fewer than the %d stages of the recipe: stage %s will not be trained",
+            unit,
             num_epochs,
             len(fitted),
             gone,

@@ -35,8 +35,8 @@ class BatchStream(Protocol):
         """Batches of this rank in an epoch."""
         ...
 
-    def stage_of(self, epoch: int) -> int:
-        """The 0-based stage of a 0-based epoch."""
+    def stage_of(self, step: int) -> int:
+        """The 0-based stage of a 0-based step."""
         ...
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
@@ -62,6 +62,7 @@ class Trainer:
         self._seconds_before = 0.0
         self._step_seconds = 0.0
         self._step_images = 0
+        self._entered_stage: int | None = None
 
     def train(self) -> dict[str, Any]:
         """Train to the last epoch, from the newest state where the run is a resumed one.
@@ -96,17 +97,27 @@ class Trainer:
     def _begin_epoch(self, epoch: int) -> None:
         context = self.context
         context.epoch = epoch
-        stage = self.loader.stage_of(epoch)
+        self._enter_stage()
+        self._notify("on_epoch_begin")
+
+    def _enter_stage(self) -> None:
+        """Switch to the stage of the coming step where it is another; a stage may begin within an epoch."""
+        context = self.context
+        stage = self.loader.stage_of(context.step)
+        if stage == self._entered_stage:
+            return
+        self._entered_stage = stage
         context.train_step.begin_stage(stage)
+        # A resumed run is in the middle of its stage.
         if stage != context.stage or context.step == 0:
             context.stage = stage
             self._notify("on_stage_begin")
-        self._notify("on_epoch_begin")
 
     def _run_epoch(self, batches: Iterator[Batch]) -> None:
         context = self.context
         mark, images = time.monotonic(), 0
         while True:
+            self._enter_stage()
             context.batch = next(batches)
             self._notify("on_step_begin")
             result = context.train_step(context.batch.images, context.batch.labels)

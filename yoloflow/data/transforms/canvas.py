@@ -9,12 +9,14 @@ Coordinates are continuous: pixel i of a row covers i to i + 1, so that boxes an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from yoloflow.data.transforms.upright import Axis, draw_upright
 from yoloflow.structures import Float32Array, Int64Array, Sample, Uint8Array
 
 FILL = 114
@@ -126,26 +128,22 @@ def canvas_of(sample: Sample) -> Canvas:
 
 def _draw_image(out: Uint8Array, image: Uint8Array, matrix: Matrix) -> None:
     """Draw an image through a matrix (image pixels to output pixels), touching only where it falls."""
-    upright = not np.any(matrix[[0, 1, 2, 2], [1, 0, 0, 1]])
+    scale_x, shear_x, shift_x, shear_y, scale_y, shift_y, tilt_x, tilt_y, _ = matrix.ravel().tolist()
+    if shear_x == shear_y == tilt_x == tilt_y == 0 and scale_x > 0 and scale_y > 0:
+        x = Axis(scale_x, shift_x, image.shape[1], out.shape[1])
+        y = Axis(scale_y, shift_y, image.shape[0], out.shape[0])
+        draw_upright(out, image, x, y)
+        return
     left, top, right, bottom = _bounds(image, matrix)
-    if upright:
-        # An upright image owns exactly the pixels whose centres it covers: neighbouring tiles never bleed.
-        x1, y1, x2, y2 = (int(np.ceil(side - 0.5)) for side in (left, top, right, bottom))
-    else:
-        x1, y1, x2, y2 = int(np.floor(left)), int(np.floor(top)), int(np.ceil(right)), int(np.ceil(bottom))
-    x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, out.shape[1]), min(y2, out.shape[0])
+    x1, y1 = max(math.floor(left), 0), max(math.floor(top), 0)
+    x2, y2 = min(math.ceil(right), out.shape[1]), min(math.ceil(bottom), out.shape[0])
     if x1 >= x2 or y1 >= y2:
         return
     target = out[y1:y2, x1:x2]
-    if upright and matrix[0, 0] == matrix[1, 1] == 1 and left.is_integer() and top.is_integer():
-        row, column = y1 - int(top), x1 - int(left)
-        target[:] = image[row : row + y2 - y1, column : column + x2 - x1]
-        return
-    # OpenCV's coordinates name pixel centres by integers, ours are half a pixel further.
+    # OpenCV's coordinates name pixel centres by whole numbers, ours are half a pixel further.
     centred = translation(-x1 - 0.5, -y1 - 0.5) @ matrix @ translation(0.5, 0.5)
-    border = cv2.BORDER_REPLICATE if upright else cv2.BORDER_TRANSPARENT
-    size_wh = (x2 - x1, y2 - y1)
-    if matrix[2, 0] or matrix[2, 1]:
+    size_wh, border = (x2 - x1, y2 - y1), cv2.BORDER_TRANSPARENT
+    if tilt_x or tilt_y:
         cv2.warpPerspective(image, centred, size_wh, dst=target, flags=cv2.INTER_LINEAR, borderMode=border)
     else:
         cv2.warpAffine(image, centred[:2], size_wh, dst=target, flags=cv2.INTER_LINEAR, borderMode=border)

@@ -1,4 +1,4 @@
-"""An image on a square of grey."""
+"""An image on grey."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yoloflow.structures import Sample, TransformContext, Uint8Array
 
 @dataclass(frozen=True, slots=True)
 class Letterbox(Transform):
-    """Puts the image on a grey square of the image size, shrinking it where it is larger.
+    """Puts the image on grey of the network input's size, shrinking it where it is larger.
 
     Attributes:
         scaleup: also enlarge an image that is smaller.
@@ -28,19 +28,19 @@ class Letterbox(Transform):
     centre: bool = True
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """The sample as image_size x image_size; records scale and border for the way back."""
-        side = context.image_size
+        """The sample in the input's size; records scale and border for the way back."""
+        out_height, out_width = context.output_hw
         image = sample.image
         height, width = image.shape[:2]
-        ratio = side / max(height, width)
+        ratio = min(out_height / height, out_width / width)
         if not self.scaleup:
             ratio = min(ratio, 1.0)
         new_height, new_width = round(height * ratio), round(width * ratio)
         if (new_height, new_width) != (height, width):
             image = np.asarray(cv2.resize(image, (new_width, new_height)), np.uint8)
         # The odd pixel of border goes to the right and to the bottom.
-        left, top = ((side - new_width) // 2, (side - new_height) // 2) if self.centre else (0, 0)
-        boxed: Uint8Array = np.full((side, side, 3), FILL, np.uint8)
+        left, top = ((out_width - new_width) // 2, (out_height - new_height) // 2) if self.centre else (0, 0)
+        boxed: Uint8Array = np.full((out_height, out_width, 3), FILL, np.uint8)
         boxed[top : top + new_height, left : left + new_width] = image
         scale_x, scale_y = new_width / width, new_height / height
         matrix = np.array([[scale_x, 0, left], [0, scale_y, top], [0, 0, 1.0]])

@@ -29,7 +29,7 @@ MIN_AREA_RATIO_POLYGON = 0.01
 
 @dataclass(frozen=True, slots=True)
 class RandomPerspective(Transform):
-    """Warps the picture about its centre into the square network input.
+    """Warps the picture about its centre into the network input.
 
     The centre of the picture, be it a mosaic's canvas of twice the size or a single image, falls on a random
     point near the centre of the output, so cutting a mosaic to size needs no step of its own. An object goes
@@ -59,10 +59,10 @@ class RandomPerspective(Transform):
         require_range("random_perspective", "perspective", self.perspective, 0, 0.001)
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """The warped sample, image_size x image_size."""
+        """The warped sample, of the network input's size."""
         canvas = canvas_of(sample)
-        out_hw = (context.image_size, context.image_size)
-        matrix, zoom = self.draw_matrix(context.rng, canvas.size_hw, context.image_size)
+        out_hw = context.output_hw
+        matrix, zoom = self.draw_matrix(context.rng, canvas.size_hw, out_hw)
         image = canvas.warp(matrix, out_hw)
         polygons = move_polygons(sample.polygons, matrix, out_hw)
         has_polygon = np.array([len(polygon) > 0 for polygon in sample.polygons], bool)
@@ -75,9 +75,9 @@ class RandomPerspective(Transform):
         return with_picture(sample, image, boxes, classes, polygons)
 
     def draw_matrix(
-        self, rng: np.random.Generator, size_hw: tuple[int, int], image_size: int
+        self, rng: np.random.Generator, size_hw: tuple[int, int], out_hw: tuple[int, int]
     ) -> tuple[Matrix, float]:
-        """A random (3, 3) matrix from a picture of `size_hw` to the network input, and its zoom."""
+        """A random (3, 3) matrix from a picture of `size_hw` to one of `out_hw`, and its zoom."""
         height, width = size_hw
         warp = np.eye(3)
         warp[2, :2] = rng.uniform(-self.perspective, self.perspective, 2)
@@ -89,7 +89,7 @@ class RandomPerspective(Transform):
         slant[0, 1], slant[1, 0] = (
             math.tan(math.radians(rng.uniform(-self.shear, self.shear))) for _ in range(2)
         )
-        shift = image_size * rng.uniform(0.5 - self.translate, 0.5 + self.translate, 2)
+        shift = rng.uniform(0.5 - self.translate, 0.5 + self.translate, 2) * (out_hw[1], out_hw[0])
         matrix = translation(*shift) @ slant @ turn @ warp @ translation(-width / 2, -height / 2)
         return matrix, zoom
 

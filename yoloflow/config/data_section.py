@@ -1,0 +1,175 @@
+"""The `data` section of a recipe: sources, repairs, stages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from yoloflow.config.section import Count, OneOrMore, Row, Section, Words
+from yoloflow.data.caches.images import Storage
+from yoloflow.data.order import Sampler
+from yoloflow.data.stages import fit_stages
+
+
+class Stages(Section):
+    """Training data that changes on the way: stages, each with its transforms."""
+
+    stage_epochs: list[Count] | None = Field(None, min_length=1, description="length of each stage in epochs")
+    stage_steps: list[Count] | None = Field(
+        None, min_length=1, description="length of each stage in steps (micro-batches), instead of epochs"
+    )
+    trans_list: list[list[Row]] = Field(
+        description="transform rows of each stage; one list serves all stages"
+    )
+
+    @model_validator(mode="after")
+    def _one_list_for_each_stage(self) -> Self:
+        if (self.stage_epochs is None) == (self.stage_steps is None):
+            raise ValueError("give either stage_epochs or stage_steps")
+        if len(self.trans_list) not in (1, len(self.lengths)):
+            raise ValueError(
+                f"{self.unit} names {len(self.lengths)} stages and trans_list {len(self.trans_list)}; "
+                "give one list of transforms for each stage, or one for all"
+            )
+        return self
+
+    @property
+    def unit(self) -> str:
+        """The key that gives the lengths."""
+        return "stage_epochs" if self.stage_epochs is not None else "stage_steps"
+
+    @property
+    def lengths(self) -> list[int]:
+        """Length of each stage, in epochs or steps."""
+        return list(self.stage_epochs or self.stage_steps or [])
+
+
+def is_range(value: list[Any]) -> bool:
+    """Whether a `multi_scale` is one range and not one for each stage."""
+    return len(value) == 2 and all(isinstance(part, int | float) for part in value)
+
+
+Scales = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+def _kind_of_transforms(value: object) -> str:
+    return "rows" if isinstance(value, list) else "stages"
+
+
+Transforms = Annotated[
+    Annotated[list[Row], Tag("rows")] | Annotated[Stages, Tag("stages")], Discriminator(_kind_of_transforms)
+]
+
+
+class DataConfig(Section):
+    """Where the images and labels are and what is done to them before they reach the network."""
+
+    dataset_name: str | None = Field(None, description="a name for reports; nothing depends on it")
+    train_set: OneOrMore | None = Field(
+        None,
+        description="training images: COCO json, list file of a YOLO data set, folder, or a list of these; "
+        "digits:train is the embedded quick-start set",
+    )
+    val_set: OneOrMore | None = Field(None, description="validation images, as train_set")
+    image_folder: str | None = Field(
+        None, description="where the images of a COCO json lie (null: beside it)"
+    )
+    nc: Count | None = Field(None, description="number of classes (null: as many as the data names)")
+    names: Words | None = Field(None, description="class names in class order (null: the data's own)")
+    single_cls: bool = Field(False, description="train and test all classes as one")
+    num_parallel_workers: int = Field(
+        4, ge=0, description="loader processes (0: load in the training process)"
+    )
+    problems: Literal["repair", "error"] = Field(
+        "repair", description="what to do with faulty images and boxes: repair and count them, or stop"
+    )
+    cache: Storage = Field(
+        "auto",
+        description="where decoded images are kept: ram, disk (a file that later trainings find again), auto "
+        "(ram if half of the free memory is enough) or none",
+    )
+    max_labels: Count | None = Field(
+        None, description="label rows of an image, more objects are an error (null: as many as a batch has)"
+    )
+    train_transforms: Transforms = Field(
+        default_factory=list,
+        description="rows {func_name, prob, ...}, or {stage_epochs: [...], trans_list: [[...], ...]}",
+    )
+    test_transforms: list[Row] | None = Field(
+        None, description="rows for evaluation (null: the square letterbox)"
+    )
+    test_shrink: Literal["area", "linear"] = Field(
+        "area", description="how evaluation and prediction make pictures smaller"
+    )
+
+    train_img_size: Count | list[Count] | None = Field(
+        None, description="side of training images in pixels (null: img_size); or one for each stage"
+    )
+    multi_scale: Scales | list[Scales | None] | None = Field(
+        None,
+        description="[low, high]: every batch has another side, from low to high times the image size; "
+        "or one for each stage",
+    )
+    rect: bool | list[bool] = Field(
+        False, description="train on rectangles that fit the images of a batch; or one for each stage"
+    )
+    test_rect: bool = Field(False, description="evaluate on rectangles that fit each image")
+    sampler: Sampler | list[Sampler] = Field(
+        "uniform", description="how often an image comes (see docs/data.md); or one for each stage"
+    )
+
+    @model_validator(mode="after")
+    def _as_many_values_as_stages(self) -> Self:
+        count = len(self.trans_list)
+        for key in ("train_img_size", "multi_scale", "rect", "sampler"):
+            value = getattr(self, key)
+            if not isinstance(value, list) or (key == "multi_scale" and is_range(value)):
+                continue
+            if len(value) != count:
+                stages = "is 1 stage" if count == 1 else f"are {count} stages"
+                raise ValueError(
+                    f"{key} has {len(value)} values, but there {stages} (data.train_transforms); "
+                    "give one value for each stage, or one for all"
+                )
+        for stage in range(count):
+            if self.of_stage("multi_scale", stage) and self.of_stage("rect", stage):
+                raise ValueError(
+                    f"stage {stage + 1} has multi_scale and rect: its batches cannot be both squares of many "
+                    "sizes and rectangles that fit their images; choose one"
+                )
+        return self
+
+    def of_stage(self, key: str, stage: int) -> Any:
+        """The value of a key in one stage (from 0)."""
+        value = getattr(self, key)
+        is_one_for_all = not isinstance(value, list) or (key == "multi_scale" and is_range(value))
+        return value if is_one_for_all else value[stage]
+
+    @model_validator(mode="after")
+    def _as_many_names_as_classes(self) -> Self:
+        if self.nc is not None and self.names is not None and len(self.names) != self.nc:
+            raise ValueError(f"nc is {self.nc} but {len(self.names)} names are given; leave one of them out")
+        return self
+
+    @property
+    def stage_epochs(self) -> list[int] | None:
+        """Length of each stage in epochs as written; None where none is."""
+        return self.train_transforms.stage_epochs if isinstance(self.train_transforms, Stages) else None
+
+    @property
+    def trans_list(self) -> list[list[Row]]:
+        """Transform rows of each stage."""
+        if not isinstance(self.train_transforms, Stages):
+            return [self.train_transforms]
+        rows = self.train_transforms.trans_list
+        return rows * len(self.train_transforms.lengths) if len(rows) == 1 else rows
+
+    def stage_steps(self, epochs: int, steps_per_epoch: int) -> list[int]:
+        """Length of each stage in steps, fitted to a training of `epochs` epochs."""
+        if not isinstance(self.train_transforms, Stages):
+            return [epochs * steps_per_epoch]
+        if self.train_transforms.stage_epochs is not None:
+            fitted = fit_stages(self.train_transforms.stage_epochs, epochs)
+            return [length * steps_per_epoch for length in fitted]
+        return fit_stages(self.train_transforms.lengths, epochs * steps_per_epoch, "steps")

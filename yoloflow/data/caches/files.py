@@ -1,0 +1,42 @@
+"""Where caches lie, and what identifies the content of a file without reading it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from yoloflow.structures import Int64Array
+
+
+def default_cache_folder() -> Path:
+    """$XDG_CACHE_HOME/yoloflow, else ~/.cache/yoloflow."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "yoloflow"
+
+
+def file_identities(paths: Sequence[str]) -> Int64Array:
+    """(N, 4) size, time of change of the content, of the file's entry, and inode; -1 where there is no file.
+
+    No program can write to a file and leave all of them: the time of change of the entry is the kernel's own.
+    """
+    rows = np.full((len(paths), 4), -1, np.int64)
+    for row, path in enumerate(paths):
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue
+        rows[row] = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (2**63 - 1)
+    return rows
+
+
+def digest(*parts: str | bytes) -> str:
+    """A name for content: 32 hexadecimal digits."""
+    total = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()

@@ -1,0 +1,134 @@
+"""In which order an epoch sees the images: a pure function of (seed, epoch).
+
+Every order is as long as the data set, so an epoch has the same number of steps whichever is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.structures import DatasetIndex, Int64Array, YoloflowError, nearest_names
+
+Sampler = Literal["uniform", "class_aware", "repeat_factor", "image_weights"]
+
+Order = Callable[[int], Int64Array]
+"""(epoch) -> (n,) positions in the data set."""
+
+REPEAT_THRESHOLD = 0.001
+"""Share of images below which `repeat_factor` repeats a class, as for LVIS."""
+
+
+@dataclass(frozen=True, slots=True)
+class InTurn:
+    """The images as they are listed, or in a new permutation each epoch."""
+
+    count: int
+    seed: int = 0
+    shuffle: bool = True
+
+    def __call__(self, epoch: int) -> Int64Array:
+        """(n,) positions, each image once."""
+        return _rng(self.seed, epoch).permutation(self.count) if self.shuffle else np.arange(self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """Images drawn with replacement.
+
+    Attributes:
+        weights: (n,) how likely each is, of sum 1.
+    """
+
+    weights: NDArray[np.float64]
+    seed: int = 0
+
+    def __call__(self, epoch: int) -> Int64Array:
+        """(n,) positions."""
+        return _rng(self.seed, epoch).choice(len(self.weights), len(self.weights), p=self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Each image as often as its factor says, the fraction at random; a permutation of these, cut to n.
+
+    Attributes:
+        factors: (n,) of at least 1.
+    """
+
+    factors: NDArray[np.float64]
+    seed: int = 0
+
+    def __call__(self, epoch: int) -> Int64Array:
+        """(n,) positions."""
+        rng = _rng(self.seed, epoch)
+        times = np.floor(self.factors + rng.random(len(self.factors))).astype(np.int64)
+        return rng.permutation(np.repeat(np.arange(len(times)), times))[: len(times)]
+
+
+def create_order(sampler: Sampler, index: DatasetIndex, seed: int) -> Order:
+    """The order that a stage's `sampler` names.
+
+    - uniform: every image once, in a new permutation each epoch.
+    - class_aware: a class drawn uniformly, then an image that shows it (Shen et al. 2016); images without
+      objects come as often as they would by chance.
+    - repeat_factor: images of rare classes more often, sqrt(t / f) times for the rarest class of the image,
+      where f is the share of images that show it and t = 0.001 (Gupta et al. 2019).
+    - image_weights: an image as often as the sum over its objects of 1 / objects of that class says; images
+      without objects as often as they would by chance.
+
+    Raises:
+        YoloflowError: no such sampler.
+    """
+    if sampler == "uniform":
+        return InTurn(len(index), seed)
+    if sampler == "class_aware":
+        return Weighted(_class_aware_weights(index), seed)
+    if sampler == "repeat_factor":
+        return Repeated(_repeat_factors(index), seed)
+    if sampler == "image_weights":
+        return Weighted(_object_weights(index), seed)
+    raise YoloflowError(f"sampler={sampler}: unknown; {nearest_names(sampler, get_args(Sampler))}")
+
+
+def _rng(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.default_rng((seed, epoch))
+
+
+def _objects_by_image(index: DatasetIndex) -> NDArray[np.int64]:
+    """(n, C) objects of each class in each image; regions to ignore are no objects."""
+    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[~index.is_crowd]
+    counts = np.zeros((len(index), len(index.names)), np.int64)
+    np.add.at(counts, (images, index.classes[~index.is_crowd]), 1)
+    return counts
+
+
+def _with_background(weights: NDArray[np.float64], has_object: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Images without objects keep their share of the data set; `weights` share out the rest."""
+    shared = weights / max(float(weights.sum()), 1e-300) * has_object.mean()
+    result: NDArray[np.float64] = np.where(has_object, shared, 1 / len(weights))
+    result /= result.sum()
+    return result
+
+
+def _class_aware_weights(index: DatasetIndex) -> NDArray[np.float64]:
+    shows = _objects_by_image(index) > 0
+    images_of_class = shows.sum(0)
+    return _with_background((shows / np.maximum(images_of_class, 1)).sum(1), shows.sum(1) > 0)
+
+
+def _object_weights(index: DatasetIndex) -> NDArray[np.float64]:
+    counts = _objects_by_image(index)
+    return _with_background((counts / np.maximum(counts.sum(0), 1)).sum(1), counts.sum(1) > 0)
+
+
+def _repeat_factors(index: DatasetIndex) -> NDArray[np.float64]:
+    shows = _objects_by_image(index) > 0
+    share = shows.mean(0)
+    by_class = np.sqrt(REPEAT_THRESHOLD / np.maximum(share, 1e-12))
+    factors: NDArray[np.float64] = np.maximum(np.where(shows, by_class, 0).max(1, initial=0), 1)
+    return factors

@@ -1,0 +1,105 @@
+"""Of what height and width a batch is, and which images share one where that depends on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from yoloflow.structures import Int64Array, YoloflowError
+
+Shape = tuple[int, int]
+"""Height and width of a batch in pixels."""
+
+
+class Shapes(Protocol):
+    """How the batches of a stage get their shapes."""
+
+    def arrange(self, groups: Int64Array, epoch: int) -> Int64Array:
+        """(k, T) images of the global batches of an epoch, regrouped where shapes ask for it."""
+        ...
+
+    def shape(self, images: Int64Array, epoch: int, batch: int) -> Shape:
+        """Shape of global batch number `batch`, which holds `images`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MultiScale:
+    """Square batches whose side is drawn anew for each, a pure function of (seed, epoch, batch).
+
+    Attributes:
+        sides: to draw from, in pixels.
+    """
+
+    sides: tuple[int, ...]
+    seed: int = 0
+
+    def arrange(self, groups: Int64Array, epoch: int) -> Int64Array:
+        """The groups as they are."""
+        return groups
+
+    def shape(self, images: Int64Array, epoch: int, batch: int) -> Shape:
+        """A square."""
+        side = int(np.random.default_rng((self.seed, epoch, batch)).choice(self.sides))
+        return side, side
+
+
+def multi_scale_sides(img_size: int, factors: Sequence[float], stride: int) -> tuple[int, ...]:
+    """Multiples of `stride` from the first to the second of two factors times `img_size`.
+
+    Raises:
+        YoloflowError: there is none.
+    """
+    low, high = factors
+    first, last = math.ceil(img_size * low / stride - 1e-9), math.floor(img_size * high / stride + 1e-9)
+    if first < 1 or first > last:
+        raise YoloflowError(
+            f"multi_scale=[{low:g}, {high:g}] at img_size={img_size}: no multiple of the stride {stride} "
+            f"lies between {img_size * low:g} and {img_size * high:g} pixels"
+        )
+    return tuple(stride * step for step in range(first, last + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangular:
+    """Batches only as large as their images need at `img_size`, in multiples of the stride.
+
+    Attributes:
+        sizes_hw: (n, 2) sizes of the images, longer side img_size.
+        shuffle: batches come in another order each epoch.
+    """
+
+    sizes_hw: Int64Array
+    stride: int
+    seed: int = 0
+    shuffle: bool = True
+
+    def arrange(self, groups: Int64Array, epoch: int) -> Int64Array:
+        """Images of like proportions together; within one proportion the drawn order decides."""
+        images = groups.reshape(-1)
+        height, width = self.sizes_hw[images].T
+        regrouped = images[np.argsort(height / width, kind="stable")].reshape(groups.shape)
+        if self.shuffle:
+            regrouped = np.random.default_rng((self.seed, epoch)).permutation(regrouped)
+        return regrouped
+
+    def shape(self, images: Int64Array, epoch: int = 0, batch: int = 0) -> Shape:
+        """Large enough for all the images."""
+        height, width = (-(-self.sizes_hw[images].max(0) // self.stride) * self.stride).tolist()
+        return height, width
+
+    def alike(self, images: Int64Array, batch_size: int) -> list[Int64Array]:
+        """Batches of images that need exactly the same shape, at most `batch_size` of them in each.
+
+        So an image's shape, and with it what the network sees of it, does not depend on the batch.
+        """
+        needed = -(-self.sizes_hw[images] // self.stride)
+        _, group = np.unique(needed, axis=0, return_inverse=True)
+        alike = [images[group == number] for number in range(int(group.max(initial=-1)) + 1)]
+        return [
+            some[start : start + batch_size] for some in alike for start in range(0, len(some), batch_size)
+        ]
