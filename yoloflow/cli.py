@@ -28,6 +28,12 @@ app = typer.Typer(
 )
 
 
+data_app = typer.Typer(help="Look at what a recipe's data become.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+_PICTURES = (".png", ".jpg")
+
+
 class SettingsCommand(TyperCommand):
     """A command whose help also lists every setting of a recipe."""
 
@@ -207,6 +213,32 @@ def recipes(
         typer.echo(f"{info.name:{width}}  {info.summary}")
 
 
+@data_app.command("show", cls=SettingsCommand)
+def show_data(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    epoch: Annotated[int, typer.Option(help="epoch, from 1")] = 1,
+    index: Annotated[int | None, typer.Option(help="an image of the training set, from 0")] = None,
+    batch: Annotated[int | None, typer.Option(help="a batch of the epoch instead, from 1")] = None,
+    out: Annotated[Path, typer.Option(help="picture to write")] = Path("sample.png"),
+) -> None:
+    """Draw exactly what training sees: a sample after each transform, or a whole batch."""
+    import cv2
+
+    from yoloflow.config.reader import load_config
+    from yoloflow.replay import Replay
+
+    if index is not None and batch is not None:
+        raise _mistake("data show: give --index or --batch, not both")
+    replay = Replay(load_config(recipe, overrides or []))
+    picture = replay.draw_sample(epoch, index or 0) if batch is None else replay.draw_batch(epoch, batch)
+    done, data = cv2.imencode(out.suffix or ".png", picture) if out.suffix in _PICTURES else (False, None)
+    if not done or data is None:
+        raise _mistake(f"--out {out}: must end in {' or '.join(_PICTURES)}")
+    _write(out, data.tobytes())
+    typer.echo(f"written: {out}")
+
+
 def _show_result(result: CocoResult) -> None:
     """COCO's twelve figures, then a line for each class."""
     from rich import box
@@ -237,9 +269,13 @@ def _figure(value: float | None) -> str:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        path.write_bytes(content)
     except OSError as error:
         raise _mistake(f"{path}: cannot be written ({error.strerror})") from error
 

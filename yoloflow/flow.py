@@ -9,18 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.dataset import COCODataset, resized_sizes
-from yoloflow.data.index import read_index
+from yoloflow.data.index import as_one_class
 from yoloflow.data.loader import ConcatLoader, create_loader
 from yoloflow.data.problems import problems_report, summarise_problems
 from yoloflow.data.shapes import Rectangular
-from yoloflow.data.stage_loaders import LoaderOptions, create_stage_loaders
+from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.engine.callbacks import RunContext, create_callback
 from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
 from yoloflow.engine.precision import Precision
@@ -37,7 +36,7 @@ from yoloflow.losses import create_loss
 from yoloflow.models import Network, create_model, freeze_layers, load_pretrain
 from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
 from yoloflow.runtime import Ranks, init_ranks, seed_everything
-from yoloflow.structures import DatasetIndex, YoloflowError
+from yoloflow.structures import DatasetIndex
 
 logger = logging.getLogger("yoloflow")
 
@@ -141,9 +140,9 @@ def evaluate_run(
     ranks, device = init_ranks(config.device, config.threads)
     path = weight or find_weights(Path(run_or_recipe))
     is_one_class = config.data.single_cls
-    index = _read_set(config, "val_set", None if is_one_class else names_of_run(Path(run_or_recipe)))
+    index = config.data.read("val_set", None if is_one_class else names_of_run(Path(run_or_recipe)))
     if is_one_class:
-        index = _as_one_class(index)
+        index = as_one_class(index)
     network = create_model(
         config.network.model_name, config.network_table(), len(index.names), variant=config.variant
     )
@@ -154,11 +153,11 @@ def evaluate_run(
 
 def _read_sets(config: Config, ranks: Ranks) -> dict[str, DatasetIndex]:
     """The training set and, if it is evaluated, the validation set."""
-    sets = {"train_set": _read_set(config, "train_set")}
+    sets = {"train_set": config.data.read("train_set")}
     if config.run_eval:
-        sets["val_set"] = _read_set(config, "val_set", sets["train_set"].names)
+        sets["val_set"] = config.data.read("val_set", sets["train_set"].names)
     if config.data.single_cls:
-        sets = {key: _as_one_class(index) for key, index in sets.items()}
+        sets = {key: as_one_class(index) for key, index in sets.items()}
     if ranks.is_main:
         for key, index in sets.items():
             for line in summarise_problems(index):
@@ -179,26 +178,6 @@ def _begin_run(run: RunFolder, config: Config, sets: Mapping[str, DatasetIndex])
     run.create(dump_config(config), sets["train_set"].names, report)
 
 
-def _read_set(config: Config, key: str, names: Sequence[str] | None = None) -> DatasetIndex:
-    """The data set under `data.train_set` or `data.val_set`."""
-    data = config.data
-    source = getattr(data, key)
-    if source is None:
-        hint = " or run_eval=false" if key == "val_set" else ""
-        raise YoloflowError(
-            f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), data=FILE.yaml{hint}"
-        )
-    return read_index(
-        source, names or data.names, None if names else data.nc, data.problems, data.image_folder
-    )
-
-
-def _as_one_class(index: DatasetIndex) -> DatasetIndex:
-    """The data set with all its classes taken as one."""
-    one = np.zeros_like(index.classes)
-    return replace(index, classes=one, names=["object"], category_ids=np.ones(1, np.int64))
-
-
 def _start_weights(config: Config, network: Network) -> EMA | None:
     """Load the weights to start from, freeze, and make the average."""
     if config.weight is not None:
@@ -215,18 +194,8 @@ def _start_weights(config: Config, network: Network) -> EMA | None:
 
 def _create_train_loader(config: Config, index: DatasetIndex, ranks: Ranks) -> ConcatLoader:
     """A loader for each stage, joined."""
-    # A data set smaller than one step is the loader's to refuse.
-    steps_per_epoch = max(len(index) // (config.per_batch_size * ranks.rank_size), 1)
-    options = LoaderOptions(
-        config.per_batch_size,
-        max(config.network.stride),
-        ranks.rank,
-        ranks.rank_size,
-        config.seed,
-        config.data.num_parallel_workers,
-        config.data.max_labels,
-        config.data.cache,
-    )
+    steps_per_epoch = config.steps_per_epoch(len(index), ranks.rank_size)
+    options = config.loader_options(ranks.rank, ranks.rank_size)
     return create_stage_loaders(index, config.stages(steps_per_epoch), options)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from yoloflow.config.section import Count, OneOrMore, Row, Section, Words
 from yoloflow.data.caches.images import Storage
+from yoloflow.data.index import read_index
 from yoloflow.data.order import Sampler
 from yoloflow.data.stages import fit_stages
+from yoloflow.structures import DatasetIndex, YoloflowError
 
 
 class Stages(Section):
@@ -79,7 +82,9 @@ class DataConfig(Section):
     names: Words | None = Field(None, description="class names in class order (null: the data's own)")
     single_cls: bool = Field(False, description="train and test all classes as one")
     num_parallel_workers: int = Field(
-        4, ge=0, description="loader processes (0: load in the training process)"
+        4,
+        ge=0,
+        description="loader processes, no more than the machine has cores (0: load in the training process)",
     )
     problems: Literal["repair", "error"] = Field(
         "repair", description="what to do with faulty images and boxes: repair and count them, or stop"
@@ -164,6 +169,27 @@ class DataConfig(Section):
             return [self.train_transforms]
         rows = self.train_transforms.trans_list
         return rows * len(self.train_transforms.lengths) if len(rows) == 1 else rows
+
+    def read(self, key: Literal["train_set", "val_set"], names: Sequence[str] | None = None) -> DatasetIndex:
+        """The data set under a key.
+
+        Args:
+            key: which one.
+            names: class names that it must have, over `names` and `nc`.
+
+        Raises:
+            YoloflowError: it is not set or cannot be read.
+        """
+        source = getattr(self, key)
+        if source is None:
+            hint = " or run_eval=false" if key == "val_set" else ""
+            raise YoloflowError(
+                f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), "
+                f"data=FILE.yaml{hint}"
+            )
+        return read_index(
+            source, names or self.names, None if names else self.nc, self.problems, self.image_folder
+        )
 
     def stage_steps(self, epochs: int, steps_per_epoch: int) -> list[int]:
         """Length of each stage in steps, fitted to a training of `epochs` epochs."""

@@ -6,12 +6,14 @@ a data set) is computed where it is used and never written back.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from yoloflow.config.data_section import DataConfig
 from yoloflow.config.section import Count, NotNegative, Row, Section, Share, Word
+from yoloflow.data.stage_loaders import LoaderOptions
 from yoloflow.data.stages import Stage
 from yoloflow.optim.settings import OptimizerSettings, RunLength
 
@@ -239,6 +241,23 @@ class Config(Section):
             total_batch_size=self.per_batch_size * rank_size,
             accumulate=self.micro_batches_per_update(rank_size),
             nbs=self.nbs,
+        )
+
+    def steps_per_epoch(self, num_images: int, rank_size: int = 1) -> int:
+        """Full micro-batches of a rank in an epoch; 1 where there is none, which the loader refuses."""
+        return max(num_images // (self.per_batch_size * rank_size), 1)
+
+    def loader_options(self, rank: int = 0, rank_size: int = 1) -> LoaderOptions:
+        """What `create_stage_loaders` takes."""
+        return LoaderOptions(
+            batch_size=self.per_batch_size,
+            stride=max(self.network.stride),
+            rank=rank,
+            rank_size=rank_size,
+            seed=self.seed,
+            num_parallel_workers=min(self.data.num_parallel_workers, os.cpu_count() or 1),
+            max_labels=self.data.max_labels,
+            cache=self.data.cache,
         )
 
     def stages(self, steps_per_epoch: int) -> list[Stage]:

@@ -106,11 +106,8 @@ class COCODataset:
         Raises:
             YoloflowError: an unreadable image, or transforms that end with another size.
         """
-        rng = np.random.default_rng((self.seed, epoch if self.is_training else 0, index))
-        side = self.img_size if shape_hw is None else max(shape_hw)
-        source = self if side == self.img_size else _Resized(self, side)
-        context = TransformContext(rng, source, side, shape_hw)
-        sample = self.transforms(source.load(index), context)
+        context = self._context(epoch, index, shape_hw)
+        sample = self.transforms(context.source.load(index), context)
         height, width = sample.image.shape[:2]
         if (height, width) != context.output_hw:
             raise YoloflowError(
@@ -119,6 +116,20 @@ class COCODataset:
                 "after mosaic"
             )
         return sample
+
+    def trace(
+        self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None
+    ) -> list[tuple[str, Sample]]:
+        """What `get` goes through: the loaded sample, then the outcome of each transform that is applied."""
+        context = self._context(epoch, index, shape_hw)
+        loaded = context.source.load(index)
+        return [("loaded", loaded), *self.transforms.trace(loaded, context)]
+
+    def _context(self, epoch: int, index: int, shape_hw: tuple[int, int] | None) -> TransformContext:
+        rng = np.random.default_rng((self.seed, epoch if self.is_training else 0, index))
+        side = self.img_size if shape_hw is None else max(shape_hw)
+        source = self if side == self.img_size else _Resized(self, side)
+        return TransformContext(rng, source, side, shape_hw)
 
     def load(self, index: int) -> Sample:
         """Image `index` with its objects, its longer side resized to img_size; crowd regions are left out."""

@@ -6,6 +6,7 @@ import glob
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,12 @@ def read_index(
     index.problems = problems
     _check_not_empty(index, ", ".join(sources), annotations)
     return index
+
+
+def as_one_class(index: DatasetIndex) -> DatasetIndex:
+    """The data set with all its classes taken as one."""
+    one = np.zeros_like(index.classes)
+    return replace(index, classes=one, names=["object"], category_ids=np.ones(1, np.int64))
 
 
 def _embedded(source: str) -> str:

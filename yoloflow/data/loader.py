@@ -7,6 +7,7 @@ the order, and a global batch holds the same images whatever the number of ranks
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from yoloflow.data.order import InTurn, Order
 from yoloflow.data.shapes import Rectangular, Shape, Shapes
@@ -46,7 +47,7 @@ def collate(samples: Sequence[Sample], max_labels: int | None = None) -> Batch:
         YoloflowError: an image has more objects than `max_labels`.
     """
     height, width = samples[0].image.shape[:2]
-    images = torch.empty((len(samples), 3, height, width), dtype=torch.uint8)
+    images = _empty_images((len(samples), 3, height, width))
     labels = np.zeros((len(samples), _label_rows(samples, max_labels), 6), np.float32)
     labels[..., 0] = np.arange(len(samples))[:, None]
     labels[..., 1] = -1
@@ -67,6 +68,14 @@ def collate(samples: Sequence[Sample], max_labels: int | None = None) -> Batch:
         scales_xy=torch.tensor([sample.scale_xy for sample in samples], dtype=torch.float32),
         pads_xy=torch.tensor([sample.pad_xy for sample in samples], dtype=torch.float32),
     )
+
+
+def _empty_images(shape: tuple[int, ...]) -> torch.Tensor:
+    """Room for a batch; in a worker shared memory from the start, so that nothing is copied on the way."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _label_rows(samples: Sequence[Sample], max_labels: int | None) -> int:

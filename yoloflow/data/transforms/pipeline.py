@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,11 +45,17 @@ class Pipeline:
     steps: tuple[Step, ...] = ()
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """The sample after the whole chain; steps of probability 1 draw no gate."""
+        """The sample after the whole chain."""
+        for _, outcome in self.trace(sample, context):
+            sample = outcome
+        return sample
+
+    def trace(self, sample: Sample, context: TransformContext) -> Iterator[tuple[str, Sample]]:
+        """Name and outcome of each step that is taken; steps of probability 1 draw no gate."""
         for step in self.steps:
             if step.prob >= 1 or context.rng.random() < step.prob:
                 sample = step.transform(sample, context)
-        return sample
+                yield step.transform.func_name, sample
 
     def __len__(self) -> int:
         return len(self.steps)

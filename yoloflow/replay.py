@@ -1,0 +1,104 @@
+"""What training sees at any point of a run, drawn again: a sample is a function of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from yoloflow.config.schema import Config
+from yoloflow.data.dataset import COCODataset
+from yoloflow.data.index import as_one_class
+from yoloflow.data.loader import BatchKey, ConcatLoader, StageLoader
+from yoloflow.data.stage_loaders import create_stage_loaders
+from yoloflow.report.draw import draw_detections, draw_grid
+from yoloflow.structures import DatasetIndex, Sample, Uint8Array, YoloflowError
+
+_CAPTION_HEIGHT = 24
+_COLUMNS = 4
+
+
+class Replay:
+    """The training batches of a recipe, without a network."""
+
+    def __init__(self, config: Config) -> None:
+        """Read the training set and make the loaders, as the training does.
+
+        Raises:
+            YoloflowError: settings or data cannot be used.
+        """
+        index = config.data.read("train_set")
+        self.index: DatasetIndex = as_one_class(index) if config.data.single_cls else index
+        options = replace(config.loader_options(), cache="none", num_parallel_workers=0)
+        stages = config.stages(config.steps_per_epoch(len(self.index)))
+        self._loader: ConcatLoader = create_stage_loaders(self.index, stages, options)
+
+    def draw_sample(self, epoch: int, index: int) -> Uint8Array:
+        """One sample: the picture as loaded, then after each transform that it goes through.
+
+        Args:
+            epoch: from 1, as in the log.
+            index: position of the image in the training set, from 0.
+
+        Returns:
+            (H, W, 3) BGR, captions above the pictures.
+
+        Raises:
+            YoloflowError: no such epoch or image, or the epoch does not use the image.
+        """
+        if not 0 <= index < len(self.index):
+            raise YoloflowError(f"--index {index}: the training set has images 0 to {len(self.index) - 1}")
+        for stage, key in self._batches(epoch):
+            if index in key.indices:
+                assert isinstance(stage.dataset, COCODataset)
+                return self._draw(stage.dataset.trace(key.epoch, index, key.shape_hw))
+        raise YoloflowError(
+            f"epoch {epoch} does not use image {index}: its order leaves it out (see data.sampler, and the "
+            "images that fill no batch); try another epoch"
+        )
+
+    def draw_batch(self, epoch: int, batch: int) -> Uint8Array:
+        """All samples of a batch, as the network sees them.
+
+        Args:
+            epoch: from 1.
+            batch: number within the epoch, from 1.
+
+        Raises:
+            YoloflowError: no such epoch or batch.
+        """
+        batches = self._batches(epoch)
+        if not 1 <= batch <= len(batches):
+            raise YoloflowError(f"--batch {batch}: an epoch has batches 1 to {len(batches)}")
+        stage, key = batches[batch - 1]
+        samples = [
+            (f"image {index}", stage.dataset.get(key.epoch, index, key.shape_hw)) for index in key.indices
+        ]
+        return self._draw(samples)
+
+    def _batches(self, epoch: int) -> list[tuple[StageLoader, BatchKey]]:
+        """Each batch of an epoch with its stage; a stage may begin within the epoch."""
+        if not 1 <= epoch <= self._loader.epochs:
+            raise YoloflowError(f"--epoch {epoch}: the training has epochs 1 to {self._loader.epochs}")
+        steps = self._loader.steps_per_epoch
+        first = (epoch - 1) * steps
+        stages = [self._loader.loaders[self._loader.stage_of(first + step)] for step in range(steps)]
+        planned = {id(stage): stage.epoch_batches(epoch - 1) for stage in stages}
+        return [(stage, planned[id(stage)][step]) for step, stage in enumerate(stages)]
+
+    def _draw(self, samples: Sequence[tuple[str, Sample]]) -> Uint8Array:
+        tiles = []
+        for name, sample in samples:
+            drawn = draw_detections(sample.image, sample.boxes_xyxy, sample.classes, None, self.index.names)
+            caption = f"{name}  {drawn.shape[1]} x {drawn.shape[0]}, {len(sample.classes)} boxes"
+            tiles.append(_with_caption(drawn, caption))
+        return draw_grid(tiles, min(_COLUMNS, len(tiles)))
+
+
+def _with_caption(image: Uint8Array, text: str) -> Uint8Array:
+    bar = np.full((_CAPTION_HEIGHT, max(image.shape[1], 1), 3), 32, np.uint8)
+    size = min(0.5, image.shape[1] / (len(text) * 20))
+    cv2.putText(bar, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.concatenate((bar, image))
