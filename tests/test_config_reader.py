@@ -1,6 +1,7 @@
 """Reading recipes: layering, overrides, and a clear message with its place for every mistake."""
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -559,3 +560,43 @@ def test_losses_by_stage_are_as_many_as_stages_and_name_what_the_loss_has() -> N
     )
     message = complaint("yolox-nano", "loss.stages=[{}, {use_l2: true}]")
     assert "loss.stages.1.use_l2: YOLOXLoss has no such hyper-parameter; did you mean use_l1" in message
+
+
+def test_a_stage_may_have_its_own_size_scale_rectangles_and_sampler() -> None:
+    config = load_config(
+        "yolov8n",
+        [
+            "epochs=30",
+            "data.train_img_size=[320, 640]",
+            "data.multi_scale=[[0.5, 1.5], null]",
+            "data.rect=[false, true]",
+            "data.sampler=[repeat_factor, uniform]",
+        ],
+    )
+    first, last = config.stages(7)
+    assert (first.steps, first.img_size, first.multi_scale, first.rect) == (140, 320, [0.5, 1.5], False)
+    assert (last.steps, last.img_size, last.multi_scale, last.rect) == (70, 640, None, True)
+    assert (first.sampler, last.sampler) == ("repeat_factor", "uniform")
+    rows = "trans_list: [[{func_name: letterbox}]]"
+    steps = f"data.train_transforms={{stage_epochs: null, stage_steps: [9, 4], {rows}}}"
+    by_steps = load_config("yolov8n", ["epochs=3", steps, "data.rect=true"])
+    assert [(stage.steps, stage.rect) for stage in by_steps.stages(7)] == [(17, True), (4, True)]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.sampler=[uniform]", "sampler has 1 values, but there are 2 stages"),
+        ("data.multi_scale=[[0.5, 1.5], null, null]", "multi_scale has 3 values, but there are 2 stages"),
+        ("data.sampler=unifrom", "uniform"),
+        ("data.train_transforms.stage_steps=[9, 4]", "null for one that a base gives"),
+    ],
+)
+def test_values_that_do_not_fit_the_stages_are_refused(override: str, message: str) -> None:
+    with pytest.raises(YoloflowError, match=re.escape(message)):
+        load_config("yolov8n", [override])
+
+
+def test_scales_and_rectangles_exclude_each_other() -> None:
+    with pytest.raises(YoloflowError, match="stage 1 has multi_scale and rect"):
+        load_config("yolov8n", ["data.multi_scale=[0.5, 1.5]", "data.rect=true"])

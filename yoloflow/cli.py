@@ -230,12 +230,11 @@ def show_data(
 
     if index is not None and batch is not None:
         raise _mistake("data show: give --index or --batch, not both")
+    if out.suffix not in _PICTURES:
+        raise _mistake(f"--out {out}: must end in {' or '.join(_PICTURES)}")
     replay = Replay(load_config(recipe, overrides or []))
     picture = replay.draw_sample(epoch, index or 0) if batch is None else replay.draw_batch(epoch, batch)
-    done, data = cv2.imencode(out.suffix or ".png", picture) if out.suffix in _PICTURES else (False, None)
-    if not done or data is None:
-        raise _mistake(f"--out {out}: must end in {' or '.join(_PICTURES)}")
-    _write(out, data.tobytes())
+    _write(out, cv2.imencode(out.suffix, picture)[1].tobytes())
     typer.echo(f"written: {out}")
 
 

@@ -29,7 +29,7 @@ class Stages(Section):
     @model_validator(mode="after")
     def _one_list_for_each_stage(self) -> Self:
         if (self.stage_epochs is None) == (self.stage_steps is None):
-            raise ValueError("give either stage_epochs or stage_steps")
+            raise ValueError("give either stage_epochs or stage_steps, and null for one that a base gives")
         if len(self.trans_list) not in (1, len(self.lengths)):
             raise ValueError(
                 f"{self.unit} names {len(self.lengths)} stages and trans_list {len(self.trans_list)}; "
@@ -48,9 +48,9 @@ class Stages(Section):
         return list(self.stage_epochs or self.stage_steps or [])
 
 
-def is_range(value: list[Any]) -> bool:
-    """Whether a `multi_scale` is one range and not one for each stage."""
-    return len(value) == 2 and all(isinstance(part, int | float) for part in value)
+def is_by_stage(value: object) -> bool:
+    """Whether there is a value for each stage; one range of numbers is one value for all."""
+    return isinstance(value, list) and not any(isinstance(part, float) for part in value)
 
 
 Scales = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -129,9 +129,7 @@ class DataConfig(Section):
         count = len(self.trans_list)
         for key in ("train_img_size", "multi_scale", "rect", "sampler"):
             value = getattr(self, key)
-            if not isinstance(value, list) or (key == "multi_scale" and is_range(value)):
-                continue
-            if len(value) != count:
+            if is_by_stage(value) and len(value) != count:
                 stages = "is 1 stage" if count == 1 else f"are {count} stages"
                 raise ValueError(
                     f"{key} has {len(value)} values, but there {stages} (data.train_transforms); "
@@ -148,8 +146,7 @@ class DataConfig(Section):
     def of_stage(self, key: str, stage: int) -> Any:
         """The value of a key in one stage (from 0)."""
         value = getattr(self, key)
-        is_one_for_all = not isinstance(value, list) or (key == "multi_scale" and is_range(value))
-        return value if is_one_for_all else value[stage]
+        return value[stage] if is_by_stage(value) else value
 
     @model_validator(mode="after")
     def _as_many_names_as_classes(self) -> Self:
