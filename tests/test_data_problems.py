@@ -81,7 +81,7 @@ def test_a_bad_label_line_is_named_and_repaired(tmp_path: Path, line: str, kind:
     assert only_problem(index) == ("a.txt", 3, kind, action)
     assert index.num_boxes_listed == 4
     assert len(index.classes) == (4 if action == "clip-box" else 3)
-    with pytest.raises(YoloflowError, match=rf"a\.txt:3: .*\[{kind}, {action}\]; correct the data"):
+    with pytest.raises(YoloflowError, match=rf"a\.txt:3: .*\[{kind}\]; correct the data"):
         read_index(str(source), names=NAMES, policy="error")
 
 
@@ -105,20 +105,23 @@ def test_equal_boxes_of_other_classes_or_pictures_are_no_duplicates(tmp_path: Pa
 
 
 @pytest.mark.parametrize("value", [2, -1, 10**9])
-def test_a_class_out_of_range_is_always_an_error(tmp_path: Path, value: int) -> None:
+def test_a_class_out_of_range_is_an_error_unless_the_user_says_otherwise(tmp_path: Path, value: int) -> None:
     label = f"{GOOD}{value} .5 .5 .1 .1\n{value} .5 .5 .3 .3"
     with pytest.raises(
-        YoloflowError, match=rf"a\.txt:2: class {value} does not exist: .* 0 to 1 \(and 1 more\)"
+        YoloflowError, match=rf"a\.txt:2: class {value} does not exist: .* 0 to 1 .*\(and 1 more problem\)"
     ):
         read_index(str(write_yolo(tmp_path, {"a": label})), nc=2)
+    index = read_index(str(tmp_path / "list.txt"), nc=2, policy={"class-out-of-range": "drop-box"})
+    assert_account_closes(index)
+    assert len(index.classes) == 1
 
 
 def test_the_error_policy_says_how_many_more_there_are(tmp_path: Path) -> None:
     source = write_yolo(tmp_path, {"a": "0 nan .5 .2 .2\n0 .5 .5 0 .2\n0 .5 .5\n" + GOOD})
     with pytest.raises(YoloflowError, match=r"and 2 more problems"):
         read_index(str(source), nc=1, policy="error")
-    with pytest.raises(YoloflowError, match='must be "repair" or "error"'):
-        read_index(str(source), nc=1, policy="ignore")  # type: ignore[arg-type]
+    with pytest.raises(YoloflowError, match='must be "repair", "error", or actions'):
+        read_index(str(source), nc=1, policy="ignore")
 
 
 # Files
@@ -268,7 +271,7 @@ def test_a_bad_annotation_is_named_and_repaired(tmp_path: Path, row: Any, kind: 
 
 def test_a_category_that_is_not_listed_is_an_error(tmp_path: Path) -> None:
     source = write_coco(tmp_path, [annotation(), annotation(10, 99)])
-    with pytest.raises(YoloflowError, match=r"annotations\[1\] \(id 1\): category_id 99 .*\(3, 7\)"):
+    with pytest.raises(YoloflowError, match=r"annotation 1: category_id 99 .*\(3, 7\)"):
         read_index(str(source))
 
 
@@ -292,7 +295,7 @@ def test_a_stated_size_that_is_not_the_files_is_named(tmp_path: Path) -> None:
 def test_a_bad_image_entry_is_named_and_dropped(tmp_path: Path, bad: Any) -> None:
     images = [{"id": 10, "file_name": "1.png"}, bad]
     index = read_index(str(write_coco(tmp_path, [annotation()], images=images)))
-    assert only_problem(index) == ("set.json", None, "malformed-entry", "drop-image")
+    assert only_problem(index) == ("set.json", None, "malformed-image-entry", "drop-image")
     assert index.image_ids.tolist() == [10]
 
 
@@ -397,7 +400,7 @@ def test_the_summary_tells_the_whole_account(tmp_path: Path) -> None:
     assert summary[0] == "images: 4 listed = 3 used + 1 dropped (1 empty-image-file)"
     assert summary[1] == "boxes: 8 listed = 2 used + 6 dropped (5 box-nan, 1 with-dropped-image)"
     assert summary[2] == "background: 2 images without a box, 1 without label file"
-    assert summary[3] == "clipped: 1 of the boxes used (1 box-over-one)"
+    assert summary[3] == "clipped: 1 (1 box-over-one)"
     assert "box-nan (5): a coordinate that is NaN or infinite" in summary
     assert "  ... and 2 more" in summary
 

@@ -161,8 +161,13 @@ def test_links_and_files_that_a_page_names_exist(page: Path) -> None:
 
 def test_the_data_page_names_every_problem_and_every_transform_with_its_parameters() -> None:
     text = (ROOT / "docs/data.md").read_text()
-    kinds = dict(re.findall(r"^\| `(\w+(?:-\w+)+)` \| (.*?) \|", text, re.MULTILINE))
-    assert kinds == KINDS
+    kinds = re.findall(r"^\| `(\w+(?:-\w+)+)`(.*?) \| (.*?) \| (.*?) \|$", text, re.MULTILINE)
+    marks = {"needs_pixels": "(pixels)", "is_remark": "(remark)"}
+    assert {name: (meaning, actions) for name, _, meaning, actions in kinds} == {
+        name: (kind.meaning, ", ".join(kind.actions)) for name, kind in KINDS.items()
+    }
+    for name, marked, _, _ in kinds:
+        assert marked.split() == [mark for key, mark in marks.items() if getattr(KINDS[name], key)]
     for name, transform in TRANSFORMS.items():
         (line,) = [line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line]
         for parameter in fields(transform):

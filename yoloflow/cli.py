@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from yoloflow.evaluation.coco import CocoResult
     from yoloflow.structures import YoloflowError
 
+EXIT_ERRORS_IN_DATA = 1
 EXIT_USER_ERROR = 2
 CLASS_FIGURES = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AR100": "ar100"}
 
@@ -211,6 +212,33 @@ def recipes(
     width = max(len(info.name) for info in found)
     for info in found:
         typer.echo(f"{info.name:{width}}  {info.summary}")
+
+
+@data_app.command("check", cls=SettingsCommand)
+def check_data(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    report: Annotated[Path, typer.Option(help="file for every finding (JSON)")] = Path("data_check.json"),
+) -> None:
+    """Look at all data once, before any training; exit code 1 if it has what data.problems does not allow."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from yoloflow.check import check_data
+    from yoloflow.config.reader import load_config
+
+    config = load_config(recipe, overrides or [])
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading")
+        done = check_data(
+            config,
+            lambda count, total: bar.update(task, completed=count, total=total, description="decoding"),
+        )
+    typer.echo(done.describe())
+    _write_json(report, done.to_json())
+    typer.echo(f"written: {report}")
+    if done.errors:
+        raise typer.Exit(EXIT_ERRORS_IN_DATA)
 
 
 @data_app.command("show", cls=SettingsCommand)

@@ -153,11 +153,7 @@ def evaluate_run(
 
 def _read_sets(config: Config, ranks: Ranks) -> dict[str, DatasetIndex]:
     """The training set and, if it is evaluated, the validation set."""
-    sets = {"train_set": config.data.read("train_set")}
-    if config.run_eval:
-        sets["val_set"] = config.data.read("val_set", sets["train_set"].names)
-    if config.data.single_cls:
-        sets = {key: as_one_class(index) for key, index in sets.items()}
+    sets = config.data.read_sets(config.img_size, config.run_eval)
     if ranks.is_main:
         for key, index in sets.items():
             for line in summarise_problems(index):

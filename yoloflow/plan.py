@@ -228,7 +228,7 @@ def count_steps_per_epoch(config: Config, rank_size: int = 1) -> int:
         raise YoloflowError(
             "data.train_set is not set; give data.train_set=..., data=FILE.yaml or --steps-per-epoch N"
         )
-    index = config.data.read("train_set")
+    index = config.read_train_set()
     steps = len(index) // (config.per_batch_size * rank_size)
     if steps < 1:
         raise YoloflowError(

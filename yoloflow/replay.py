@@ -10,7 +10,6 @@ import numpy as np
 
 from yoloflow.config.schema import Config
 from yoloflow.data.dataset import COCODataset
-from yoloflow.data.index import as_one_class
 from yoloflow.data.loader import BatchKey, ConcatLoader, StageLoader
 from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.report.draw import draw_detections, draw_grid
@@ -29,8 +28,7 @@ class Replay:
         Raises:
             YoloflowError: settings or data cannot be used.
         """
-        index = config.data.read("train_set")
-        self.index: DatasetIndex = as_one_class(index) if config.data.single_cls else index
+        self.index: DatasetIndex = config.read_train_set()
         options = replace(config.loader_options(), cache="none", num_parallel_workers=0)
         stages = config.stages(config.steps_per_epoch(len(self.index)))
         self._loader: ConcatLoader = create_stage_loaders(self.index, stages, options)

@@ -139,6 +139,7 @@ class Problem:
         kind: short stable key, such as "truncated-image" or "box-nan".
         action: "drop-image", "drop-box", "clip-box" or "keep".
         detail: one sentence with the values.
+        image: absolute path of the image concerned; None where there is no one image.
     """
 
     file: str
@@ -146,10 +147,15 @@ class Problem:
     kind: str
     action: str
     detail: str
+    image: str | None = None
+
+    @property
+    def place(self) -> str:
+        """File and line."""
+        return self.file if self.line is None else f"{self.file}:{self.line}"
 
     def __str__(self) -> str:
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {self.detail} [{self.kind}, {self.action}]"
+        return f"{self.place}: {self.detail} [{self.kind}, {self.action}]"
 
 
 @dataclass(slots=True)
@@ -175,7 +181,9 @@ class DatasetIndex:
         num_images_listed: images in the source before any was dropped.
         num_boxes_listed: boxes in the source before any was dropped; equals the boxes here, plus the problems
             with action "drop-box", plus `num_boxes_of_dropped_images`.
-        num_boxes_of_dropped_images: sound lines that went with their dropped image.
+        num_boxes_of_dropped_images: lines that went with their dropped image.
+        source: what it was read from, for messages.
+        digests: (I,) text that names the pixels of each image; None if the images were not decoded.
     """
 
     image_paths: NDArray[np.str_]
@@ -194,6 +202,8 @@ class DatasetIndex:
     num_images_listed: int = 0
     num_boxes_listed: int = 0
     num_boxes_of_dropped_images: int = 0
+    source: str = ""
+    digests: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.image_paths)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from yoloflow.config.section import Count, OneOrMore, Row, Section, Words
 from yoloflow.data.caches.images import Storage
-from yoloflow.data.index import read_index
+from yoloflow.data.index import as_one_class, read_index
 from yoloflow.data.order import Sampler
+from yoloflow.data.pictures import find_leaks
+from yoloflow.data.problems import Policy, PolicySetting
 from yoloflow.data.stages import fit_stages
+from yoloflow.data.statistics import set_remarks
+from yoloflow.data.threads import Progress
 from yoloflow.structures import DatasetIndex, YoloflowError
 
 
@@ -65,6 +69,14 @@ Transforms = Annotated[
 ]
 
 
+def _known_actions(setting: PolicySetting) -> PolicySetting:
+    Policy.of(setting)
+    return setting
+
+
+Problems = Annotated[str | dict[str, str], AfterValidator(_known_actions)]
+
+
 class DataConfig(Section):
     """Where the images and labels are and what is done to them before they reach the network."""
 
@@ -86,8 +98,10 @@ class DataConfig(Section):
         ge=0,
         description="loader processes, no more than the machine has cores (0: load in the training process)",
     )
-    problems: Literal["repair", "error"] = Field(
-        "repair", description="what to do with faulty images and boxes: repair and count them, or stop"
+    problems: Problems = Field(
+        "repair",
+        description="what to do with faulty images and boxes: repair and count them, error, or an action by "
+        "kind of problem, such as {missing-label: error} (see docs/data.md)",
     )
     cache: Storage = Field(
         "auto",
@@ -167,12 +181,51 @@ class DataConfig(Section):
         rows = self.train_transforms.trans_list
         return rows * len(self.train_transforms.lengths) if len(rows) == 1 else rows
 
-    def read(self, key: Literal["train_set", "val_set"], names: Sequence[str] | None = None) -> DatasetIndex:
+    def read_sets(
+        self,
+        img_size: int,
+        with_val: bool,
+        *,
+        decode: bool = False,
+        stop_at_errors: bool = True,
+        progress: Progress | None = None,
+    ) -> dict[str, DatasetIndex]:
+        """The training set and the validation set as a training uses them, looked at as a whole too.
+
+        Args:
+            img_size: side of the network input in pixels.
+            with_val: read the validation set.
+            decode: decode every picture, which finds damaged ones and equal ones.
+            stop_at_errors: raise where the policy says "error".
+            progress: told how many pictures of a set are decoded.
+
+        Raises:
+            YoloflowError: a set is not set, cannot be read, or has what the policy does not allow.
+        """
+        policy = Policy.of(self.problems)
+        how: dict[str, Any] = {"decode": decode, "stop_at_errors": stop_at_errors, "progress": progress}
+        sets = {"train_set": self.read("train_set", **how)}
+        if with_val:
+            val = sets["val_set"] = self.read("val_set", sets["train_set"].names, **how)
+            if leaks := find_leaks(sets["train_set"], val):
+                sets["train_set"].problems += leaks
+                if policy.repair("leaked-image") == "drop-image":
+                    sets["train_set"] = self.read("train_set", held_out=val, **how)
+        for index in sets.values():
+            index.problems += set_remarks(index, img_size)
+            if stop_at_errors:
+                policy.forbid_errors(index.problems)
+        return {key: as_one_class(index) for key, index in sets.items()} if self.single_cls else sets
+
+    def read(
+        self, key: Literal["train_set", "val_set"], names: Sequence[str] | None = None, **how: Any
+    ) -> DatasetIndex:
         """The data set under a key.
 
         Args:
             key: which one.
             names: class names that it must have, over `names` and `nc`.
+            how: further arguments of `read_index`.
 
         Raises:
             YoloflowError: it is not set or cannot be read.
@@ -185,7 +238,7 @@ class DataConfig(Section):
                 f"data=FILE.yaml{hint}"
             )
         return read_index(
-            source, names or self.names, None if names else self.nc, self.problems, self.image_folder
+            source, names or self.names, None if names else self.nc, self.problems, self.image_folder, **how
         )
 
     def stage_steps(self, epochs: int, steps_per_epoch: int) -> list[int]:

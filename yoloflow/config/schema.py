@@ -16,6 +16,7 @@ from yoloflow.config.section import Count, NotNegative, Row, Section, Share, Wor
 from yoloflow.data.stage_loaders import LoaderOptions
 from yoloflow.data.stages import Stage
 from yoloflow.optim.settings import OptimizerSettings, RunLength
+from yoloflow.structures import DatasetIndex
 
 
 class NetworkConfig(Section):
@@ -242,6 +243,11 @@ class Config(Section):
             accumulate=self.micro_batches_per_update(rank_size),
             nbs=self.nbs,
         )
+
+    def read_train_set(self) -> DatasetIndex:
+        """The training set as the training uses it, for commands that can do without a validation set."""
+        has_val = self.run_eval and self.data.val_set is not None
+        return self.data.read_sets(self.img_size, has_val)["train_set"]
 
     def steps_per_epoch(self, num_images: int, rank_size: int = 1) -> int:
         """Full micro-batches of a rank in an epoch; 1 where there is none, which the loader refuses."""

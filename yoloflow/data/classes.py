@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yoloflow.data.formats.annotations import Annotations
-from yoloflow.structures import Int64Array, YoloflowError, nearest_names
+from yoloflow.structures import Int64Array, Problem, YoloflowError, nearest_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +21,17 @@ class ClassList:
 
 def resolve_classes(
     parts: Sequence[Annotations], sources: Sequence[str], names: Sequence[str] | None, nc: int | None
-) -> ClassList:
-    """Settle the class list and turn each part's class ids into classes, in place.
+) -> tuple[ClassList, list[Problem]]:
+    """Settle the class list and turn each part's class ids into classes, in place; -1 where there is none.
 
     Given names decide. Without them a COCO json's categories do, in the order of their ids; without a json
     the names found in VOC files, sorted; YOLO labels alone need `names` or `nc`.
 
+    Returns:
+        the classes, and a problem for each object whose class does not exist.
+
     Raises:
-        YoloflowError: names, nc and sources contradict each other, or a label's class does not exist.
+        YoloflowError: names, nc and sources contradict each other.
     """
     if names is not None:
         _check_given(names, nc)
@@ -41,10 +44,7 @@ def resolve_classes(
         _check_categories(part, source, names, nc)
     classes = _choose(parts, [part for part, _ in stated], names, nc)
     _check_stated_agree(stated, classes, names)
-    for part in parts:
-        _map_ids(part, classes)
-    _check_range(parts, classes)
-    return classes
+    return classes, [problem for part in parts for problem in _map_ids(part, classes)]
 
 
 def _check_given(names: Sequence[str], nc: int | None) -> None:
@@ -123,42 +123,42 @@ def _check_stated_agree(
             )
 
 
-def _map_ids(part: Annotations, classes: ClassList) -> None:
-    """Names to classes; a name that does not exist becomes -1, for `_check_range` to report."""
-    if not part.categories:
-        return
-    if part.has_own_ids and list(part.categories.values()) == classes.names:
+def _map_ids(part: Annotations, classes: ClassList) -> list[Problem]:
+    """Class ids to classes, in place; -1 and a problem for a class that the data set does not have."""
+    raw_ids = part.class_ids
+    if part.categories is None:
+        part.class_ids = np.where((raw_ids >= 0) & (raw_ids < len(classes.names)), raw_ids, -1)
+    else:
+        part.class_ids = _classes_of_categories(part, part.categories, classes)
+    unknown = np.flatnonzero(part.class_ids < 0).tolist()
+    return [_unknown_class(part, row, int(raw_ids[row]), classes) for row in unknown]
+
+
+def _classes_of_categories(part: Annotations, categories: dict[int, str], classes: ClassList) -> Int64Array:
+    if not categories:
+        return np.full_like(part.class_ids, -1)
+    if part.has_own_ids and list(categories.values()) == classes.names:
         # By position, so that two categories of one name stay two classes.
         targets = list(range(len(classes.names)))
     else:
         class_of = {name: number for number, name in enumerate(classes.names)}
-        targets = [class_of.get(name, -1) for name in part.categories.values()]
-    ids = np.array(list(part.categories), np.int64)
+        targets = [class_of.get(name, -1) for name in categories.values()]
+    ids = np.array(list(categories), np.int64)
     order = np.argsort(ids)
-    positions = order[np.searchsorted(ids, part.class_ids, sorter=order)]
-    outside = np.array(targets, np.int64)[positions]
-    part.class_ids = np.where(outside < 0, -1 - positions, outside)
+    found = order[np.searchsorted(ids, part.class_ids, sorter=order).clip(max=len(ids) - 1)]
+    return np.where(ids[found] == part.class_ids, np.array(targets, np.int64)[found], -1)
 
 
-def _check_range(parts: Sequence[Annotations], classes: ClassList) -> None:
-    count = len(classes.names)
-    bad = [
-        (part, int(row))
-        for part in parts
-        for row in np.flatnonzero((part.class_ids < 0) | (part.class_ids >= count))
-    ]
-    if not bad:
-        return
-    part, row = bad[0]
+def _unknown_class(part: Annotations, row: int, number: int, classes: ClassList) -> Problem:
     file, line, prefix = part.place_of_box(row)
-    value = int(part.class_ids[row])
-    if part.categories:
-        name = list(part.categories.values())[-1 - value]
+    if part.categories is None:
+        count = len(classes.names)
+        what = f"class {number} does not exist: {count} classes are numbered 0 to {count - 1}"
+    elif number in part.categories:
+        name = part.categories[number]
         what = f"class {name} is not in data.names ({nearest_names(name, classes.names)})"
     else:
-        what = f"class {value} does not exist: {count} classes are numbered 0 to {count - 1}"
-    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-    place = file if line is None else f"{file}:{line}"
-    raise YoloflowError(
-        f"{place}: {prefix}{what}{more}; correct the label, or data.names and data.nc [class-out-of-range]"
-    )
+        known = ", ".join(map(str, part.categories)) if len(part.categories) <= 20 else "others"
+        what = f"category_id {number} is not among the file's categories ({known})"
+    image = part.image_paths[part.box_images[row]]
+    return Problem(file, line, "class-out-of-range", "drop-box", prefix + what, image)

@@ -38,6 +38,17 @@ _PILLOW_FORMATS = (
     WebPImagePlugin.WebPImageFile.format,
 )
 
+SUFFIXES_OF_FORMAT: dict[str, tuple[str, ...]] = {
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpeg", ".jpg"),
+    "MPO": (".jpeg", ".jpg", ".mpo"),
+    "PNG": (".png",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+"""The suffixes that a picture of each of Pillow's formats may have."""
+
 _EXIF_ORIENTATION = 0x0112
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_STRIPS, _TIFF_TILES = (273, 279), (324, 325)
@@ -55,12 +66,16 @@ class ImageFacts:
     Attributes:
         height: in pixels after EXIF rotation, 0 where the file is not usable; width: likewise.
         problem_kind: None, or a kind of `data.problems`; detail: one sentence about it.
+        file_format: Pillow's name of what the content is.
+        is_turned: whether EXIF asks for a rotation or mirroring.
     """
 
     height: int = 0
     width: int = 0
     problem_kind: str | None = None
     detail: str = ""
+    file_format: str = ""
+    is_turned: bool = False
 
 
 def inspect_image(path: str) -> ImageFacts:
@@ -103,14 +118,15 @@ def _inspect_open_file(file: BinaryIO, num_bytes: int) -> ImageFacts:
             )
         # Reading the EXIF of a file that has none costs more than the rest of the inspection.
         may_turn = "exif" in image.info or image.format in ("TIFF", "MPO")
-        if may_turn and _orientation(image) >= 5:
+        orientation = _orientation(image) if may_turn else 1
+        if orientation >= 5:
             width, height = height, width
         if not _ends_properly(image, file, num_bytes):
             try:
                 image.load()
             except (OSError, ValueError, SyntaxError, EOFError) as error:
                 return ImageFacts(problem_kind="truncated-image", detail=f"the file breaks off ({error})")
-    return ImageFacts(height=height, width=width)
+        return ImageFacts(height, width, file_format=str(image.format), is_turned=orientation != 1)
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:

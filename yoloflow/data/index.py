@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from yoloflow.data.classes import ClassList, resolve_classes
 from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS
 from yoloflow.data.formats.annotations import Annotations, join_annotations, offsets_of, rows_of_ragged
-from yoloflow.data.images import inspect_image
-from yoloflow.data.problems import Policy, apply_policy
-from yoloflow.data.repairs import BoxRepair
-from yoloflow.data.threads import map_in_threads
-from yoloflow.structures import DatasetIndex, Int64Array, Problem, YoloflowError, nearest_names
+from yoloflow.data.pictures import Pictures, inspect_pictures
+from yoloflow.data.problems import Policy, PolicySetting
+from yoloflow.data.repairs import BOX_KINDS, BoxRepair
+from yoloflow.data.threads import Progress
+from yoloflow.structures import DatasetIndex, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
 
@@ -28,8 +27,13 @@ def read_index(
     source: str | Sequence[str],
     names: Sequence[str] | None = None,
     nc: int | None = None,
-    policy: Policy = "repair",
+    policy: PolicySetting = "repair",
     image_folder: str | None = None,
+    *,
+    decode: bool = False,
+    stop_at_errors: bool = True,
+    held_out: DatasetIndex | None = None,
+    progress: Progress | None = None,
 ) -> DatasetIndex:
     """Read a data set and account for everything that is wrong with it.
 
@@ -38,33 +42,60 @@ def read_index(
             of these, joined. "digits:train" and "digits:val" are the embedded set of the quick start.
         names: class names in class order; taken from the source if None.
         nc: number of classes; needed for YOLO labels without `names`, checked elsewhere.
-        policy: "repair" drops or clips what is wrong and lists it in the index, "error" allows nothing wrong.
+        policy: what is done about problems, see `Policy.of`.
         image_folder: where the pictures are, if not where the format expects them.
+        decode: decode every picture, which finds damaged ones and equal ones.
+        stop_at_errors: raise where the policy says "error"; without it all is repaired and listed.
+        held_out: another data set; pictures that are in it too are leaks.
+        progress: told how many pictures are decoded.
 
     Returns:
         the index; `problems_report` and `summarise_problems` give its account.
 
     Raises:
-        YoloflowError: a source cannot be read, a class does not exist, policy is "error" and something is
-            wrong, or nothing is left to use.
+        YoloflowError: a source cannot be read, the policy says "error" of something found, or nothing is
+            left to use.
     """
-    apply_policy([], policy)
+    rules = Policy.of(policy)
     sources = [_embedded(one) for one in ([source] if isinstance(source, str) else source)]
     if not sources:
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     parts = [_read_source(os.fspath(one), image_folder) for one in sources]
-    classes = resolve_classes(parts, sources, names, nc)
+    classes, unknown_classes = resolve_classes(parts, sources, names, nc)
     annotations = join_annotations(parts)
+    annotations.problems += unknown_classes
     _settle_image_ids(annotations, parts)
-    sizes_hw, used, problems = _inspect_images(annotations)
-    repair = BoxRepair(annotations, sizes_hw, used[annotations.box_images])
-    repair.run()
-    problems = annotations.problems + problems + repair.problems
-    apply_policy(problems, policy)
-    index = _build(annotations, classes, sizes_hw, used, repair)
-    index.problems = problems
-    _check_not_empty(index, ", ".join(sources), annotations)
+    pictures = inspect_pictures(
+        annotations,
+        rules,
+        decode=decode or rules.needs_pixels,
+        held_out=held_out,
+        progress=progress,
+    )
+    repair = _repair_boxes(annotations, pictures, rules)
+    index = _build(annotations, classes, pictures, repair)
+    index.source = ", ".join(sources)
+    index.problems = pictures.problems + repair.problems
+    if stop_at_errors:
+        rules.forbid_errors(index.problems)
+    _check_not_empty(index, annotations)
     return index
+
+
+def _repair_boxes(annotations: Annotations, pictures: Pictures, policy: Policy) -> BoxRepair:
+    """Repaired boxes; pictures that a faulty box drops go first, so that no box counts twice."""
+    images, known = annotations.box_images, annotations.class_ids >= 0
+    if any(policy.repair(kind) == "drop-image" for kind in BOX_KINDS):
+        trial = BoxRepair(annotations, pictures.sizes_hw, pictures.used[images] & known, policy)
+        trial.run()
+        dropping = [p for p in trial.problems if policy.repair(p.kind) == "drop-image"]
+        # Such a box is counted with its picture's boxes: it is no line that was lost on reading.
+        lost = pictures.num_lines_dropped
+        pictures.settle(annotations, [replace(p, action="keep") for p in dropping], policy)
+        assert pictures.num_lines_dropped == lost
+    repair = BoxRepair(annotations, pictures.sizes_hw, pictures.used[images] & known, policy)
+    repair.run()
+    return repair
 
 
 def as_one_class(index: DatasetIndex) -> DatasetIndex:
@@ -109,61 +140,16 @@ def _settle_image_ids(annotations: Annotations, parts: Sequence[Annotations]) ->
     annotations.image_ids = np.arange(1, len(ids) + 1)
 
 
-def _inspect_images(annotations: Annotations) -> tuple[Int64Array, NDArray[np.bool_], list[Problem]]:
-    """(I, 2) sizes of the files, (I,) whether the picture is used, and what is wrong with pictures."""
-    used = ~annotations.image_dropped
-    problems: list[Problem] = []
-    first_place: dict[str, int] = {}
-    for image, path in enumerate(annotations.image_paths):
-        if used[image] and first_place.setdefault(path, image) != image:
-            used[image] = False
-            file, line = annotations.place_of_image(image)
-            detail = f"{path} is listed already"
-            problems.append(Problem(file, line, "duplicate-image", "drop-image", detail))
-    chosen = np.flatnonzero(used)
-    facts = map_in_threads(inspect_image, [annotations.image_paths[image] for image in chosen])
-    sizes_hw = np.zeros((len(used), 2), np.int64)
-    for image, fact in zip(chosen.tolist(), facts, strict=True):
-        if fact.problem_kind is not None:
-            used[image] = False
-            is_there = fact.problem_kind != "missing-image"
-            file, line = (
-                (annotations.image_paths[image], None) if is_there else annotations.place_of_image(image)
-            )
-            problems.append(Problem(file, line, fact.problem_kind, "drop-image", fact.detail))
-            continue
-        sizes_hw[image] = fact.height, fact.width
-        problems += _label_problems(annotations, image, fact.height, fact.width)
-    return sizes_hw, used, problems
-
-
-def _label_problems(annotations: Annotations, image: int, height: int, width: int) -> list[Problem]:
-    problems = []
-    if annotations.label_missing[image]:
-        detail = (
-            f"no {annotations.label_files[image]}; taken as background (an empty label file would say so)"
-        )
-        problems.append(Problem(annotations.image_paths[image], None, "missing-label", "keep", detail))
-    stated_h, stated_w = annotations.stated_sizes_hw[image].tolist()
-    if stated_h > 0 and stated_w > 0 and (stated_h, stated_w) != (height, width):
-        turned = " after its EXIF rotation" if (stated_w, stated_h) == (height, width) else ""
-        detail = (
-            f"{annotations.image_paths[image]} is stated as {stated_w} x {stated_h} (width x height) "
-            f"but has {width} x {height}{turned}; the file's size is used, the boxes are taken as they stand"
-        )
-        problems.append(Problem(annotations.label_files[image], None, "size-mismatch", "keep", detail))
-    return problems
-
-
 def _build(
     annotations: Annotations,
     classes: ClassList,
-    sizes_hw: Int64Array,
-    used: NDArray[np.bool_],
+    pictures: Pictures,
     repair: BoxRepair,
 ) -> DatasetIndex:
     """The flat arrays, boxes in the order of their pictures."""
+    used, sizes_hw = pictures.used, pictures.sizes_hw
     images = np.flatnonzero(used)
+    known = annotations.class_ids >= 0
     kept = np.flatnonzero(repair.kept)
     boxes = kept[np.argsort(annotations.box_images[kept], kind="stable")]
     points, polygon_offsets = rows_of_ragged(annotations.polygon_offsets, boxes)
@@ -185,11 +171,14 @@ def _build(
         category_ids=classes.category_ids,
         num_images_listed=annotations.num_images_listed,
         num_boxes_listed=annotations.num_boxes_listed,
-        num_boxes_of_dropped_images=int((~used[annotations.box_images]).sum()),
+        num_boxes_of_dropped_images=int((known & ~used[annotations.box_images]).sum())
+        + pictures.num_lines_dropped,
+        digests=None if pictures.digests is None else pictures.digests[images],
     )
 
 
-def _check_not_empty(index: DatasetIndex, source: str, annotations: Annotations) -> None:
+def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
+    source = index.source
     first = f": {index.problems[0]}" if index.problems else ""
     if len(index) == 0:
         raise YoloflowError(f"{source}: none of its {index.num_images_listed} pictures can be used{first}")

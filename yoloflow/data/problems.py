@@ -3,56 +3,180 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from yoloflow.structures import DatasetIndex, Problem, YoloflowError
+from yoloflow.structures import DatasetIndex, Problem, YoloflowError, nearest_names
 
-Policy = Literal["repair", "error"]
+Action = Literal["error", "clip-box", "drop-box", "drop-image", "keep"]
 
-KINDS: dict[str, str] = {
-    "missing-image": "the source lists a picture that does not exist",
-    "empty-image-file": "a picture file of zero bytes",
-    "not-an-image": "a file that is no picture, whatever its name says",
-    "truncated-image": "a picture that breaks off before its end",
-    "unsupported-image": "a picture whose samples cannot become 8 bits without the user's decision",
-    "image-too-large": "a picture of too many pixels",
-    "duplicate-image": "a picture listed twice",
-    "size-mismatch": "the annotation states another size than the file has; the file's is used",
-    "image-ids-renumbered": "image ids that are no whole numbers; numbered from 1 in file order",
-    "missing-label": "a picture without label file; taken as background",
-    "label-not-text": "a label file that is no readable text",
-    "xml-malformed": "an annotation file that is no well-formed XML of PASCAL VOC's form",
-    "malformed-entry": "an entry without the fields that it needs",
-    "unknown-image-id": "an annotation of an image that the file does not list",
-    "polygon-malformed": "an outline that is no list of at least three x y pairs; the box is kept without it",
-    "wrong-column-count": "a label line that is neither a box nor a polygon",
-    "class-not-a-number": "a class that is no whole number",
-    "class-out-of-range": "a class that the data set does not have (always an error)",
-    "box-not-a-number": "a coordinate that is no number",
-    "box-nan": "a coordinate that is NaN or infinite",
-    "box-negative": "a box that begins left of or above the picture, or of negative width or height",
-    "box-over-one": "a box that ends right of or below the picture",
-    "box-zero-area": "a box without width or height",
-    "duplicate-box": "the same box with the same class, twice in one picture",
+_UNUSABLE: tuple[Action, ...] = ("drop-image", "error")
+_NOTED: tuple[Action, ...] = ("keep", "drop-image", "error")
+_SET_WIDE: tuple[Action, ...] = ("keep", "error")
+_BAD_LINE: tuple[Action, ...] = ("drop-box", "drop-image", "error")
+_BEYOND_EDGE: tuple[Action, ...] = ("clip-box", "drop-box", "drop-image", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem.
+
+    Attributes:
+        meaning: half a sentence.
+        actions: what can be done about it; the first is done unless the user says otherwise.
+        needs_pixels: found only by decoding every picture.
+        is_remark: nothing is wrong with the data; `data.problems=error` lets it pass.
+    """
+
+    meaning: str
+    actions: tuple[Action, ...]
+    needs_pixels: bool = False
+    is_remark: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    "missing-image": Kind("the source lists a picture that does not exist", _UNUSABLE),
+    "empty-image-file": Kind("a picture file of zero bytes", _UNUSABLE),
+    "not-an-image": Kind("a file that is no picture, whatever its name says", _UNUSABLE),
+    "truncated-image": Kind("a picture that breaks off before its end", _UNUSABLE),
+    "unsupported-image": Kind(
+        "a picture whose samples cannot become 8 bits without the user's decision", _UNUSABLE
+    ),
+    "image-too-large": Kind("a picture of too many pixels", _UNUSABLE),
+    "damaged-image": Kind(
+        "a picture with a sound header that cannot be decoded", ("error", "drop-image"), needs_pixels=True
+    ),
+    "wrong-suffix": Kind("a picture of another format than its name says; its content counts", _NOTED),
+    "exif-rotated": Kind(
+        "a picture that its EXIF turns; boxes are taken to be drawn on the turned picture",
+        _NOTED,
+        is_remark=True,
+    ),
+    "duplicate-image": Kind("a picture listed twice", _UNUSABLE),
+    "same-picture": Kind(
+        "a picture with exactly the pixels of another one of the set", _NOTED, needs_pixels=True
+    ),
+    "leaked-image": Kind("a training picture that is in the validation set too", _NOTED),
+    "size-mismatch": Kind("the annotation states another size than the file has; the file's is used", _NOTED),
+    "image-ids-renumbered": Kind(
+        "image ids that are no whole numbers; numbered from 1 in file order", _SET_WIDE, is_remark=True
+    ),
+    "malformed-image-entry": Kind("an entry of a picture without the fields that it needs", _UNUSABLE),
+    "missing-label": Kind("a picture without label file; taken as background", _NOTED),
+    "orphan-label": Kind("a label file whose picture does not exist", _SET_WIDE),
+    "label-not-text": Kind("a label file that is no readable text", _UNUSABLE),
+    "xml-malformed": Kind("an annotation file that is no well-formed XML of PASCAL VOC's form", _UNUSABLE),
+    "malformed-entry": Kind("an entry of an object without the fields that it needs", _BAD_LINE),
+    "unknown-image-id": Kind("an annotation of an image that the file does not list", ("drop-box", "error")),
+    "polygon-malformed": Kind(
+        "an outline that is neither a list of at least three x y pairs nor a run-length mask; the box is "
+        "kept without it",
+        _NOTED,
+    ),
+    "wrong-column-count": Kind("a label line that is neither a box nor a polygon", _BAD_LINE),
+    "class-not-a-number": Kind("a class that is no whole number", _BAD_LINE),
+    "class-out-of-range": Kind(
+        "a class that the data set does not have", ("error", "drop-box", "drop-image")
+    ),
+    "box-not-a-number": Kind("a coordinate that is no number", _BAD_LINE),
+    "box-nan": Kind("a coordinate that is NaN or infinite", _BAD_LINE),
+    "box-negative": Kind(
+        "a box that begins left of or above the picture, or of negative width or height", _BEYOND_EDGE
+    ),
+    "box-over-one": Kind("a box that ends right of or below the picture", _BEYOND_EDGE),
+    "box-zero-area": Kind("a box without width or height", _BAD_LINE),
+    "duplicate-box": Kind(
+        "the same box with the same class, twice in one picture", ("drop-box", "keep", "drop-image", "error")
+    ),
+    "unused-class": Kind("classes of which the set has no object", _SET_WIDE, is_remark=True),
+    "class-imbalance": Kind(
+        "the most frequent class has over 100 times the objects of the rarest", _SET_WIDE, is_remark=True
+    ),
+    "tiny-boxes": Kind(
+        "objects less than 2 px wide or high at the network's image size", _SET_WIDE, is_remark=True
+    ),
 }
-"""Every kind of problem, and what it means."""
+"""Every kind of problem."""
 
+PolicySetting = str | Mapping[str, str]
+_ALL = "default"
 _MOST_EXAMPLES = 3
 
 
-def apply_policy(problems: Sequence[Problem], policy: Policy) -> None:
-    """Raise the first problem if the policy says that none is allowed.
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is done about each kind of problem.
 
-    Raises:
-        YoloflowError: policy is "error" and there are problems, or it is no policy.
+    Attributes:
+        actions: of each kind.
+        chosen: kinds that the user named.
     """
-    if policy not in ("repair", "error"):
-        raise YoloflowError(f'data.problems={policy}: must be "repair" or "error"')
-    if policy == "error" and problems:
-        raise YoloflowError(
-            f"{problems[0]}{and_more(len(problems) - 1)}; correct the data or set data.problems=repair"
-        )
+
+    actions: Mapping[str, Action]
+    chosen: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, setting: PolicySetting) -> Policy:
+        """Read a user's setting.
+
+        Args:
+            setting: "repair" (each kind's own first action), "error" (all that is wrong is an error), or
+                actions by kind, where "default" names one of these two for the kinds that are not named.
+
+        Raises:
+            YoloflowError: no such kind, or an action that it does not allow.
+        """
+        named = {_ALL: setting} if isinstance(setting, str) else dict(setting)
+        default = named.pop(_ALL, "repair")
+        if default not in ("repair", "error"):
+            raise YoloflowError(f'data.problems={default}: must be "repair", "error", or actions by kind')
+        actions: dict[str, Action] = {}
+        for name, kind in KINDS.items():
+            strict = default == "error" and not kind.is_remark
+            actions[name] = "error" if strict else kind.actions[0]
+        for name, action in named.items():
+            if name not in KINDS:
+                raise YoloflowError(
+                    f"data.problems.{name}: no such kind of problem; {nearest_names(name, KINDS)}"
+                )
+            allowed = {str(one): one for one in KINDS[name].actions}
+            if action not in allowed:
+                raise YoloflowError(
+                    f"data.problems.{name}={action}: can be {' or '.join(allowed)} ({KINDS[name].meaning})"
+                )
+            actions[name] = allowed[action]
+        return cls(actions, frozenset(named))
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether the user wants something done that only decoded pictures can tell."""
+        deep = {name for name, kind in KINDS.items() if kind.needs_pixels} | {"leaked-image"}
+        return any(self.actions[name] != "keep" for name in self.chosen & deep)
+
+    def repair(self, kind: str) -> Action:
+        """What is done when the reading goes on; where the policy says "error", the mildest repair."""
+        action = self.actions[kind]
+        return action if action != "error" else next(a for a in KINDS[kind].actions if a != "error")
+
+    def errors(self, problems: Sequence[Problem]) -> list[Problem]:
+        """Those that are not allowed."""
+        return [problem for problem in problems if self.actions[problem.kind] == "error"]
+
+    def forbid_errors(self, problems: Sequence[Problem]) -> None:
+        """Raise if there is one that is not allowed.
+
+        Raises:
+            YoloflowError: with the first of them and the number of all.
+        """
+        errors = self.errors(problems)
+        if errors:
+            first, more = errors[0], and_more(len(errors) - 1)
+            repairs = " or ".join(action for action in KINDS[first.kind].actions if action != "error")
+            raise YoloflowError(
+                f"{first.place}: {first.detail} [{first.kind}]{more}; "
+                f"correct the data, or set data.problems.{first.kind} to {repairs}"
+            )
 
 
 def and_more(count: int) -> str:
@@ -91,7 +215,7 @@ def problems_report(index: DatasetIndex) -> dict[str, Any]:
         },
         "kept": dict(by_action["keep"]),
         "problems": [
-            {name: getattr(problem, name) for name in ("file", "line", "kind", "action", "detail")}
+            {name: getattr(problem, name) for name in ("file", "line", "kind", "action", "detail", "image")}
             for problem in index.problems
         ],
     }
@@ -115,12 +239,12 @@ def summarise_problems(index: DatasetIndex) -> list[str]:
     if boxes["crowd"]:
         lines.append(f"crowd: {boxes['crowd']} of the boxes used are regions to ignore")
     if boxes["clipped"]:
-        lines.append(f"clipped: {_total(boxes['clipped'])} of the boxes used{_by_kind(boxes['clipped'])}")
+        lines.append(f"clipped: {_total(boxes['clipped'])}{_by_kind(boxes['clipped'])}")
     examples: dict[str, list[Problem]] = {}
     for problem in index.problems:
         examples.setdefault(problem.kind, []).append(problem)
     for kind, found in examples.items():
-        lines.append(f"{kind} ({len(found)}): {KINDS[kind]}")
+        lines.append(f"{kind} ({len(found)}): {KINDS[kind].meaning}")
         lines += [f"  {problem}" for problem in found[:_MOST_EXAMPLES]]
         if len(found) > _MOST_EXAMPLES:
             lines.append(f"  ... and {len(found) - _MOST_EXAMPLES} more")

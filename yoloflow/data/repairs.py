@@ -8,7 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.formats.annotations import Annotations, rows_of_ragged
+from yoloflow.data.problems import Policy
 from yoloflow.structures import Float32Array, Int64Array, Problem
+
+BOX_KINDS = ("box-nan", "box-negative", "box-zero-area", "box-over-one", "duplicate-box")
+"""The kinds of problems that are found here."""
 
 EDGE_TOLERANCE_PX = 0.5
 """A box that passes the edge of the picture by no more than this was rounded; it stays as written."""
@@ -35,11 +39,14 @@ class BoxRepair:
         problems: what was found.
     """
 
-    def __init__(self, annotations: Annotations, sizes_hw: Int64Array, kept: NDArray[np.bool_]) -> None:
+    def __init__(
+        self, annotations: Annotations, sizes_hw: Int64Array, kept: NDArray[np.bool_], policy: Policy
+    ) -> None:
         self.boxes_xyxy, self.polygon_points = boxes_to_pixels(annotations, sizes_hw)
         self.kept = kept.copy()
         self.problems: list[Problem] = []
         self._annotations = annotations
+        self._policy = policy
         self._limits = np.tile(sizes_hw[annotations.box_images][:, ::-1], 2).astype(np.float64)
 
     def run(self) -> None:
@@ -59,7 +66,7 @@ class BoxRepair:
         clipped = np.clip(self.boxes_xyxy, 0, self._limits)
         is_outside = np.any(clipped[:, 2:] <= clipped[:, :2], axis=1)
         for kind, wrong in (("box-negative", below), ("box-over-one", above & ~below)):
-            self._drop(kind, wrong & is_outside)
+            self._drop(kind, wrong & (is_outside | (self._policy.repair(kind) != "clip-box")))
             chosen = np.flatnonzero(wrong & self.kept)
             self._note(kind, "clip-box", chosen)
             self.boxes_xyxy[chosen] = clipped[chosen]
@@ -76,7 +83,10 @@ class BoxRepair:
         repeated = np.zeros(len(self.kept), bool)
         # The sort is stable, so the first of equal boxes in the file is the one that stays.
         repeated[rows[order[1:]]] = (keys[order[1:]] == keys[order[:-1]]).all(1)
-        self._drop("duplicate-box", repeated)
+        if self._policy.repair("duplicate-box") == "keep":
+            self._note("duplicate-box", "keep", np.flatnonzero(repeated))
+        else:
+            self._drop("duplicate-box", repeated)
 
     def _drop(self, kind: str, wrong: NDArray[np.bool_]) -> None:
         chosen = np.flatnonzero(wrong & self.kept)
@@ -89,4 +99,5 @@ class BoxRepair:
             unit = "of the picture" if self._annotations.is_normalised[box] else "px"
             x1, y1, x2, y2 = self._annotations.boxes_xyxy[box]
             detail = f"{prefix}the box's left, top, right, bottom are {x1:g}, {y1:g}, {x2:g}, {y2:g} {unit}"
-            self.problems.append(Problem(file, line, kind, action, detail))
+            image = self._annotations.image_paths[self._annotations.box_images[box]]
+            self.problems.append(Problem(file, line, kind, action, detail, image))

@@ -46,7 +46,7 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
         content = _load(source)
         categories = _categories(source, content)
         images = _read_images(source, content["images"], image_folder)
-        boxes = _read_annotations(source, content.get("annotations", []), images.number_of_key, categories)
+        boxes = _read_annotations(source, content.get("annotations", []), images)
         return _flatten(source, images, boxes, categories)
 
 
@@ -140,12 +140,12 @@ def _read_images(source: str, entries: list[Any], image_folder: str | None) -> _
         )
         if not isinstance(name, str) or not name.strip() or identity is None:
             detail = f"images[{position}] needs an id and a file_name"
-            images.problems.append(Problem(source, None, "malformed-entry", "drop-image", detail))
+            images.problems.append(Problem(source, None, "malformed-image-entry", "drop-image", detail))
             continue
         key = _key(identity)
         if key in images.number_of_key:
             detail = f"images[{position}] ({name}) has the id {key} of another picture"
-            images.problems.append(Problem(source, None, "malformed-entry", "drop-image", detail))
+            images.problems.append(Problem(source, None, "malformed-image-entry", "drop-image", detail))
             continue
         images.number_of_key[key] = len(names)
         names.append(name)
@@ -213,10 +213,13 @@ class _Boxes:
     num_listed: int = 0
 
 
-def _read_annotations(
-    source: str, entries: list[Any], number_of_key: dict[int | str, int], categories: dict[int, str]
-) -> _Boxes:
+def _read_annotations(source: str, entries: list[Any], images: _Images) -> _Boxes:
     boxes = _Boxes(num_listed=len(entries))
+
+    def note(kind: str, action: str, detail: str, image_number: int | None) -> None:
+        path = None if image_number is None else images.paths[image_number]
+        boxes.problems.append(Problem(source, None, kind, action, f"annotations[{position}]: {detail}", path))
+
     for position, entry in enumerate(entries):
         try:
             number = _whole(entry.get("id"))
@@ -225,27 +228,20 @@ def _read_annotations(
             box = (float(x), float(y), float(w), float(h))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             kind, why = _what_is_wrong(entry, error)
-            boxes.problems.append(Problem(source, None, kind, "drop-box", f"annotations[{position}]: {why}"))
+            known = entry.get("image_id") if isinstance(entry, dict) else None
+            note(kind, "drop-box", why, images.number_of_key.get(_key(known)))
             continue
-        image_number = number_of_key.get(_key(image))
+        image_number = images.number_of_key.get(_key(image))
         category_id = category if type(category) is int else _whole(category)
-        if image_number is None or category_id is None:
-            kind = "unknown-image-id" if image_number is None else "class-not-a-number"
-            why = (
-                f"no picture has the id {image!r}" if image_number is None else f"category_id is {category!r}"
-            )
-            boxes.problems.append(Problem(source, None, kind, "drop-box", f"annotations[{position}]: {why}"))
+        if image_number is None:
+            note("unknown-image-id", "drop-box", f"no picture has the id {image!r}", None)
             continue
-        if category_id not in categories:
-            known = ", ".join(map(str, categories)) if len(categories) <= 20 else f"{len(categories)} others"
-            raise YoloflowError(
-                f"{source}: annotations[{position}] (id {entry.get('id')}): category_id {category_id} is not "
-                f"among the file's categories ({known}); correct the one or the other [class-out-of-range]"
-            )
+        if category_id is None:
+            note("class-not-a-number", "drop-box", f"category_id is {category!r}", image_number)
+            continue
         polygon = _polygon(entry.get("segmentation"))
         if polygon is None:
-            detail = f"annotations[{position}]: its segmentation is no list of polygons"
-            boxes.problems.append(Problem(source, None, "polygon-malformed", "keep", detail))
+            note("polygon-malformed", "keep", "its segmentation is no list of polygons", image_number)
         boxes.images.append(image_number)
         boxes.numbers.append(position if number is None else number)
         boxes.boxes_xywh.append(box)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import xml.parsers.expat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -187,12 +187,13 @@ def _flatten(source: str, files: list[_XmlFile], lines: list[int], pictures: _Pi
     class_of: dict[str, int] = {}
     boxes: list[list[float]] = []
     classes, images, numbers, difficult = [], [], [], []
+    paths = [pictures.find(file) for file in files]
     for image, file in enumerate(files):
         if file.problem:
-            problems.append(file.problem)
+            problems.append(replace(file.problem, image=paths[image]))
         shift = float(file.fields.get("source/database", "").strip().startswith(_PASCAL_SOURCE))
         for item in file.objects:
-            corners = _corners(file.path, item, problems)
+            corners = _corners(file.path, paths[image], item, problems)
             if corners is not None:
                 boxes.append([corners[0] - shift, corners[1] - shift, corners[2], corners[3]])
                 classes.append(class_of.setdefault(item.fields["name"].strip(), len(class_of)))
@@ -201,7 +202,7 @@ def _flatten(source: str, files: list[_XmlFile], lines: list[int], pictures: _Pi
                 difficult.append(item.fields.get("difficult", "0").strip() == "1")
     num_images, num_boxes = len(files), len(boxes)
     return Annotations(
-        image_paths=[pictures.find(file) for file in files],
+        image_paths=paths,
         listed_in=[source if line else file.path for file, line in zip(files, lines, strict=True)],
         listed_lines=np.array(lines, np.int64),
         label_files=[file.path for file in files],
@@ -226,7 +227,7 @@ def _flatten(source: str, files: list[_XmlFile], lines: list[int], pictures: _Pi
     )
 
 
-def _corners(path: str, item: _Object, problems: list[Problem]) -> list[float] | None:
+def _corners(path: str, image: str, item: _Object, problems: list[Problem]) -> list[float] | None:
     """The four corners of an object, or None and a problem."""
     missing = [
         name
@@ -235,7 +236,7 @@ def _corners(path: str, item: _Object, problems: list[Problem]) -> list[float] |
     ]
     if missing:
         detail = f"the object has no <{missing[0].replace('/', '><')}>"
-        problems.append(Problem(path, item.line, "malformed-entry", "drop-box", detail))
+        problems.append(Problem(path, item.line, "malformed-entry", "drop-box", detail, image))
         return None
     corners = []
     for corner in _CORNERS:
@@ -244,7 +245,7 @@ def _corners(path: str, item: _Object, problems: list[Problem]) -> list[float] |
             corners.append(float(text))
         except ValueError:
             detail = f'<{corner}> is "{text[:40]}", not a number'
-            problems.append(Problem(path, item.line, "box-not-a-number", "drop-box", detail))
+            problems.append(Problem(path, item.line, "box-not-a-number", "drop-box", detail, image))
             return None
     return corners
 

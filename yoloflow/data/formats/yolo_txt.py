@@ -96,6 +96,7 @@ class _LabelFile:
     """One label file: all its figures in a row, the columns and the number of each sound line."""
 
     path: str
+    image_path: str
     values: list[float] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -106,7 +107,7 @@ class _LabelFile:
 
     def drop_line(self, number: int, kind: str, detail: str) -> None:
         """Note a line that is left out."""
-        self.problems.append(Problem(self.path, number, kind, "drop-box", detail))
+        self.problems.append(Problem(self.path, number, kind, "drop-box", detail, self.image_path))
 
 
 def _read_label_file(image_path: str) -> _LabelFile:
@@ -114,22 +115,22 @@ def _read_label_file(image_path: str) -> _LabelFile:
     for path in candidates:
         try:
             with open(path, "rb") as file:
-                return _parse(path, file.read())
+                return _parse(path, image_path, file.read())
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             raise YoloflowError(f"{path}: the label file cannot be read ({error.strerror})") from error
-    return _LabelFile(candidates[0], is_missing=True)
+    return _LabelFile(candidates[0], image_path, is_missing=True)
 
 
-def _parse(path: str, data: bytes) -> _LabelFile:
-    label = _LabelFile(path)
+def _parse(path: str, image_path: str, data: bytes) -> _LabelFile:
+    label = _LabelFile(path, image_path)
     data = data.removeprefix(codecs.BOM_UTF8)
     if data.startswith(UTF16_MARKS):
         data = data.decode("utf-16", errors="replace").encode()
     if b"\0" in data:
         detail = "the label file is no text (UTF-16 without a mark, or binary); save it as UTF-8"
-        label.problems.append(Problem(path, None, "label-not-text", "drop-image", detail))
+        label.problems.append(Problem(path, None, "label-not-text", "drop-image", detail, image_path))
         label.is_dropped = True
         return label
     rows = [(line.split(), number) for number, line in enumerate(data.splitlines(), 1)]
@@ -181,6 +182,36 @@ def _parse_line(label: _LabelFile, tokens: list[bytes], number: int) -> None:
     label.numbers.append(number)
 
 
+def _orphans(labels: list[_LabelFile]) -> list[Problem]:
+    """Label files in the folders of the set's labels beside whose pictures' folder has no such picture."""
+    picture_folders: dict[str, set[str]] = {}
+    for label in labels:
+        folder = os.path.dirname(label.path)
+        picture_folders.setdefault(folder, set()).add(os.path.dirname(label.image_path))
+    listed = {label.path for label in labels}
+    problems = []
+    for folder, pictured in picture_folders.items():
+        if not os.path.isdir(folder):
+            continue
+        names = {name for place in pictured if os.path.isdir(place) for name in os.listdir(place)}
+        stems = {os.path.splitext(name)[0] for name in names if _is_picture(name)}
+        for name in sorted(os.listdir(folder)):
+            (stem, suffix), path = os.path.splitext(name), os.path.join(folder, name)
+            if suffix == ".txt" and stem not in stems and path not in listed and _is_label(path):
+                detail = f"there is no picture {stem} in {' or '.join(sorted(pictured))}"
+                problems.append(Problem(path, None, "orphan-label", "keep", detail))
+    return problems
+
+
+def _is_label(path: str) -> bool:
+    """Whether a text file reads as label lines: lists of names and of pictures lie in such folders too."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        label = _parse(path, path, file.read())
+    return bool(label.numbers) and not label.problems
+
+
 def _flatten(source: str, paths: list[str], listed_lines: list[int], labels: list[_LabelFile]) -> Annotations:
     num_images = len(paths)
     values = np.array([value for label in labels for value in label.values], np.float64)
@@ -190,12 +221,14 @@ def _flatten(source: str, paths: list[str], listed_lines: list[int], labels: lis
     starts = offsets_of(columns)[:-1]
     raw_classes = values[starts]
     problems = [problem for label in labels for problem in label.problems]
+    problems += _orphans(labels)
     # The bound keeps the cast exact; whether a class exists is checked where the classes are known.
     sound = (np.abs(raw_classes) < 2**53) & (np.floor(raw_classes) == raw_classes)
     for row in np.flatnonzero(~sound):
         detail = f"class {raw_classes[row]:g} is no whole number"
-        file = labels[box_images[row]].path
-        problems.append(Problem(file, int(numbers[row]), "class-not-a-number", "drop-box", detail))
+        label = labels[box_images[row]]
+        place = (label.path, int(numbers[row]))
+        problems.append(Problem(*place, "class-not-a-number", "drop-box", detail, label.image_path))
     starts, columns = starts[sound], columns[sound]
     boxes, polygon_offsets, points = _shapes(values, starts, columns)
     num_boxes = len(starts)

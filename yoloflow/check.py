@@ -1,0 +1,75 @@
+"""The doctor: everything about a recipe's data that can be known before training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from yoloflow.config.schema import Config
+from yoloflow.data.problems import Policy, problems_report, summarise_problems
+from yoloflow.data.statistics import describe_statistics, statistics
+from yoloflow.data.threads import Progress
+from yoloflow.structures import DatasetIndex, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class DataCheck:
+    """What was found.
+
+    Attributes:
+        sets: the data sets as a training would use them, by their key in `data`.
+        errors: problems that the policy does not allow: no training would start.
+        figures: `statistics` of each set.
+    """
+
+    sets: dict[str, DatasetIndex]
+    errors: list[Problem]
+    figures: dict[str, dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it; every problem is listed."""
+        report = {
+            key: {**problems_report(index), "statistics": self.figures[key]}
+            for key, index in self.sets.items()
+        }
+        return {"errors": [str(problem) for problem in self.errors], **report}
+
+    def describe(self) -> str:
+        """The account of each set, its figures, and a verdict."""
+        lines = []
+        for key, index in self.sets.items():
+            lines.append(f"data.{key} ({index.source})")
+            found = [*summarise_problems(index), *describe_statistics(self.figures[key])]
+            lines += [f"  {line}" for line in found]
+        return "\n".join([*lines, self._verdict()])
+
+    def _verdict(self) -> str:
+        if not self.errors:
+            return "no errors: a training can start"
+        kinds = ", ".join(dict.fromkeys(problem.kind for problem in self.errors))
+        count = "1 error" if len(self.errors) == 1 else f"{len(self.errors)} errors"
+        return (
+            f"{count} ({kinds}): no training starts; correct the data, or set data.problems for these kinds"
+        )
+
+
+def check_data(config: Config, progress: Progress | None = None) -> DataCheck:
+    """Read and decode all data of a recipe once, without stopping at errors.
+
+    Args:
+        config: of `load_config`.
+        progress: told how many pictures of a set are decoded.
+
+    Raises:
+        YoloflowError: a source cannot be read at all, or nothing of it can be used.
+    """
+    has_val = config.data.val_set is not None
+    sets = config.data.read_sets(
+        config.img_size, with_val=has_val, decode=True, stop_at_errors=False, progress=progress
+    )
+    policy = Policy.of(config.data.problems)
+    errors = [problem for index in sets.values() for problem in policy.errors(index.problems)]
+    stride = min(config.network.stride)
+    return DataCheck(
+        sets, errors, {key: statistics(index, config.img_size, stride) for key, index in sets.items()}
+    )

@@ -1,0 +1,224 @@
+"""The pictures of a source before any box counts: which can be used, and what is odd about them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.data.caches.files import digest
+from yoloflow.data.formats.annotations import Annotations
+from yoloflow.data.images import SUFFIXES_OF_FORMAT, ImageFacts, decode_image, inspect_image
+from yoloflow.data.problems import Policy
+from yoloflow.data.threads import Progress, map_in_threads
+from yoloflow.structures import DatasetIndex, Int64Array, Problem, YoloflowError
+
+_DECODED_AT_A_TIME = 8
+
+
+@dataclass(slots=True)
+class Pictures:
+    """What is known of the I listed pictures.
+
+    Attributes:
+        sizes_hw: (I, 2) int64 height and width, 0 where the picture is not used.
+        used: (I,) bool.
+        digests: (I,) text that names the pixels; None if nothing was decoded.
+        problems: all problems so far, of files and of labels; the first that drops a picture says why.
+        num_lines_dropped: faulty label lines that went with their picture instead of alone.
+    """
+
+    sizes_hw: Int64Array
+    used: NDArray[np.bool_]
+    digests: NDArray[np.str_] | None = None
+    problems: list[Problem] = field(default_factory=list)
+    num_lines_dropped: int = 0
+
+    def settle(self, annotations: Annotations, problems: Sequence[Problem], policy: Policy) -> None:
+        """Take up problems, each with the policy's action; the first that drops a picture stands for it."""
+        number_of_path = {
+            path: image for image, path in enumerate(annotations.image_paths) if self.used[image]
+        }
+        for problem in problems:
+            image = number_of_path.get(problem.image or "")
+            if policy.repair(problem.kind) == "drop-image" != problem.action and image is not None:
+                if not self.used[image]:
+                    if problem.action == "drop-box":
+                        self.problems.append(problem)
+                    continue
+                self.num_lines_dropped += problem.action == "drop-box"
+                problem = replace(problem, action="drop-image")
+            if problem.action == "drop-image" and image is not None:
+                self.used[image] = False
+            self.problems.append(problem)
+
+
+def inspect_pictures(
+    annotations: Annotations,
+    policy: Policy,
+    *,
+    decode: bool = False,
+    held_out: DatasetIndex | None = None,
+    progress: Progress | None = None,
+) -> Pictures:
+    """Look at all pictures of a source.
+
+    Args:
+        annotations: what the source says.
+        policy: what is done about problems.
+        decode: decode every picture in full, instead of reading its header only.
+        held_out: the validation set, whose pictures should not be here.
+        progress: told how many are decoded.
+    """
+    pictures = Pictures(np.zeros((len(annotations.image_paths), 2), np.int64), ~annotations.image_dropped)
+    pictures.problems += [p for p in annotations.problems if p.action == "drop-image"]
+    pictures.problems += _listed_twice(annotations, pictures)
+    facts = _read_headers(annotations, pictures)
+    pictures.settle(annotations, [p for p in annotations.problems if p.action != "drop-image"], policy)
+    oddities = [
+        problem
+        for image, fact in facts.items()
+        for problem in (
+            *_file_problems(annotations.image_paths[image], fact),
+            *_label_problems(annotations, image, fact),
+        )
+    ]
+    pictures.settle(annotations, oddities, policy)
+    pixel_problems: list[Problem] = []
+    if decode:
+        pixel_problems = _read_pixels(annotations, pictures, progress)
+        pictures.settle(annotations, pixel_problems, policy)
+        pictures.settle(annotations, _same_pictures(annotations, pictures), policy)
+    if held_out is not None:
+        chosen = np.flatnonzero(pictures.used)
+        paths = [annotations.image_paths[image] for image in chosen]
+        digests = None if pictures.digests is None else pictures.digests[chosen].tolist()
+        pictures.settle(annotations, _leaks(paths, digests, held_out), policy)
+    return pictures
+
+
+def find_leaks(index: DatasetIndex, held_out: DatasetIndex) -> list[Problem]:
+    """Pictures that another set has too: the same file or, where both were decoded, the same pixels."""
+    digests = None if index.digests is None else index.digests.tolist()
+    return _leaks(index.image_paths.tolist(), digests, held_out)
+
+
+def _listed_twice(annotations: Annotations, pictures: Pictures) -> list[Problem]:
+    problems: list[Problem] = []
+    first_place: dict[str, int] = {}
+    for image, path in enumerate(annotations.image_paths):
+        if pictures.used[image] and first_place.setdefault(path, image) != image:
+            pictures.used[image] = False
+            file, line = annotations.place_of_image(image)
+            detail = f"{path} is listed already"
+            problems.append(Problem(file, line, "duplicate-image", "drop-image", detail, path))
+    return problems
+
+
+def _read_headers(annotations: Annotations, pictures: Pictures) -> dict[int, ImageFacts]:
+    """Sizes of all pictures, in place; facts of those that can be used."""
+    chosen = np.flatnonzero(pictures.used).tolist()
+    paths = annotations.image_paths
+    sound: dict[int, ImageFacts] = {}
+    for image, fact in zip(chosen, map_in_threads(inspect_image, [paths[i] for i in chosen]), strict=True):
+        if fact.problem_kind is None:
+            pictures.sizes_hw[image] = fact.height, fact.width
+            sound[image] = fact
+            continue
+        pictures.used[image] = False
+        is_there = fact.problem_kind != "missing-image"
+        file, line = (paths[image], None) if is_there else annotations.place_of_image(image)
+        pictures.problems.append(
+            Problem(file, line, fact.problem_kind, "drop-image", fact.detail, paths[image])
+        )
+    return sound
+
+
+def _file_problems(path: str, fact: ImageFacts) -> Iterator[Problem]:
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in SUFFIXES_OF_FORMAT.get(fact.file_format, (suffix,)):
+        detail = f"is a {fact.file_format} file by its content"
+        yield Problem(path, None, "wrong-suffix", "keep", detail, path)
+    if fact.is_turned:
+        detail = f"is turned or mirrored by its EXIF, to {fact.width} x {fact.height} (width x height)"
+        yield Problem(path, None, "exif-rotated", "keep", detail, path)
+
+
+def _label_problems(annotations: Annotations, image: int, fact: ImageFacts) -> Iterator[Problem]:
+    path, label = annotations.image_paths[image], annotations.label_files[image]
+    if annotations.label_missing[image]:
+        detail = f"no {label}; taken as background (an empty label file would say so)"
+        yield Problem(path, None, "missing-label", "keep", detail, path)
+    stated_h, stated_w = annotations.stated_sizes_hw[image].tolist()
+    height, width = fact.height, fact.width
+    if stated_h > 0 and stated_w > 0 and (stated_h, stated_w) != (height, width):
+        turned = " after its EXIF rotation" if (stated_w, stated_h) == (height, width) else ""
+        detail = (
+            f"{path} is stated as {stated_w} x {stated_h} (width x height) "
+            f"but has {width} x {height}{turned}; the file's size is used, the boxes are taken as they stand"
+        )
+        yield Problem(label, None, "size-mismatch", "keep", detail, path)
+
+
+def _read_pixels(annotations: Annotations, pictures: Pictures, progress: Progress | None) -> list[Problem]:
+    """Digests of all pictures that can be decoded, in place; problems of those that cannot."""
+    chosen = np.flatnonzero(pictures.used).tolist()
+    paths = [annotations.image_paths[image] for image in chosen]
+    sizes = [tuple(pictures.sizes_hw[image].tolist()) for image in chosen]
+    outcomes = map_in_threads(
+        _digest_or_fault, list(zip(paths, sizes, strict=True)), _DECODED_AT_A_TIME, progress
+    )
+    digests = [""] * len(pictures.used)
+    problems = []
+    for image, path, (name, fault) in zip(chosen, paths, outcomes, strict=True):
+        digests[image] = name
+        if fault:
+            problems.append(Problem(path, None, "damaged-image", "keep", fault, path))
+    pictures.digests = np.array(digests, np.str_)
+    return problems
+
+
+def _digest_or_fault(picture: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
+    """A name for the pixels and "", or "" and what is wrong."""
+    path, size_hw = picture
+    try:
+        image = decode_image(path)
+    except YoloflowError as error:
+        return "", str(error).removeprefix(f"{path}: ")
+    if image.shape[:2] != size_hw:
+        return "", (
+            f"decodes to {image.shape[1]} x {image.shape[0]} (width x height), its header says "
+            f"{size_hw[1]} x {size_hw[0]}"
+        )
+    return digest(str(image.shape), image.tobytes()), ""
+
+
+def _same_pictures(annotations: Annotations, pictures: Pictures) -> list[Problem]:
+    assert pictures.digests is not None
+    first: dict[str, str] = {}
+    problems = []
+    for image in np.flatnonzero(pictures.used).tolist():
+        path = annotations.image_paths[image]
+        other = first.setdefault(str(pictures.digests[image]), path)
+        if other != path:
+            problems.append(Problem(path, None, "same-picture", "keep", f"has the pixels of {other}", path))
+    return problems
+
+
+def _leaks(paths: Sequence[str], digests: Sequence[str] | None, held_out: DatasetIndex) -> list[Problem]:
+    others = held_out.image_paths.tolist()
+    by_path = set(others)
+    by_digest = {} if held_out.digests is None else dict(zip(held_out.digests.tolist(), others, strict=True))
+    problems = []
+    for path, name in zip(paths, digests or [""] * len(paths), strict=True):
+        if path in by_path:
+            detail = "is in the validation set too"
+        elif name in by_digest:
+            detail = f"has the pixels of {by_digest[name]} in the validation set"
+        else:
+            continue
+        problems.append(Problem(path, None, "leaked-image", "keep", detail, path))
+    return problems

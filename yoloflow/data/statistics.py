@@ -1,0 +1,129 @@
+"""A data set as a whole: figures of classes and boxes at the network's image size, and remarks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.structures import DatasetIndex, Problem
+
+TINY_PX = 2.0
+"""An object less wide or high than this at the network's image size can hardly be learnt."""
+
+_IMBALANCE = 100
+_QUANTILES = (1, 10, 50, 90, 99)
+_NAMED = 20
+
+
+def statistics(index: DatasetIndex, img_size: int, stride: int) -> dict[str, Any]:
+    """Figures of a data set as JSON-able data; crowd regions are left out.
+
+    Args:
+        index: the data set.
+        img_size: side of the network input in pixels, to which a picture's longer side is brought.
+        stride: of the network's finest level in pixels.
+    """
+    trained = ~index.is_crowd
+    images, classes = _box_images(index)[trained], index.classes[trained]
+    sides = _sides_px(index, img_size)[trained]
+    counts = np.bincount(images, minlength=len(index))
+    objects = np.bincount(classes, minlength=len(index.names))
+    shown = np.unique(np.stack((classes, images)), axis=1)[0]
+    showing = np.bincount(shown, minlength=len(index.names))
+    smaller_side = sides.min(1) if len(sides) else np.empty(0)
+    return {
+        "images": {
+            "count": len(index),
+            "smallest_hw": index.sizes_hw.min(0).tolist(),
+            "median_hw": np.median(index.sizes_hw, axis=0).tolist(),
+            "largest_hw": index.sizes_hw.max(0).tolist(),
+            "objects_mean": float(counts.mean()),
+            "objects_most": int(counts.max()),
+        },
+        "classes": [
+            {"name": name, "objects": int(objects[number]), "images": int(showing[number])}
+            for number, name in enumerate(index.names)
+        ],
+        "boxes": {
+            "count": len(sides),
+            "img_size": img_size,
+            "stride": stride,
+            "quantiles": list(_QUANTILES),
+            "width_px": _rounded_quantiles(sides[:, 0]),
+            "height_px": _rounded_quantiles(sides[:, 1]),
+            "under_2_px": int((smaller_side < TINY_PX).sum()),
+            "under_stride": int((smaller_side < stride).sum()),
+        },
+    }
+
+
+def describe_statistics(figures: dict[str, Any]) -> list[str]:
+    """The figures of `statistics` as lines for people."""
+    images, boxes = figures["images"], figures["boxes"]
+    classes = sorted(figures["classes"], key=lambda row: -row["objects"])
+    listed = ", ".join(f"{row['name']} {row['objects']}" for row in classes[:_NAMED])
+    more = f", ... and {len(classes) - _NAMED} more" if len(classes) > _NAMED else ""
+    height, width = images["median_hw"]
+    lines = [
+        f"sizes: median {width:g} x {height:g} px; {images['objects_mean']:.1f} objects an image, "
+        f"{images['objects_most']} at most",
+        f"objects by class: {listed}{more}",
+    ]
+    if boxes["count"]:
+        middle = _QUANTILES.index(50)
+        lines.append(
+            f"boxes at {boxes['img_size']} px: median {boxes['width_px'][middle]:g} x "
+            f"{boxes['height_px'][middle]:g}; {_share(boxes['under_2_px'], boxes['count'])} under 2 px, "
+            f"{_share(boxes['under_stride'], boxes['count'])} under the finest stride of {boxes['stride']} px"
+        )
+    return lines
+
+
+def set_remarks(index: DatasetIndex, img_size: int) -> list[Problem]:
+    """What deserves a look in a set as a whole; none of it concerns one picture alone."""
+    trained = ~index.is_crowd
+    objects = np.bincount(index.classes[trained], minlength=len(index.names))
+    if not objects.any():
+        return []
+    remarks = []
+    unused = [index.names[number] for number in np.flatnonzero(objects == 0)]
+    if unused:
+        more = f", ... and {len(unused) - _NAMED} more" if len(unused) > _NAMED else ""
+        detail = (
+            f"no object of {len(unused)} of {len(index.names)} classes: {', '.join(unused[:_NAMED])}{more}"
+        )
+        remarks.append(Problem(index.source, None, "unused-class", "keep", detail))
+    most, least = int(objects.argmax()), int(np.where(objects > 0, objects, objects.max()).argmin())
+    if objects[most] > _IMBALANCE * objects[least]:
+        detail = f"{index.names[most]} has {objects[most]} objects, {index.names[least]} {objects[least]}"
+        remarks.append(Problem(index.source, None, "class-imbalance", "keep", detail))
+    sides = _sides_px(index, img_size)[trained].min(1)
+    if tiny := int((sides < TINY_PX).sum()):
+        share = _share(tiny, len(sides))
+        detail = (
+            f"{tiny} of {len(sides)} objects ({share}) are under {TINY_PX:g} px wide or high at {img_size} px"
+        )
+        remarks.append(Problem(index.source, None, "tiny-boxes", "keep", detail))
+    return remarks
+
+
+def _box_images(index: DatasetIndex) -> NDArray[np.int64]:
+    return np.repeat(np.arange(len(index)), np.diff(index.box_offsets))
+
+
+def _sides_px(index: DatasetIndex, img_size: int) -> NDArray[np.float64]:
+    """(M, 2) width and height of the boxes with their picture's longer side brought to `img_size`."""
+    factors = img_size / index.sizes_hw.max(1)
+    sides: NDArray[np.float64] = index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]
+    sides *= factors[_box_images(index), None]
+    return sides
+
+
+def _rounded_quantiles(values: NDArray[np.float64]) -> list[float]:
+    return [round(float(value), 1) for value in np.percentile(values, _QUANTILES)] if len(values) else []
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}"
