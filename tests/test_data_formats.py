@@ -58,7 +58,7 @@ def test_given_names_decide_the_class_order_and_ids_follow(tmp_path: Path) -> No
 
 
 def test_areas_and_crowds_are_kept(tmp_path: Path) -> None:
-    runs = {"counts": [0, 5], "size": [HEIGHT, WIDTH]}
+    runs = {"counts": [0, 5, HEIGHT * WIDTH - 5], "size": [HEIGHT, WIDTH]}
     rows = [annotation(area=123.5), annotation(bbox=[0, 0, 50, 50], iscrowd=1, segmentation=runs)]
     index = read_index(str(write_coco(tmp_path, rows)))
     assert index.areas.tolist() == [123.5, 2500]

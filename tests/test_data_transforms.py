@@ -452,3 +452,50 @@ def test_an_upright_layer_covers_exactly_the_pixels_whose_centres_it_holds() -> 
     picture = canvas.warp(zoom, (34, 34))
     assert set(np.unique(picture)) == {114, 255}
     assert (picture == 255).all(2).sum() == 2 * 17 * 17
+
+
+# Masks
+
+
+def masks_of(**parameters: object) -> tuple[Sample, np.ndarray]:
+    rows = [
+        {"func_name": "mosaic"},
+        {"func_name": "random_perspective", "degrees": 10.0, "scale": 0.2},
+        {"func_name": "fliplr"},
+        {"func_name": "segment_poly2mask", **parameters},
+        {"func_name": "label_norm"},
+    ]
+    sample = run(rows, Pictures(polygons=True), 1)
+    assert sample.masks is not None
+    return sample, sample.masks
+
+
+def test_masks_lie_on_the_pixels_of_their_objects() -> None:
+    sample, masks = masks_of(mask_overlap=False, mask_ratio=1)
+    assert masks.shape == (len(sample.classes), SIZE, SIZE)
+    for mask, polygon in zip(masks, sample.polygons, strict=True):
+        bright = sample.image.min(2) > 184
+        assert (mask.astype(bool) & ~bright).sum() <= cv2.arcLength(polygon, True)
+        assert mask.sum() == pytest.approx(cv2.contourArea(polygon), rel=0.1, abs=20)
+    covered = masks.any(0)
+    assert ((sample.image.min(2) > 184) & ~covered).mean() < 0.02
+
+
+def test_overlapping_masks_are_one_picture_with_the_smallest_on_top() -> None:
+    single, masks = masks_of(mask_overlap=False)
+    joined_sample, joined = masks_of()
+    assert joined.shape == (SIZE // 4, SIZE // 4)
+    areas = [int(masks[number].sum()) for number in range(len(masks))]
+    order = np.argsort(-np.array(areas), kind="stable")
+    np.testing.assert_array_equal(joined_sample.boxes_xyxy, single.boxes_xyxy[order])
+    np.testing.assert_array_equal(joined_sample.classes, single.classes[order])
+    for number, row in enumerate(order, 1):
+        on_top = masks[order[number:]].any(0)
+        np.testing.assert_array_equal(joined == number, (masks[row] > 0) & ~on_top)
+
+
+def test_masks_are_drawn_last_and_at_a_whole_ratio() -> None:
+    with pytest.raises(YoloflowError, match="must be the last row"):
+        create_transforms([{"func_name": "segment_poly2mask"}, {"func_name": "fliplr"}])
+    with pytest.raises(YoloflowError, match=r"mask_ratio=2\.5: must be a whole number"):
+        create_transforms([{"func_name": "segment_poly2mask", "mask_ratio": 2.5}])

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from yoloflow.data.writers.coco_json import ground_truth_dict
 from yoloflow.engine.evaluate import Synchronizer, test
 from yoloflow.engine.precision import auto_mixed_precision
 from yoloflow.evaluation.coco import evaluate_coco
-from yoloflow.evaluation.records import ground_truth_dict
 from yoloflow.structures import Batch, DatasetIndex, YoloflowError
 
 SIZE = 64

@@ -241,6 +241,30 @@ def check_data(
         raise typer.Exit(EXIT_ERRORS_IN_DATA)
 
 
+@data_app.command("convert")
+def convert_data(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE", help="data sets to join, or one data set file (.yaml)")
+    ],
+    to: Annotated[str, typer.Option(help="coco, voc or yolo")],
+    out: Annotated[Path, typer.Option(help="folder to write to")],
+    split: Annotated[str, typer.Option(help="name of the set that is written")] = "train",
+    name: Annotated[
+        list[str] | None, typer.Option(help="a class name; repeat it for all, in class order")
+    ] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="number of classes of labels without names")] = None,
+    image_folder: Annotated[str | None, typer.Option(help="where the pictures lie")] = None,
+    link: Annotated[bool, typer.Option(help="link to the pictures instead of copying them")] = False,
+    outlines: Annotated[bool, typer.Option(help="write outlines and masks, not boxes only")] = True,
+) -> None:
+    """Write data sets in another format, and say what was repaired and what the format cannot hold."""
+    from yoloflow.convert import Reading, convert
+
+    reading = Reading(name, nc, image_folder=image_folder)
+    for line in convert(sources, to, out, split, reading=reading, link=link, with_outlines=outlines):
+        typer.echo(line)
+
+
 @data_app.command("show", cls=SettingsCommand)
 def show_data(
     recipe: Recipe,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
 Uint8Array = NDArray[np.uint8]
+
+
+class RunLengthMask(TypedDict):
+    """COCO's run-length mask: height and width, and the lengths of the runs as a list or compressed text."""
+
+    size: list[int]
+    counts: list[int] | str
 
 
 class YoloflowError(ValueError):
@@ -42,6 +49,7 @@ class Sample:
         original_size_hw: height and width of the image on disk (after its EXIF rotation).
         scale_xy: factor from original pixels to pixels of `image`, x and y (evaluation only).
         pad_xy: left and top border in pixels of `image` (evaluation only).
+        masks: of the objects, where the last transform drew them, see `PolygonsToMasks`.
     """
 
     image: Uint8Array
@@ -52,6 +60,7 @@ class Sample:
     original_size_hw: tuple[int, int]
     scale_xy: tuple[float, float] = (1.0, 1.0)
     pad_xy: tuple[float, float] = (0.0, 0.0)
+    masks: NDArray[np.uint8 | np.uint16] | None = None
 
 
 class SampleSource(Protocol):
@@ -175,6 +184,8 @@ class DatasetIndex:
         is_crowd: (M,) bool; crowd regions are not trained on, and are ignored regions in evaluation.
         areas: (M,) float64 (COCO's "area"; width times height for other formats).
         polygon_offsets: (M + 1,) int64; polygon_points: (P, 2) float32 pixels.
+        polygon_parts: points of each part of the outlines that are joined of several parts, by box.
+        masks: run-length masks as the source has them, by box; the outline of an object goes along its mask.
         names: class names in class order.
         category_ids: (C,) int64 ids in files written for the user (COCO json's own, gaps kept; else 1-based).
         problems: everything found wrong, with the repair made.
@@ -202,6 +213,8 @@ class DatasetIndex:
     num_images_listed: int = 0
     num_boxes_listed: int = 0
     num_boxes_of_dropped_images: int = 0
+    polygon_parts: dict[int, list[int]] = field(default_factory=dict)
+    masks: dict[int, RunLengthMask] = field(default_factory=dict)
     source: str = ""
     digests: NDArray[np.str_] | None = None
 

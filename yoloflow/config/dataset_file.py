@@ -11,6 +11,8 @@ from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
 
+_SETS = ("train", "val", "test")
+
 
 def expand_dataset_file(tree: Located, folder: Path) -> Located:
     """Replace `data: FILE.yaml` by the section that the file describes.
@@ -36,12 +38,32 @@ def expand_dataset_file(tree: Located, folder: Path) -> Located:
     return Located({**tree.value, "data": _section(path)}, tree.place)
 
 
-def _section(path: Path) -> Located:
+def read_dataset_file(path: Path) -> tuple[dict[str, list[str]], list[str] | None, int | None]:
+    """The sets that a data set file names (train, val, test), their class names and their number of classes.
+
+    Raises:
+        YoloflowError: the file cannot be read or names no set.
+    """
+    keys, root = _keys_and_root(path)
+    sets = {name: _sources(keys[name], root).plain() for name in _SETS if name in keys}
+    if not sets:
+        raise YoloflowError(f"{path}: names none of {', '.join(_SETS)}")
+    names = _names(keys["names"]).plain() if "names" in keys else None
+    nc = keys["nc"].plain() if "nc" in keys else None
+    return {name: [one] if isinstance(one, str) else one for name, one in sets.items()}, names, nc
+
+
+def _keys_and_root(path: Path) -> tuple[dict[str, Located], Path]:
+    """The file's keys, and the folder where its relative paths begin."""
     document = read_yaml(path)
     assert isinstance(document.value, dict)
     keys = document.value
-    root = path.parent / str(keys["path"].value) if "path" in keys else path.parent
-    section = {"nc": Located(None, document.place), "names": Located(None, document.place)}
+    return keys, path.parent / str(keys["path"].value) if "path" in keys else path.parent
+
+
+def _section(path: Path) -> Located:
+    keys, root = _keys_and_root(path)
+    section = {"nc": Located(None, str(path)), "names": Located(None, str(path))}
     for theirs, ours in (("train", "train_set"), ("val", "val_set")):
         if theirs not in keys:
             raise YoloflowError(
@@ -55,7 +77,7 @@ def _section(path: Path) -> Located:
     ignored = sorted(set(keys) - {"path", "train", "val", "nc", "names"})
     if ignored:
         logger.info("%s: not used: %s", path, ", ".join(ignored))
-    return Located(section, document.place)
+    return Located(section, str(path))
 
 
 def _sources(node: Located, root: Path) -> Located:

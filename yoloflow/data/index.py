@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from yoloflow.data.pictures import Pictures, inspect_pictures
 from yoloflow.data.problems import Policy, PolicySetting
 from yoloflow.data.repairs import BOX_KINDS, BoxRepair
 from yoloflow.data.threads import Progress
-from yoloflow.structures import DatasetIndex, YoloflowError, nearest_names
+from yoloflow.structures import DatasetIndex, Int64Array, YoloflowError, nearest_names
+
+Value = TypeVar("Value")
 
 logger = logging.getLogger("yoloflow")
 
@@ -167,6 +170,8 @@ def _build(
         areas=np.where(np.isnan(areas), own_areas, areas),
         polygon_offsets=polygon_offsets,
         polygon_points=repair.polygon_points[points],
+        polygon_parts=_by_new_number(annotations.polygon_parts, boxes),
+        masks=_by_new_number(annotations.masks, boxes),
         names=classes.names,
         category_ids=classes.category_ids,
         num_images_listed=annotations.num_images_listed,
@@ -175,6 +180,13 @@ def _build(
         + pictures.num_lines_dropped,
         digests=None if pictures.digests is None else pictures.digests[images],
     )
+
+
+def _by_new_number(values: Mapping[int, Value], chosen: Int64Array) -> dict[int, Value]:
+    """Values of the chosen items, by their position among these."""
+    if not values:
+        return {}
+    return {new: values[old] for new, old in enumerate(chosen.tolist()) if old in values}
 
 
 def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:

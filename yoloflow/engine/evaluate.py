@@ -20,10 +20,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from yoloflow.boxes import boxes_to_original
+from yoloflow.data.writers.coco_json import ground_truth_dict
 from yoloflow.engine.precision import Precision
 from yoloflow.evaluation.coco import CocoResult, evaluate_coco
 from yoloflow.evaluation.nms import non_max_suppression
-from yoloflow.evaluation.records import ground_truth_dict, result_array, result_rows
+from yoloflow.evaluation.records import result_array, result_rows
 from yoloflow.structures import Batch, DatasetIndex, Detections, YoloflowError
 from yoloflow.weights.files import write_atomically
 

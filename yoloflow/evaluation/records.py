@@ -1,4 +1,4 @@
-"""Data sets and detections in COCO's layout, as they are evaluated and as they are written. Imports no torch.
+"""Detections in COCO's layout, as they are evaluated and as they are written. Imports no torch.
 
 Detections are rounded here and nowhere else, before they are evaluated: evaluation during training and a
 results file give the same figures because they hold the same numbers.
@@ -16,46 +16,6 @@ from yoloflow.structures import DatasetIndex, Detections, Int64Array
 
 BOX_DECIMALS = 3
 SCORE_DECIMALS = 5
-
-# Enough to undo the rounding error of x + w - x, so that boxes from a COCO file are again the file's.
-_TRUTH_DECIMALS = 9
-
-
-def ground_truth_dict(index: DatasetIndex) -> dict[str, Any]:
-    """A data set as the content of a COCO annotation file.
-
-    Images and categories keep their ids, crowd regions and areas are kept, annotations are numbered from 1.
-    """
-    images = [
-        {"id": image_id, "file_name": path, "height": height, "width": width}
-        for image_id, path, (height, width) in zip(
-            index.image_ids.tolist(), index.image_paths.tolist(), index.sizes_hw.tolist(), strict=True
-        )
-    ]
-    categories = [
-        {"id": category_id, "name": name}
-        for category_id, name in zip(index.category_ids.tolist(), index.names, strict=True)
-    ]
-    image_ids = np.repeat(index.image_ids, np.diff(index.box_offsets))
-    columns = (
-        image_ids.tolist(),
-        index.category_ids[index.classes].tolist(),
-        _xywh(index.boxes_xyxy).round(_TRUTH_DECIMALS).tolist(),
-        index.areas.tolist(),
-        index.is_crowd.tolist(),
-    )
-    annotations = [
-        {
-            "id": i,
-            "image_id": image,
-            "category_id": category,
-            "bbox": box,
-            "area": area,
-            "iscrowd": int(crowd),
-        }
-        for i, (image, category, box, area, crowd) in enumerate(zip(*columns, strict=True), start=1)
-    ]
-    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def result_array(detections: Mapping[int, Detections], index: DatasetIndex) -> Float64Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.structures import Float32Array, Int64Array, Problem
+from yoloflow.structures import Float32Array, Int64Array, Problem, RunLengthMask
 
 
 @dataclass(slots=True)
@@ -33,6 +33,8 @@ class Annotations:
         is_crowd: (M,) bool.
         areas: (M,) float64, NaN where the source states none.
         polygon_offsets: (M + 1,) int64; polygon_points: (P, 2) float32, in the boxes' unit.
+        polygon_parts: by box, points of each part of an outline that is joined of several.
+        masks: by box, run-length masks.
         problems: what was found wrong while reading.
         num_images_listed: pictures in the source; num_boxes_listed: its lines, sound or not.
     """
@@ -56,6 +58,8 @@ class Annotations:
     areas: NDArray[np.float64]
     polygon_offsets: Int64Array
     polygon_points: Float32Array
+    polygon_parts: dict[int, list[int]] = field(default_factory=dict)
+    masks: dict[int, RunLengthMask] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     num_images_listed: int = 0
     num_boxes_listed: int = 0
@@ -82,6 +86,7 @@ def join_annotations(parts: Sequence[Annotations]) -> Annotations:
     arrays: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_IMAGE + _PER_BOX
     }
+    first_box = np.cumsum([0] + [len(part.box_images) for part in parts]).tolist()
     polygon_sizes = [np.diff(part.polygon_offsets) for part in parts]
     return Annotations(
         image_paths=[path for part in parts for path in part.image_paths],
@@ -93,6 +98,16 @@ def join_annotations(parts: Sequence[Annotations]) -> Annotations:
         ),
         categories=parts[0].categories,
         polygon_offsets=offsets_of(np.concatenate(polygon_sizes)),
+        polygon_parts={
+            first + box: sizes
+            for part, first in zip(parts, first_box, strict=False)
+            for box, sizes in part.polygon_parts.items()
+        },
+        masks={
+            first + box: mask
+            for part, first in zip(parts, first_box, strict=False)
+            for box, mask in part.masks.items()
+        },
         problems=[problem for part in parts for problem in part.problems],
         num_images_listed=sum(part.num_images_listed for part in parts),
         num_boxes_listed=sum(part.num_boxes_listed for part in parts),

@@ -1,10 +1,10 @@
 """COCO json: `images`, `annotations` and `categories` in one file.
 
 Classes are the categories in the order of their ids, gaps closed; the ids themselves are kept for output.
-Outlines in polygon form are kept (the parts of one object joined by seams of no width), run-length masks are
-not. Crowd regions are kept as such. Pictures are looked for in `image_folder`, else beside the json, in its
-`images` folder, and one level up: there, in `images`, and in a folder named like the json or its last word
-(annotations/instances_val2017.json -> ../val2017).
+The parts of an object's outline are joined by seams of no width; along a run-length mask an outline is drawn.
+Both are kept for output as they stand. Crowd regions are kept as such. Pictures are looked for in
+`image_folder`, else beside the json, in its `images` folder, and one level up: there, in `images`, and in a
+folder named like the json or its last word (annotations/instances_val2017.json -> ../val2017).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.formats.annotations import Annotations, offsets_of
-from yoloflow.structures import Problem, YoloflowError
+from yoloflow.data.formats.outlines import NO_POLYGON, join_parts, outline_of_mask, read_mask
+from yoloflow.structures import Problem, RunLengthMask, YoloflowError
 
 _INT64_BOUND = 2**63
 
@@ -209,8 +210,22 @@ class _Boxes:
     is_crowd: list[bool] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
     polygons: list[NDArray[np.float32]] = field(default_factory=list)
+    polygon_parts: dict[int, list[int]] = field(default_factory=dict)
+    masks: dict[int, RunLengthMask] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     num_listed: int = 0
+
+    def add_outline(self, outline: tuple[list[NDArray[np.float32]], RunLengthMask | None]) -> None:
+        """The outline of the next box; crowd regions, which nobody trains on, keep their mask only."""
+        box = len(self.polygons)
+        parts, mask = outline
+        if mask is not None:
+            self.masks[box] = mask
+            self.polygons.append(NO_POLYGON if self.is_crowd[box] else outline_of_mask(mask))
+            return
+        self.polygons.append(join_parts(parts) if parts else NO_POLYGON)
+        if len(parts) > 1:
+            self.polygon_parts[box] = [len(part) for part in parts]
 
 
 def _read_annotations(source: str, entries: list[Any], images: _Images) -> _Boxes:
@@ -239,9 +254,12 @@ def _read_annotations(source: str, entries: list[Any], images: _Images) -> _Boxe
         if category_id is None:
             note("class-not-a-number", "drop-box", f"category_id is {category!r}", image_number)
             continue
-        polygon = _polygon(entry.get("segmentation"))
-        if polygon is None:
-            note("polygon-malformed", "keep", "its segmentation is no list of polygons", image_number)
+        outline = _segmentation(entry.get("segmentation"), images.sizes_hw[image_number])
+        if outline is None:
+            detail = (
+                "its segmentation is neither a list of polygons nor a run-length mask of the picture's size"
+            )
+            note("polygon-malformed", "keep", detail, image_number)
         boxes.images.append(image_number)
         boxes.numbers.append(position if number is None else number)
         boxes.boxes_xywh.append(box)
@@ -249,7 +267,7 @@ def _read_annotations(source: str, entries: list[Any], images: _Images) -> _Boxe
         boxes.is_crowd.append(bool(entry.get("iscrowd")))
         area = entry.get("area")
         boxes.areas.append(float(area) if isinstance(area, (int, float)) and 0 <= area < 1e18 else math.nan)
-        boxes.polygons.append(_NO_POLYGON if polygon is None else polygon)
+        boxes.add_outline(outline or ([], None))
     return boxes
 
 
@@ -266,34 +284,25 @@ def _what_is_wrong(entry: object, error: Exception) -> tuple[str, str]:
     return "box-not-a-number", f"bbox is {str(box)[:60]} ({error})"
 
 
-_NO_POLYGON = np.empty((0, 2), np.float32)
-
-
-def _polygon(segmentation: object) -> NDArray[np.float32] | None:
-    """(K, 2) outline of an object, (0, 2) where it has none or a run-length mask, None if it is malformed."""
-    if not segmentation or isinstance(segmentation, dict):
-        return _NO_POLYGON
-    if not isinstance(segmentation, list):
+def _segmentation(
+    value: object, size_hw: tuple[int, int]
+) -> tuple[list[NDArray[np.float32]], RunLengthMask | None] | None:
+    """Parts (K, 2) of an object's outline, and its run-length mask if it has one; None if it is malformed."""
+    if not value:
+        return [], None
+    if isinstance(value, dict):
+        mask = read_mask(value, size_hw)
+        return None if mask is None else ([], mask)
+    if not isinstance(value, list):
         return None
     try:
-        parts = [np.array(part, np.float64) for part in segmentation]
+        parts = [np.array(part, np.float64) for part in value]
     except (TypeError, ValueError, OverflowError):
         return None
     for part in parts:
         if part.ndim != 1 or len(part) < 6 or len(part) % 2 or not (np.abs(part) < 1e9).all():
             return None
-    return _join_parts([part.reshape(-1, 2).astype(np.float32) for part in parts])
-
-
-def _join_parts(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """One outline that fills as all the parts do: to each further part and back along the same line."""
-    if len(parts) == 1:
-        return parts[0]
-    anchor = parts[0][:1]
-    pieces = [parts[0], anchor]
-    for part in parts[1:]:
-        pieces += [part, part[:1], anchor]
-    return np.concatenate(pieces)
+    return [part.reshape(-1, 2).astype(np.float32) for part in parts], None
 
 
 def _flatten(source: str, images: _Images, boxes: _Boxes, categories: dict[int, str]) -> Annotations:
@@ -318,7 +327,9 @@ def _flatten(source: str, images: _Images, boxes: _Boxes, categories: dict[int, 
         is_crowd=np.array(boxes.is_crowd, bool),
         areas=np.array(boxes.areas, np.float64),
         polygon_offsets=offsets_of([len(polygon) for polygon in boxes.polygons]),
-        polygon_points=np.concatenate([_NO_POLYGON, *boxes.polygons]),
+        polygon_points=np.concatenate([NO_POLYGON, *boxes.polygons]),
+        polygon_parts=boxes.polygon_parts,
+        masks=boxes.masks,
         problems=images.problems + boxes.problems,
         num_images_listed=images.num_listed,
         num_boxes_listed=boxes.num_listed,

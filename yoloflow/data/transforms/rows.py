@@ -11,6 +11,7 @@ from yoloflow.data.transforms.colour import HsvAugment, MildOps
 from yoloflow.data.transforms.copy_paste import CopyPaste
 from yoloflow.data.transforms.flip import FlipLeftRight, FlipUpDown
 from yoloflow.data.transforms.letterbox import Letterbox
+from yoloflow.data.transforms.masks import PolygonsToMasks
 from yoloflow.data.transforms.mixup import MixUp
 from yoloflow.data.transforms.mosaic import Mosaic
 from yoloflow.data.transforms.pastein import PasteIn
@@ -34,6 +35,7 @@ TRANSFORMS: Mapping[str, type[Transform]] = MappingProxyType(
             FlipUpDown,
             Letterbox,
             MildOps,
+            PolygonsToMasks,
         )
     }
 )
@@ -83,6 +85,11 @@ def create_transforms(rows: Sequence[Row], where: str = "transforms") -> Pipelin
         step = _create_step(row, f"{where}[{number}]")
         if step is not None and step.prob > 0 and not step.transform.does_nothing:
             steps.append(step)
+    early = [step for step in steps[:-1] if isinstance(step.transform, PolygonsToMasks)]
+    if early:
+        raise YoloflowError(
+            f"{where}: {PolygonsToMasks.func_name} must be the last row: nothing moves masks after it"
+        )
     return Pipeline(tuple(steps))
 
 

@@ -1,0 +1,78 @@
+"""COCO's segmentations: outlines of several parts as one, and run-length masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+import cv2
+import numpy as np
+from hotcoco import mask as run_lengths
+
+from yoloflow.structures import Float32Array, RunLengthMask
+
+_LARGEST_MASK = 2**28
+NO_POLYGON = np.empty((0, 2), np.float32)
+
+
+def join_parts(parts: Sequence[Float32Array]) -> Float32Array:
+    """One outline that fills as all the parts do: to each further part and back along the same line."""
+    if len(parts) == 1:
+        return parts[0]
+    anchor = parts[0][:1]
+    pieces = [parts[0], anchor]
+    for part in parts[1:]:
+        pieces += [part, part[:1], anchor]
+    return np.concatenate(pieces)
+
+
+def split_parts(outline: Float32Array, sizes: Sequence[int]) -> list[Float32Array]:
+    """The parts that `join_parts` joined, given how many points each has."""
+    if len(sizes) < 2:
+        return [outline]
+    starts = [0, *(first + 1 + 2 * number for number, first in enumerate(accumulate(sizes[:-1])))]
+    return [outline[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+
+
+def read_mask(value: Mapping[str, object], size_hw: tuple[int, int]) -> RunLengthMask | None:
+    """A run-length mask {size: [h, w], counts: text or list}; None if it is malformed.
+
+    Args:
+        value: what the file says.
+        size_hw: of the picture, 0 where it is not stated; a mask must have the same.
+    """
+    size, counts = value.get("size"), value.get("counts")
+    if not (
+        isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
+    ):
+        return None
+    if math.prod(size) > _LARGEST_MASK or (all(size_hw) and tuple(size) != size_hw):
+        return None
+    if isinstance(counts, list):
+        if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != math.prod(size):
+            return None
+    elif not isinstance(counts, str) or not counts.isascii():
+        return None
+    mask: RunLengthMask = {"size": size, "counts": counts}
+    try:
+        run_lengths.area(_with_bytes(mask))
+    except (ValueError, OverflowError):
+        return None
+    return mask
+
+
+def outline_of_mask(mask: RunLengthMask) -> Float32Array:
+    """(K, 2) outline through the border pixels' centres, all separate parts joined; holes are filled."""
+    pixels = np.ascontiguousarray(run_lengths.decode(_with_bytes(mask)))
+    contours, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    parts = [contour[:, 0].astype(np.float32) + 0.5 for contour in contours if len(contour) >= 3]
+    return join_parts(sorted(parts, key=len, reverse=True)) if parts else NO_POLYGON
+
+
+def _with_bytes(mask: RunLengthMask) -> dict[str, object]:
+    counts = mask["counts"]
+    if isinstance(counts, list):
+        height, width = mask["size"]
+        return dict(run_lengths.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+    return {"size": mask["size"], "counts": counts.encode()}

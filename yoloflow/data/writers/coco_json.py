@@ -1,0 +1,91 @@
+"""COCO json: annotations/SPLIT.json and images/SPLIT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yoloflow.data.formats.outlines import split_parts
+from yoloflow.data.writers.target import Target
+from yoloflow.structures import DatasetIndex
+
+# Enough to undo the rounding error of x + w - x, so that boxes from a COCO file are again the file's.
+BOX_DECIMALS = 9
+
+
+def places(folder: Path, split: str) -> tuple[Path, Path]:
+    """Folder of the pictures, and the file."""
+    return folder / "images" / split, folder / "annotations" / f"{split}.json"
+
+
+def write(target: Target, names: list[str]) -> Path:
+    """Write the file."""
+    index, path = target.index, places(target.folder, target.split)[1]
+    content = ground_truth_dict(index, names)
+    for box, annotation in enumerate(content["annotations"]):
+        segmentation = _segmentation(index, box)
+        if segmentation and target.with_outlines:
+            annotation["segmentation"] = segmentation
+        target.lost["outlines or masks left out"] += bool(segmentation) and not target.with_outlines
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def ground_truth_dict(index: DatasetIndex, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """A data set as the content of a COCO annotation file, without outlines.
+
+    Images and categories keep their ids, crowd regions and areas are kept, annotations are numbered from 1.
+
+    Args:
+        index: the data set.
+        names: file name of each picture; None takes the paths.
+    """
+    names = index.image_paths.tolist() if names is None else names
+    images = [
+        {"id": image_id, "file_name": name, "height": height, "width": width}
+        for image_id, name, (height, width) in zip(
+            index.image_ids.tolist(), names, index.sizes_hw.tolist(), strict=True
+        )
+    ]
+    categories = [
+        {"id": category_id, "name": name}
+        for category_id, name in zip(index.category_ids.tolist(), index.names, strict=True)
+    ]
+    corners = index.boxes_xyxy
+    xywh = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), 1)
+    columns = (
+        np.repeat(index.image_ids, np.diff(index.box_offsets)).tolist(),
+        index.category_ids[index.classes].tolist(),
+        xywh.round(BOX_DECIMALS).tolist(),
+        index.areas.tolist(),
+        index.is_crowd.tolist(),
+    )
+    annotations = [
+        {
+            "id": i,
+            "image_id": image,
+            "category_id": category,
+            "bbox": box,
+            "area": area,
+            "iscrowd": int(crowd),
+        }
+        for i, (image, category, box, area, crowd) in enumerate(zip(*columns, strict=True), start=1)
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _segmentation(index: DatasetIndex, box: int) -> Any:
+    """What stands under "segmentation"; empty for an object that has neither outline nor mask."""
+    if box in index.masks:
+        return index.masks[box]
+    points = index.polygon_points[index.polygon_offsets[box] : index.polygon_offsets[box + 1]]
+    if not len(points):
+        return []
+    parts = split_parts(points, index.polygon_parts.get(box, []))
+    # By way of text: the shortest decimal that reads as this float32 is what the source had.
+    return [[float(str(figure)) for figure in part.ravel()] for part in parts]

@@ -1,0 +1,98 @@
+"""Where a data set is written to: its pictures under names of their own, and the account of what is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yoloflow.data.threads import map_in_threads
+from yoloflow.structures import DatasetIndex, YoloflowError
+
+
+@dataclass(slots=True)
+class Target:
+    """One split of a data set on its way to disk.
+
+    Attributes:
+        index: what is written.
+        folder: of the whole data set.
+        split: name of this part of it, such as "train".
+        with_outlines: write outlines and masks where the format has them.
+        lost: what the format cannot hold, and how often.
+    """
+
+    index: DatasetIndex
+    folder: Path
+    split: str
+    with_outlines: bool = True
+    lost: Counter[str] = field(default_factory=Counter)
+
+    def names(self) -> list[str]:
+        """A file name for each picture; one that another picture has too (but for its suffix) is numbered."""
+        taken: set[str] = set()
+        names = []
+        for path in self.index.image_paths.tolist():
+            stem, suffix = os.path.splitext(os.path.basename(path))
+            name, number = stem, 1
+            while name.lower() in taken:
+                number += 1
+                name = f"{stem}_{number}"
+            taken.add(name.lower())
+            names.append(name + suffix)
+            self.lost["pictures got another name, because two had the same"] += number > 1
+        return names
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """How a format is written.
+
+    Attributes:
+        write: (target, file name of each picture) -> the file or folder to read the split from again.
+        places: (folder, split) -> the folder of the pictures, and the file or folder of the labels.
+    """
+
+    write: Callable[[Target, list[str]], Path]
+    places: Callable[[Path, str], tuple[Path, Path]]
+
+
+def write_split(writer: Writer, target: Target, link: bool) -> Path:
+    """Write one split, its pictures first.
+
+    Args:
+        writer: of the format.
+        target: what and where.
+        link: make symbolic links to the pictures instead of copying them.
+
+    Returns:
+        what a recipe names as the set.
+
+    Raises:
+        YoloflowError: the split is there already, or a file cannot be written.
+    """
+    picture_folder, labels = writer.places(target.folder, target.split)
+    for place in (picture_folder, labels):
+        if place.exists():
+            raise YoloflowError(f"{place}: exists already; choose another folder or split, or remove it")
+    names = target.names()
+    sources = target.index.image_paths.tolist()
+    try:
+        picture_folder.mkdir(parents=True)
+        map_in_threads(
+            lambda pair: _place(pair[0], picture_folder / pair[1], link),
+            list(zip(sources, names, strict=True)),
+        )
+        return writer.write(target, names)
+    except OSError as error:
+        raise YoloflowError(f"{error.filename}: cannot be written ({error.strerror})") from error
+
+
+def _place(source: str, destination: Path, link: bool) -> None:
+    if link:
+        destination.symlink_to(source)
+    else:
+        shutil.copyfile(source, destination)
