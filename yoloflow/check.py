@@ -65,7 +65,12 @@ def check_data(config: Config, progress: Progress | None = None) -> DataCheck:
     """
     has_val = config.data.val_set is not None
     sets = config.data.read_sets(
-        config.img_size, with_val=has_val, decode=True, stop_at_errors=False, progress=progress
+        config.img_size,
+        with_val=has_val,
+        decode=True,
+        stop_at_errors=False,
+        progress=progress,
+        cache=False,
     )
     policy = Policy.of(config.data.problems)
     errors = [problem for index in sets.values() for problem in policy.errors(index.problems)]

@@ -108,6 +108,9 @@ class DataConfig(Section):
         description="where decoded images are kept: ram, disk (a file that later trainings find again), auto "
         "(ram if half of the free memory is enough) or none",
     )
+    index_cache: bool = Field(
+        True, description="keep what was read of the sets in a file, for as long as nothing of them changes"
+    )
     max_labels: Count | None = Field(
         None, description="label rows of an image, more objects are an error (null: as many as a batch has)"
     )
@@ -189,6 +192,7 @@ class DataConfig(Section):
         decode: bool = False,
         stop_at_errors: bool = True,
         progress: Progress | None = None,
+        cache: bool | None = None,
     ) -> dict[str, DatasetIndex]:
         """The training set and the validation set as a training uses them, looked at as a whole too.
 
@@ -198,12 +202,14 @@ class DataConfig(Section):
             decode: decode every picture, which finds damaged ones and equal ones.
             stop_at_errors: raise where the policy says "error".
             progress: told how many pictures of a set are decoded.
+            cache: instead of `index_cache`.
 
         Raises:
             YoloflowError: a set is not set, cannot be read, or has what the policy does not allow.
         """
         policy = Policy.of(self.problems)
         how: dict[str, Any] = {"decode": decode, "stop_at_errors": stop_at_errors, "progress": progress}
+        how["cache"] = self.index_cache if cache is None else cache
         sets = {"train_set": self.read("train_set", **how)}
         if with_val:
             val = sets["val_set"] = self.read("val_set", sets["train_set"].names, **how)
@@ -237,6 +243,7 @@ class DataConfig(Section):
                 f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), "
                 f"data=FILE.yaml{hint}"
             )
+        how = {"cache": self.index_cache, **how}
         return read_index(
             source, names or self.names, None if names else self.nc, self.problems, self.image_folder, **how
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from yoloflow.data.caches.index import cached_index
 from yoloflow.data.classes import ClassList, resolve_classes
 from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS
@@ -37,6 +39,7 @@ def read_index(
     stop_at_errors: bool = True,
     held_out: DatasetIndex | None = None,
     progress: Progress | None = None,
+    cache: bool = False,
 ) -> DatasetIndex:
     """Read a data set and account for everything that is wrong with it.
 
@@ -51,6 +54,7 @@ def read_index(
         stop_at_errors: raise where the policy says "error"; without it all is repaired and listed.
         held_out: another data set; pictures that are in it too are leaks.
         progress: told how many pictures are decoded.
+        cache: keep the outcome in a file, and find it there while nothing has changed, see `cached_index`.
 
     Returns:
         the index; `problems_report` and `summarise_problems` give its account.
@@ -60,29 +64,55 @@ def read_index(
             left to use.
     """
     rules = Policy.of(policy)
-    sources = [_embedded(one) for one in ([source] if isinstance(source, str) else source)]
+    sources = [_embedded(os.fspath(one)) for one in ([source] if isinstance(source, str) else source)]
     if not sources:
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
-    parts = [_read_source(os.fspath(one), image_folder) for one in sources]
-    classes, unknown_classes = resolve_classes(parts, sources, names, nc)
-    annotations = join_annotations(parts)
-    annotations.problems += unknown_classes
-    _settle_image_ids(annotations, parts)
-    pictures = inspect_pictures(
-        annotations,
-        rules,
-        decode=decode or rules.needs_pixels,
-        held_out=held_out,
-        progress=progress,
-    )
-    repair = _repair_boxes(annotations, pictures, rules)
-    index = _build(annotations, classes, pictures, repair)
-    index.source = ", ".join(sources)
-    index.problems = pictures.problems + repair.problems
+    decode = decode or rules.needs_pixels
+
+    def read() -> tuple[DatasetIndex, list[str] | None]:
+        parts = [_read_source(one, image_folder) for one in sources]
+        classes, unknown_classes = resolve_classes(parts, sources, names, nc)
+        annotations = join_annotations(parts)
+        annotations.problems += unknown_classes
+        _settle_image_ids(annotations, parts)
+        pictures = inspect_pictures(annotations, rules, decode=decode, held_out=held_out, progress=progress)
+        repair = _repair_boxes(annotations, pictures, rules)
+        index = _build(annotations, classes, pictures, repair)
+        index.source = ", ".join(sources)
+        index.problems = pictures.problems + repair.problems
+        _check_not_empty(index, annotations)
+        return index, _tracked(annotations)
+
+    if not cache:
+        index = read()[0]
+    else:
+        how = [
+            [os.path.abspath(one) for one in sources],
+            names,
+            nc,
+            dict(rules.actions),
+            image_folder,
+            decode,
+        ]
+        index = cached_index((json.dumps(how), *_words_of(held_out)), read)
     if stop_at_errors:
         rules.forbid_errors(index.problems)
-    _check_not_empty(index, annotations)
     return index
+
+
+def _tracked(annotations: Annotations) -> list[str] | None:
+    """Files and folders that the outcome depends on."""
+    if annotations.consulted is None:
+        return None
+    files = [*annotations.consulted, *annotations.image_paths, *annotations.label_files]
+    return [os.path.abspath(path) for path in files]
+
+
+def _words_of(held_out: DatasetIndex | None) -> list[str]:
+    """What a set that is held out contributes to the outcome."""
+    if held_out is None:
+        return []
+    return [*held_out.image_paths.tolist(), *([] if held_out.digests is None else held_out.digests.tolist())]
 
 
 def _repair_boxes(annotations: Annotations, pictures: Pictures, policy: Policy) -> BoxRepair:

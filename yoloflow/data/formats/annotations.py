@@ -35,6 +35,7 @@ class Annotations:
         polygon_offsets: (M + 1,) int64; polygon_points: (P, 2) float32, in the boxes' unit.
         polygon_parts: by box, points of each part of an outline that is joined of several.
         masks: by box, run-length masks.
+        consulted: files and folders beside these whose change could change the outcome; None if unknown.
         problems: what was found wrong while reading.
         num_images_listed: pictures in the source; num_boxes_listed: its lines, sound or not.
     """
@@ -60,6 +61,7 @@ class Annotations:
     polygon_points: Float32Array
     polygon_parts: dict[int, list[int]] = field(default_factory=dict)
     masks: dict[int, RunLengthMask] = field(default_factory=dict)
+    consulted: list[str] | None = None
     problems: list[Problem] = field(default_factory=list)
     num_images_listed: int = 0
     num_boxes_listed: int = 0
@@ -108,6 +110,9 @@ def join_annotations(parts: Sequence[Annotations]) -> Annotations:
             for part, first in zip(parts, first_box, strict=False)
             for box, mask in part.masks.items()
         },
+        consulted=None
+        if any(part.consulted is None for part in parts)
+        else [path for part in parts for path in part.consulted or ()],
         problems=[problem for part in parts for problem in part.problems],
         num_images_listed=sum(part.num_images_listed for part in parts),
         num_boxes_listed=sum(part.num_boxes_listed for part in parts),

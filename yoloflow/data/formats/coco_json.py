@@ -125,6 +125,7 @@ class _Images:
     """The pictures of the file: paths, stated sizes, and the number of each id."""
 
     paths: list[str] = field(default_factory=list)
+    consulted: list[str] = field(default_factory=list)
     ids: list[int | str] = field(default_factory=list)
     sizes_hw: list[tuple[int, int]] = field(default_factory=list)
     number_of_key: dict[int | str, int] = field(default_factory=dict)
@@ -153,7 +154,10 @@ def _read_images(source: str, entries: list[Any], image_folder: str | None) -> _
         images.ids.append(key)
         height, width = _whole(entry.get("height")), _whole(entry.get("width"))
         images.sizes_hw.append((height or 0, width or 0))
-    images.paths = _find_images(source, names, image_folder)
+    folders = _candidate_folders(source, image_folder)
+    images.paths = _find_images(source, names, folders)
+    below = {os.path.dirname(name) for name in names}
+    images.consulted = [source, *(os.path.join(folder, part) for folder in folders for part in below)]
     if any(isinstance(key, str) or abs(key) >= _INT64_BOUND for key in images.ids):
         detail = "some image ids are no whole numbers; all pictures are numbered from 1 in file order"
         images.problems.append(Problem(source, None, "image-ids-renumbered", "keep", detail))
@@ -161,9 +165,8 @@ def _read_images(source: str, entries: list[Any], image_folder: str | None) -> _
     return images
 
 
-def _find_images(source: str, names: list[str], image_folder: str | None) -> list[str]:
+def _find_images(source: str, names: list[str], folders: list[str]) -> list[str]:
     """Absolute paths; of a picture that is nowhere, where it should be."""
-    folders = _candidate_folders(source, image_folder)
     paths, num_found = [], 0
     best = folders[0]
     for name in names:
@@ -330,6 +333,7 @@ def _flatten(source: str, images: _Images, boxes: _Boxes, categories: dict[int, 
         polygon_points=np.concatenate([NO_POLYGON, *boxes.polygons]),
         polygon_parts=boxes.polygon_parts,
         masks=boxes.masks,
+        consulted=images.consulted,
         problems=images.problems + boxes.problems,
         num_images_listed=images.num_listed,
         num_boxes_listed=boxes.num_listed,

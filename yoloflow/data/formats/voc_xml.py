@@ -62,7 +62,10 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     if not paths:
         raise YoloflowError(f"{source}: lists no XML files")
     files = map_in_threads(_parse, paths)
-    return _flatten(source, files, lines, _Pictures(image_folder))
+    pictures = _Pictures(image_folder)
+    annotations = _flatten(source, files, lines, pictures)
+    annotations.consulted = [source, os.path.join(source, "Annotations"), *pictures.folders]
+    return annotations
 
 
 def _xml_files(folder: str) -> list[str]:
@@ -172,6 +175,11 @@ class _Pictures:
                 if found:
                     return os.path.join(folder, found)
         return os.path.join(folders[0], stated or stem + ".jpg")
+
+    @property
+    def folders(self) -> list[str]:
+        """All folders that were looked into."""
+        return list(self._listings)
 
     def _listing(self, folder: str) -> dict[str, str]:
         if folder not in self._listings:

@@ -44,16 +44,24 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     Raises:
         YoloflowError: the source lists no picture, or a file cannot be read.
     """
-    paths, listed_lines = _image_paths(source, image_folder)
+    folders: set[str] = set()
+    paths, listed_lines = _image_paths(source, image_folder, folders)
     if not paths:
         raise YoloflowError(f"{source}: lists no pictures (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
     labels = map_in_threads(_read_label_file, paths)
-    return _flatten(source, paths, listed_lines, labels)
+    annotations = _flatten(source, paths, listed_lines, labels)
+    # Which folders a pattern looks into is glob's own business.
+    if os.path.exists(source):
+        # A label or an orphan that appears changes its folder.
+        places = {os.path.dirname(path) for image in paths for path in (image, *label_paths(image))}
+        annotations.consulted = [source, *folders, *places]
+    return annotations
 
 
-def _image_paths(source: str, image_folder: str | None) -> tuple[list[str], list[int]]:
+def _image_paths(source: str, image_folder: str | None, folders: set[str]) -> tuple[list[str], list[int]]:
+    """Paths and lines of the pictures; the folders that were looked into are added to `folders`."""
     if os.path.isdir(source):
-        paths = sorted(_pictures_below(source, set()))
+        paths = sorted(_pictures_below(source, folders))
     elif os.path.isfile(source):
         base = os.path.abspath(image_folder or os.path.dirname(source) or ".")
         rows = read_list_file(source)
