@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from yoloflow.boxes import boxes_to_original
+from yoloflow.data.collate import collate
 from yoloflow.data.dataset import COCODataset, resized_sizes
-from yoloflow.data.loader import ConcatLoader, StageLoader, collate, create_loader
+from yoloflow.data.loader import ConcatLoader, StageLoader, create_loader
 from yoloflow.structures import Batch, DatasetIndex, Sample, YoloflowError
 
 SIZE = 96

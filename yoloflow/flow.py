@@ -14,12 +14,13 @@ from torch import nn
 
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
+from yoloflow.data.caches.images import ImageCache, open_image_cache
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.index import as_one_class
 from yoloflow.data.loader import ConcatLoader, create_loader
 from yoloflow.data.problems import problems_report, summarise_problems
 from yoloflow.data.shapes import Rectangular
-from yoloflow.data.stage_loaders import create_stage_loaders
+from yoloflow.data.stage_loaders import create_stage_loaders, promised_memory
 from yoloflow.engine.callbacks import RunContext, create_callback
 from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
 from yoloflow.engine.precision import Precision
@@ -101,7 +102,10 @@ def train(config: Config) -> dict[str, Any]:
     callbacks = create_callback(config.callback_rows())
 
     # 7. Test function
-    test_fn = _create_test_fn(config, sets["val_set"], ranks, device) if config.run_eval else None
+    test_fn = None
+    if config.run_eval:
+        cache = _open_test_cache(config, sets["val_set"], promised_memory(loader))
+        test_fn = _create_test_fn(config, sets["val_set"], ranks, device, cache)
 
     # 8. Trainer
     context = RunContext(
@@ -148,7 +152,9 @@ def evaluate_run(
     )
     load_pretrain(network, path)
     logger.info("%s on %d images", path, len(index))
-    return _create_test_fn(config, index, ranks, device, save_json)(network.to(device))
+    # Every image is looked at once: only a file that a training left can help.
+    cache = _open_test_cache(config, index) if config.data.cache == "disk" else None
+    return _create_test_fn(config, index, ranks, device, cache, save_json)(network.to(device))
 
 
 def _read_sets(config: Config, ranks: Ranks) -> dict[str, DatasetIndex]:
@@ -195,17 +201,25 @@ def _create_train_loader(config: Config, index: DatasetIndex, ranks: Ranks) -> C
     return create_stage_loaders(index, config.stages(steps_per_epoch), options)
 
 
+def _open_test_cache(config: Config, index: DatasetIndex, promised: int = 0) -> ImageCache | None:
+    """The image cache of the validation set; `promised` is memory that the training set's will fill."""
+    data = config.data
+    sizes_hw = resized_sizes(index.sizes_hw, config.img_size)
+    return open_image_cache(data.cache, index, sizes_hw, data.test_shrink, promised=promised)
+
+
 def _create_test_fn(
     config: Config,
     index: DatasetIndex,
     ranks: Ranks,
     device: torch.device,
+    cache: ImageCache | None = None,
     save_json: str | Path | None = None,
 ) -> Callable[[nn.Module], EvaluationResult]:
     """`test` with everything but the network filled in."""
     rows = config.data.test_transforms or [{"func_name": "letterbox"}]
     loader = create_loader(
-        COCODataset(index, config.img_size, rows, shrink=config.data.test_shrink),
+        COCODataset(index, config.img_size, rows, cache=cache or "none", shrink=config.data.test_shrink),
         config.per_batch_size,
         rank=ranks.rank,
         rank_size=ranks.rank_size,

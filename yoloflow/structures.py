@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
@@ -73,6 +74,14 @@ class SampleSource(Protocol):
         ...
 
 
+class Stopwatch(Protocol):
+    """What counts the time of transforms (`yoloflow.data.clock.Clock`)."""
+
+    def span(self, name: str) -> AbstractContextManager[None]:
+        """Count the time inside for `name`."""
+        ...
+
+
 @dataclass(slots=True)
 class TransformContext:
     """What a transform may use beside the sample.
@@ -82,12 +91,14 @@ class TransformContext:
         source: the data set, for transforms that mix images.
         image_size: longer side of the network input in pixels.
         shape_hw: its height and width; None for a square.
+        clock: counts what each transform takes; None where nobody asks.
     """
 
     rng: np.random.Generator
     source: SampleSource
     image_size: int
     shape_hw: tuple[int, int] | None = None
+    clock: Stopwatch | None = None
 
     @property
     def output_hw(self) -> tuple[int, int]:

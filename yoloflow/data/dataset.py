@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.caches.images import ImageCache, Storage, open_image_cache
+from yoloflow.data.clock import Clock
 from yoloflow.data.formats.annotations import offsets_of, rows_of_ragged
 from yoloflow.data.images import decode_image
 from yoloflow.data.index import read_index
@@ -81,6 +82,7 @@ class COCODataset:
         self.augment = augment
         self.single_cls = single_cls
         self.seed = seed
+        self.clock = Clock()
         self.shrink: Shrink = "linear" if augment else shrink
         self.transforms = create_transforms(
             transforms_dict, "train_transforms" if is_training else "test_transforms"
@@ -129,13 +131,14 @@ class COCODataset:
         rng = np.random.default_rng((self.seed, epoch if self.is_training else 0, index))
         side = self.img_size if shape_hw is None else max(shape_hw)
         source = self if side == self.img_size else _Resized(self, side)
-        return TransformContext(rng, source, side, shape_hw)
+        return TransformContext(rng, source, side, shape_hw, self.clock)
 
     def load(self, index: int) -> Sample:
         """Image `index` with its objects, its longer side resized to img_size; crowd regions are left out."""
         image = self.cache.get(index) if self.cache else None
         if image is None:
-            image = self._read(index)
+            with self.clock.span("decode"):
+                image = self._read(index)
             if self.cache:
                 self.cache.put(index, image)
         return self._sample(index, image)

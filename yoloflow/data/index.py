@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -69,20 +70,7 @@ def read_index(
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     decode = decode or rules.needs_pixels
 
-    def read() -> tuple[DatasetIndex, list[str] | None]:
-        parts = [_read_source(one, image_folder) for one in sources]
-        classes, unknown_classes = resolve_classes(parts, sources, names, nc)
-        annotations = join_annotations(parts)
-        annotations.problems += unknown_classes
-        _settle_image_ids(annotations, parts)
-        pictures = inspect_pictures(annotations, rules, decode=decode, held_out=held_out, progress=progress)
-        repair = _repair_boxes(annotations, pictures, rules)
-        index = _build(annotations, classes, pictures, repair)
-        index.source = ", ".join(sources)
-        index.problems = pictures.problems + repair.problems
-        _check_not_empty(index, annotations)
-        return index, _tracked(annotations)
-
+    read = partial(_read, sources, names, nc, rules, image_folder, decode, held_out, progress)
     if not cache:
         index = read()[0]
     else:
@@ -98,6 +86,31 @@ def read_index(
     if stop_at_errors:
         rules.forbid_errors(index.problems)
     return index
+
+
+def _read(
+    sources: Sequence[str],
+    names: Sequence[str] | None,
+    nc: int | None,
+    policy: Policy,
+    image_folder: str | None,
+    decode: bool,
+    held_out: DatasetIndex | None,
+    progress: Progress | None,
+) -> tuple[DatasetIndex, list[str] | None]:
+    """The index, and the files and folders that it depends on."""
+    parts = [_read_source(one, image_folder) for one in sources]
+    classes, unknown_classes = resolve_classes(parts, sources, names, nc)
+    annotations = join_annotations(parts)
+    annotations.problems += unknown_classes
+    _settle_image_ids(annotations, parts)
+    pictures = inspect_pictures(annotations, policy, decode=decode, held_out=held_out, progress=progress)
+    repair = _repair_boxes(annotations, pictures, policy)
+    index = _build(annotations, classes, pictures, repair)
+    index.source = ", ".join(sources)
+    index.problems = pictures.problems + repair.problems
+    _check_not_empty(index, annotations)
+    return index, _tracked(annotations)
 
 
 def _tracked(annotations: Annotations) -> list[str] | None:

@@ -7,89 +7,50 @@ the order, and a global batch holds the same images whatever the number of ranks
 
 from __future__ import annotations
 
-import math
+import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
+from yoloflow.data.buffers import BatchBuffers
+from yoloflow.data.clock import Clock, LoaderClock
+from yoloflow.data.collate import collate
 from yoloflow.data.order import InTurn, Order
 from yoloflow.data.shapes import Rectangular, Shape, Shapes
 from yoloflow.structures import Batch, Int64Array, Sample, YoloflowError
 
-LABEL_STEP = 16
+_PREFETCHED = 2
+"""Batches that a worker makes ahead."""
+# The consumer's, the one it asks for, and one that a view still holds.
+_IN_HANDS = 3
 
 
 class SampleSet(Protocol):
-    """What a loader needs of a data set."""
+    """What a loader needs of a data set.
+
+    Attributes:
+        clock: of this process.
+    """
+
+    clock: Clock
+
+    @property
+    def img_size(self) -> int:
+        """Side of the largest image in pixels."""
+        ...
 
     def __len__(self) -> int: ...
 
     def get(self, epoch: int, index: int, shape_hw: Shape | None = None) -> Sample:
         """Image `index` as seen in `epoch`, in a batch of this height and width (None: its own square)."""
         ...
-
-
-def collate(samples: Sequence[Sample], max_labels: int | None = None) -> Batch:
-    """Samples of one size as a batch: RGB planes, boxes as centre form in 0..1, label rows padded.
-
-    Args:
-        samples: B of them.
-        max_labels: rows of labels per image; None takes the next multiple of 16 that holds them all.
-
-    Raises:
-        YoloflowError: an image has more objects than `max_labels`.
-    """
-    height, width = samples[0].image.shape[:2]
-    images = _empty_images((len(samples), 3, height, width))
-    labels = np.zeros((len(samples), _label_rows(samples, max_labels), 6), np.float32)
-    labels[..., 0] = np.arange(len(samples))[:, None]
-    labels[..., 1] = -1
-    size = np.array((width, height), np.float32)
-    planes = images.numpy()
-    for row, sample in enumerate(samples):
-        cv2.split(sample.image, [planes[row, 2], planes[row, 1], planes[row, 0]])
-        count = len(sample.classes)
-        low, high = sample.boxes_xyxy[:, :2], sample.boxes_xyxy[:, 2:]
-        labels[row, :count, 1] = sample.classes
-        labels[row, :count, 2:4] = (low + high) / 2 / size
-        labels[row, :count, 4:6] = (high - low) / size
-    return Batch(
-        images=images,
-        labels=torch.from_numpy(labels),
-        indices=torch.tensor([sample.index for sample in samples]),
-        original_sizes_hw=torch.tensor([sample.original_size_hw for sample in samples], dtype=torch.float32),
-        scales_xy=torch.tensor([sample.scale_xy for sample in samples], dtype=torch.float32),
-        pads_xy=torch.tensor([sample.pad_xy for sample in samples], dtype=torch.float32),
-    )
-
-
-def _empty_images(shape: tuple[int, ...]) -> torch.Tensor:
-    """Room for a batch; in a worker shared memory from the start, so that nothing is copied on the way."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
-def _label_rows(samples: Sequence[Sample], max_labels: int | None) -> int:
-    """Rows of labels that every image of the batch gets."""
-    most = max(samples, key=lambda sample: len(sample.classes))
-    count = len(most.classes)
-    if max_labels is None:
-        return max(LABEL_STEP, -(-count // LABEL_STEP) * LABEL_STEP)
-    if count > max_labels:
-        raise YoloflowError(
-            f"the sample of image number {most.index} has {count} objects, max_labels is {max_labels}: "
-            f"raise it to {count} or more (objects are never cut off)"
-        )
-    return max_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +68,73 @@ class BatchKey:
     shape_hw: Shape | None = None
 
 
-class _Batches(Dataset[Batch | YoloflowError]):
+@dataclass(slots=True)
+class _Loaded:
+    """What a loading process hands over.
+
+    Attributes:
+        batch: the batch; or what is wrong, as a value: torch would wrap a worker's exception in a page of
+            traceback.
+        place: in the buffers, where the images lie in there; `batch.images` is empty then.
+        shape: of the images.
+        buffers: number of the buffers.
+        seconds: what the batch took, by what was done.
+    """
+
+    batch: Batch | YoloflowError
+    place: int | None
+    shape: tuple[int, ...]
+    buffers: int
+    seconds: dict[str, float]
+
+    def settled(self) -> _Loaded:
+        """With the images in the batch (in the training process)."""
+        if self.place is None:
+            return self
+        buffers, place = BatchBuffers.of_number(self.buffers), self.place
+        self.place = None
+        if isinstance(self.batch, YoloflowError) or not self.shape:
+            buffers.release(place)
+        else:
+            self.batch.images = buffers.lend(place, self.shape)
+        return self
+
+    def pin_memory(self) -> _Loaded:
+        """Likewise, in page-locked memory (called by torch's loader on CUDA machines)."""
+        self.settled()
+        if isinstance(self.batch, Batch):
+            self.batch = self.batch.pin_memory()
+        return self
+
+
+class _Batches(Dataset[_Loaded]):
     """A data set whose items are whole batches."""
 
-    def __init__(self, dataset: SampleSet, max_labels: int | None) -> None:
+    def __init__(self, dataset: SampleSet, max_labels: int | None, buffers: BatchBuffers) -> None:
         self._dataset = dataset
         self._max_labels = max_labels
+        self._buffers = buffers
 
-    def __getitem__(self, key: BatchKey) -> Batch | YoloflowError:
+    def __getitem__(self, request: tuple[BatchKey, int | None]) -> _Loaded:
+        key, place = request
+        loaded = _Loaded(YoloflowError(), place, (), self._buffers.number, {})
         try:
             samples = [self._dataset.get(key.epoch, index, key.shape_hw) for index in key.indices]
-            return collate(samples, self._max_labels)
+            with self._dataset.clock.span("batch"):
+                loaded.batch = self._collate(samples, loaded)
         except YoloflowError as error:
-            # Handed over as a value: torch would wrap a worker's exception in a page of traceback.
-            return error
+            loaded.batch = error
+        loaded.seconds = self._dataset.clock.take()
+        return loaded
+
+    def _collate(self, samples: Sequence[Sample], loaded: _Loaded) -> Batch:
+        shape = (len(samples), 3, *samples[0].image.shape[:2])
+        array = None if loaded.place is None else self._buffers.array(loaded.place, shape)
+        if array is None:
+            return collate(samples, self._max_labels)
+        batch = collate(samples, self._max_labels, torch.from_numpy(array))
+        batch.images, loaded.shape = torch.empty(0, dtype=torch.uint8), shape
+        return batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +152,7 @@ class StageLoader:
         num_parallel_workers: worker processes; 0 loads in this process.
         max_labels: see `collate`.
         shapes: of the batches; None for the data set's own.
+        clock: what loading took.
     """
 
     dataset: SampleSet
@@ -150,6 +165,7 @@ class StageLoader:
     num_parallel_workers: int = 0
     max_labels: int | None = None
     shapes: Shapes | None = None
+    clock: LoaderClock = field(default_factory=LoaderClock)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -174,19 +190,29 @@ class StageLoader:
         Raises:
             YoloflowError: unreadable data, as soon as it is met.
         """
+        places = _IN_HANDS + self.num_parallel_workers * _PREFETCHED
+        buffers = BatchBuffers(places, self.batch_size * 3 * self.dataset.img_size**2)
         loader = DataLoader(
-            _Batches(self.dataset, self.max_labels),
+            _Batches(self.dataset, self.max_labels, buffers),
             batch_size=None,
-            sampler=_Keys(self, start_step, len(self) if end_step is None else end_step),
+            sampler=_Requests(self, start_step, len(self) if end_step is None else end_step, buffers),
+            prefetch_factor=_PREFETCHED if self.num_parallel_workers else None,
             num_workers=self.num_parallel_workers,
             collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
         )
-        for batch in loader:
+        mark = time.perf_counter()
+        for loaded in loader:
+            batch = loaded.settled().batch
+            self.clock.add(time.perf_counter() - mark, loaded.seconds)
             if isinstance(batch, YoloflowError):
                 raise batch
+            # The buffers' place must be free as soon as the consumer has no more use for it.
+            del loaded
             yield batch
+            del batch
+            mark = time.perf_counter()
 
     def epoch_batches(self, epoch: int) -> list[BatchKey]:
         """This rank's batches of an epoch, in order."""
@@ -216,20 +242,21 @@ class StageLoader:
 
 
 @dataclass(frozen=True, slots=True)
-class _Keys:
-    """Yields what makes each batch; torch's loader hands it to its workers."""
+class _Requests:
+    """Yields what makes each batch and a place for it; torch's loader hands it to its workers."""
 
     stage: StageLoader
     start_step: int
     end_step: int
+    buffers: BatchBuffers
 
-    def __iter__(self) -> Iterator[BatchKey]:
+    def __iter__(self) -> Iterator[tuple[BatchKey, int | None]]:
         step = self.start_step
         steps_per_epoch = self.stage.steps_per_epoch
         while step < self.end_step:
             epoch, skipped = divmod(step, steps_per_epoch)
             keys = self.stage.epoch_batches(epoch)[skipped : skipped + self.end_step - step]
-            yield from keys
+            yield from ((key, self.buffers.reserve()) for key in keys)
             step += len(keys)
 
     def __len__(self) -> int:
@@ -334,6 +361,8 @@ class ConcatLoader:
             f"the stages have {lengths} steps, together no multiple of the {steps[0]} of an epoch",
         )
         self._ends = list(accumulate(lengths))
+        self.clock = LoaderClock()
+        self.loaders = [replace(loader, clock=self.clock) for loader in self.loaders]
 
     @property
     def steps_per_epoch(self) -> int:

@@ -60,7 +60,8 @@ def create_stage_loaders(
         side = max(sides)
         if stage.steps and side not in caches:
             sizes_hw = resized_sizes(index.sizes_hw, side)
-            caches[side] = open_image_cache(options.cache, index, sizes_hw, "linear")
+            promised = sum(cache.memory_bytes for cache in caches.values() if cache)
+            caches[side] = open_image_cache(options.cache, index, sizes_hw, "linear", promised=promised)
         dataset = COCODataset(
             index,
             side,
@@ -72,6 +73,13 @@ def create_stage_loaders(
         )
         loaders.append(_create_stage_loader(dataset, stage, sides, options))
     return ConcatLoader(loaders, [stage.steps for stage in stages])
+
+
+def promised_memory(loader: ConcatLoader) -> int:
+    """Bytes that the image caches of all stages take in memory when they are full."""
+    datasets = [stage.dataset for stage in loader.loaders if isinstance(stage.dataset, COCODataset)]
+    caches = {id(dataset.cache): dataset.cache for dataset in datasets if dataset.cache}
+    return sum(cache.memory_bytes for cache in caches.values())
 
 
 def _create_stage_loader(

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from yoloflow.data.clock import LoaderClock
 from yoloflow.engine.callbacks import BaseCallback, RunContext
 from yoloflow.engine.callbacks.eval_while_train import save_networks
 from yoloflow.engine.checkpoint import TrainingState, load_newest_state, save_state
@@ -23,7 +24,13 @@ logger = logging.getLogger("yoloflow")
 
 
 class BatchStream(Protocol):
-    """What the trainer asks of its loader (`ConcatLoader`)."""
+    """What the trainer asks of its loader (`ConcatLoader`).
+
+    Attributes:
+        clock: what loading took.
+    """
+
+    clock: LoaderClock
 
     @property
     def epochs(self) -> int:
@@ -63,6 +70,7 @@ class Trainer:
         self._step_seconds = 0.0
         self._step_images = 0
         self._entered_stage: int | None = None
+        self._epoch_started = 0.0
 
     def train(self) -> dict[str, Any]:
         """Train to the last epoch, from the newest state where the run is a resumed one.
@@ -85,6 +93,7 @@ class Trainer:
             for epoch in range(first_epoch, context.epochs):
                 self._begin_epoch(epoch)
                 self._run_epoch(batches)
+                self._report_loading()
                 self._notify("on_epoch_end")
                 self._save(started)
         except BaseException:
@@ -97,6 +106,7 @@ class Trainer:
     def _begin_epoch(self, epoch: int) -> None:
         context = self.context
         context.epoch = epoch
+        self._epoch_started = time.monotonic()
         self._enter_stage()
         self._notify("on_epoch_begin")
 
@@ -134,6 +144,11 @@ class Trainer:
             self._notify("on_step_end")
             if context.step % context.steps_per_epoch == 0:
                 return
+
+    def _report_loading(self) -> None:
+        context = self.context
+        waited, context.loading_seconds = self.loader.clock.take()
+        context.waited_share = waited / max(time.monotonic() - self._epoch_started, 1e-9)
 
     def _warn_if_not_finite(self, loss_items: torch.Tensor) -> None:
         context = self.context

@@ -58,6 +58,11 @@ class ImageCache:
         """Bytes taken once every image is stored."""
         return int(self._offsets[-1])
 
+    @property
+    def memory_bytes(self) -> int:
+        """Likewise, of memory: nothing for a file."""
+        return self.num_bytes if self._path is None else 0
+
     def get(self, index: int) -> Uint8Array | None:
         """Image `index` as a read-only (H, W, 3) view, or None if nobody has stored it yet."""
         mark = self._marks[index]
@@ -100,7 +105,12 @@ class ImageCache:
 
 
 def open_image_cache(
-    storage: Storage, index: DatasetIndex, sizes_hw: Int64Array, shrink: str, folder: Path | None = None
+    storage: Storage,
+    index: DatasetIndex,
+    sizes_hw: Int64Array,
+    shrink: str,
+    folder: Path | None = None,
+    promised: int = 0,
 ) -> ImageCache | None:
     """The cache that `data.cache` asks for; the log says what room it takes.
 
@@ -111,6 +121,7 @@ def open_image_cache(
         sizes_hw: (I, 2) sizes of the decoded images.
         shrink: how they are made smaller.
         folder: of the files; by default $XDG_CACHE_HOME/yoloflow or ~/.cache/yoloflow.
+        promised: bytes of memory that other caches will fill.
 
     Raises:
         YoloflowError: there is not so much memory or disk.
@@ -128,7 +139,7 @@ def open_image_cache(
         return ImageCache(sizes_hw)
     if storage == "auto":
         free = free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        if needed <= _SHARE_OF_MEMORY * free:
+        if needed + promised <= _SHARE_OF_MEMORY * free:
             logger.info("%s, in memory (%s are free)", what, _size(free))
             return ImageCache(sizes_hw)
         logger.info(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -54,8 +55,10 @@ class Pipeline:
         """Name and outcome of each step that is taken; steps of probability 1 draw no gate."""
         for step in self.steps:
             if step.prob >= 1 or context.rng.random() < step.prob:
-                sample = step.transform(sample, context)
-                yield step.transform.func_name, sample
+                name = step.transform.func_name
+                with context.clock.span(name) if context.clock else nullcontext():
+                    sample = step.transform(sample, context)
+                yield name, sample
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -40,6 +40,8 @@ class RunContext:
         batch: the batch of the last step.
         loss_items: (K,) on the device, of the last step; names in `loss_item_names`.
         images_per_second: over the last logging interval, evaluation not counted.
+        waited_share: part of the last epoch's training time that was spent waiting for batches.
+        loading_seconds: of all loading processes in the last epoch, by what they did.
         evaluation: the newest result of this process, or None.
         figures: the newest evaluation's figures as in `summary.json`, kept over a resume.
         best: the best evaluation's figures so far, empty before the first.
@@ -62,6 +64,8 @@ class RunContext:
     batch: Batch | None = None
     loss_items: torch.Tensor | None = None
     images_per_second: float = 0.0
+    waited_share: float = 0.0
+    loading_seconds: dict[str, float] = field(default_factory=dict)
     evaluation: EvaluationResult | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)

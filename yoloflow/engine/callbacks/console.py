@@ -8,10 +8,14 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from yoloflow.data.clock import describe_work
 from yoloflow.engine.callbacks.base import BaseCallback, RunContext
 from yoloflow.engine.run_folder import find_weights
 
 logger = logging.getLogger("yoloflow")
+
+_LOADER_BOUND = 0.1
+"""Part of an epoch spent waiting for data that is worth a word."""
 
 
 class ConsoleCallback(BaseCallback):
@@ -24,6 +28,7 @@ class ConsoleCallback(BaseCallback):
         self._start_seconds = 0.0
         self._start_step = 0
         self._text = ""
+        self._said_loader_bound = False
 
     def on_train_begin(self, context: RunContext) -> None:
         """Say what will happen and open the bar."""
@@ -68,6 +73,21 @@ class ConsoleCallback(BaseCallback):
         if self._progress is not None and self._task is not None:
             self._progress.update(
                 self._task, completed=context.step, epoch=self._epoch(context), figures=self._text
+            )
+
+    def on_epoch_end(self, context: RunContext) -> None:
+        """Say once if the training waits for data; its first epoch fills caches and does not count."""
+        is_first = context.step - self._start_step <= context.steps_per_epoch
+        if is_first or self._said_loader_bound or context.waited_share < _LOADER_BOUND:
+            return
+        self._said_loader_bound = True
+        if context.ranks.is_main:
+            logger.info(
+                "loader-bound: %.0f %% of epoch %s was spent waiting for data (loading: %s); more "
+                "data.num_parallel_workers, data.cache or fewer transforms would help",
+                100 * context.waited_share,
+                self._epoch(context),
+                describe_work(context.loading_seconds),
             )
 
     def on_evaluation(self, context: RunContext) -> None:

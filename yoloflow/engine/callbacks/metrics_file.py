@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a logged step, stage or evaluation."""
+"""`metrics.jsonl`: one JSON object a logged step, stage, epoch's loading or evaluation."""
 
 from __future__ import annotations
 
@@ -36,6 +36,16 @@ class MetricsFileCallback(BaseCallback):
         """One line for a logged step."""
         if context.is_log_step and context.ranks.is_main:
             self._append(context, step_record(context))
+
+    def on_epoch_end(self, context: RunContext) -> None:
+        """One line for what loading took."""
+        record = {
+            "kind": "loading",
+            "epoch": context.epoch + 1,
+            "waited_share": round(context.waited_share, 4),
+            "seconds": {name: round(value, 3) for name, value in context.loading_seconds.items()},
+        }
+        self._append(context, record)
 
     def on_evaluation(self, context: RunContext) -> None:
         """One line for an evaluation."""

@@ -1,0 +1,75 @@
+"""Samples made into a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import get_worker_info
+
+from yoloflow.structures import Batch, Sample, YoloflowError
+
+LABEL_STEP = 16
+
+
+def collate(
+    samples: Sequence[Sample], max_labels: int | None = None, images: torch.Tensor | None = None
+) -> Batch:
+    """Samples of one size as a batch: RGB planes, boxes as centre form in 0..1, label rows padded.
+
+    Args:
+        samples: B of them.
+        max_labels: rows of labels per image; None takes the next multiple of 16 that holds them all.
+        images: (B, 3, H, W) uint8 to write into; None for new memory.
+
+    Raises:
+        YoloflowError: an image has more objects than `max_labels`.
+    """
+    height, width = samples[0].image.shape[:2]
+    if images is None:
+        images = _empty_images((len(samples), 3, height, width))
+    labels = np.zeros((len(samples), _label_rows(samples, max_labels), 6), np.float32)
+    labels[..., 0] = np.arange(len(samples))[:, None]
+    labels[..., 1] = -1
+    size = np.array((width, height), np.float32)
+    planes = images.numpy()
+    for row, sample in enumerate(samples):
+        cv2.split(sample.image, [planes[row, 2], planes[row, 1], planes[row, 0]])
+        count = len(sample.classes)
+        low, high = sample.boxes_xyxy[:, :2], sample.boxes_xyxy[:, 2:]
+        labels[row, :count, 1] = sample.classes
+        labels[row, :count, 2:4] = (low + high) / 2 / size
+        labels[row, :count, 4:6] = (high - low) / size
+    return Batch(
+        images=images,
+        labels=torch.from_numpy(labels),
+        indices=torch.tensor([sample.index for sample in samples]),
+        original_sizes_hw=torch.tensor([sample.original_size_hw for sample in samples], dtype=torch.float32),
+        scales_xy=torch.tensor([sample.scale_xy for sample in samples], dtype=torch.float32),
+        pads_xy=torch.tensor([sample.pad_xy for sample in samples], dtype=torch.float32),
+    )
+
+
+def _empty_images(shape: tuple[int, ...]) -> torch.Tensor:
+    """Room for a batch; in a worker shared memory from the start, so that nothing is copied on the way."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+
+
+def _label_rows(samples: Sequence[Sample], max_labels: int | None) -> int:
+    """Rows of labels that every image of the batch gets."""
+    most = max(samples, key=lambda sample: len(sample.classes))
+    count = len(most.classes)
+    if max_labels is None:
+        return max(LABEL_STEP, -(-count // LABEL_STEP) * LABEL_STEP)
+    if count > max_labels:
+        raise YoloflowError(
+            f"the sample of image number {most.index} has {count} objects, max_labels is {max_labels}: "
+            f"raise it to {count} or more (objects are never cut off)"
+        )
+    return max_labels
