@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,12 +99,36 @@ def _rng(seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch))
 
 
-def _objects_by_image(index: DatasetIndex) -> NDArray[np.int64]:
-    """(n, C) objects of each class in each image; regions to ignore are no objects."""
-    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[~index.is_crowd]
-    counts = np.zeros((len(index), len(index.names)), np.int64)
-    np.add.at(counts, (images, index.classes[~index.is_crowd]), 1)
-    return counts
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Which classes the images show: one entry for each image and class, regions to ignore left out.
+
+    Attributes:
+        images: (P,) positions; classes: (P,) classes; counts: (P,) objects of the class in the image.
+        num_images: of the data set.
+    """
+
+    images: Int64Array
+    classes: Int64Array
+    counts: Int64Array
+    num_images: int
+
+    @classmethod
+    def of(cls, index: DatasetIndex) -> _Shown:
+        images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[~index.is_crowd]
+        pairs = images * len(index.names) + index.classes[~index.is_crowd]
+        pairs, counts = np.unique(pairs, return_counts=True)
+        return cls(pairs // len(index.names), pairs % len(index.names), counts, len(index))
+
+    def sum_by_image(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """(n,) sums of the entries' values."""
+        sums: NDArray[np.float64] = np.bincount(self.images, values, self.num_images).astype(np.float64)
+        return sums
+
+    @property
+    def has_object(self) -> NDArray[np.bool_]:
+        """(n,) whether the image has one."""
+        return np.bincount(self.images, minlength=self.num_images) > 0
 
 
 def _with_background(weights: NDArray[np.float64], has_object: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -116,19 +140,22 @@ def _with_background(weights: NDArray[np.float64], has_object: NDArray[np.bool_]
 
 
 def _class_aware_weights(index: DatasetIndex) -> NDArray[np.float64]:
-    shows = _objects_by_image(index) > 0
-    images_of_class = shows.sum(0)
-    return _with_background((shows / np.maximum(images_of_class, 1)).sum(1), shows.sum(1) > 0)
+    shown = _Shown.of(index)
+    images_of_class = np.bincount(shown.classes)
+    return _with_background(shown.sum_by_image(1 / images_of_class[shown.classes]), shown.has_object)
 
 
 def _object_weights(index: DatasetIndex) -> NDArray[np.float64]:
-    counts = _objects_by_image(index)
-    return _with_background((counts / np.maximum(counts.sum(0), 1)).sum(1), counts.sum(1) > 0)
+    shown = _Shown.of(index)
+    objects_of_class = np.bincount(shown.classes, shown.counts)
+    return _with_background(
+        shown.sum_by_image(shown.counts / objects_of_class[shown.classes]), shown.has_object
+    )
 
 
 def _repeat_factors(index: DatasetIndex) -> NDArray[np.float64]:
-    shows = _objects_by_image(index) > 0
-    share = shows.mean(0)
-    by_class = np.sqrt(REPEAT_THRESHOLD / np.maximum(share, 1e-12))
-    factors: NDArray[np.float64] = np.maximum(np.where(shows, by_class, 0).max(1, initial=0), 1)
+    shown = _Shown.of(index)
+    share = np.bincount(shown.classes) / len(index)
+    factors = np.ones(len(index))
+    np.maximum.at(factors, shown.images, np.sqrt(REPEAT_THRESHOLD / share[shown.classes]))
     return factors
