@@ -586,8 +586,11 @@ def test_a_stage_may_have_its_own_size_scale_rectangles_and_sampler() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.sampler=[uniform]", "sampler has 1 values, but there are 2 stages"),
-        ("data.multi_scale=[[0.5, 1.5], null, null]", "multi_scale has 3 values, but there are 2 stages"),
+        ("data.sampler=[uniform]", "data.sampler: has 1 values, but there are 2 stages"),
+        (
+            "data.multi_scale=[[0.5, 1.5], null, null]",
+            "data.multi_scale: has 3 values, but there are 2 stages",
+        ),
         ("data.sampler=unifrom", "uniform"),
         ("data.train_transforms.stage_steps=[9, 4]", "null for one that a base gives"),
     ],

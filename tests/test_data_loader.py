@@ -93,10 +93,10 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(index: DatasetIndex) -> 
 
 
 @pytest.mark.parametrize("cache", ["none", "ram"])
-def test_batches_are_the_same_with_0_1_and_2_workers(index: DatasetIndex, cache: str) -> None:
+def test_batches_are_the_same_with_0_1_2_and_4_workers(index: DatasetIndex, cache: str) -> None:
     plain = list(create_loader(train_set(index), 4, 2, seed=1))
     assert len(plain) == 2 * (22 // 4)
-    for workers in (1, 2):
+    for workers in (1, 2, 4):
         dataset = train_set(index, cache=cache)
         loaded = list(create_loader(dataset, 4, 2, num_parallel_workers=workers, seed=1))
         assert len(loaded) == len(plain)

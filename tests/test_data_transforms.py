@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from yoloflow.data.transforms import DONE_BY_LOADER, TRANSFORMS, check_transforms, create_transforms
 from yoloflow.data.transforms.canvas import Canvas, ComposedSample, Layer, canvas_of, translation
@@ -146,6 +148,48 @@ def test_a_box_stays_on_its_pixels_through_any_chain(name: str) -> None:
             np.testing.assert_allclose(bright_extent(sample.image, box), box, atol=1.01)
             seen += 1
     assert seen > 50
+
+
+@st.composite
+def upright_chains(draw: st.DrawFn) -> list[dict[str, object]]:
+    """Any order of steps that keep boxes upright, made square before it ends."""
+    zoom = st.fixed_dictionaries(
+        {
+            "func_name": st.just("random_perspective"),
+            "scale": st.sampled_from([0.0, 0.2, 0.5]),
+            "translate": st.sampled_from([0.0, 0.1, 0.3]),
+        }
+    )
+    letterbox = st.fixed_dictionaries(
+        {"func_name": st.just("letterbox"), "scaleup": st.booleans(), "centre": st.booleans()}
+    )
+    flips = [st.just({"func_name": name, "prob": 0.5}) for name in ("fliplr", "flipud")]
+    chain = draw(st.lists(st.one_of(*flips, letterbox, zoom), max_size=3))
+    if draw(st.booleans()):
+        nine = draw(st.sampled_from([0.0, 0.5]))
+        chain = [
+            *draw(st.lists(st.one_of(*flips), max_size=1)),
+            {"func_name": "mosaic", "mosaic9_prob": nine},
+            *chain,
+        ]
+    return [
+        *chain,
+        draw(st.one_of(zoom, letterbox) if "mosaic" not in str(chain) else zoom),
+        *draw(st.lists(st.one_of(*flips), max_size=2)),
+    ]
+
+
+@settings(max_examples=150)
+@given(upright_chains(), st.integers(0, 2**32 - 1))
+def test_a_box_stays_on_its_pixels_through_chains_that_nobody_chose(
+    rows: list[dict[str, object]], seed: int
+) -> None:
+    sample = run(rows, Pictures(), seed)
+    assert sample.image.shape == (SIZE, SIZE, 3)
+    near = overlap_of_second(sample.boxes_xyxy + (-4, -4, 4, 4), sample.boxes_xyxy)
+    for row, box in enumerate(sample.boxes_xyxy):
+        if (near[:, row] > 0).sum() == 1:
+            np.testing.assert_allclose(bright_extent(sample.image, box), box, atol=1.01 * (1 + len(rows) / 4))
 
 
 ROTATIONS = {

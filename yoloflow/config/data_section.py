@@ -149,7 +149,7 @@ class DataConfig(Section):
             if is_by_stage(value) and len(value) != count:
                 stages = "is 1 stage" if count == 1 else f"are {count} stages"
                 raise ValueError(
-                    f"{key} has {len(value)} values, but there {stages} (data.train_transforms); "
+                    f"data.{key}: has {len(value)} values, but there {stages} (data.train_transforms); "
                     "give one value for each stage, or one for all"
                 )
         for stage in range(count):
