@@ -92,8 +92,13 @@ def train(recipe: Recipe, overrides: Overrides = None) -> None:
     """Train a recipe: `yoloflow train yolov8n data=coco.yaml epochs=100 name=first`."""
     from yoloflow import flow
     from yoloflow.config.reader import load_config
+    from yoloflow.engine.stop import TrainingStopped
 
-    flow.train(load_config(recipe, overrides or []))
+    try:
+        flow.train(load_config(recipe, overrides or []))
+    except TrainingStopped as stopped:
+        typer.echo(f"yoloflow: {stopped}, the state is saved: resume=auto goes on", err=True)
+        raise typer.Exit(stopped.exit_code) from None
 
 
 @app.command("test")

@@ -25,6 +25,7 @@ from yoloflow.engine.callbacks import RunContext, create_callback
 from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
 from yoloflow.engine.precision import Precision
 from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights, names_of_run
+from yoloflow.engine.stop import StopRequest
 from yoloflow.engine.train_step import (
     StepOptions,
     auto_mixed_precision,
@@ -104,8 +105,7 @@ def train(config: Config) -> dict[str, Any]:
     # 7. Test function
     test_fn = None
     if config.run_eval:
-        cache = _open_test_cache(config, sets["val_set"], promised_memory(loader))
-        test_fn = _create_test_fn(config, sets["val_set"], ranks, device, cache)
+        test_fn = _create_test_fn(config, sets["val_set"], ranks, device, promised_memory(loader))
 
     # 8. Trainer
     context = RunContext(
@@ -115,8 +115,8 @@ def train(config: Config) -> dict[str, Any]:
         test_fn,
         class_names,
         loss_fn.loss_item_name,
-        log_interval=config.log_interval,
-        keep_latest=config.keep_latest,
+        stop=StopRequest(ranks.rank_size),
+        **config.trainer_arguments(),
     )
     if ranks.is_main:
         _begin_run(run, config, sets)
@@ -152,9 +152,7 @@ def evaluate_run(
     )
     load_pretrain(network, path)
     logger.info("%s on %d images", path, len(index))
-    # Every image is looked at once: only a file that a training left can help.
-    cache = _open_test_cache(config, index) if config.data.cache == "disk" else None
-    return _create_test_fn(config, index, ranks, device, cache, save_json)(network.to(device))
+    return _create_test_fn(config, index, ranks, device, save_json=save_json)(network.to(device))
 
 
 def _read_sets(config: Config, ranks: Ranks) -> dict[str, DatasetIndex]:
@@ -201,11 +199,14 @@ def _create_train_loader(config: Config, index: DatasetIndex, ranks: Ranks) -> C
     return create_stage_loaders(index, config.stages(steps_per_epoch), options)
 
 
-def _open_test_cache(config: Config, index: DatasetIndex, promised: int = 0) -> ImageCache | None:
-    """The image cache of the validation set; `promised` is memory that the training set's will fill."""
+def _open_test_cache(config: Config, index: DatasetIndex, promised: int | None) -> ImageCache | None:
+    """The image cache of the validation set."""
     data = config.data
+    # Without a training every image is looked at once: only a file that a training left can help.
+    if promised is None and data.cache != "disk":
+        return None
     sizes_hw = resized_sizes(index.sizes_hw, config.img_size)
-    return open_image_cache(data.cache, index, sizes_hw, data.test_shrink, promised=promised)
+    return open_image_cache(data.cache, index, sizes_hw, data.test_shrink, promised=promised or 0)
 
 
 def _create_test_fn(
@@ -213,10 +214,20 @@ def _create_test_fn(
     index: DatasetIndex,
     ranks: Ranks,
     device: torch.device,
-    cache: ImageCache | None = None,
+    promised: int | None = None,
     save_json: str | Path | None = None,
 ) -> Callable[[nn.Module], EvaluationResult]:
-    """`test` with everything but the network filled in."""
+    """`test` with everything but the network filled in.
+
+    Args:
+        config: the settings.
+        index: the validation set.
+        ranks: this process among its peers.
+        device: of the network.
+        promised: bytes of memory that the training set's image caches will fill; None without a training.
+        save_json: file for the detections.
+    """
+    cache = _open_test_cache(config, index, promised)
     rows = config.data.test_transforms or [{"func_name": "letterbox"}]
     loader = create_loader(
         COCODataset(index, config.img_size, rows, cache=cache or "none", shrink=config.data.test_shrink),

@@ -194,6 +194,12 @@ class Config(Section):
     profiler_step_num: Count = Field(3, description="how many steps it records")
     keep_checkpoint_max: int = Field(0, ge=0, description="best weights kept beside `best` itself")
     keep_latest: int = Field(2, ge=1, description="newest training states kept, to resume from")
+    save_steps: Count | None = Field(
+        None, description="write a training state every so many steps, not only at the end of each epoch"
+    )
+    save_minutes: float | None = Field(
+        10.0, gt=0, description="likewise after so many minutes without one (null: never)"
+    )
     callback: list[CallbackConfig] = Field(default_factory=list, description="further callbacks")
 
     conf_thres: Share = Field(0.001, description="lowest score of a detection in evaluation")
@@ -243,6 +249,12 @@ class Config(Section):
             accumulate=self.micro_batches_per_update(rank_size),
             nbs=self.nbs,
         )
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What `RunContext` takes of the settings."""
+        return {
+            key: getattr(self, key) for key in ("log_interval", "keep_latest", "save_steps", "save_minutes")
+        }
 
     def read_train_set(self) -> DatasetIndex:
         """The training set as the training uses it, for commands that can do without a validation set."""

@@ -7,6 +7,7 @@ the order, and a global batch holds the same images whatever the number of ranks
 
 from __future__ import annotations
 
+import signal
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -201,6 +202,8 @@ class StageLoader:
             collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
+            # Torch draws a seed for the workers, which nothing here uses: not from the training's generator.
+            generator=torch.Generator(),
         )
         mark = time.perf_counter()
         for loaded in loader:
@@ -268,8 +271,10 @@ def _unchanged(item: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread per worker: the processes are the parallelism."""
+    """One thread per worker, as the processes are the parallelism; signals concern the training process."""
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def create_loader(

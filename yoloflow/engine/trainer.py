@@ -17,6 +17,7 @@ from yoloflow.data.clock import LoaderClock
 from yoloflow.engine.callbacks import BaseCallback, RunContext
 from yoloflow.engine.callbacks.eval_while_train import save_networks
 from yoloflow.engine.checkpoint import TrainingState, load_newest_state, save_state
+from yoloflow.engine.stop import TrainingStopped
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.weights.files import write_atomically
 
@@ -66,6 +67,7 @@ class Trainer:
         self.context = context
         self.loader = loader
         self.callbacks = list(callbacks)
+        self._started = self._saved = time.monotonic()
         self._seconds_before = 0.0
         self._step_seconds = 0.0
         self._step_images = 0
@@ -79,29 +81,62 @@ class Trainer:
             the run's summary, as written to `summary.json`.
 
         Raises:
-            YoloflowError: the loss stays non-finite.
+            TrainingStopped: somebody asked for it by a signal; the state is saved.
         """
         context = self.context
         if context.run.resumed:
             self._restore()
-        started = time.monotonic()
+        self._started = self._saved = time.monotonic()
         first_epoch = context.step // context.steps_per_epoch
         context.epoch = min(first_epoch, context.epochs - 1)
-        self._notify("on_train_begin")
         try:
-            batches = self.loader.batches(context.step)
-            for epoch in range(first_epoch, context.epochs):
-                self._begin_epoch(epoch)
-                self._run_epoch(batches)
-                self._report_loading()
-                self._notify("on_epoch_end")
-                self._save(started)
+            with context.stop.listen():
+                self._notify("on_train_begin")
+                self._run(first_epoch)
         except BaseException:
             self._notify("on_exception")
             raise
-        summary = self._finish(time.monotonic() - started + self._seconds_before)
+        summary = self._finish(self._seconds)
         self._notify("on_train_end")
         return summary
+
+    def _run(self, first_epoch: int) -> None:
+        context = self.context
+        if context.epoch_open:
+            context.epoch = first_epoch - 1
+            self._end_epoch()
+        batches = self.loader.batches(context.step)
+        for epoch in range(first_epoch, context.epochs):
+            self._begin_epoch(epoch)
+            self._run_epoch(batches)
+            self._report_loading()
+            self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        """Evaluation and what else callbacks do; a resumed run does again what was not done to its end."""
+        context = self.context
+        context.epoch_open = True
+        try:
+            self._notify("on_epoch_end")
+        except TrainingStopped:
+            self._save()
+            raise
+        context.epoch_open = False
+        self._save()
+        if context.step < context.epochs * context.steps_per_epoch:
+            self._stop_if_asked(is_saved=True)
+
+    def _stop_if_asked(self, is_saved: bool = False) -> None:
+        number = self.context.stop.signal_of_any_rank()
+        if number is not None:
+            if not is_saved:
+                self._save()
+            raise TrainingStopped(number)
+
+    @property
+    def _seconds(self) -> float:
+        """Of this and all earlier processes of the run."""
+        return time.monotonic() - self._started + self._seconds_before
 
     def _begin_epoch(self, epoch: int) -> None:
         context = self.context
@@ -144,6 +179,15 @@ class Trainer:
             self._notify("on_step_end")
             if context.step % context.steps_per_epoch == 0:
                 return
+            self._stop_if_asked()
+            if self._is_time_to_save():
+                self._save()
+
+    def _is_time_to_save(self) -> bool:
+        context = self.context
+        by_step = context.save_steps is not None and context.step % context.save_steps == 0
+        minutes = (time.monotonic() - self._saved) / 60
+        return by_step or (context.save_minutes is not None and minutes >= context.save_minutes)
 
     def _report_loading(self) -> None:
         context = self.context
@@ -181,9 +225,10 @@ class Trainer:
             "per_class": result.per_class,
         }
 
-    def _save(self, started: float) -> None:
-        """Write the state of an epoch's end (rank 0; the others hold the same)."""
+    def _save(self) -> None:
+        """Write the state after this step (rank 0; the others hold the same)."""
         context = self.context
+        self._saved = time.monotonic()
         tensors, counters = context.train_step.state_dict()
         if not context.ranks.is_main:
             return
@@ -191,9 +236,10 @@ class Trainer:
         trainer = {
             "step": context.step,
             "stage": context.stage,
+            "epoch_open": context.epoch_open,
             "best": context.best,
             "figures": context.figures,
-            "seconds": time.monotonic() - started + self._seconds_before,
+            "seconds": self._seconds,
             "callbacks": [callback.state_dict() for callback in self.callbacks],
         }
         state = TrainingState(tensors, {**counters, "trainer": trainer})
@@ -214,7 +260,7 @@ class Trainer:
         torch.set_rng_state(tensors.pop("rng.torch").cpu())
         context.train_step.load_state_dict(tensors, numbers)
         context.step, context.stage, context.best = trainer["step"], trainer["stage"], trainer["best"]
-        context.figures = trainer["figures"]
+        context.figures, context.epoch_open = trainer["figures"], trainer["epoch_open"]
         self._seconds_before = trainer["seconds"]
         for callback, saved in zip(self.callbacks, trainer["callbacks"], strict=True):
             callback.load_state_dict(saved)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from yoloflow.engine.run_folder import RunFolder
+from yoloflow.engine.stop import StopRequest
 from yoloflow.runtime import Ranks
 from yoloflow.structures import Batch
 
@@ -46,6 +47,10 @@ class RunContext:
         figures: the newest evaluation's figures as in `summary.json`, kept over a resume.
         best: the best evaluation's figures so far, empty before the first.
         keep_latest: newest training states kept.
+        save_steps: write a state every so many steps too; None for epoch ends only.
+        save_minutes: likewise after so many minutes without one.
+        stop: whether somebody asked the training to stop.
+        epoch_open: the steps of `epoch` are done, what happens at its end is not.
     """
 
     run: RunFolder
@@ -56,6 +61,10 @@ class RunContext:
     loss_item_names: list[str]
     log_interval: int = 100
     keep_latest: int = 2
+    save_steps: int | None = None
+    save_minutes: float | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
+    epoch_open: bool = False
     epochs: int = 0
     steps_per_epoch: int = 0
     epoch: int = 0

@@ -71,7 +71,8 @@ class EvalWhileTrain(BaseCallback):
         """Evaluate, remember the best, keep its weights."""
         if context.test_fn is None or not self.is_due(context.epoch + 1, context.epochs, context.stage):
             return
-        result = context.test_fn(context.evaluated_network())
+        with context.stop.at_once():
+            result = context.test_fn(context.evaluated_network())
         context.evaluation = result
         if result.map > context.best.get("map", -1.0):
             context.best = {"epoch": context.epoch + 1, "map": result.map, "map50": result.map50}

@@ -8,6 +8,8 @@ from typing import Any
 
 from yoloflow.engine.callbacks.base import BaseCallback, RunContext
 
+_OF_EPOCH_ENDS = ("loading", "evaluation")
+
 
 class MetricsFileCallback(BaseCallback):
     """Appends to the run's `metrics.jsonl`; a resumed run first cuts off what lies after its state."""
@@ -23,10 +25,19 @@ class MetricsFileCallback(BaseCallback):
                 record = json.loads(line)
             except json.JSONDecodeError:
                 break  # the line that a killed run was writing
-            if record["step"] > context.step:
+            if self._comes_after(record, context):
                 break
             kept.append(line)
         path.write_text("".join(kept))
+
+    @staticmethod
+    def _comes_after(record: dict[str, Any], context: RunContext) -> bool:
+        """Whether what a line tells happened after the state that the run goes on from."""
+        if record["step"] != context.step:
+            return bool(record["step"] > context.step)
+        if record["kind"] in _OF_EPOCH_ENDS:
+            return context.epoch_open
+        return bool(record["kind"] == "stage")  # it begins with the step to come
 
     def on_stage_begin(self, context: RunContext) -> None:
         """One line for the stage."""

@@ -1,0 +1,40 @@
+"""A training that dies: `python dying_training.py COUNT SIGNAL OVERRIDE...`.
+
+It trains the quick start and sends itself SIGNAL at its COUNTth call of a Python function (0: never).
+COUNT may also be NAME:N, the Nth call of the functions of this name. It ends by printing the number of calls.
+"""
+
+import os
+import sys
+from types import FrameType
+
+from yoloflow.config.reader import load_config
+from yoloflow.engine.stop import TrainingStopped
+from yoloflow.flow import train
+
+
+def main() -> None:
+    name, _, number = sys.argv[1].rpartition(":")
+    deadly, signal_number = int(number), int(sys.argv[2])
+    config = load_config("quickstart", sys.argv[3:])
+    calls = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        if event == "call" and name in ("", frame.f_code.co_name):
+            calls += 1
+            if calls == deadly:
+                os.kill(os.getpid(), signal_number)
+
+    sys.setprofile(count)
+    try:
+        train(config)
+    except TrainingStopped as stopped:
+        raise SystemExit(stopped.exit_code) from None
+    finally:
+        sys.setprofile(None)
+        sys.stdout.write(f"{calls}\n")
+
+
+if __name__ == "__main__":
+    main()

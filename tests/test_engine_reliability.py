@@ -1,0 +1,171 @@
+"""A run that dies at any moment and is resumed ends with the same bytes as one that was never interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from yoloflow.data.digits import SceneRecipe, digits_dataset
+
+SCRIPT = Path(__file__).with_name("dying_training.py")
+SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
+# What tells the time, or how often a run was resumed.
+TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds"}
+
+
+def in_full(value: object) -> Any:
+    """A case for `.ci/full` only."""
+    return pytest.param(value, marks=pytest.mark.full)
+
+
+class Trainings:
+    """Trainings of one small recipe: 5 epochs of 3 steps, two stages, a state every 2 steps."""
+
+    def __init__(self, folder: Path) -> None:
+        cache = folder / "scenes"
+        self.folder = folder
+        self.settings = [
+            f"data.train_set={digits_dataset('train', SCENES, cache)}",
+            f"data.val_set={digits_dataset('val', SCENES, cache)}",
+            f"save_dir={folder}",
+            "img_size=64",
+            "per_batch_size=8",
+            "epochs=5",
+            "network.width_multiple=0.125",
+            "data.num_parallel_workers=0",
+            "log_interval=1",
+            "run_eval_interval=1",
+            "save_steps=2",
+            "threads=1",
+            "resume=auto",
+        ]
+
+    def start(self, name: str, count: int | str = 0, number: int = signal.SIGKILL) -> subprocess.Popen[str]:
+        """A process that trains run `name` and sends itself a signal at a moment."""
+        command = [sys.executable, str(SCRIPT), str(count), str(int(number)), *self.settings, f"name={name}"]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def run(self, name: str, count: int | str = 0, number: int = signal.SIGKILL) -> tuple[int, str]:
+        """Likewise, to its end: exit code and output."""
+        process = self.start(name, count, number)
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode in (0, -number, 128 + number), errors
+        return process.returncode, output
+
+    def outcome(self, name: str) -> dict[str, Any]:
+        """All that a finished run left, without times."""
+        run = self.folder / name
+        weights = {path.name: path.read_bytes() for path in sorted((run / "weights").glob("*.safetensors"))}
+        numbers = [json.loads(path.read_text()) for path in sorted((run / "weights").glob("state-*.json"))]
+        metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        summary = json.loads((run / "summary.json").read_text())
+        return {"weights": weights, **without_times({"n": numbers, "metrics": metrics, "summary": summary})}
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(part) for key, part in value.items() if key not in TIMES}
+    return [without_times(part) for part in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+    return Trainings(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def whole(trainings: Trainings) -> tuple[dict[str, Any], int]:
+    """What an uninterrupted run leaves, and the number of its calls."""
+    code, output = trainings.run("whole")
+    assert code == 0
+    return trainings.outcome("whole"), int(output)
+
+
+def assert_resumes(trainings: Trainings, name: str, whole: dict[str, Any]) -> None:
+    assert trainings.run(name)[0] == 0
+    found = trainings.outcome(name)
+    assert found["weights"].keys() == whole["weights"].keys()
+    for file, content in whole["weights"].items():
+        assert found["weights"][file] == content, file
+    assert found["metrics"] == whole["metrics"]
+    assert found == whole
+
+
+MORE_MOMENTS = ("save_state:3", "_sync_folder:9", "_conclude:3", "_finish:1", "on_epoch_begin:2")
+MOMENTS = ["begin_stage:2", "_sha256:4", "test:2", *(in_full(moment) for moment in MORE_MOMENTS)]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_at_a_bad_moment_ends_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], moment: str
+) -> None:
+    name = moment.replace(":", "-")
+    assert trainings.run(name, moment)[0] == -signal.SIGKILL
+    assert_resumes(trainings, name, whole[0])
+
+
+def killed_at_random(trainings: Trainings, whole: tuple[dict[str, Any], int], name: str, seed: int) -> None:
+    """Kill a run once, at a random one of all its calls, and a second time after it was resumed."""
+    rng = np.random.default_rng(seed)
+    assert trainings.run(name, int(rng.integers(1, 0.95 * whole[1])))[0] == -signal.SIGKILL
+    trainings.run(name, int(rng.integers(1, whole[1])))
+    assert_resumes(trainings, name, whole[0])
+
+
+@pytest.mark.parametrize("seed", range(1))
+def test_a_run_killed_at_a_random_moment_ends_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
+) -> None:
+    killed_at_random(trainings, whole, f"random{seed}", seed)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_runs_killed_at_40_random_moments_end_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
+) -> None:
+    killed_at_random(trainings, whole, f"random{seed}", seed)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(10))
+def test_runs_killed_from_outside_at_10_random_times_end_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
+) -> None:
+    process = trainings.start(f"time{seed}")
+    started = time.monotonic()
+    while not (trainings.folder / f"time{seed}" / "config.yaml").exists() and process.poll() is None:
+        assert time.monotonic() - started < 120
+        time.sleep(0.02)
+    time.sleep(float(np.random.default_rng(seed).uniform(0, 4)))
+    process.kill()
+    process.communicate()
+    assert_resumes(trainings, f"time{seed}", whole[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, in_full(signal.SIGINT)])
+@pytest.mark.parametrize(
+    "moment", ["on_step_end:9", "_to_original:2", in_full("save_state:2"), in_full("on_train_begin:1")]
+)
+def test_a_run_that_is_asked_to_stop_saves_at_once_and_goes_on_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], moment: str, number: signal.Signals
+) -> None:
+    name = f"{moment.replace(':', '-')}-{number.name}"
+    assert trainings.run(name, moment, number)[0] == 128 + number
+    states = sorted((trainings.folder / name / "weights").glob("state-*.json"))
+    assert states
+    assert not (trainings.folder / name / "summary.json").exists()
+    assert_resumes(trainings, name, whole[0])
