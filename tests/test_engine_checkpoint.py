@@ -1,9 +1,12 @@
 """States on disk are complete, checked and never half written."""
 
+import hashlib
 import json
 import logging
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +67,84 @@ def test_a_damaged_state_is_named_and_the_one_before_is_taken(
     assert state is not None
     assert state.numbers["trainer"]["step"] == 10
     assert "state-00000020.json" in caplog.text
+
+
+def large_state(step: int) -> TrainingState:
+    """Some 20 KB of tensors and 2 KB of numbers."""
+    tensors = {"weight": torch.arange(5000.0) + step, "rng": torch.get_rng_state()[:100]}
+    return TrainingState(tensors, {"trainer": {"step": step, "best": {"map": 0.5}, "many": list(range(300))}})
+
+
+def newest(folder: Path) -> TrainingState:
+    state = load_newest_state(folder)
+    assert state is not None
+    return state
+
+
+def test_a_state_cut_at_any_kilobyte_or_with_any_bit_flipped_does_not_count(tmp_path: Path) -> None:
+    for step in (10, 20):
+        save_state(tmp_path, step, large_state(step))
+    files = [tmp_path / "state-00000020.safetensors", tmp_path / "state-00000020.json"]
+    rng = np.random.default_rng(0)
+    refused = 0
+    for path in files:
+        whole = path.read_bytes()
+        damaged = [whole[:cut] for cut in range(0, len(whole), 1024)]
+        for position in rng.integers(0, len(whole), 500):
+            flipped = bytearray(whole)
+            flipped[position] ^= 1 << int(rng.integers(8))
+            damaged.append(bytes(flipped))
+        for content in damaged:
+            path.write_bytes(content)
+            state = newest(tmp_path)
+            step = state.numbers["trainer"]["step"]
+            # A flipped blank between two words of JSON may still be a blank.
+            assert state.numbers == large_state(step).numbers
+            assert torch.equal(state.tensors["weight"], large_state(step).tensors["weight"])
+            refused += step == 10
+        path.write_bytes(whole)
+        assert newest(tmp_path).numbers["trainer"]["step"] == 20
+    assert refused > 1000
+
+
+@pytest.mark.parametrize(
+    "case", ["swapped", "renamed", "older schema", "a list", "pickle", "numbers changed"]
+)
+def test_a_foreign_or_evil_state_is_refused_and_nothing_is_executed(
+    tmp_path: Path, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (10, 20):
+        save_state(tmp_path, step, large_state(step))
+    tensors, manifest = tmp_path / "state-00000020.safetensors", tmp_path / "state-00000020.json"
+    content = json.loads(manifest.read_text())
+    if case == "swapped":
+        manifest.write_bytes((tmp_path / "state-00000010.json").read_bytes())
+    elif case == "renamed":
+        for path in (tensors, manifest):
+            path.rename(path.with_stem("state-00000030"))
+    elif case == "a list":
+        manifest.write_text("[1]")
+    elif case == "numbers changed":
+        content["numbers"]["trainer"]["step"] = 21
+        manifest.write_text(json.dumps(content))
+    else:
+        if case == "pickle":
+            tensors.write_bytes(pickle.dumps(Bomb()))
+            content["sha256"] = hashlib.sha256(tensors.read_bytes()).hexdigest()
+        else:
+            content["schema"] = 1
+        del content["sum"]
+        content["sum"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        manifest.write_text(json.dumps(content))
+    assert newest(tmp_path).numbers["trainer"]["step"] == 10
+    assert "skipped" in caplog.text
+
+
+class Bomb:
+    """What unpickling must never reach."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return pytest.fail, ("the file was executed",)
 
 
 def test_a_folder_without_states_gives_none(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ app = typer.Typer(
 )
 
 
-data_app = typer.Typer(help="Check data sets, convert them, and look at what training sees.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Check data sets, convert them, and look at what training sees.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 
 _PICTURES = (".png", ".jpg")

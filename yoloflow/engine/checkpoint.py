@@ -1,8 +1,8 @@
 """Training states on disk: complete, checked, and never half written.
 
-A state is two files, `state-<step>.safetensors` (tensors) and `state-<step>.json` (numbers, and the
-tensors file's SHA-256). The JSON file is written last, so a state without it, or with a wrong sum, does not
-count; the newest good one is continued. No pickle is ever read or written.
+A state is two files, `state-<step>.safetensors` (tensors) and `state-<step>.json` (numbers, the tensors
+file's SHA-256 and one of all this). The JSON file is written last, so a state without it, or with a wrong
+sum, does not count; the newest good one is continued. No pickle is ever read or written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from yoloflow.weights.files import load_weights, save_weights, write_atomically
 
 logger = logging.getLogger("yoloflow")
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ def save_state(folder: Path, step: int, state: TrainingState, keep_latest: int =
     tensors_path = folder / f"state-{step:08d}.safetensors"
     save_weights(tensors_path, state.tensors)
     manifest = {"schema": SCHEMA, "step": step, "sha256": _sha256(tensors_path), "numbers": state.numbers}
+    manifest["sum"] = _sum(manifest)
     manifest_path = tensors_path.with_suffix(".json")
     write_atomically(manifest_path, json.dumps(manifest, indent=1).encode())
     for old in _manifests(folder)[keep_latest:]:
@@ -57,18 +58,37 @@ def save_state(folder: Path, step: int, state: TrainingState, keep_latest: int =
 def load_newest_state(folder: Path) -> TrainingState | None:
     """The newest state in `folder` whose sum is right, or None; damaged ones are named in the log."""
     for manifest_path in _manifests(folder):
-        fault = "its tensors file is missing or has changed"
         try:
-            manifest = json.loads(manifest_path.read_text())
-            tensors_path = manifest_path.with_suffix(".safetensors")
-            if manifest["schema"] > SCHEMA:
-                fault = f"it was written by a newer version (schema {manifest['schema']})"
-            elif tensors_path.exists() and _sha256(tensors_path) == manifest["sha256"]:
-                return TrainingState(load_weights(tensors_path), manifest["numbers"])
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-            fault = "it is not a readable state"
-        logger.warning("%s: skipped, %s; trying the one before", manifest_path, fault)
+            return _load(manifest_path)
+        except (OSError, ValueError, RecursionError) as error:
+            logger.warning("%s: skipped, %s; trying the one before", manifest_path, error)
     return None
+
+
+def _load(manifest_path: Path) -> TrainingState:
+    """The state, or ValueError with the reason why it does not count."""
+    try:
+        manifest = json.loads(manifest_path.read_bytes())
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("numbers"), dict):
+        raise ValueError("it is not a readable state")
+    if manifest.get("schema") != SCHEMA:
+        raise ValueError(f"it was written by another version (schema {manifest.get('schema')}, not {SCHEMA})")
+    if manifest.pop("sum", None) != _sum(manifest):
+        raise ValueError("it has changed since it was written")
+    if manifest_path.stem != f"state-{manifest['step']:08d}":
+        raise ValueError(f"it is the state of step {manifest['step']}")
+    tensors_path = manifest_path.with_suffix(".safetensors")
+    if not tensors_path.exists() or _sha256(tensors_path) != manifest["sha256"]:
+        raise ValueError("its tensors file is missing or has changed")
+    return TrainingState(load_weights(tensors_path), manifest["numbers"])
+
+
+def _sum(manifest: dict[str, Any]) -> str:
+    """SHA-256 of what a manifest says, however it is laid out and before or after it was JSON."""
+    content = json.loads(json.dumps(manifest))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _manifests(folder: Path) -> list[Path]:
