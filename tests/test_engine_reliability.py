@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from yoloflow.data.digits import SceneRecipe, digits_dataset
 
 SCRIPT = Path(__file__).with_name("dying_training.py")
 SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
-# What tells the time, or how often a run was resumed.
-TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds"}
+# What tells the time, and the sum of a manifest that tells it.
+TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds", "sum"}
 
 
 def in_full(value: object) -> Any:
@@ -47,14 +48,25 @@ class Trainings:
             "resume=auto",
         ]
 
-    def start(self, name: str, count: int | str = 0, number: int = signal.SIGKILL) -> subprocess.Popen[str]:
+    def start(
+        self,
+        name: str,
+        count: int | str = 0,
+        number: int = signal.SIGKILL,
+        largest_file: int = resource.RLIM_INFINITY,
+    ) -> subprocess.Popen[str]:
         """A process that trains run `name` and sends itself a signal at a moment."""
+
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+
         command = [sys.executable, str(SCRIPT), str(count), str(int(number)), *self.settings, f"name={name}"]
         return subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=limit,  # noqa: PLW1509  no threads run yet in the child
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
@@ -105,7 +117,7 @@ def assert_resumes(trainings: Trainings, name: str, whole: dict[str, Any]) -> No
 
 
 MORE_MOMENTS = ("save_state:3", "_sync_folder:9", "_conclude:3", "_finish:1", "on_epoch_begin:2")
-MOMENTS = ["begin_stage:2", "_sha256:4", "test:2", *(in_full(moment) for moment in MORE_MOMENTS)]
+MOMENTS = ["begin_stage:3", "_sha256:4", "test:2", *(in_full(moment) for moment in MORE_MOMENTS)]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -169,3 +181,15 @@ def test_a_run_that_is_asked_to_stop_saves_at_once_and_goes_on_with_the_same_byt
     assert states
     assert not (trainings.folder / name / "summary.json").exists()
     assert_resumes(trainings, name, whole[0])
+
+
+def test_a_full_disk_costs_no_good_state(trainings: Trainings, whole: tuple[dict[str, Any], int]) -> None:
+    assert trainings.run("room", "on_evaluation:1", signal.SIGTERM)[0] == 128 + signal.SIGTERM
+    process = trainings.start("room", largest_file=100_000)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "the state of step 4 cannot be written (File too large); the training goes on" in errors
+    assert "YoloflowError" in errors
+    assert "make room and go on with resume=auto" in errors
+    assert not list((trainings.folder / "room" / "weights").glob("*.partial"))
+    assert_resumes(trainings, "room", whole[0])

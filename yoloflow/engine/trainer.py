@@ -81,6 +81,7 @@ class Trainer:
             the run's summary, as written to `summary.json`.
 
         Raises:
+            YoloflowError: a file of the run cannot be written.
             TrainingStopped: somebody asked for it by a signal; the state is saved.
         """
         context = self.context
@@ -93,11 +94,16 @@ class Trainer:
             with context.stop.listen():
                 self._notify("on_train_begin")
                 self._run(first_epoch)
-        except BaseException:
+            summary = self._finish(self._seconds)
+            self._notify("on_train_end")
+        except BaseException as error:
             self._notify("on_exception")
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+                raise YoloflowError(
+                    f"{error.filename or context.run.path}: cannot be written ({error.strerror}); the newest "
+                    "good state is untouched: make room and go on with resume=auto"
+                ) from error
             raise
-        summary = self._finish(self._seconds)
-        self._notify("on_train_end")
         return summary
 
     def _run(self, first_epoch: int) -> None:
@@ -243,7 +249,16 @@ class Trainer:
             "callbacks": [callback.state_dict() for callback in self.callbacks],
         }
         state = TrainingState(tensors, {**counters, "trainer": trainer})
-        save_state(context.run.weights, context.step, state, context.keep_latest)
+        try:
+            save_state(context.run.weights, context.step, state, context.keep_latest)
+        except OSError as error:
+            logger.warning(
+                "%s: the state of step %d cannot be written (%s); the training goes on, "
+                "and a resumed one would begin at an older state",
+                context.run.weights,
+                context.step,
+                error.strerror,
+            )
 
     def _restore(self) -> None:
         context = self.context
