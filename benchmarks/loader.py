@@ -3,13 +3,15 @@
 The chain is stage 1 of the small YOLOv8 recipes (mosaic, random_perspective, the mild colour ops,
 hsv_augment, fliplr), batch 16. Without --data it makes JPEGs of 640 x 480 that are about as hard to decode
 as photographs; with it, it takes every .jpg under FOLDER (boxes at random). Each figure is the median of
---repeats runs, the settings interleaved, so that a busy neighbour hits all of them alike.
+--repeats runs, the settings interleaved, so that a busy neighbour hits all of them alike. Each --peer is a
+shell command that measures another program; it runs once a round too, and its last line is shown.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import tempfile
 import time
 from collections import defaultdict
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=int, nargs="+", default=[320, 640])
+    parser.add_argument("--peer", action="append", default=[], help="command to run after each round")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         index = index_of(
@@ -116,6 +119,9 @@ def main() -> None:
                 rates[mode, size, cache, workers].append(
                     images_per_second(dataset, workers, arguments.seconds, training)
                 )
+            for peer in arguments.peer:
+                done = subprocess.run(peer, shell=True, capture_output=True, text=True, check=True)
+                print(done.stdout.strip().rpartition("\n")[2])
     for (mode, size, cache, workers), values in rates.items():
         rate = statistics.median(values)
         print(f"{mode:5} {size} px  cache {cache:4}  workers {workers}  {rate:6.0f} images/s")
