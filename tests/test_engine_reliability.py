@@ -130,7 +130,7 @@ def test_a_run_killed_at_a_bad_moment_ends_with_the_same_bytes(
 
 
 def killed_at_random(trainings: Trainings, whole: tuple[dict[str, Any], int], name: str, seed: int) -> None:
-    """Kill a run once, at a random one of all its calls, and a second time after it was resumed."""
+    """Kill a run at a random one of all its calls; resumed, it is killed again unless it ends before."""
     rng = np.random.default_rng(seed)
     assert trainings.run(name, int(rng.integers(1, 0.95 * whole[1])))[0] == -signal.SIGKILL
     trainings.run(name, int(rng.integers(1, whole[1])))
@@ -146,7 +146,7 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bytes(
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(100, 120))
-def test_runs_killed_at_40_random_moments_end_with_the_same_bytes(
+def test_20_runs_killed_at_random_moments_end_with_the_same_bytes(
     trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
 ) -> None:
     killed_at_random(trainings, whole, f"random{seed}", seed)
