@@ -54,13 +54,19 @@ class Trainings:
         count: int | str = 0,
         number: int = signal.SIGKILL,
         largest_file: int = resource.RLIM_INFINITY,
+        ranks: int = 1,
     ) -> subprocess.Popen[str]:
-        """A process that trains run `name` and sends itself a signal at a moment."""
+        """A process that trains run `name` and sends itself a signal at a moment (of several: the first)."""
 
         def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
 
-        command = [sys.executable, str(SCRIPT), str(count), str(int(number)), *self.settings, f"name={name}"]
+        launcher = [sys.executable]
+        if ranks > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        command = [*launcher, str(SCRIPT), str(count), str(int(number)), *self.settings, f"name={name}"]
+        if ranks > 1:
+            command.append(f"per_batch_size={8 // ranks}")
         return subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -193,3 +199,15 @@ def test_a_full_disk_costs_no_good_state(trainings: Trainings, whole: tuple[dict
     assert "make room and go on with resume=auto" in errors
     assert not list((trainings.folder / "room" / "weights").glob("*.partial"))
     assert_resumes(trainings, "room", whole[0])
+
+
+def test_two_ranks_stop_at_the_same_step_and_go_on_with_the_same_bytes(trainings: Trainings) -> None:
+    for name, moment in (("pair-whole", 0), ("pair", "_enter_stage:8"), ("pair", 0)):
+        process = trainings.start(name, moment, signal.SIGTERM, ranks=2)
+        _, errors = process.communicate(timeout=300)
+        assert (process.returncode == 0) == (moment == 0), errors
+        assert (trainings.folder / name / "summary.json").exists() == (moment == 0)
+    whole, pair = trainings.outcome("pair-whole"), trainings.outcome("pair")
+    for file, content in whole["weights"].items():
+        assert pair["weights"][file] == content, file
+    assert pair == whole

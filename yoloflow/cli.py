@@ -99,7 +99,6 @@ def train(recipe: Recipe, overrides: Overrides = None) -> None:
     try:
         flow.train(load_config(recipe, overrides or []))
     except TrainingStopped as stopped:
-        typer.echo(f"yoloflow: {stopped}, the state is saved: resume=auto goes on", err=True)
         raise typer.Exit(stopped.exit_code) from None
 
 

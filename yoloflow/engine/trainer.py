@@ -98,6 +98,8 @@ class Trainer:
             self._notify("on_train_end")
         except BaseException as error:
             self._notify("on_exception")
+            if isinstance(error, TrainingStopped) and context.ranks.is_main:
+                logger.info("%s: the state of step %d is saved, resume=auto goes on", error, context.step)
             if isinstance(error, OSError) and not isinstance(error, ConnectionError):
                 raise YoloflowError(
                     f"{error.filename or context.run.path}: cannot be written ({error.strerror}); the newest "
