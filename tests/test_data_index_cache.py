@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_sets import voc_object, write_picture, write_voc, write_yolo
+from data_sets import Bomb, voc_object, write_picture, write_voc, write_yolo
 from test_data_check import write_messy_set
 from test_data_convert import rich_coco
 
@@ -188,13 +188,6 @@ def test_nothing_in_the_file_is_executed(tmp_path: Path, folder: Path) -> None:
     stored.write_bytes(digest(evil.getvalue()).encode() + evil.getvalue())
     with pytest.raises(ValueError, match="allow_pickle"):
         read_index(source, nc=2, cache=True)
-
-
-class Bomb:
-    """What unpickling must never reach."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return pytest.fail, ("the file was executed",)
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_sets import Bomb
 
 from yoloflow.engine.checkpoint import TrainingState, load_newest_state, save_state
 from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights
@@ -138,13 +139,6 @@ def test_a_foreign_or_evil_state_is_refused_and_nothing_is_executed(
         manifest.write_text(json.dumps(content))
     assert newest(tmp_path).numbers["trainer"]["step"] == 10
     assert "skipped" in caplog.text
-
-
-class Bomb:
-    """What unpickling must never reach."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return pytest.fail, ("the file was executed",)
 
 
 def test_a_folder_without_states_gives_none(tmp_path: Path) -> None:

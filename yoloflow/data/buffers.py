@@ -1,6 +1,6 @@
 """Memory for batches that workers fill and the training process reads, used again and again.
 
-New shared memory for every batch costs more than a third of what its making does: the system hands over each
+New shared memory for every batch costs about a quarter of what its making does: the system hands over each
 page empty, in both processes.
 """
 
