@@ -15,6 +15,7 @@ from yoloflow.data.writers.coco_json import ground_truth_dict
 from yoloflow.engine.evaluate import Synchronizer, test
 from yoloflow.engine.precision import auto_mixed_precision
 from yoloflow.evaluation.coco import evaluate_coco
+from yoloflow.runtime import leave_ranks
 from yoloflow.structures import Batch, DatasetIndex, YoloflowError
 
 SIZE = 64
@@ -246,7 +247,7 @@ def evaluate_as_rank(rank: int, folder: str) -> None:
         "scores": scores_of(result.detections),
     }
     Path(folder, f"rank{rank}.json").write_text(json.dumps(figures))
-    dist.destroy_process_group()
+    leave_ranks()
 
 
 def scores_of(detections: dict) -> dict[str, list[float]]:

@@ -21,6 +21,7 @@ from yoloflow.optim import (
     create_optimizer,
     create_schedule,
 )
+from yoloflow.runtime import leave_ranks
 
 RANKS = 2
 IMAGES = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -75,13 +76,18 @@ def train_as_a_rank(rank: int, folder: str) -> None:
     """Every case for three updates, and the accumulating ones for half of a fourth."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
-    for name, (accumulate, has_norm, jit) in CASES.items():
-        step = make_step(RANKS, accumulate, has_norm, jit)
-        for images, labels in micro_batches(accumulate):
-            # A micro-batch of one process is cut in two, so the images of an update are the same.
-            step(images.chunk(RANKS)[rank], labels.chunk(RANKS)[rank])
-        torch.save(step.state_dict()[0], f"{folder}/{name}{rank}.pt")
-    dist.destroy_process_group()
+    for name in CASES:
+        torch.save(state_of_a_rank(rank, name), f"{folder}/{name}{rank}.pt")
+    leave_ranks()
+
+
+def state_of_a_rank(rank: int, case: str) -> dict[str, torch.Tensor]:
+    accumulate, has_norm, jit = CASES[case]
+    step = make_step(RANKS, accumulate, has_norm, jit)
+    for images, labels in micro_batches(accumulate):
+        # A micro-batch of one process is cut in two, so the images of an update are the same.
+        step(images.chunk(RANKS)[rank], labels.chunk(RANKS)[rank])
+    return step.state_dict()[0]
 
 
 def micro_batches(accumulate: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

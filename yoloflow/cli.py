@@ -355,3 +355,7 @@ def main() -> None:
             raise
         typer.echo(f"yoloflow: {error}", err=True)
         raise SystemExit(EXIT_USER_ERROR) from None
+    finally:
+        # Only a command that has imported it can have joined.
+        if "yoloflow.runtime" in sys.modules:
+            sys.modules["yoloflow.runtime"].leave_ranks()

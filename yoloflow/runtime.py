@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -85,6 +86,17 @@ def init_ranks(
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     return ranks, device
+
+
+def leave_ranks() -> None:
+    """Leave the process group, before the interpreter ends; without one nothing happens.
+
+    Its threads must be gone by then: one that lets go of a tensor while Python ends aborts the process.
+    """
+    if dist.is_initialized():
+        # A train step that is kept by a cycle of references keeps the group and its threads.
+        gc.collect()
+        dist.destroy_process_group()
 
 
 def seed_everything(seed: int) -> None:
