@@ -16,8 +16,9 @@ from PIL import Image
 
 from yoloflow.boxes import boxes_to_original
 from yoloflow.data.collate import collate
+from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
-from yoloflow.data.loader import ConcatLoader, StageLoader, create_loader
+from yoloflow.data.loader import StageLoader, create_loader
 from yoloflow.structures import Batch, DatasetIndex, Sample, YoloflowError
 
 SIZE = 96

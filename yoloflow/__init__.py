@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yoloflow.config.reader import load_config
+    from yoloflow.data.concat_loader import ConcatLoader
     from yoloflow.data.dataset import COCODataset
-    from yoloflow.data.loader import ConcatLoader, create_loader
+    from yoloflow.data.loader import create_loader
     from yoloflow.engine.callbacks import (
         BaseCallback,
         EvalWhileTrain,
@@ -48,7 +49,7 @@ _HOMES = {
     "load_pretrain": "models",
     "auto_mixed_precision": "engine.train_step",
     "COCODataset": "data.dataset",
-    "ConcatLoader": "data.loader",
+    "ConcatLoader": "data.concat_loader",
     "create_loader": "data.loader",
     "create_loss": "losses",
     "EMA": "optim",

@@ -15,9 +15,10 @@ from torch import nn
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.caches.images import ImageCache, open_image_cache
+from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.index import as_one_class
-from yoloflow.data.loader import ConcatLoader, create_loader
+from yoloflow.data.loader import create_loader
 from yoloflow.data.problems import problems_report, summarise_problems
 from yoloflow.data.shapes import Rectangular
 from yoloflow.data.stage_loaders import create_stage_loaders, promised_memory
@@ -120,7 +121,8 @@ def train(config: Config) -> dict[str, Any]:
     )
     if ranks.is_main:
         _begin_run(run, config, sets)
-    return create_trainer(context, loader, callbacks).train()
+    trainer = create_trainer(context, loader, callbacks)
+    return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()
 
 
 def evaluate_run(

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from yoloflow.config.schema import Config
+from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset
-from yoloflow.data.loader import BatchKey, ConcatLoader, StageLoader
+from yoloflow.data.loader import BatchKey, StageLoader
 from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.report.draw import draw_detections, draw_grid
 from yoloflow.structures import DatasetIndex, Sample, Uint8Array, YoloflowError

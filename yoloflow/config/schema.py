@@ -184,6 +184,11 @@ class Config(Section):
     channels_last: bool = Field(False, description="memory layout that is faster on many devices")
     jit: bool = Field(False, description="compile the training step")
     jit_backend: str = Field("inductor", description="torch.compile's back end")
+    datasink: bool = Field(False, description="look at the device once a sink of steps, not after each")
+    sink_size: Count = Field(100, description="steps in a sink")
+    non_finite: Literal["stop", "skip"] = Field(
+        "stop", description="what to do at the first loss, gradient or weight that is not finite"
+    )
 
     log_interval: Count = Field(100, description="steps between log lines")
     run_eval: bool = Field(True, description="evaluate on val_set while training")
@@ -253,7 +258,8 @@ class Config(Section):
     def trainer_arguments(self) -> dict[str, Any]:
         """What `RunContext` takes of the settings."""
         return {
-            key: getattr(self, key) for key in ("log_interval", "keep_latest", "save_steps", "save_minutes")
+            key: getattr(self, key)
+            for key in ("log_interval", "keep_latest", "save_steps", "save_minutes", "non_finite")
         }
 
     def read_train_set(self) -> DatasetIndex:

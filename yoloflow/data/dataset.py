@@ -97,6 +97,10 @@ class COCODataset:
     def __len__(self) -> int:
         return len(self.index)
 
+    def names_of(self, indices: Sequence[int]) -> list[str]:
+        """The files of images."""
+        return [str(self.index.image_paths[index]) for index in indices]
+
     def get(self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None) -> Sample:
         """Image `index` as the network sees it in `epoch`.
 

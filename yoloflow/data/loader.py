@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import signal
 import time
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import cv2
@@ -48,6 +46,10 @@ class SampleSet(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+    def names_of(self, indices: Sequence[int]) -> list[str]:
+        """The files of images."""
+        ...
 
     def get(self, epoch: int, index: int, shape_hw: Shape | None = None) -> Sample:
         """Image `index` as seen in `epoch`, in a batch of this height and width (None: its own square)."""
@@ -309,13 +311,13 @@ def create_loader(
     Raises:
         YoloflowError: a number out of range, or a data set smaller than one global batch.
     """
-    _require(batch_size >= 1, f"per_batch_size={batch_size}: at least 1")
-    _require(epoch_size >= 0, f"epochs={epoch_size}: not negative")
-    _require(0 <= rank < rank_size, f"rank={rank} is not below rank_size={rank_size}")
-    _require(num_parallel_workers >= 0, f"num_parallel_workers={num_parallel_workers}: at least 0")
-    _require(len(dataset) > 0, "the data set has no image")
+    require(batch_size >= 1, f"per_batch_size={batch_size}: at least 1")
+    require(epoch_size >= 0, f"epochs={epoch_size}: not negative")
+    require(0 <= rank < rank_size, f"rank={rank} is not below rank_size={rank_size}")
+    require(num_parallel_workers >= 0, f"num_parallel_workers={num_parallel_workers}: at least 0")
+    require(len(dataset) > 0, "the data set has no image")
     total = batch_size * rank_size
-    _require(
+    require(
         len(dataset) >= total or not drop_remainder,
         f"the data set has {len(dataset)} images, one step takes {total} (per_batch_size {batch_size} x "
         f"{rank_size} ranks): set per_batch_size to {max(len(dataset) // rank_size, 1)} or less, or use more",
@@ -333,65 +335,7 @@ def create_loader(
     )
 
 
-def _require(holds: bool, message: str) -> None:
+def require(holds: bool, message: str) -> None:
+    """Raise YoloflowError with a message unless something holds."""
     if not holds:
         raise YoloflowError(message)
-
-
-class ConcatLoader:
-    """The stages of a training, one after the other, counted in global epochs and steps."""
-
-    def __init__(self, loaders: Sequence[StageLoader], stage_steps: Sequence[int] | None = None) -> None:
-        """Join the stages.
-
-        Args:
-            loaders: one for each stage, vanished ones included.
-            stage_steps: length of each stage in steps; None takes the loaders' epochs.
-
-        Raises:
-            YoloflowError: nothing to train, stages with different numbers of steps in an epoch, or lengths
-                that do not add up to whole epochs.
-        """
-        self.loaders = list(loaders)
-        lengths = [len(loader) for loader in loaders] if stage_steps is None else list(stage_steps)
-        _require(sum(lengths) > 0, "no stage has an epoch to train")
-        steps = [loader.steps_per_epoch for loader in loaders]
-        _require(
-            len(set(steps)) == 1,
-            f"the stages have {steps} steps in an epoch; schedules need the same number: give all stages the "
-            "same data set and batch size",
-        )
-        _require(
-            sum(lengths) % steps[0] == 0,
-            f"the stages have {lengths} steps, together no multiple of the {steps[0]} of an epoch",
-        )
-        self._ends = list(accumulate(lengths))
-        self.clock = LoaderClock()
-        self.loaders = [replace(loader, clock=self.clock) for loader in self.loaders]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of this rank in an epoch."""
-        return self.loaders[0].steps_per_epoch
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of all stages together."""
-        return self._ends[-1] // self.steps_per_epoch
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def stage_of(self, step: int) -> int:
-        """Number of the stage (from 0) that a global step (from 0) belongs to."""
-        _require(0 <= step < len(self), f"step {step} is not among the {len(self)} of this training")
-        return bisect_right(self._ends, step)
-
-    def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """All batches from a global step on, exactly those that an uninterrupted run would see."""
-        for loader, begin, end in zip(self.loaders, [0, *self._ends], self._ends, strict=False):
-            if max(begin, start_step) < end:
-                yield from loader.batches(max(begin, start_step), end)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.batches()

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from yoloflow.data.caches.images import ImageCache, Storage, open_image_cache
+from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
-from yoloflow.data.loader import ConcatLoader, StageLoader, create_loader
+from yoloflow.data.loader import StageLoader, create_loader
 from yoloflow.data.order import create_order
 from yoloflow.data.shapes import MultiScale, Rectangular, Shapes, multi_scale_sides
 from yoloflow.data.stages import Stage

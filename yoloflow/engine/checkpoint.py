@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import load_weights, save_weights, write_atomically
 
 logger = logging.getLogger("yoloflow")
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,31 @@ def load_newest_state(folder: Path) -> TrainingState | None:
         except (OSError, ValueError, RecursionError) as error:
             logger.warning("%s: skipped, %s; trying the one before", manifest_path, error)
     return None
+
+
+def require_same_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Check that a state is of the training that takes it.
+
+    Args:
+        own: the training's tensors by name.
+        given: the state's.
+
+    Raises:
+        YoloflowError: a tensor is missing, unexpected or of another shape.
+    """
+    missing = sorted(own.keys() - given.keys())
+    unexpected = sorted(given.keys() - own.keys())
+    misshaped = [name for name in own.keys() & given.keys() if own[name].shape != given[name].shape]
+    for fault, names in (
+        ("lacks", missing),
+        ("has unknown", unexpected),
+        ("has misshaped", sorted(misshaped)),
+    ):
+        if names:
+            raise YoloflowError(
+                f"the training state {fault} {len(names)} tensors, first {names[0]}: "
+                "it is of another network or config; resume with the run's own config.yaml"
+            )
 
 
 def _load(manifest_path: Path) -> TrainingState:

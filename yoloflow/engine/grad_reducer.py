@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -14,7 +14,13 @@ from yoloflow.structures import YoloflowError
 
 
 class GradReducer:
-    """One device: everything stays as it is."""
+    """One device: everything stays as it is.
+
+    Attributes:
+        rank: of this device among `rank_size`.
+    """
+
+    rank, rank_size = 0, 1
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """What to call instead of `module`, so that backward averages its gradients over the devices."""
@@ -32,12 +38,43 @@ class GradReducer:
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their mean over the devices (all of them must call)."""
 
+    def on_all(self, flag: Tensor) -> Tensor:
+        """() bool, whether a flag is true on all devices (all of them must call)."""
+        return flag
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Tensors of all devices, by rank (all of them must call)."""
+        return [dict(tensors)]
+
+    def own_part(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Of tensors named `<prefix><rank>.<name>`, those of this device by name.
+
+        Args:
+            tensors: made of what `gather` gave; others may be among them.
+            prefix: of the names.
+
+        Raises:
+            YoloflowError: they were gathered from another number of devices.
+        """
+        parts = [name.removeprefix(prefix).split(".", 1) for name in tensors if name.startswith(prefix)]
+        ranks = {int(rank) for rank, _ in parts}
+        if ranks and ranks != set(range(self.rank_size)):
+            raise YoloflowError(
+                f"the training state is of {len(ranks)} processes in the middle of an update, these are "
+                f"{self.rank_size}: go on with as many"
+            )
+        mine = str(self.rank)
+        return {name: tensors[f"{prefix}{mine}.{name}"] for rank, name in parts if rank == mine}
+
 
 class DistributedGradReducer(GradReducer):
     """Several processes with one device each, through `DistributedDataParallel`.
 
     The mean is taken; `StepOptions.loss_ratio` equal to the number of devices makes it the sum.
     """
+
+    def __init__(self) -> None:
+        self.rank, self.rank_size = dist.get_rank(), dist.get_world_size()
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module in DDP, which averages gradients as they come."""
@@ -54,7 +91,19 @@ class DistributedGradReducer(GradReducer):
         for tensor in tensors:
             dist.all_reduce(tensor)
         if tensors:
-            torch._foreach_div_(list(tensors), float(dist.get_world_size()))
+            torch._foreach_div_(list(tensors), float(self.rank_size))
+
+    def on_all(self, flag: Tensor) -> Tensor:
+        """The least of all devices."""
+        number = flag.float()
+        dist.all_reduce(number, dist.ReduceOp.MIN)
+        return number > 0
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Through host memory."""
+        gathered: list[dict[str, Tensor]] = [{} for _ in range(self.rank_size)]
+        dist.all_gather_object(gathered, {name: tensor.detach().cpu() for name, tensor in tensors.items()})
+        return gathered
 
 
 def get_gradreducer(is_parallel: bool) -> GradReducer:

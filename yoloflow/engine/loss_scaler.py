@@ -37,20 +37,31 @@ class LossScaler:
         """The loss to differentiate."""
         return loss * self.scale
 
-    def adjust(self, finite: Tensor) -> None:
+    def can_shrink(self) -> Tensor:
+        """() bool, whether an overflow of the gradients will make the scale smaller."""
+        if not self._is_dynamic:
+            return torch.zeros_like(self.scale, dtype=torch.bool)
+        return self.scale > MIN_SCALE
+
+    def adjust(self, finite: Tensor, unless: Tensor | None = None) -> None:
         """Take note of an update.
 
         Args:
             finite: () bool, whether its gradients were.
+            unless: () bool; where true, nothing changes.
         """
         if not self._is_dynamic:
             return
+        before = self.scale.clone(), self.good_updates.clone()
         good = torch.where(finite, self.good_updates + 1, 0)
         is_time_to_grow = good >= self._window
         shrunk = torch.clamp(self.scale / self._factor, min=MIN_SCALE)
         grown = torch.where(is_time_to_grow, self.scale * self._factor, self.scale)
         self.scale.copy_(torch.where(finite, grown, shrunk))
         self.good_updates.copy_(torch.where(is_time_to_grow, 0, good))
+        if unless is not None:
+            self.scale.copy_(torch.where(unless, before[0], self.scale))
+            self.good_updates.copy_(torch.where(unless, before[1], self.good_updates))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Scale and counter, the live tensors."""

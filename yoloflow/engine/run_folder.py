@@ -38,6 +38,11 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def faults(self) -> Path:
+        """Batches that gave numbers that are not finite."""
+        return self.path / "faults"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a logged step, stage switch or evaluation."""
         return self.path / "metrics.jsonl"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from yoloflow.engine.checkpoint import require_same_names
+from yoloflow.engine.faults import FaultHold, first_fault
 from yoloflow.engine.grad_reducer import GradReducer, get_gradreducer
 from yoloflow.engine.loss_scaler import LossScaler, get_loss_scaler
 from yoloflow.engine.precision import Precision, auto_mixed_precision, to_float32
@@ -73,7 +76,8 @@ class StepResult:
         loss_items: (K,) the loss items, total first.
         updated: whether this micro-batch completed an update. Where `finite` is false, the update was skipped
             (unless `overflow_still_update`).
-        finite: () bool, whether the loss and, where an update was due, the gradients are finite.
+        finite: () bool, whether the loss is finite; where an update was due, whether all its losses and its
+            gradient are, on all devices.
         grad_norm: () L2 norm of the whole gradient, unscaled, before clipping; None where no update was due.
     """
 
@@ -110,12 +114,12 @@ class ForwardLoss(nn.Module):
 class TrainStep:
     """Forward, backward and, every `accumulate` micro-batches, an update.
 
-    An update unscales the summed gradient, looks whether it is finite, clips it, sets learning rate and
-    momentum from the schedule, and steps optimizer, running statistics, EMA and loss scaler. If it is not
-    finite, weights, momentum, running statistics and EMA (with its counter) stay as they were; the schedule
-    moves on, because it follows the data seen, and so does `updates`. The decision is made on the device
-    where its optimizer can (CPU, CUDA, MPS, XPU): nothing here waits for the device. Elsewhere the host reads
-    one flag an update.
+    An update unscales the summed gradient, looks whether it and the losses are finite, clips it, sets
+    learning rate and momentum from the schedule, and steps optimizer, running statistics, EMA and loss
+    scaler. If they are not finite, weights, momentum, running statistics and EMA (with its counter) stay as
+    they were; the schedule moves on, because it follows the data seen, and so does `updates`. The decision is
+    made on the device where its optimizer can (CPU, CUDA, MPS, XPU): nothing here waits for the device.
+    Elsewhere the host reads one flag an update.
 
     Attributes:
         network: the network that is trained, in train mode.
@@ -124,6 +128,8 @@ class TrainStep:
         schedule: learning rates and momentum of every update.
         scaler: the loss scaler.
         updates: updates so far, skipped ones included.
+        skipped_updates: () int64, on the device, those whose loss or gradient was not finite.
+        hold: may hold back all updates from the first faulty one on; off unless a trainer switches it on.
     """
 
     def __init__(
@@ -148,14 +154,21 @@ class TrainStep:
         self.ema, self.optimizer, self.schedule = ema, optimizer, schedule
         self.scaler = scaler.to(self.device)
         self.updates = 0
+        self.skipped_updates = torch.zeros((), dtype=torch.int64, device=self.device)
         zero_state(optimizer)
         self._options, self._reducer, self._loss_fn = options, reducer, loss_fn
         self._micro_batches = 0
         self._statistics = RunningStatistics(network, reducer)
-        forward: nn.Module = ForwardLoss(network, loss_fn, precision, memory_format)
+        self.hold = FaultHold(self.device)
+        self._forward_loss = ForwardLoss(network, loss_fn, precision, memory_format)
         if options.jit:
-            forward.compile(fullgraph=True, backend=options.jit_backend)
-        self._forward = reducer.wrap(forward)
+            self._forward_loss.compile(fullgraph=True, backend=options.jit_backend)
+        self._forward = reducer.wrap(self._forward_loss)
+
+    @property
+    def micro_batches_per_update(self) -> int:
+        """Calls that make an update."""
+        return self._options.accumulate
 
     def begin_stage(self, stage: int) -> None:
         """Tell the loss which stage (from 0) the steps to come belong to."""
@@ -178,28 +191,86 @@ class TrainStep:
             loss, loss_items = self._forward(images, labels)
             torch.autograd.backward(self.scaler.scale_loss(loss * self._options.loss_ratio))
         self._micro_batches += 1
-        finite, grad_norm = torch.isfinite(loss.detach()), None
+        finite, grad_norm = self.hold.note_loss(loss.detach()), None
         if is_last:
-            grad_norm = self._update()
-            finite = finite & torch.isfinite(grad_norm)
+            finite, grad_norm = self._update()
         return StepResult(loss_items, is_last, finite, grad_norm)
 
     @torch.no_grad()
-    def _update(self) -> Tensor:
+    def _update(self) -> tuple[Tensor, Tensor]:
         gradients = [parameter.grad for parameter in self._trained() if parameter.grad is not None]
         grad_norm = self._unscale_and_clip(gradients)
-        finite = torch.isfinite(grad_norm)
-        skip = None if self._options.overflow_still_update else (~finite).float()
+        self.hold.losses_finite = self._reducer.on_all(self.hold.losses_finite)
+        finite = self.hold.losses_finite & torch.isfinite(grad_norm)
+        is_held = self.hold.note_update(self._is_fault(finite, grad_norm), self.updates)
+        skip = is_held if self._options.overflow_still_update else is_held | ~finite
         self.schedule.apply(self.optimizer, self.updates)
-        self._step_optimizer(skip)
+        self._step_optimizer(skip.float())
         self._statistics.settle(skip)
         if self.ema is not None:
-            self.ema.update(skip)
-        self.scaler.adjust(finite)
+            self.ema.update(skip.float())
+        self.scaler.adjust(finite, unless=is_held)
+        self.skipped_updates += skip & ~is_held
+        self._begin_update(self.updates + 1)
+        return finite, grad_norm
+
+    def _is_fault(self, finite: Tensor, grad_norm: Tensor) -> Tensor:
+        """Whether it is more than an overflow of the gradient that the scaler, or the user, takes care of."""
+        if self._options.overflow_still_update:
+            return self.hold.losses_finite.logical_not()
+        is_overflow = self.hold.losses_finite & ~torch.isfinite(grad_norm)
+        return ~finite & ~(is_overflow & self.scaler.can_shrink())
+
+    def _begin_update(self, number: int) -> None:
+        """Count from update `number` on, with nothing of it done."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.updates += 1
-        self._micro_batches = 0
-        return grad_norm
+        self.updates, self._micro_batches = number, 0
+        self.hold.losses_finite.fill_(True)
+
+    def rewind(self, update: int) -> int:
+        """Go back to the begin of a held update; returns its first micro-batch, counted over the training.
+
+        Args:
+            update: what `hold.update` told; everything since was held back, so only numbers go back.
+        """
+        self._begin_update(update)
+        self._statistics.restore()
+        self.hold.release()
+        return update * self._options.accumulate
+
+    def skip_update(self) -> int:
+        """Leave the coming update out, as if it had been skipped; returns the first micro-batch after it."""
+        self.scaler.adjust(torch.zeros_like(self.hold.losses_finite))
+        self.skipped_updates += 1
+        self._begin_update(self.updates + 1)
+        return self.updates * self._options.accumulate
+
+    def examine(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, str] | None:
+        """Find what is not finite in an update, without a trace in the state (after `rewind`).
+
+        Args:
+            batches: images and labels of its micro-batches on this device.
+
+        Returns:
+            the micro-batch, from 0, and what is not finite in it; None if all is.
+        """
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        try:
+            for number, (images, labels) in enumerate(batches):
+                compute_loss = partial(self._compute_loss, images.to(self.device), labels.to(self.device))
+                found = first_fault(self.network, compute_loss)
+                if found is not None:
+                    return number, found
+        finally:
+            self._begin_update(self.updates)
+            for buffer, kept in zip(self.network.buffers(), buffers, strict=True):
+                buffer.copy_(kept)
+        return None
+
+    def _compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, not compiled, and what is differentiated."""
+        loss, _ = self._forward_loss.forward(images, labels)
+        return loss, self.scaler.scale_loss(loss * self._options.loss_ratio)
 
     def _unscale_and_clip(self, gradients: list[Tensor]) -> Tensor:
         """Divide by the loss scale and clip, in one pass; return the norm between the two."""
@@ -211,10 +282,8 @@ class TrainStep:
         torch._foreach_mul_(gradients, factor)
         return grad_norm
 
-    def _step_optimizer(self, skip: Tensor | None) -> None:
-        if skip is None:
-            self.optimizer.step()
-        elif is_skippable_on_device(self.optimizer):
+    def _step_optimizer(self, skip: Tensor) -> None:
+        if is_skippable_on_device(self.optimizer):
             # The hook of torch's own GradScaler: fused kernels leave everything as it is where this is 1.
             self.optimizer.found_inf = skip  # type: ignore[attr-defined]
             self.optimizer.step()
@@ -229,22 +298,19 @@ class TrainStep:
         return {name: value for name, value in self.network.named_parameters() if value in trained}
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """All that continuing needs: network, EMA and its counter, optimizer, scaler, unfinished gradients.
+        """All that continuing needs: network, EMA and its counter, optimizer, scaler, an unfinished update.
 
         The tensors are the live ones, to be written before the next step. With several devices all of them
-        must call: the gradients of an unfinished update are averaged.
+        must call: each has its own part of an unfinished update.
 
         Returns:
             tensors by name, and plain numbers.
         """
         tensors = self._live_tensors()
-        unfinished = {
-            f"gradient.{name}": parameter.grad.clone()
-            for name, parameter in self._named_trained().items()
-            if parameter.grad is not None
-        }
-        self._reducer.average(list(unfinished.values()))
-        return tensors | unfinished, {"updates": self.updates, "micro_batches": self._micro_batches}
+        if self._micro_batches:
+            for rank, unfinished in enumerate(self._reducer.gather(self._unfinished_tensors())):
+                tensors |= {f"unfinished.{rank}.{name}": tensor for name, tensor in unfinished.items()}
+        return tensors, {"updates": self.updates, "micro_batches": self._micro_batches}
 
     @torch.no_grad()
     def load_state_dict(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> None:
@@ -258,25 +324,26 @@ class TrainStep:
             YoloflowError: a tensor is missing, unexpected or of another shape.
         """
         own = self._live_tensors()
-        trained = self._named_trained()
-        gradients = {name: value for name, value in tensors.items() if name.startswith("gradient.")}
-        unknown = sorted(gradients.keys() - {f"gradient.{name}" for name in trained})
-        missing = sorted(own.keys() - tensors.keys())
-        unexpected = sorted(tensors.keys() - own.keys() - gradients.keys()) + unknown
-        misshaped = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
-        for fault, names in (("lacks", missing), ("has unknown", unexpected), ("has misshaped", misshaped)):
-            if names:
-                raise YoloflowError(
-                    f"the training state {fault} {len(names)} tensors, first {names[0]}: "
-                    "it is of another network or config; resume with the run's own config.yaml"
-                )
+        unfinished = self._reducer.own_part(tensors, "unfinished.")
+        gradients = {f"gradient.{name}": weight for name, weight in self._named_trained().items()}
+        require_same_names(own, {n: t for n, t in tensors.items() if not n.startswith("unfinished.")})
+        given = {name: tensor for name, tensor in unfinished.items() if name.startswith("gradient.")}
+        require_same_names({name: gradients[name] for name in given if name in gradients}, given)
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-        for name, value in gradients.items():
-            parameter = trained[name.removeprefix("gradient.")]
-            parameter.grad = torch.empty_like(parameter).copy_(value)
+        for name, gradient in given.items():
+            gradients[name].grad = torch.empty_like(gradients[name]).copy_(gradient)
         self.updates, self._micro_batches = numbers["updates"], numbers["micro_batches"]
-        self._statistics.remember()
+        self._statistics.load_state_dict(unfinished)
+
+    def _unfinished_tensors(self) -> dict[str, Tensor]:
+        """What this device has of an unfinished update."""
+        gradients = {
+            f"gradient.{name}": parameter.grad
+            for name, parameter in self._named_trained().items()
+            if parameter.grad is not None
+        }
+        return gradients | self._statistics.state_dict()
 
     def _live_tensors(self) -> dict[str, Tensor]:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
@@ -285,6 +352,8 @@ class TrainStep:
         for name, parameter in self._named_trained().items():
             for key, tensor in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{name}.{key}"] = tensor
+        tensors |= {f"hold.{name}": tensor for name, tensor in self.hold.state_dict().items()}
+        tensors["skipped_updates"] = self.skipped_updates
         return tensors | {f"scaler.{name}": tensor for name, tensor in self.scaler.state_dict().items()}
 
 

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from yoloflow.data.clock import LoaderClock
 from yoloflow.engine.callbacks import BaseCallback, RunContext
 from yoloflow.engine.callbacks.eval_while_train import save_networks
 from yoloflow.engine.checkpoint import TrainingState, load_newest_state, save_state
+from yoloflow.engine.sentinel import NonFiniteError, Sentinel
 from yoloflow.engine.stop import TrainingStopped
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.weights.files import write_atomically
@@ -51,6 +53,10 @@ class BatchStream(Protocol):
         """All batches of the training from a step on."""
         ...
 
+    def names_of(self, batch: Batch) -> list[str]:
+        """The files of a batch's images."""
+        ...
+
 
 class Trainer:
     """Runs the train step over the loader's batches and calls the callbacks."""
@@ -67,12 +73,14 @@ class Trainer:
         self.context = context
         self.loader = loader
         self.callbacks = list(callbacks)
-        self._started = self._saved = time.monotonic()
+        self.sentinel = Sentinel(context, loader)
+        self._batches: Iterator[Batch] = iter(())
+        self._sink_size = 1
+        self._started = self._saved = self._logged = self._epoch_started = time.monotonic()
         self._seconds_before = 0.0
         self._step_seconds = 0.0
-        self._step_images = 0
+        self._step_images = self._images = 0
         self._entered_stage: int | None = None
-        self._epoch_started = 0.0
 
     def train(self) -> dict[str, Any]:
         """Train to the last epoch, from the newest state where the run is a resumed one.
@@ -82,11 +90,34 @@ class Trainer:
 
         Raises:
             YoloflowError: a file of the run cannot be written.
+            NonFiniteError: a loss, gradient or weight is not finite, and `non_finite` is "stop".
             TrainingStopped: somebody asked for it by a signal; the state is saved.
         """
+        return self.train_with_datasink(1)
+
+    def train_with_datasink(self, sink_size: int) -> dict[str, Any]:
+        """Likewise, where the host looks at the device after so many steps only.
+
+        The numbers are those of `train`. A sink also ends where somebody wants to look: at a logged step, a
+        state to write, the end of a stage or an epoch. Signals are answered at its end.
+
+        Args:
+            sink_size: steps that are fed to the device before the host waits for it.
+
+        Returns:
+            as `train`.
+
+        Raises:
+            YoloflowError: as `train`; or a sink of no step.
+            TrainingStopped: as `train`.
+        """
+        if sink_size < 1:
+            raise YoloflowError(f"sink_size={sink_size}: must be at least 1")
+        self._sink_size = sink_size
         context = self.context
         if context.run.resumed:
             self._restore()
+        self.sentinel.watch()
         self._started = self._saved = time.monotonic()
         first_epoch = context.step // context.steps_per_epoch
         context.epoch = min(first_epoch, context.epochs - 1)
@@ -113,10 +144,10 @@ class Trainer:
         if context.epoch_open:
             context.epoch = first_epoch - 1
             self._end_epoch()
-        batches = self.loader.batches(context.step)
+        self._batches = self.loader.batches(context.step)
         for epoch in range(first_epoch, context.epochs):
             self._begin_epoch(epoch)
-            self._run_epoch(batches)
+            self._run_epoch()
             self._report_loading()
             self._end_epoch()
 
@@ -166,30 +197,70 @@ class Trainer:
             context.stage = stage
             self._notify("on_stage_begin")
 
-    def _run_epoch(self, batches: Iterator[Batch]) -> None:
+    def _run_epoch(self) -> None:
         context = self.context
-        mark, images = time.monotonic(), 0
+        self._logged, self._images = time.monotonic(), 0
         while True:
             self._enter_stage()
-            context.batch = next(batches)
-            self._notify("on_step_begin")
-            result = context.train_step(context.batch.images, context.batch.labels)
-            context.step += 1
-            context.loss_items = result.loss_items
-            images += len(context.batch.images) * context.ranks.rank_size
-            if context.is_log_step:
-                seconds = time.monotonic() - mark
-                context.images_per_second = images / seconds
-                self._step_seconds += seconds
-                self._step_images += images
-                mark, images = time.monotonic(), 0
-                self._warn_if_not_finite(result.loss_items)
-            self._notify("on_step_end")
+            self._run_sink(self._steps_until_a_look())
             if context.step % context.steps_per_epoch == 0:
                 return
             self._stop_if_asked()
             if self._is_time_to_save():
                 self._save()
+
+    def _steps_until_a_look(self) -> int:
+        """Length of the coming sink."""
+        context, step = self.context, self.context.step
+        intervals = [context.steps_per_epoch, context.log_interval, context.save_steps]
+        ends = [step + self._sink_size, *(step - step % every + every for every in intervals if every)]
+        steps = range(step + 1, min(ends))
+        stage = self.loader.stage_of(step)
+        return 1 + next(
+            (n for n, later in enumerate(steps) if self.loader.stage_of(later) != stage), len(steps)
+        )
+
+    def _run_sink(self, steps: int) -> None:
+        """Take steps and look only after the last one; less are taken where one of them is faulty."""
+        context = self.context
+        last = context.step + steps
+        while True:
+            context.batch = next(self._batches)
+            self._notify("on_step_begin")
+            context.loss_items = context.train_step(context.batch.images, context.batch.labels).loss_items
+            context.step += 1
+            self._images += len(context.batch.images) * context.ranks.rank_size
+            if context.step == last:
+                break
+            self._notify("on_step_end")
+        if not self.sentinel.is_all_well():
+            self._meet_fault()
+        if context.step == last:
+            self._measure_speed()
+            self._notify("on_step_end")
+
+    def _meet_fault(self) -> None:
+        """Stop before the faulty update, or go on after it."""
+        context = self.context
+        last = context.step
+        error = self.sentinel.examine()
+        if context.non_finite == "stop":
+            with suppress(NonFiniteError):  # a fault of the weights, which are not worth keeping
+                self._save()
+            raise error
+        logger.warning("%s; the update is skipped, further ones are only counted", error)
+        self.sentinel.skip()
+        if context.step != last:
+            self._batches = self.loader.batches(context.step)
+
+    def _measure_speed(self) -> None:
+        context = self.context
+        if context.is_log_step:
+            seconds = time.monotonic() - self._logged
+            context.images_per_second = self._images / seconds
+            self._step_seconds += seconds
+            self._step_images += self._images
+            self._logged, self._images = time.monotonic(), 0
 
     def _is_time_to_save(self) -> bool:
         context = self.context
@@ -201,19 +272,6 @@ class Trainer:
         context = self.context
         waited, context.loading_seconds = self.loader.clock.take()
         context.waited_share = waited / max(time.monotonic() - self._epoch_started, 1e-9)
-
-    def _warn_if_not_finite(self, loss_items: torch.Tensor) -> None:
-        context = self.context
-        if torch.isfinite(loss_items).all():
-            return
-        assert context.batch is not None
-        logger.warning(
-            "epoch %d, step %d: the loss is %s (images %s of the training data); the step was not applied",
-            context.epoch + 1,
-            context.step,
-            loss_items.tolist(),
-            context.batch.indices.tolist(),
-        )
 
     def _notify(self, hook: str) -> None:
         for callback in self.callbacks:
@@ -237,6 +295,7 @@ class Trainer:
         """Write the state after this step (rank 0; the others hold the same)."""
         context = self.context
         self._saved = time.monotonic()
+        self.sentinel.check_weights()
         tensors, counters = context.train_step.state_dict()
         if not context.ranks.is_main:
             return
@@ -245,6 +304,7 @@ class Trainer:
             "step": context.step,
             "stage": context.stage,
             "epoch_open": context.epoch_open,
+            "has_spoken": self.sentinel.has_spoken,
             "best": context.best,
             "figures": context.figures,
             "seconds": self._seconds,
@@ -278,6 +338,7 @@ class Trainer:
         context.train_step.load_state_dict(tensors, numbers)
         context.step, context.stage, context.best = trainer["step"], trainer["stage"], trainer["best"]
         context.figures, context.epoch_open = trainer["figures"], trainer["epoch_open"]
+        self.sentinel.has_spoken = trainer["has_spoken"]
         self._seconds_before = trainer["seconds"]
         for callback, saved in zip(self.callbacks, trainer["callbacks"], strict=True):
             callback.load_state_dict(saved)
@@ -289,6 +350,7 @@ class Trainer:
         summary = {
             "epochs": context.epochs,
             "steps": context.step,
+            "skipped_updates": int(context.train_step.skipped_updates),
             **(context.figures or nothing),
             "best": context.best or None,
             "wall_seconds": round(seconds, 1),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -49,6 +49,7 @@ class RunContext:
         keep_latest: newest training states kept.
         save_steps: write a state every so many steps too; None for epoch ends only.
         save_minutes: likewise after so many minutes without one.
+        non_finite: "stop" at the first loss, gradient or weight that is not finite, or "skip" the update.
         stop: whether somebody asked the training to stop.
         epoch_open: the steps of `epoch` are done, what happens at its end is not.
     """
@@ -63,6 +64,7 @@ class RunContext:
     keep_latest: int = 2
     save_steps: int | None = None
     save_minutes: float | None = None
+    non_finite: Literal["stop", "skip"] = "stop"
     stop: StopRequest = field(default_factory=StopRequest)
     epoch_open: bool = False
     epochs: int = 0

@@ -1,0 +1,132 @@
+"""The first number that is not finite stops the training, or is told once, by name; it can be replayed."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from toy_training import ToyLoader, everything, toy_step, toy_trainer
+
+from yoloflow.engine.sentinel import NonFiniteError
+from yoloflow.engine.train_step import StepOptions
+from yoloflow.weights.files import load_weights
+
+NAN, INF = float("nan"), float("inf")
+SINKS = [1, 4, 100]
+
+
+@pytest.mark.parametrize("sink_size", SINKS)
+@pytest.mark.parametrize(("accumulate", "step_before"), [(1, 9), (2, 8), (4, 8)])
+def test_a_training_stops_before_the_faulty_update(
+    tmp_path: Path, sink_size: int, accumulate: int, step_before: int
+) -> None:
+    options = StepOptions(accumulate=accumulate)
+    step, loader = toy_step(options), ToyLoader({10: NAN})
+    with pytest.raises(NonFiniteError) as stopped:
+        toy_trainer(tmp_path / "run", step, loader).train_with_datasink(sink_size)
+    message = str(stopped.value)
+    assert "step 10 (step 4 of epoch 2, rank 0): not finite: output of layer first" in message
+    assert "images image36.jpg, image37.jpg, image38.jpg, image39.jpg" in message
+    assert "loss scale 1024" in message
+    assert f"that of step {step_before}: resume=auto takes the step again" in message
+    # Nothing of the fault is in the state, which is that of a training that ended there.
+    clean = toy_step(options)
+    for batch in (ToyLoader().batch(number) for number in range(step_before)):
+        clean(batch.images, batch.labels)
+    expected = everything(clean)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in everything(step).items())
+
+
+def test_the_faulty_batch_is_kept_and_the_step_can_be_taken_again(tmp_path: Path) -> None:
+    loader = ToyLoader({10: INF})
+    with pytest.raises(NonFiniteError) as first:
+        toy_trainer(tmp_path, toy_step(), loader).train()
+    kept = load_weights(tmp_path / "faults" / "step-00000010-rank0.safetensors")
+    assert torch.equal(kept["images"], loader.batch(9).images)
+    report = json.loads((tmp_path / "faults" / "update-00000010.json").read_text())
+    assert report["found"][0]["step"] == 10
+    with pytest.raises(NonFiniteError) as again:
+        toy_trainer(tmp_path, toy_step(), loader, resumed=True).train()
+    assert str(again.value) == str(first.value)
+    step = toy_step()
+    toy_trainer(tmp_path, step, loader, resumed=True, non_finite="skip").train()
+    assert step.skipped_updates == 1
+    assert step.updates == 24
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_training_that_skips_says_so_once_and_counts(
+    tmp_path: Path, accumulate: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = []
+    for sink_size in SINKS:
+        step = toy_step(StepOptions(accumulate=accumulate), scaler="dynamic")
+        loader = ToyLoader({5: NAN, 10: INF, 17: NAN})
+        with caplog.at_level(logging.WARNING, "yoloflow"):
+            trainer = toy_trainer(tmp_path / str(sink_size), step, loader, non_finite="skip")
+            summary = trainer.train_with_datasink(sink_size)
+        assert summary["skipped_updates"] == 3
+        states.append(everything(step))
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == len(SINKS)
+    assert all(line.startswith("step 5 (step 5 of epoch 1") for line in warnings)
+    for state in states[1:]:
+        assert all(torch.equal(tensor, states[0][name]) for name, tensor in state.items())
+    assert all(torch.isfinite(tensor).all() for tensor in states[0].values())
+
+
+def test_skipping_equals_the_plain_step_without_a_watch(tmp_path: Path) -> None:
+    watched, alone = (toy_step(scaler="dynamic") for _ in range(2))
+    loader = ToyLoader({5: NAN, 17: NAN})
+    toy_trainer(tmp_path, watched, loader, non_finite="skip").train_with_datasink(100)
+    for number in range(24):
+        batch = loader.batch(number)
+        alone(batch.images, batch.labels)
+    expected = everything(alone)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in everything(watched).items())
+
+
+def test_an_overflow_that_a_dynamic_scale_cures_is_no_fault(tmp_path: Path) -> None:
+    step = toy_step(scaler="dynamic")
+    step.scaler.scale.fill_(1e21)
+    summary = toy_trainer(tmp_path, step).train_with_datasink(4)
+    assert 0 < summary["skipped_updates"] < 24
+    assert step.scaler.scale < 1e21
+
+
+def test_a_static_scale_that_overflows_names_the_gradient(tmp_path: Path) -> None:
+    step = toy_step()
+    step.scaler.scale.fill_(3e38)
+    with pytest.raises(
+        NonFiniteError, match=r"step 1 .*gradient of last\.(weight|bias); .*loss scale 3e\+38"
+    ):
+        toy_trainer(tmp_path, step).train()
+
+
+def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    step = toy_step()
+    with torch.no_grad():
+        step.network.last.weight[0, 0] = NAN
+    with pytest.raises(NonFiniteError, match=r"step 1 .*not finite: weight last\.weight"):
+        toy_trainer(tmp_path, step).train()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    step = toy_step(StepOptions(overflow_still_update=True))
+    step.scaler.scale.fill_(3e38)
+    with pytest.raises(
+        NonFiniteError, match=r"after step 1: .* of the network is not finite; the newest state"
+    ):
+        toy_trainer(tmp_path, step, save_steps=1).train()
+    assert not list((tmp_path / "weights").glob("state-*"))
+
+
+def test_a_watch_leaves_a_sound_training_as_it_is(tmp_path: Path) -> None:
+    watched, alone = toy_step(), toy_step()
+    toy_trainer(tmp_path, watched).train()
+    for number in range(24):
+        batch = ToyLoader().batch(number)
+        alone(batch.images, batch.labels)
+    expected = everything(alone)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in everything(watched).items())

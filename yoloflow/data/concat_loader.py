@@ -1,0 +1,75 @@
+"""The loaders of all stages as one."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from yoloflow.data.clock import LoaderClock
+from yoloflow.data.loader import StageLoader, require
+from yoloflow.structures import Batch
+
+
+class ConcatLoader:
+    """The stages of a training, one after the other, counted in global epochs and steps."""
+
+    def __init__(self, loaders: Sequence[StageLoader], stage_steps: Sequence[int] | None = None) -> None:
+        """Join the stages.
+
+        Args:
+            loaders: one for each stage, vanished ones included.
+            stage_steps: length of each stage in steps; None takes the loaders' epochs.
+
+        Raises:
+            YoloflowError: nothing to train, stages with different numbers of steps in an epoch, or lengths
+                that do not add up to whole epochs.
+        """
+        self.loaders = list(loaders)
+        lengths = [len(loader) for loader in loaders] if stage_steps is None else list(stage_steps)
+        require(sum(lengths) > 0, "no stage has an epoch to train")
+        steps = [loader.steps_per_epoch for loader in loaders]
+        require(
+            len(set(steps)) == 1,
+            f"the stages have {steps} steps in an epoch; schedules need the same number: give all stages the "
+            "same data set and batch size",
+        )
+        require(
+            sum(lengths) % steps[0] == 0,
+            f"the stages have {lengths} steps, together no multiple of the {steps[0]} of an epoch",
+        )
+        self._ends = list(accumulate(lengths))
+        self.clock = LoaderClock()
+        self.loaders = [replace(loader, clock=self.clock) for loader in self.loaders]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of this rank in an epoch."""
+        return self.loaders[0].steps_per_epoch
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages together."""
+        return self._ends[-1] // self.steps_per_epoch
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def stage_of(self, step: int) -> int:
+        """Number of the stage (from 0) that a global step (from 0) belongs to."""
+        require(0 <= step < len(self), f"step {step} is not among the {len(self)} of this training")
+        return bisect_right(self._ends, step)
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """All batches from a global step on, exactly those that an uninterrupted run would see."""
+        for loader, begin, end in zip(self.loaders, [0, *self._ends], self._ends, strict=False):
+            if max(begin, start_step) < end:
+                yield from loader.batches(max(begin, start_step), end)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def names_of(self, batch: Batch) -> list[str]:
+        """The files of a batch's images; those mixed into them are not named."""
+        return self.loaders[0].dataset.names_of(batch.indices.tolist())

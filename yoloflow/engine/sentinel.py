@@ -1,0 +1,154 @@
+"""The watch over a training: stops it, or speaks up once, when a number is not finite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Protocol
+
+import torch.distributed as dist
+
+from yoloflow.engine.callbacks.base import RunContext
+from yoloflow.engine.faults import first_not_finite
+from yoloflow.structures import Batch, YoloflowError
+from yoloflow.weights.files import save_weights, write_atomically
+
+
+class NonFiniteError(YoloflowError):
+    """A loss, a gradient or a weight is not finite."""
+
+
+class Batches(Protocol):
+    """What the sentinel asks of a loader."""
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """All batches of the training from a step on."""
+        ...
+
+    def names_of(self, batch: Batch) -> list[str]:
+        """The files of a batch's images."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What was found on one device.
+
+    Attributes:
+        rank: the process.
+        step: of the batch, from 1.
+        what: is not finite.
+        images: files of the batch.
+        batch: file that the batch is kept in, images and labels as the train step takes them.
+    """
+
+    rank: int
+    step: int
+    what: str
+    images: list[str]
+    batch: str
+
+
+class Sentinel:
+    """Holds back updates from the first faulty one on, and finds out what is wrong with it.
+
+    Attributes:
+        has_spoken: whether the training goes on after a fault; further ones are only skipped and counted.
+    """
+
+    def __init__(self, context: RunContext, loader: Batches) -> None:
+        """Watch.
+
+        Args:
+            context: of the training.
+            loader: where the batches of a faulty update are made again.
+        """
+        self._context, self._loader = context, loader
+        self.has_spoken = False
+
+    def is_all_well(self) -> bool:
+        """Whether no update is held back (waits for the device)."""
+        hold = self._context.train_step.hold
+        return not hold.is_on or int(hold.update) < 0
+
+    def watch(self) -> None:
+        """Hold back faulty updates from now on, unless one was met and it was decided to skip them."""
+        self._context.train_step.hold.is_on = not self.has_spoken
+
+    def skip(self) -> None:
+        """Leave the examined update out and go on without holding any."""
+        self.has_spoken = True
+        self.watch()
+        self._context.step = self._context.train_step.skip_update()
+
+    def examine(self) -> NonFiniteError:
+        """Go back to the begin of the held update, name what is wrong in it and keep its batch.
+
+        All ranks must call. The context's step is the update's first afterwards.
+        """
+        context, train_step = self._context, self._context.train_step
+        update = int(train_step.hold.update)
+        context.step = train_step.rewind(update)
+        batches = list(islice(self._loader.batches(context.step), train_step.micro_batches_per_update))
+        found = train_step.examine((batch.images, batch.labels) for batch in batches)
+        fault = (
+            None if found is None else self._keep(batches[found[0]], context.step + found[0] + 1, found[1])
+        )
+        faults = [one for one in _of_all_ranks(fault, context.ranks.rank_size) if one is not None]
+        message = self._describe(update, faults)
+        if context.ranks.is_main:
+            report = {"message": message, "update": update + 1, "found": [asdict(one) for one in faults]}
+            path = context.run.faults / f"update-{update + 1:08d}.json"
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, json.dumps(report, indent=1).encode())
+        return NonFiniteError(message)
+
+    def check_weights(self) -> None:
+        """Refuse weights that are not finite, before they are written (waits for the device).
+
+        Raises:
+            NonFiniteError: a weight is not finite.
+        """
+        context = self._context
+        name = first_not_finite(context.train_step.network)
+        if name is not None:
+            raise NonFiniteError(
+                f"after step {context.step}: {name} of the network is not finite; the newest state in "
+                f"{context.run.weights} is from before: resume=auto goes on from there, best with a lower "
+                "optimizer.lr_init, clip_grad=true or overflow_still_update=false"
+            )
+
+    def _keep(self, batch: Batch, step: int, what: str) -> Fault:
+        context = self._context
+        path = context.run.faults / f"step-{step:08d}-rank{context.ranks.rank}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        save_weights(path, {"images": batch.images, "labels": batch.labels, "indices": batch.indices})
+        return Fault(context.ranks.rank, step, what, self._loader.names_of(batch), str(path))
+
+    def _describe(self, update: int, faults: list[Fault]) -> str:
+        context = self._context
+        if faults:
+            one = faults[0]
+            epoch, within = divmod(one.step - 1, context.steps_per_epoch)
+            place = f"step {one.step} (step {within + 1} of epoch {epoch + 1}, rank {one.rank})"
+            told = (
+                f"{place}: not finite: {one.what}; images {', '.join(one.images)}; batch kept in {one.batch}"
+            )
+        else:
+            told = (
+                f"update {update + 1}: its gradient is not finite, though the parts of it are when repeated"
+            )
+        return (
+            f"{told}; loss scale {float(context.train_step.scaler.scale):g}. The state before it is "
+            f"that of step {context.step}: resume=auto takes the step again, non_finite=skip leaves it out"
+        )
+
+
+def _of_all_ranks(fault: Fault | None, rank_size: int) -> list[Fault | None]:
+    if rank_size == 1:
+        return [fault]
+    faults: list[Fault | None] = [None] * rank_size
+    dist.all_gather_object(faults, fault)
+    return faults
