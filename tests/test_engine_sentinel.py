@@ -10,6 +10,7 @@ from toy_training import ToyLoader, everything, toy_step, toy_trainer
 
 from yoloflow.engine.sentinel import NonFiniteError
 from yoloflow.engine.train_step import StepOptions
+from yoloflow.structures import Batch
 from yoloflow.weights.files import load_weights
 
 NAN, INF = float("nan"), float("inf")
@@ -130,3 +131,16 @@ def test_a_watch_leaves_a_sound_training_as_it_is(tmp_path: Path) -> None:
         alone(batch.images, batch.labels)
     expected = everything(alone)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in everything(watched).items())
+
+
+def test_a_message_names_a_few_images_and_the_report_all(tmp_path: Path) -> None:
+    class Large(ToyLoader):
+        def names_of(self, batch: Batch) -> list[str]:
+            return [f"{number}.jpg" for number in range(16)]
+
+    with pytest.raises(
+        NonFiniteError, match=r"images 0\.jpg, 1\.jpg, 2\.jpg, 3\.jpg and 12 more, named in .*json;"
+    ):
+        toy_trainer(tmp_path, toy_step(), Large({1: NAN})).train()
+    report = json.loads((tmp_path / "faults" / "update-00000001.json").read_text())
+    assert len(report["found"][0]["images"]) == 16

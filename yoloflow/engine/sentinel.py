@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 import torch.distributed as dist
@@ -14,6 +15,9 @@ from yoloflow.engine.callbacks.base import RunContext
 from yoloflow.engine.faults import first_not_finite
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.weights.files import save_weights, write_atomically
+
+_NAMED = 4
+"""Images of a batch that a message names; the report names all."""
 
 
 class NonFiniteError(YoloflowError):
@@ -100,7 +104,7 @@ class Sentinel:
         message = self._describe(update, faults)
         if context.ranks.is_main:
             report = {"message": message, "update": update + 1, "found": [asdict(one) for one in faults]}
-            path = context.run.faults / f"update-{update + 1:08d}.json"
+            path = self._report(update)
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, json.dumps(report, indent=1).encode())
         return NonFiniteError(message)
@@ -120,6 +124,9 @@ class Sentinel:
                 "optimizer.lr_init, clip_grad=true or overflow_still_update=false"
             )
 
+    def _report(self, update: int) -> Path:
+        return self._context.run.faults / f"update-{update + 1:08d}.json"
+
     def _keep(self, batch: Batch, step: int, what: str) -> Fault:
         context = self._context
         path = context.run.faults / f"step-{step:08d}-rank{context.ranks.rank}.safetensors"
@@ -133,9 +140,10 @@ class Sentinel:
             one = faults[0]
             epoch, within = divmod(one.step - 1, context.steps_per_epoch)
             place = f"step {one.step} (step {within + 1} of epoch {epoch + 1}, rank {one.rank})"
-            told = (
-                f"{place}: not finite: {one.what}; images {', '.join(one.images)}; batch kept in {one.batch}"
-            )
+            images = ", ".join(one.images[:_NAMED])
+            if len(one.images) > _NAMED:
+                images += f" and {len(one.images) - _NAMED} more, named in {self._report(update)}"
+            told = f"{place}: not finite: {one.what}; images {images}; batch kept in {one.batch}"
         else:
             told = (
                 f"update {update + 1}: its gradient is not finite, though the parts of it are when repeated"
