@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from toy_training import ToyLoader, everything, toy_step, toy_trainer
 
 from yoloflow.engine.sentinel import NonFiniteError
 from yoloflow.engine.train_step import StepOptions
+from yoloflow.runtime import Ranks, leave_ranks
 from yoloflow.structures import Batch
 from yoloflow.weights.files import load_weights
 
@@ -144,3 +147,33 @@ def test_a_message_names_a_few_images_and_the_report_all(tmp_path: Path) -> None
         toy_trainer(tmp_path, toy_step(), Large({1: NAN})).train()
     report = json.loads((tmp_path / "faults" / "update-00000001.json").read_text())
     assert len(report["found"][0]["images"]) == 16
+
+
+def train_as_a_rank(rank: int, folder: str) -> None:
+    """The second of two ranks has the bad batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    loader = ToyLoader({10: NAN} if rank else {})
+    step = toy_step(StepOptions(accumulate=2), is_parallel=True)
+    run = Path(folder, "run")
+    try:
+        toy_trainer(run, step, loader, ranks=Ranks(rank, 2, rank)).train_with_datasink(6)
+    except NonFiniteError as error:
+        Path(folder, f"rank{rank}.txt").write_text(str(error))
+    step = toy_step(StepOptions(accumulate=2), is_parallel=True)
+    trainer = toy_trainer(run, step, loader, resumed=True, ranks=Ranks(rank, 2, rank), non_finite="skip")
+    trainer.train_with_datasink(6)
+    torch.save(everything(step), f"{folder}/rank{rank}.pt")
+    del trainer, step
+    leave_ranks()
+
+
+def test_ranks_stop_together_and_all_name_the_one_with_the_fault(tmp_path: Path) -> None:
+    mp.spawn(train_as_a_rank, (str(tmp_path),), nprocs=2)
+    messages = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
+    assert messages[0] == messages[1]
+    assert "step 10 (step 4 of epoch 2, rank 1): not finite: output of layer first" in messages[0]
+    assert (tmp_path / "run" / "faults" / "step-00000010-rank1.safetensors").exists()
+    states = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    assert states[0]["skipped_updates"] == 1
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())

@@ -10,7 +10,13 @@ from yoloflow.data.clock import LoaderClock
 from yoloflow.engine.callbacks import BaseCallback, RunContext
 from yoloflow.engine.precision import auto_mixed_precision
 from yoloflow.engine.run_folder import RunFolder
-from yoloflow.engine.train_step import StepOptions, TrainStep, create_train_step_fn, get_loss_scaler
+from yoloflow.engine.train_step import (
+    StepOptions,
+    TrainStep,
+    create_train_step_fn,
+    get_gradreducer,
+    get_loss_scaler,
+)
 from yoloflow.engine.trainer import Trainer
 from yoloflow.optim import (
     EMA,
@@ -83,7 +89,12 @@ def toy_network() -> nn.Module:
     return network
 
 
-def toy_step(options: StepOptions | None = None, scaler: str = "static", amp_level: str = "O0") -> TrainStep:
+def toy_step(
+    options: StepOptions | None = None,
+    scaler: str = "static",
+    amp_level: str = "O0",
+    is_parallel: bool = False,
+) -> TrainStep:
     options = options or StepOptions()
     network = toy_network()
     length = RunLength(
@@ -98,6 +109,7 @@ def toy_step(options: StepOptions | None = None, scaler: str = "static", amp_lev
         create_optimizer(create_group_param(network, SETTINGS, length), SETTINGS),
         create_schedule(SETTINGS, length),
         scaler=get_loss_scaler(scaler),
+        reducer=get_gradreducer(is_parallel),
         ema=EMA(network),
         precision=auto_mixed_precision(amp_level, "cpu"),
         options=options,
@@ -110,12 +122,13 @@ def toy_trainer(
     loader: ToyLoader | None = None,
     *callbacks: BaseCallback,
     resumed: bool = False,
+    ranks: Ranks | None = None,
     **settings: object,
 ) -> Trainer:
     (folder / "weights").mkdir(parents=True, exist_ok=True)
     run = RunFolder(folder, resumed)
     context = RunContext(
-        run, Ranks(), step, None, ["a"], ["loss", "mean"], **{"log_interval": 100, **settings}
+        run, ranks or Ranks(), step, None, ["a"], ["loss", "mean"], **{"log_interval": 100, **settings}
     )
     return Trainer(context, loader or ToyLoader(), callbacks)
 
