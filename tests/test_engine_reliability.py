@@ -29,7 +29,7 @@ def in_full(value: object) -> Any:
 class Trainings:
     """Trainings of one small recipe: 5 epochs of 3 steps, two stages, a state every 2 steps."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
         cache = folder / "scenes"
         self.folder = folder
         self.settings = [
@@ -46,6 +46,7 @@ class Trainings:
             "save_steps=2",
             "threads=1",
             "resume=auto",
+            *more,
         ]
 
     def start(
@@ -112,6 +113,16 @@ def whole(trainings: Trainings) -> tuple[dict[str, Any], int]:
     return trainings.outcome("whole"), int(output)
 
 
+@pytest.fixture(scope="module")
+def sunk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainings, tuple[dict[str, Any], int]]:
+    """Trainings in sinks of up to three steps, and what an uninterrupted one leaves."""
+    more = ("datasink=true", "sink_size=3", "log_interval=100")
+    trainings = Trainings(tmp_path_factory.mktemp("sunk"), *more)
+    code, output = trainings.run("whole")
+    assert code == 0
+    return trainings, (trainings.outcome("whole"), int(output))
+
+
 def assert_resumes(trainings: Trainings, name: str, whole: dict[str, Any]) -> None:
     assert trainings.run(name)[0] == 0
     found = trainings.outcome(name)
@@ -156,6 +167,21 @@ def test_20_runs_killed_at_random_moments_end_with_the_same_bytes(
     trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
 ) -> None:
     killed_at_random(trainings, whole, f"random{seed}", seed)
+
+
+@pytest.mark.parametrize("seed", [200, *(in_full(seed) for seed in range(201, 210))])
+def test_a_data_sink_killed_at_a_random_moment_ends_with_the_same_bytes(
+    sunk: tuple[Trainings, tuple[dict[str, Any], int]], seed: int
+) -> None:
+    killed_at_random(sunk[0], sunk[1], f"random{seed}", seed)
+
+
+def test_a_data_sink_ends_with_the_weights_of_the_plain_loop(
+    whole: tuple[dict[str, Any], int], sunk: tuple[Trainings, tuple[dict[str, Any], int]]
+) -> None:
+    plain, sink = whole[0]["weights"], sunk[1][0]["weights"]
+    assert plain.keys() == sink.keys()
+    assert all(sink[name] == content for name, content in plain.items())
 
 
 @pytest.mark.full
