@@ -10,6 +10,7 @@ from toy_training import EPOCHS, STAGE_END, STEPS_PER_EPOCH, everything, toy_ste
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.engine.callbacks import BaseCallback, MetricsFileCallback, RunContext
+from yoloflow.engine.sentinel import Sentinel
 from yoloflow.engine.train_step import StepOptions
 from yoloflow.flow import train
 from yoloflow.structures import YoloflowError
@@ -76,12 +77,12 @@ def test_the_host_looks_only_at_the_ends_of_sinks(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, step)
     looks: list[int] = []
 
-    class Watched(type(trainer.sentinel)):  # type: ignore[misc]
+    class Watched(Sentinel):
         def is_all_well(self) -> bool:
             looks.append(trainer.context.step)
             return super().is_all_well()
 
-    trainer.sentinel.__class__ = Watched
+    trainer.sentinel = Watched(trainer.context, trainer.loader)
     trainer.train_with_datasink(4)
     assert looks == [4, 6, 10, 12, 15, 18, 22, 24]
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from toy_training import MeanTimesBatch
 
 from yoloflow.engine.precision import auto_mixed_precision
 from yoloflow.engine.train_step import (
@@ -36,18 +37,6 @@ SETTINGS = OptimizerSettings(
 )
 IMAGES = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.rand(8, 2, 6, generator=torch.Generator().manual_seed(2))
-
-
-class MeanTimesBatch(nn.Module):
-    """As the YOLO losses: a mean over the images, multiplied by their number."""
-
-    def forward(
-        self, outputs: torch.Tensor, labels: torch.Tensor, images: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        assert outputs.dtype == labels.dtype == torch.float32
-        target = labels[:, 0, 2:5].sum(1) + images.mean((1, 2, 3))
-        loss = (outputs.mean((1, 2, 3)) - target).square().mean() * len(images)
-        return loss, torch.stack([loss, loss / len(images)])
 
 
 def toy_network(has_norm: bool = False) -> nn.Module:

@@ -40,8 +40,9 @@ class MeanTimesBatch(nn.Module):
     def forward(
         self, outputs: torch.Tensor, labels: torch.Tensor, images: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        target = labels[:, 0, 2:5].sum(1) + images.float().mean((1, 2, 3))
-        loss = (outputs.float().mean((1, 2, 3)) - target).square().mean() * len(images)
+        assert outputs.dtype == labels.dtype == torch.float32
+        target = labels[:, 0, 2:5].sum(1) + images.mean((1, 2, 3))
+        loss = (outputs.mean((1, 2, 3)) - target).square().mean() * len(images)
         return loss, torch.stack([loss, loss / len(images)])
 
 

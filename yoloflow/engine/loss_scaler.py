@@ -52,16 +52,17 @@ class LossScaler:
         """
         if not self._is_dynamic:
             return
-        before = self.scale.clone(), self.good_updates.clone()
         good = torch.where(finite, self.good_updates + 1, 0)
         is_time_to_grow = good >= self._window
         shrunk = torch.clamp(self.scale / self._factor, min=MIN_SCALE)
         grown = torch.where(is_time_to_grow, self.scale * self._factor, self.scale)
-        self.scale.copy_(torch.where(finite, grown, shrunk))
-        self.good_updates.copy_(torch.where(is_time_to_grow, 0, good))
+        scale = torch.where(finite, grown, shrunk)
+        good = torch.where(is_time_to_grow, 0, good)
         if unless is not None:
-            self.scale.copy_(torch.where(unless, before[0], self.scale))
-            self.good_updates.copy_(torch.where(unless, before[1], self.good_updates))
+            scale = torch.where(unless, self.scale, scale)
+            good = torch.where(unless, self.good_updates, good)
+        self.scale.copy_(scale)
+        self.good_updates.copy_(good)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Scale and counter, the live tensors."""

@@ -248,6 +248,8 @@ class TrainStep:
     def examine(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, str] | None:
         """Find what is not finite in an update, without a trace in the state (after `rewind`).
 
+        All devices must call with equally many batches: statistics may be joined over them.
+
         Args:
             batches: images and labels of its micro-batches on this device.
 
@@ -255,17 +257,18 @@ class TrainStep:
             the micro-batch, from 0, and what is not finite in it; None if all is.
         """
         buffers = [buffer.clone() for buffer in self.network.buffers()]
+        found: tuple[int, str] | None = None
         try:
             for number, (images, labels) in enumerate(batches):
                 compute_loss = partial(self._compute_loss, images.to(self.device), labels.to(self.device))
-                found = first_fault(self.network, compute_loss)
-                if found is not None:
-                    return number, found
+                fault = first_fault(self.network, compute_loss)
+                if found is None and fault is not None:
+                    found = number, fault
         finally:
             self._begin_update(self.updates)
             for buffer, kept in zip(self.network.buffers(), buffers, strict=True):
                 buffer.copy_(kept)
-        return None
+        return found
 
     def _compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, not compiled, and what is differentiated."""
