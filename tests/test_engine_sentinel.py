@@ -150,10 +150,10 @@ def test_a_message_names_a_few_images_and_the_report_all(tmp_path: Path) -> None
 
 
 def train_as_a_rank(rank: int, folder: str) -> None:
-    """The second of two ranks has the bad batch."""
+    """The second of two ranks has the bad batch, and joined statistics carry it to the first."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    loader = ToyLoader({10: NAN} if rank else {})
+    loader = ToyLoader({9: NAN} if rank else {})
     step = toy_step(StepOptions(accumulate=2), is_parallel=True)
     run = Path(folder, "run")
     try:
@@ -172,8 +172,8 @@ def test_ranks_stop_together_and_all_name_the_one_with_the_fault(tmp_path: Path)
     mp.spawn(train_as_a_rank, (str(tmp_path),), nprocs=2)
     messages = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert messages[0] == messages[1]
-    assert "step 10 (step 4 of epoch 2, rank 1): not finite: output of layer first" in messages[0]
-    assert (tmp_path / "run" / "faults" / "step-00000010-rank1.safetensors").exists()
+    assert "step 9 (step 3 of epoch 2, rank 1): not finite: output of layer first" in messages[0]
+    assert (tmp_path / "run" / "faults" / "step-00000009-rank1.safetensors").exists()
     states = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     assert states[0]["skipped_updates"] == 1
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())

@@ -18,6 +18,7 @@ from yoloflow.engine.train_step import (
     get_loss_scaler,
 )
 from yoloflow.engine.trainer import Trainer
+from yoloflow.models.layers.normalization import synchronize_batch_norm
 from yoloflow.optim import (
     EMA,
     OptimizerSettings,
@@ -98,6 +99,8 @@ def toy_step(
 ) -> TrainStep:
     options = options or StepOptions()
     network = toy_network()
+    if is_parallel:
+        synchronize_batch_norm(network)
     length = RunLength(
         epochs=EPOCHS,
         steps_per_epoch=STEPS_PER_EPOCH,

@@ -48,8 +48,12 @@ class FaultHold:
         return {"losses_finite": self.losses_finite}
 
 
-def first_fault(network: nn.Module, compute_loss: Callable[[], tuple[Tensor, Tensor]]) -> str | None:
+def first_fault(
+    network: nn.Module, compute_loss: Callable[[], tuple[Tensor, Tensor]]
+) -> tuple[int, str] | None:
     """What is not finite first: a weight, a layer's output, the loss, or a gradient; None if nothing is.
+
+    Its number comes first, in the order of the computation: joined statistics carry a fault to other devices.
 
     Args:
         network: its gradients are added to.
@@ -57,7 +61,7 @@ def first_fault(network: nn.Module, compute_loss: Callable[[], tuple[Tensor, Ten
     """
     name = first_not_finite(network)
     if name is not None:
-        return f"weight {name}"
+        return 0, f"weight {name}"
     layers: list[str] = []
     leaves = [(name, module) for name, module in network.named_modules() if not list(module.children())]
 
@@ -76,12 +80,12 @@ def first_fault(network: nn.Module, compute_loss: Callable[[], tuple[Tensor, Ten
             hook.remove()
     torch.autograd.backward(scaled)
     if layers:
-        return f"output of layer {layers[0]}"
+        return 1 + [name for name, _ in leaves].index(layers[0]), f"output of layer {layers[0]}"
     if not _is_finite(loss):
-        return "loss, from finite network outputs"
+        return 1 + len(leaves), "loss, from finite network outputs"
     bad = [name for name, weight in network.named_parameters() if not _is_finite(weight.grad)]
     # Gradients flow from the last layer to the first.
-    return f"gradient of {bad[-1]}" if bad else None
+    return (2 + len(leaves), f"gradient of {bad[-1]}") if bad else None
 
 
 def first_not_finite(network: nn.Module) -> str | None:

@@ -43,6 +43,7 @@ class Fault:
     Attributes:
         rank: the process.
         step: of the batch, from 1.
+        order: of what is not finite, in the computation.
         what: is not finite.
         images: files of the batch.
         batch: file that the batch is kept in, images and labels as the train step takes them.
@@ -50,6 +51,7 @@ class Fault:
 
     rank: int
     step: int
+    order: int
     what: str
     images: list[str]
     batch: str
@@ -97,10 +99,12 @@ class Sentinel:
         context.step = train_step.rewind(update)
         batches = list(islice(self._loader.batches(context.step), train_step.micro_batches_per_update))
         found = train_step.examine((batch.images, batch.labels) for batch in batches)
-        fault = (
-            None if found is None else self._keep(batches[found[0]], context.step + found[0] + 1, found[1])
-        )
+        fault = None
+        if found is not None:
+            number, order, what = found
+            fault = self._keep(batches[number], context.step + number + 1, order, what)
         faults = [one for one in _of_all_ranks(fault, context.ranks.rank_size) if one is not None]
+        faults.sort(key=lambda one: (one.step, one.order))
         message = self._describe(update, faults)
         if context.ranks.is_main:
             report = {"message": message, "update": update + 1, "found": [asdict(one) for one in faults]}
@@ -127,12 +131,12 @@ class Sentinel:
     def _report(self, update: int) -> Path:
         return self._context.run.faults / f"update-{update + 1:08d}.json"
 
-    def _keep(self, batch: Batch, step: int, what: str) -> Fault:
+    def _keep(self, batch: Batch, step: int, order: int, what: str) -> Fault:
         context = self._context
         path = context.run.faults / f"step-{step:08d}-rank{context.ranks.rank}.safetensors"
         path.parent.mkdir(exist_ok=True)
         save_weights(path, {"images": batch.images, "labels": batch.labels, "indices": batch.indices})
-        return Fault(context.ranks.rank, step, what, self._loader.names_of(batch), str(path))
+        return Fault(context.ranks.rank, step, order, what, self._loader.names_of(batch), str(path))
 
     def _describe(self, update: int, faults: list[Fault]) -> str:
         context = self._context

@@ -245,7 +245,7 @@ class TrainStep:
         self._begin_update(self.updates + 1)
         return self.updates * self._options.accumulate
 
-    def examine(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, str] | None:
+    def examine(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, int, str] | None:
         """Find what is not finite in an update, without a trace in the state (after `rewind`).
 
         All devices must call with equally many batches: statistics may be joined over them.
@@ -254,16 +254,16 @@ class TrainStep:
             batches: images and labels of its micro-batches on this device.
 
         Returns:
-            the micro-batch, from 0, and what is not finite in it; None if all is.
+            the micro-batch, from 0, and as `first_fault` what is not finite in it; None if all is.
         """
         buffers = [buffer.clone() for buffer in self.network.buffers()]
-        found: tuple[int, str] | None = None
+        found: tuple[int, int, str] | None = None
         try:
             for number, (images, labels) in enumerate(batches):
                 compute_loss = partial(self._compute_loss, images.to(self.device), labels.to(self.device))
                 fault = first_fault(self.network, compute_loss)
                 if found is None and fault is not None:
-                    found = number, fault
+                    found = number, *fault
         finally:
             self._begin_update(self.updates)
             for buffer, kept in zip(self.network.buffers(), buffers, strict=True):
