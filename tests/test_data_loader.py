@@ -138,10 +138,13 @@ def test_the_global_batch_holds_the_same_images_whatever_the_number_of_ranks(ind
     dataset = train_set(index)
     single = create_loader(dataset, 8, 2, seed=3)
     pair = [create_loader(dataset, 4, 2, rank, 2, seed=3) for rank in range(2)]
+    accumulating = [create_loader(dataset, 2, 2, rank, 2, seed=3) for rank in range(2)]
     for epoch in range(2):
         whole = single.epoch_indices(epoch).reshape(-1, 8)
         halves = [loader.epoch_indices(epoch).reshape(-1, 4) for loader in pair]
         np.testing.assert_array_equal(whole, np.concatenate(halves, 1))
+        quarters = [loader.epoch_indices(epoch).reshape(-1, 2) for loader in accumulating]
+        np.testing.assert_array_equal(whole.flatten(), np.concatenate(quarters, 1).flatten()[: whole.size])
     assert not np.array_equal(single.epoch_indices(0), single.epoch_indices(1))
     whole_batches, halves_batches = list(single), [list(loader) for loader in pair]
     for step, batch in enumerate(whole_batches):

@@ -97,7 +97,7 @@ def train(config: Config) -> dict[str, Any]:
         reducer=get_gradreducer(ranks.rank_size > 1),
         ema=ema,
         precision=_precision(config, device),
-        options=StepOptions(**config.step_arguments(ranks.rank_size)),
+        options=StepOptions(**config.step_arguments(ranks.rank_size, loss_fn.reduction)),
     )
 
     # 6. Callbacks: they watch

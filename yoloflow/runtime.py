@@ -88,6 +88,21 @@ def init_ranks(
     return ranks, device
 
 
+@torch.no_grad()
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes (all of them must call), without gradient."""
+    if count_ranks() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def count_ranks() -> int:
+    """Processes that have joined the group; 1 without one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def leave_ranks() -> None:
     """Leave the process group, before the interpreter ends; without one nothing happens.
 

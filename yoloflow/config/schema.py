@@ -317,11 +317,18 @@ class Config(Section):
             "variant": self.variant,
         }
 
-    def step_arguments(self, rank_size: int = 1) -> dict[str, Any]:
-        """What `StepOptions` takes."""
+    def step_arguments(self, rank_size: int = 1, reduction: Literal["sum", "mean"] = "sum") -> dict[str, Any]:
+        """What `StepOptions` takes.
+
+        Args:
+            rank_size: devices that train together.
+            reduction: of the loss.
+        """
+        accumulate = self.micro_batches_per_update(rank_size)
+        ratio = rank_size if reduction == "sum" else 1 / accumulate
         return {
-            "loss_ratio": rank_size / self.optimizer.loss_scale,
-            "accumulate": self.micro_batches_per_update(rank_size),
+            "loss_ratio": ratio / self.optimizer.loss_scale,
+            "accumulate": accumulate,
             "overflow_still_update": self.overflow_still_update,
             "clip_grad_value": self.clip_grad_value if self.clip_grad else None,
             "jit": self.jit,

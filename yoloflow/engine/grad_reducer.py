@@ -70,7 +70,7 @@ class GradReducer:
 class DistributedGradReducer(GradReducer):
     """Several processes with one device each, through `DistributedDataParallel`.
 
-    The mean is taken; `StepOptions.loss_ratio` equal to the number of devices makes it the sum.
+    The mean is taken; see `StepOptions.loss_ratio`.
     """
 
     def __init__(self) -> None:

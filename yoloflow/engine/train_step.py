@@ -37,10 +37,10 @@ class StepOptions:
     """How a step is made.
 
     Attributes:
-        loss_ratio: multiplies the loss that is differentiated. The number of devices turns the mean gradient
-            over them into the sum; divided by the recipe's `optimizer.loss_scale`.
-        accumulate: micro-batches in one update. Their gradients are summed, as those of several devices are:
-            YOLO losses grow with the batch, so k micro-batches equal one batch k times as large.
+        loss_ratio: multiplies the loss that is differentiated. Gradients are averaged over devices and summed
+            over micro-batches: the number of devices makes both sums, as losses that grow with the batch
+            need; 1 / accumulate makes both means (see `Loss`). Divided by `optimizer.loss_scale`.
+        accumulate: micro-batches in one update.
         overflow_still_update: apply non-finite gradients instead of skipping the update.
         clip_grad_value: largest L2 norm of the whole accumulated gradient; None: no clipping.
         jit: compile forward and loss into one graph (`torch.compile(fullgraph=True)`).

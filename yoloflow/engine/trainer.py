@@ -20,6 +20,7 @@ from yoloflow.engine.callbacks.eval_while_train import save_networks
 from yoloflow.engine.checkpoint import TrainingState, load_newest_state, save_state
 from yoloflow.engine.sentinel import NonFiniteError, Sentinel
 from yoloflow.engine.stop import TrainingStopped
+from yoloflow.runtime import sum_over_ranks
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.weights.files import write_atomically
 
@@ -236,7 +237,7 @@ class Trainer:
         if not self.sentinel.is_all_well():
             self._meet_fault()
         if context.step == last:
-            self._measure_speed()
+            self._measure()
             self._notify("on_step_end")
 
     def _meet_fault(self) -> None:
@@ -253,9 +254,12 @@ class Trainer:
         if context.step != last:
             self._batches = self.loader.batches(context.step)
 
-    def _measure_speed(self) -> None:
+    def _measure(self) -> None:
+        """At a logged step: the speed, and the losses of all ranks together."""
         context = self.context
         if context.is_log_step:
+            assert context.loss_items is not None
+            context.loss_items = sum_over_ranks(context.loss_items) / context.ranks.rank_size
             seconds = time.monotonic() - self._logged
             context.images_per_second = self._images / seconds
             self._step_seconds += seconds

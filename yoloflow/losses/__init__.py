@@ -73,7 +73,7 @@ def create_loss(
             f"loss {name} works without anchors, but the network section gives anchors={anchors}"
         )
     facts = {"anchors": anchors, "stride": stride, "nc": nc, "variant": variant}
-    wanted = {key: value for key, value in facts.items() if key in parameters}
+    wanted: dict[str, Any] = {key: value for key, value in facts.items() if key in parameters}
     return loss_class(**wanted, **hyper_parameters)
 
 

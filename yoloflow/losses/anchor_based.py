@@ -33,7 +33,8 @@ class AnchorLoss(Loss):
     """YOLOv5's loss: each matched anchor learns box and class, all cells learn the CIoU as objectness.
 
     Box terms are means over the positives of a level, class terms over its positives and classes, objectness
-    over all its cells, weighted by level. A level without positives adds nothing to the first two.
+    over all its cells, weighted by level. A level without positives adds nothing to the first two. The
+    positives of all devices are counted together (see `divisor`).
 
     Args:
         anchors: widths and heights in pixels, level by level.
@@ -76,14 +77,14 @@ class AnchorLoss(Loss):
         iou_t: float = 0.2,
         variant: str = "published",
     ) -> None:
-        super().__init__()
+        super().__init__(variant)
         if isinstance(anchors, int) or len(anchors) != len(stride):
             raise YoloflowError(
                 f"network.anchors: the loss needs a level of anchors for each of the strides {list(stride)}, "
                 f"found {anchors}"
             )
         self.loss_item_name = ["loss", "lbox", "lobj", "lcls"]
-        self.stride, self.nc, self.variant = tuple(stride), nc, variant
+        self.stride, self.nc = tuple(stride), nc
         self.box, self.obj, self.cls, self.largest_ratio = box, obj, cls, anchor_t
         self.cls_pw, self.obj_pw, self.gamma, self.smoothing = cls_pw, obj_pw, fl_gamma, label_smoothing
         self.scale_by_size = scale_by_size
@@ -138,12 +139,12 @@ class AnchorLoss(Loss):
             objectness: the raw maps that learn the objectness, if others.
         """
         terms = []
-        for level, (raw, match) in enumerate(zip(outputs, matches, strict=True)):
+        numbers = self.divisor(torch.stack([match.is_used.sum() for match in matches])).unbind()
+        for level, (raw, match, number) in enumerate(zip(outputs, matches, numbers, strict=True)):
             flat = raw.flatten(1, 3)
             chosen = flat.gather(1, match.cells[..., None].expand(-1, -1, flat.shape[2]))
             overlaps = self._overlaps(chosen, raw.shape[2:4], match, objects)
-            number = match.is_used.sum()
-            box = torch.where(match.is_used, 1 - overlaps, 0).sum() / number.clamp(min=1)
+            box = torch.where(match.is_used, 1 - overlaps, 0).sum() / number
             targets = self._objectness(overlaps.detach().clamp(min=0), match, flat.shape[1])
             logits = flat if objectness is None else objectness[level].flatten(1, 3)
             obj = self._cross_entropy(logits[..., 4], targets, self.obj_pw).mean() * self.balance[level]
@@ -199,7 +200,7 @@ class AnchorLoss(Loss):
         low = 0.5 * self.smoothing
         targets = torch.full_like(logits, low).scatter(2, classes[..., None], 1 - low)
         losses = self._cross_entropy(logits, targets, self.cls_pw)
-        return torch.where(match.is_used[..., None], losses, 0).sum() / (number.clamp(min=1) * self.nc)
+        return torch.where(match.is_used[..., None], losses, 0).sum() / (number * self.nc)
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor, positive_weight: float) -> Tensor:
         """Entry by entry, focused where `fl_gamma` is set."""

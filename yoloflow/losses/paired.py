@@ -38,7 +38,7 @@ class YOLOv9Loss(Loss):
         reg_max: int = 16,
         variant: str = "published",
     ) -> None:
-        super().__init__()
+        super().__init__(variant)
         if variant == "mindyolo":
             box, cls, dfl = 7.5, 0.5, 1.5
         self.branch_loss = YOLOv8Loss(
@@ -80,7 +80,7 @@ class YOLOv10Loss(Loss):
         reg_max: int = 16,
         variant: str = "published",
     ) -> None:
-        super().__init__()
+        super().__init__(variant)
         self.many, self.single = (
             YOLOv8Loss(
                 stride=stride,

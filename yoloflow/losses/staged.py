@@ -18,9 +18,9 @@ class StagedLoss(Loss):
     """
 
     def __init__(self, losses: Sequence[Loss]) -> None:
-        super().__init__()
+        super().__init__(losses[0].variant)
         self.losses = nn.ModuleList(losses)
-        self.loss_item_name = losses[0].loss_item_name
+        self.loss_item_name, self.reduction = losses[0].loss_item_name, losses[0].reduction
         self.stage = 0
 
     def begin_stage(self, stage: int) -> None:

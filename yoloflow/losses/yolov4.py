@@ -33,8 +33,8 @@ class YOLOv4Loss(Loss):
         ignore_threshold: IoU of a prediction with an object from which its objectness is ignored.
         iou_threshold: IoU of shapes above which an anchor learns an object beside the best one.
         label_smoothing: how far class targets stay from 0 and 1.
-        variant: "mindyolo" divides the loss by 8 devices, weighs all boxes by 2, and teaches the first cell
-            of the first image an object where there is padding.
+        variant: "mindyolo" sums the losses of devices, divided by 8, weighs all boxes by 2, and teaches the
+            first cell of the first image an object where there is padding.
 
     Raises:
         YoloflowError: the anchors do not divide by the levels.
@@ -56,14 +56,15 @@ class YOLOv4Loss(Loss):
         label_smoothing: float = 0.0,
         variant: str = "published",
     ) -> None:
-        super().__init__()
+        super().__init__(variant)
         if isinstance(anchors, int) or len(anchors) % len(stride) or {len(row) for row in anchors} != {2}:
             raise YoloflowError(
                 f"network.anchors: YOLOv4Loss needs pairs of width and height, equally many for each of the "
                 f"{len(stride)} strides, found {anchors}"
             )
         self.loss_item_name = ["loss", "lbox", "lobj", "lcls"]
-        self.num_levels, self.nc, self.variant = len(stride), nc, variant
+        self.num_levels, self.nc = len(stride), nc
+        self.reduction = "sum" if variant == "mindyolo" else "mean"
         self.box, self.obj, self.cls, self.smoothing = box, obj, cls, label_smoothing
         self.ignore_threshold, self.iou_threshold = ignore_threshold, iou_threshold
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32), persistent=False)

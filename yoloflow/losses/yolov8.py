@@ -30,8 +30,8 @@ class YOLOv8Loss(Loss):
     """Class loss (BCE), box loss (1 - CIoU) and distribution focal loss over task-aligned anchors.
 
     Box and distribution terms are weighted by the anchor's target score; each of the three is a sum over all
-    anchors divided by the sum of the target scores (at least 1). Everything is float32, of fixed shape, and
-    nothing waits for the device.
+    anchors divided by the sum of the target scores (at least 1, see `divisor`). Everything is float32, of
+    fixed shape, and nothing waits for the device.
 
     Args:
         stride: pixels a cell, level by level.
@@ -41,7 +41,8 @@ class YOLOv8Loss(Loss):
         dfl: gain of the distribution focal loss.
         reg_max: bins a box side.
         tal_topk: anchors an object may claim.
-        variant: "published", or "mindyolo" for the reference's rule for anchors that several objects claim.
+        variant: "published", or "mindyolo" for the reference's rule for anchors that several objects claim,
+            and a sum of target scores for each device.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class YOLOv8Loss(Loss):
         tal_topk: int = 10,
         variant: str = "published",
     ) -> None:
-        super().__init__()
+        super().__init__(variant)
         self.loss_item_name = ["loss", "lbox", "lcls", "dfl"]
         self.stride, self.nc, self.reg_max = tuple(stride), nc, reg_max
         self.box, self.cls, self.dfl = box, cls, dfl
@@ -90,7 +91,8 @@ class YOLOv8Loss(Loss):
         entry_logits = class_logits.flatten(1).gather(1, classes * raw.shape[2] + entries.anchors)
         cls = softplus(class_logits).sum() - (entry_logits * entries.scores).sum()
 
-        terms = torch.stack((box * self.box, cls * self.cls, dfl * self.dfl)) / entries.scores.sum().clamp(1)
+        terms = torch.stack((box * self.box, cls * self.cls, dfl * self.dfl))
+        terms = terms / self.divisor(entries.scores.sum())
         total = terms.sum()
         return total * len(raw), torch.cat((total[None], terms)).detach()
 

@@ -25,7 +25,7 @@ LARGEST_TABLE = 1 << 24
 class YOLOXLoss(Loss):
     """Each object is learnt by the cells that predict it best and cheapest (SimOTA, section 2.1).
 
-    All terms are sums divided by the number of cells that learn an object.
+    All terms are sums divided by the number of cells that learn an object (see `divisor`).
 
     Args:
         stride: pixels a cell, level by level.
@@ -33,7 +33,7 @@ class YOLOXLoss(Loss):
         use_l1: add the L1 term; recipes do so in the last stage (`loss.stages`).
         input_size: a key of the reference's files; the size of the images counts, here.
         variant: "published" lets the cells around an object's centre learn it; "mindyolo" also those in its
-            box, at a price of 1,000, and clips objects to the image.
+            box, at a price of 1,000, clips objects to the image, and sums the losses of devices.
     """
 
     def __init__(
@@ -45,9 +45,10 @@ class YOLOXLoss(Loss):
         input_size: Sequence[int] = (640, 640),
         variant: str = "published",
     ) -> None:
-        super().__init__()
+        super().__init__(variant)
         self.loss_item_name = ["loss", "lbox", "lobj", "lcls", "lboxl1"]
-        self.stride, self.nc, self.variant, self.use_l1 = tuple(stride), nc, variant, use_l1
+        self.stride, self.nc, self.use_l1 = tuple(stride), nc, use_l1
+        self.reduction = "sum" if variant == "mindyolo" else "mean"
 
     def forward(self, outputs: Tensor, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """The loss of a batch.
@@ -64,7 +65,7 @@ class YOLOXLoss(Loss):
         centres, strides = self._cells(outputs, images)
         truth, classes, is_object = self._objects(labels, images)
         found = self._match(outputs, centres, strides, truth, classes, is_object)
-        number = found.is_matched.sum().clamp(min=1)
+        number = self.divisor(found.is_matched.sum())
 
         boxes = outputs[..., :4]
         wanted = truth.gather(1, found.objects[..., None].expand(-1, -1, 4))

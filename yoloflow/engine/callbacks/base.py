@@ -39,7 +39,8 @@ class RunContext:
         step: steps done since the training began, over all epochs.
         stage: 0-based stage of `epoch`.
         batch: the batch of the last step.
-        loss_items: (K,) on the device, of the last step; names in `loss_item_names`.
+        loss_items: (K,) on the device, of the last step, this rank's, and at a logged step
+            the mean over the ranks; names in `loss_item_names`.
         images_per_second: over the last logging interval, evaluation not counted.
         waited_share: part of the last epoch's training time that was spent waiting for batches.
         loading_seconds: of all loading processes in the last epoch, by what they did.
