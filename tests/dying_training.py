@@ -2,6 +2,7 @@
 
 It trains the quick start and sends itself SIGNAL at its COUNTth call of a Python function (0: never).
 COUNT may also be NAME:N, the Nth call of the functions of this name. It ends by printing the number of calls.
+Of several ranks the one in DYING_RANK does so (0), and only the first time that torchrun starts it.
 """
 
 import os
@@ -17,13 +18,15 @@ def main() -> None:
     name, _, number = sys.argv[1].rpartition(":")
     deadly, signal_number = int(number), int(sys.argv[2])
     config = load_config("quickstart", sys.argv[3:])
+    is_mortal = os.environ.get("RANK", "0") == os.environ.get("DYING_RANK", "0")
+    is_mortal = is_mortal and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     calls = 0
 
     def count(frame: FrameType, event: str, _: object) -> None:
         nonlocal calls
         if event == "call" and name in ("", frame.f_code.co_name):
             calls += 1
-            if calls == deadly and os.environ.get("RANK", "0") == "0":
+            if calls == deadly and is_mortal:
                 os.kill(os.getpid(), signal_number)
 
     sys.setprofile(count)

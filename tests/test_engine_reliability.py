@@ -56,8 +56,12 @@ class Trainings:
         number: int = signal.SIGKILL,
         largest_file: int = resource.RLIM_INFINITY,
         ranks: int = 1,
+        dying_rank: int | None = None,
     ) -> subprocess.Popen[str]:
-        """A process that trains run `name` and sends itself a signal at a moment (of several: the first)."""
+        """A process that trains run `name` and sends itself a signal at a moment.
+
+        Of several ranks the first does so; or `dying_rank`, and torchrun starts all ranks again.
+        """
 
         def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
@@ -65,6 +69,7 @@ class Trainings:
         launcher = [sys.executable]
         if ranks > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+            launcher.append(f"--max-restarts={int(dying_rank is not None)}")
         command = [*launcher, str(SCRIPT), str(count), str(int(number)), *self.settings, f"name={name}"]
         if ranks > 1:
             command.append(f"per_batch_size={8 // ranks}")
@@ -74,7 +79,7 @@ class Trainings:
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=limit,  # noqa: PLW1509  no threads run yet in the child
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "DYING_RANK": str(dying_rank or 0)},
         )
 
     def run(self, name: str, count: int | str = 0, number: int = signal.SIGKILL) -> tuple[int, str]:
@@ -125,7 +130,10 @@ def sunk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainings, tuple[dic
 
 def assert_resumes(trainings: Trainings, name: str, whole: dict[str, Any]) -> None:
     assert trainings.run(name)[0] == 0
-    found = trainings.outcome(name)
+    assert_same(trainings.outcome(name), whole)
+
+
+def assert_same(found: dict[str, Any], whole: dict[str, Any]) -> None:
     assert found["weights"].keys() == whole["weights"].keys()
     for file, content in whole["weights"].items():
         assert found["weights"][file] == content, file
@@ -162,8 +170,8 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bytes(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("seed", range(100, 120))
-def test_20_runs_killed_at_random_moments_end_with_the_same_bytes(
+@pytest.mark.parametrize("seed", range(100, 131))
+def test_31_runs_killed_at_random_moments_end_with_the_same_bytes(
     trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
 ) -> None:
     killed_at_random(trainings, whole, f"random{seed}", seed)
@@ -227,13 +235,43 @@ def test_a_full_disk_costs_no_good_state(trainings: Trainings, whole: tuple[dict
     assert_resumes(trainings, "room", whole[0])
 
 
-def test_two_ranks_stop_at_the_same_step_and_go_on_with_the_same_bytes(trainings: Trainings) -> None:
-    for name, moment in (("pair-whole", 0), ("pair", "_enter_stage:8"), ("pair", 0)):
-        process = trainings.start(name, moment, signal.SIGTERM, ranks=2)
+@pytest.fixture(scope="module")
+def whole_pair(trainings: Trainings) -> tuple[dict[str, Any], int]:
+    """What an uninterrupted run of two ranks leaves, and the number of calls of the rank that makes less."""
+    process = trainings.start("pair-whole", ranks=2)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return trainings.outcome("pair-whole"), min(map(int, output.split()))
+
+
+def test_two_ranks_stop_at_the_same_step_and_go_on_with_the_same_bytes(
+    trainings: Trainings, whole_pair: tuple[dict[str, Any], int]
+) -> None:
+    for moment in ("_enter_stage:8", 0):
+        process = trainings.start("pair", moment, signal.SIGTERM, ranks=2)
         _, errors = process.communicate(timeout=300)
         assert (process.returncode == 0) == (moment == 0), errors
-        assert (trainings.folder / name / "summary.json").exists() == (moment == 0)
-    whole, pair = trainings.outcome("pair-whole"), trainings.outcome("pair")
-    for file, content in whole["weights"].items():
-        assert pair["weights"][file] == content, file
-    assert pair == whole
+        assert (trainings.folder / "pair" / "summary.json").exists() == (moment == 0)
+    assert_same(trainings.outcome("pair"), whole_pair[0])
+
+
+@pytest.mark.parametrize("seed", [300, *(in_full(seed) for seed in range(301, 310))])
+def test_torchrun_starts_killed_ranks_again_and_they_end_with_the_same_bytes(
+    seed: int, trainings: Trainings, whole_pair: tuple[dict[str, Any], int]
+) -> None:
+    moment = int(np.random.default_rng(seed).integers(1, 0.95 * whole_pair[1]))
+    process = trainings.start(f"pair{seed}", moment, ranks=2, dying_rank=seed % 2)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "exitcode: -9" in errors, errors
+    assert_same(trainings.outcome(f"pair{seed}"), whole_pair[0])
+
+
+@pytest.mark.parametrize("seed", [400, *(in_full(seed) for seed in range(401, 406))])
+def test_a_run_with_loading_processes_killed_at_a_random_moment_ends_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
+) -> None:
+    busy = Trainings(trainings.folder, "data.num_parallel_workers=2")
+    moment = int(np.random.default_rng(seed).integers(1, 0.5 * whole[1]))
+    assert busy.run(f"busy{seed}", moment)[0] == -signal.SIGKILL
+    assert_resumes(busy, f"busy{seed}", whole[0])

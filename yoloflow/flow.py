@@ -56,7 +56,7 @@ def train(config: Config) -> dict[str, Any]:
     Raises:
         YoloflowError: settings, data or run folder cannot be used; the message says what to do.
     """
-    ranks, device = init_ranks(config.device, config.threads)
+    ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
     run = choose_run(config.save_dir, config.name, config.recipe or "run", config.resume, ranks)
     if run.finished_summary is not None:
         logger.info("%s is finished: nothing is left to train", run.path)
@@ -143,7 +143,7 @@ def evaluate_run(
         YoloflowError: no weights or no validation set, or they do not fit together.
     """
     config = load_config(run_or_recipe, overrides)
-    ranks, device = init_ranks(config.device, config.threads)
+    ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
     path = weight or find_weights(Path(run_or_recipe))
     is_one_class = config.data.single_cls
     index = config.data.read("val_set", None if is_one_class else names_of_run(Path(run_or_recipe)))
@@ -243,6 +243,7 @@ def _create_test_fn(
     if config.data.test_rect:
         sizes_hw = resized_sizes(index.sizes_hw, config.img_size)
         loader = replace(loader, shapes=Rectangular(sizes_hw, max(config.network.stride), shuffle=False))
+    loader = replace(loader, timeout_s=config.data.load_timeout or 0.0)
     return partial(
         test,
         dataloader=loader,

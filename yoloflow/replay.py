@@ -11,8 +11,9 @@ import numpy as np
 from yoloflow.config.schema import Config
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset
-from yoloflow.data.loader import BatchKey, StageLoader
+from yoloflow.data.loader import StageLoader
 from yoloflow.data.stage_loaders import create_stage_loaders
+from yoloflow.data.worker import BatchKey
 from yoloflow.report.draw import draw_detections, draw_grid
 from yoloflow.structures import DatasetIndex, Sample, Uint8Array, YoloflowError
 

@@ -60,7 +60,7 @@ def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 
 def init_ranks(
-    device_name: str = "auto", threads: int | None = None, timeout_s: float = 600.0
+    device_name: str = "auto", threads: int | None = None, timeout_s: float = 900.0
 ) -> tuple[Ranks, torch.device]:
     """Join the process group that torchrun describes in the environment, if there is one.
 

@@ -98,6 +98,11 @@ class DataConfig(Section):
         ge=0,
         description="loader processes, no more than the machine has cores (0: load in the training process)",
     )
+    load_timeout: float | None = Field(
+        300.0,
+        gt=0,
+        description="seconds a batch may take before its loader processes are started anew (null: no limit)",
+    )
     problems: Problems = Field(
         "repair",
         description="what to do with faulty images and boxes: repair and count them, error, or an action by "

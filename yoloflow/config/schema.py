@@ -139,6 +139,7 @@ class Config(Section):
     device: str = Field(
         "auto", description="auto (the accelerator, else the CPU) or torch's name, such as cuda:1"
     )
+    rank_timeout: float = Field(900.0, gt=0, description="seconds that a rank waits for the others at most")
     threads: Count | None = Field(None, description="CPU threads of a process (null: torch's own choice)")
 
     save_dir: str = Field("runs", description="folder of all runs")
@@ -282,6 +283,7 @@ class Config(Section):
             num_parallel_workers=min(self.data.num_parallel_workers, os.cpu_count() or 1),
             max_labels=self.data.max_labels,
             cache=self.data.cache,
+            timeout_s=self.data.load_timeout or 0.0,
         )
 
     def stages(self, steps_per_epoch: int) -> list[Stage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -54,11 +55,12 @@ def collate(
 
 
 def _empty_images(shape: tuple[int, ...]) -> torch.Tensor:
-    """Room for a batch; in a worker shared memory from the start, so that nothing is copied on the way."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+    """Room for a batch; in a worker shared memory, if there is any, so that nothing is copied on the way."""
+    if get_worker_info() is not None:
+        with suppress(RuntimeError):
+            storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+            return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+    return torch.empty(shape, dtype=torch.uint8)
 
 
 def _label_rows(samples: Sequence[Sample], max_labels: int | None) -> int:

@@ -7,137 +7,27 @@ the order, and a global batch holds the same images whatever the number of ranks
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from yoloflow.data.buffers import BatchBuffers
-from yoloflow.data.clock import Clock, LoaderClock
-from yoloflow.data.collate import collate
+from yoloflow.data.clock import LoaderClock
 from yoloflow.data.order import InTurn, Order
 from yoloflow.data.shapes import Rectangular, Shape, Shapes
-from yoloflow.structures import Batch, Int64Array, Sample, YoloflowError
+from yoloflow.data.supply import Supply
+from yoloflow.data.worker import BatchKey, BatchMaker, Loaded, SampleSet, start_worker
+from yoloflow.structures import Batch, Int64Array, YoloflowError
 
 _PREFETCHED = 2
 """Batches that a worker makes ahead."""
 # The consumer's, the one it asks for, and one that a view still holds.
 _IN_HANDS = 3
-
-
-class SampleSet(Protocol):
-    """What a loader needs of a data set.
-
-    Attributes:
-        clock: of this process.
-    """
-
-    clock: Clock
-
-    @property
-    def img_size(self) -> int:
-        """Side of the largest image in pixels."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def names_of(self, indices: Sequence[int]) -> list[str]:
-        """The files of images."""
-        ...
-
-    def get(self, epoch: int, index: int, shape_hw: Shape | None = None) -> Sample:
-        """Image `index` as seen in `epoch`, in a batch of this height and width (None: its own square)."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class BatchKey:
-    """Which samples make a batch.
-
-    Attributes:
-        epoch: of the run, from 0.
-        indices: positions in the data set.
-        shape_hw: height and width of the batch; None for the data set's own.
-    """
-
-    epoch: int
-    indices: tuple[int, ...]
-    shape_hw: Shape | None = None
-
-
-@dataclass(slots=True)
-class _Loaded:
-    """What a loading process hands over.
-
-    Attributes:
-        batch: the batch; or what is wrong, as a value: torch would wrap a worker's exception in a page of
-            traceback.
-        place: in the buffers, where the images lie in there; `batch.images` is empty then.
-        shape: of the images.
-        buffers: number of the buffers.
-        seconds: what the batch took, by what was done.
-    """
-
-    batch: Batch | YoloflowError
-    place: int | None
-    shape: tuple[int, ...]
-    buffers: int
-    seconds: dict[str, float]
-
-    def settled(self) -> _Loaded:
-        """With the images in the batch (in the training process)."""
-        if self.place is None:
-            return self
-        buffers, place = BatchBuffers.of_number(self.buffers), self.place
-        self.place = None
-        if isinstance(self.batch, YoloflowError) or not self.shape:
-            buffers.release(place)
-        else:
-            self.batch.images = buffers.lend(place, self.shape)
-        return self
-
-    def pin_memory(self) -> _Loaded:
-        """Likewise, in page-locked memory (called by torch's loader on CUDA machines)."""
-        self.settled()
-        if isinstance(self.batch, Batch):
-            self.batch = self.batch.pin_memory()
-        return self
-
-
-class _Batches(Dataset[_Loaded]):
-    """A data set whose items are whole batches."""
-
-    def __init__(self, dataset: SampleSet, max_labels: int | None, buffers: BatchBuffers) -> None:
-        self._dataset = dataset
-        self._max_labels = max_labels
-        self._buffers = buffers
-
-    def __getitem__(self, request: tuple[BatchKey, int | None]) -> _Loaded:
-        key, place = request
-        loaded = _Loaded(YoloflowError(), place, (), self._buffers.number, {})
-        try:
-            samples = [self._dataset.get(key.epoch, index, key.shape_hw) for index in key.indices]
-            with self._dataset.clock.span("batch"):
-                loaded.batch = self._collate(samples, loaded)
-        except YoloflowError as error:
-            loaded.batch = error
-        loaded.seconds = self._dataset.clock.take()
-        return loaded
-
-    def _collate(self, samples: Sequence[Sample], loaded: _Loaded) -> Batch:
-        shape = (len(samples), 3, *samples[0].image.shape[:2])
-        array = None if loaded.place is None else self._buffers.array(loaded.place, shape)
-        if array is None:
-            return collate(samples, self._max_labels)
-        batch = collate(samples, self._max_labels, torch.from_numpy(array))
-        batch.images, loaded.shape = torch.empty(0, dtype=torch.uint8), shape
-        return batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +45,7 @@ class StageLoader:
         num_parallel_workers: worker processes; 0 loads in this process.
         max_labels: see `collate`.
         shapes: of the batches; None for the data set's own.
+        timeout_s: seconds that a batch may take before its processes are started anew; 0 for no limit.
         clock: what loading took.
     """
 
@@ -168,6 +59,7 @@ class StageLoader:
     num_parallel_workers: int = 0
     max_labels: int | None = None
     shapes: Shapes | None = None
+    timeout_s: float = 0.0
     clock: LoaderClock = field(default_factory=LoaderClock)
 
     @property
@@ -191,24 +83,17 @@ class StageLoader:
             end_step: where to stop; None stops after `epochs` epochs.
 
         Raises:
-            YoloflowError: unreadable data, as soon as it is met.
+            YoloflowError: unreadable data, as soon as it is met; a batch whose loading dies twice.
         """
-        places = _IN_HANDS + self.num_parallel_workers * _PREFETCHED
-        buffers = BatchBuffers(places, self.batch_size * 3 * self.dataset.img_size**2)
-        loader = DataLoader(
-            _Batches(self.dataset, self.max_labels, buffers),
-            batch_size=None,
-            sampler=_Requests(self, start_step, len(self) if end_step is None else end_step, buffers),
-            prefetch_factor=_PREFETCHED if self.num_parallel_workers else None,
-            num_workers=self.num_parallel_workers,
-            collate_fn=_unchanged,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_start_worker,
-            # Torch draws a seed for the workers, which nothing here uses: not from the training's generator.
-            generator=torch.Generator(),
+        end = len(self) if end_step is None else end_step
+        supply = Supply(
+            lambda step, processes: self._load(step, end, processes),
+            start_step,
+            self.num_parallel_workers,
+            self._describe,
         )
         mark = time.perf_counter()
-        for loaded in loader:
+        for loaded in supply:
             batch = loaded.settled().batch
             self.clock.add(time.perf_counter() - mark, loaded.seconds)
             if isinstance(batch, YoloflowError):
@@ -218,6 +103,29 @@ class StageLoader:
             yield batch
             del batch
             mark = time.perf_counter()
+
+    def _load(self, start_step: int, end_step: int, processes: int) -> Iterator[Loaded]:
+        places = _IN_HANDS + processes * _PREFETCHED
+        buffers = BatchBuffers(places, self.batch_size * 3 * self.dataset.img_size**2)
+        loader = DataLoader(
+            BatchMaker(self.dataset, self.max_labels, buffers),
+            batch_size=None,
+            sampler=_Requests(self, start_step, end_step, buffers),
+            prefetch_factor=_PREFETCHED if processes else None,
+            num_workers=processes,
+            timeout=self.timeout_s if processes else 0,
+            collate_fn=_unchanged,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=start_worker,
+            # Torch draws a seed for the workers, which nothing here uses: not from the training's generator.
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+    def _describe(self, step: int) -> str:
+        epoch, number = divmod(step, self.steps_per_epoch)
+        names = self.dataset.names_of(self.epoch_batches(epoch)[number].indices)
+        return f"batch {number + 1} of epoch {epoch + 1} ({', '.join(names)})"
 
     def epoch_batches(self, epoch: int) -> list[BatchKey]:
         """This rank's batches of an epoch, in order."""
@@ -270,13 +178,6 @@ class _Requests:
 
 def _unchanged(item: Any) -> Any:
     return item
-
-
-def _start_worker(worker: int) -> None:
-    """One thread per worker, as the processes are the parallelism; signals concern the training process."""
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def create_loader(

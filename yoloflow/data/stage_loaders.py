@@ -27,6 +27,7 @@ class LoaderOptions:
         num_parallel_workers: worker processes of each rank.
         max_labels: see `collate`.
         cache: where decoded images are kept.
+        timeout_s: see `StageLoader`.
     """
 
     batch_size: int
@@ -37,6 +38,7 @@ class LoaderOptions:
     num_parallel_workers: int = 0
     max_labels: int | None = None
     cache: Storage = "auto"
+    timeout_s: float = 0.0
 
 
 def create_stage_loaders(
@@ -101,4 +103,5 @@ def _create_stage_loader(
         )
     elif stage.multi_scale:
         shapes = MultiScale(sides, options.seed)
-    return replace(loader, order=create_order(stage.sampler, dataset.index, options.seed), shapes=shapes)
+    order = create_order(stage.sampler, dataset.index, options.seed)
+    return replace(loader, order=order, shapes=shapes, timeout_s=options.timeout_s)

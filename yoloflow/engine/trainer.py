@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,8 +15,10 @@ from yoloflow.data.clock import LoaderClock
 from yoloflow.engine.callbacks import BaseCallback, RunContext
 from yoloflow.engine.callbacks.eval_while_train import save_networks
 from yoloflow.engine.checkpoint import TrainingState, load_newest_state, save_state
+from yoloflow.engine.run_summary import run_summary
 from yoloflow.engine.sentinel import NonFiniteError, Sentinel
 from yoloflow.engine.stop import TrainingStopped
+from yoloflow.engine.watch import Watch
 from yoloflow.runtime import sum_over_ranks
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.weights.files import write_atomically
@@ -75,6 +74,7 @@ class Trainer:
         self.loader = loader
         self.callbacks = list(callbacks)
         self.sentinel = Sentinel(context, loader)
+        self.watch = Watch(context.ranks)
         self._batches: Iterator[Batch] = iter(())
         self._sink_size = 1
         self._started = self._saved = self._logged = self._epoch_started = time.monotonic()
@@ -90,7 +90,7 @@ class Trainer:
             the run's summary, as written to `summary.json`.
 
         Raises:
-            YoloflowError: a file of the run cannot be written.
+            YoloflowError: a file of the run cannot be written, or other ranks do not answer.
             NonFiniteError: a loss, gradient or weight is not finite, and `non_finite` is "stop".
             TrainingStopped: somebody asked for it by a signal; the state is saved.
         """
@@ -123,15 +123,18 @@ class Trainer:
         first_epoch = context.step // context.steps_per_epoch
         context.epoch = min(first_epoch, context.epochs - 1)
         try:
-            with context.stop.listen():
+            with context.stop.listen(), self.watch.running():
                 self._notify("on_train_begin")
                 self._run(first_epoch)
             summary = self._finish(self._seconds)
             self._notify("on_train_end")
         except BaseException as error:
+            explained = self.watch.explain(error)
             self._notify("on_exception")
             if isinstance(error, TrainingStopped) and context.ranks.is_main:
                 logger.info("%s: the state of step %d is saved, resume=auto goes on", error, context.step)
+            if explained is not None:
+                raise explained from error
             if isinstance(error, OSError) and not isinstance(error, ConnectionError):
                 raise YoloflowError(
                     f"{error.filename or context.run.path}: cannot be written ({error.strerror}); the newest "
@@ -226,8 +229,10 @@ class Trainer:
         context = self.context
         last = context.step + steps
         while True:
+            self.watch.begins(f"loading the batch of step {context.step + 1}")
             context.batch = next(self._batches)
             self._notify("on_step_begin")
+            self.watch.begins(f"taking step {context.step + 1}")
             context.loss_items = context.train_step(context.batch.images, context.batch.labels).loss_items
             context.step += 1
             self._images += len(context.batch.images) * context.ranks.rank_size
@@ -278,6 +283,7 @@ class Trainer:
         context.waited_share = waited / max(time.monotonic() - self._epoch_started, 1e-9)
 
     def _notify(self, hook: str) -> None:
+        self.watch.begins(f"{hook} of the callbacks (after step {self.context.step})")
         for callback in self.callbacks:
             before = self.context.evaluation
             getattr(callback, hook)(self.context)
@@ -299,6 +305,7 @@ class Trainer:
         """Write the state after this step (rank 0; the others hold the same)."""
         context = self.context
         self._saved = time.monotonic()
+        self.watch.begins(f"saving the state of step {context.step}")
         self.sentinel.check_weights()
         tensors, counters = context.train_step.state_dict()
         if not context.ranks.is_main:
@@ -350,18 +357,7 @@ class Trainer:
 
     def _finish(self, seconds: float) -> dict[str, Any]:
         context = self.context
-        nothing = dict.fromkeys(("map", "map50", "stats", "per_class"))
-        summary = {
-            "epochs": context.epochs,
-            "steps": context.step,
-            "skipped_updates": int(context.train_step.skipped_updates),
-            **(context.figures or nothing),
-            "best": context.best or None,
-            "wall_seconds": round(seconds, 1),
-            "images_per_second": round(self._step_images / max(self._step_seconds, 1e-9), 2),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-            "git_commit": _git_commit(),
-        }
+        summary = run_summary(context, seconds, self._step_images / max(self._step_seconds, 1e-9))
         if context.ranks.is_main:
             save_networks(context, "last")
             write_atomically(context.run.summary, json.dumps(summary, indent=1).encode())
@@ -371,14 +367,3 @@ class Trainer:
 def create_trainer(context: RunContext, loader: BatchStream, callbacks: Sequence[BaseCallback]) -> Trainer:
     """The trainer of the flow (see `Trainer`)."""
     return Trainer(context, loader, callbacks)
-
-
-def _git_commit() -> str | None:
-    """The commit of the folder the training was started in, if it is a checkout."""
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path.cwd()
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()

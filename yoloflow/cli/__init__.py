@@ -1,0 +1,37 @@
+"""The `yoloflow` command. Heavy imports wait until a command needs them, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from yoloflow.cli.console import app
+
+# isort: split
+# Each registers its commands, which the help lists in this order.
+from yoloflow.cli import training
+
+# isort: split
+from yoloflow.cli import data, evaluating, predicting
+
+__all__ = ["app", "data", "evaluating", "main", "predicting", "training"]
+
+EXIT_USER_ERROR = 2
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends with one message and exit code 2."""
+    try:
+        app()
+    except ValueError as error:
+        from yoloflow.structures import YoloflowError
+
+        if not isinstance(error, YoloflowError):
+            raise
+        typer.echo(f"yoloflow: {error}", err=True)
+        raise SystemExit(EXIT_USER_ERROR) from None
+    finally:
+        # Only a command that has imported it can have joined.
+        if "yoloflow.runtime" in sys.modules:
+            sys.modules["yoloflow.runtime"].leave_ranks()

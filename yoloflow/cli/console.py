@@ -1,0 +1,98 @@
+"""What all commands share: the application, its arguments, messages, and files that a command writes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from yoloflow.structures import YoloflowError
+
+app = typer.Typer(
+    name="yoloflow",
+    help="Train and evaluate YOLO detectors in eight visible steps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class SettingsCommand(TyperCommand):
+    """A command whose help also lists every setting of a recipe."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, then the settings (pydantic is imported only now)."""
+        super().format_help(ctx, formatter)
+        from yoloflow.config.validation import describe_keys
+
+        typer.echo("Settings (KEY=VALUE, any of a recipe's keys):\n")
+        for key, kind, default, description in describe_keys():
+            typer.echo(f"  {key} ({kind}; {default})\n      {description}")
+
+
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="a recipe's name (see `yoloflow recipes`), a YAML file or a run folder"
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="settings over the recipe's, such as optimizer.lr_init=0.02"),
+]
+
+
+@app.callback()
+def _configure(
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
+) -> None:
+    levels = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
+    if log_level.lower() not in levels:
+        raise mistake(f"--log-level {log_level}: known are debug, info, warning and error")
+    _show_messages(levels[log_level.lower()])
+
+
+def _show_messages(level: int) -> None:
+    """Send the library's messages to stderr, a line each (around the progress bar on a terminal)."""
+    logger = logging.getLogger("yoloflow")
+    if not logger.handlers:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.logging import RichHandler
+
+            handler: logging.Handler = RichHandler(
+                console=Console(stderr=True), show_time=False, show_path=False, show_level=False
+            )
+        else:
+            handler = logging.StreamHandler()
+        logger.addHandler(handler)
+    logger.setLevel(level)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that the user asked for."""
+    write(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file that the user asked for; that it cannot be written is the user's mistake."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise mistake(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def mistake(message: str) -> YoloflowError:
+    """The error of a wrong command line."""
+    # Imported only now: it brings numpy, half of what `--help` would cost.
+    from yoloflow.structures import YoloflowError
+
+    return YoloflowError(message)

@@ -1,0 +1,65 @@
+"""The commands before and while training: train, plan, recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yoloflow.cli.console import Overrides, Recipe, SettingsCommand, app, write_json
+
+
+@app.command(cls=SettingsCommand)
+def train(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Train a recipe: `yoloflow train yolov8n data=coco.yaml epochs=100 name=first`."""
+    from yoloflow import flow
+    from yoloflow.config.reader import load_config
+    from yoloflow.engine.stop import TrainingStopped
+
+    try:
+        flow.train(load_config(recipe, overrides or []))
+    except TrainingStopped as stopped:
+        raise typer.Exit(stopped.exit_code) from None
+
+
+@app.command()
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    steps_per_epoch: Annotated[
+        int | None, typer.Option(min=1, help="micro-batches in an epoch (default: counted in data.train_set)")
+    ] = None,
+    rank_size: Annotated[int, typer.Option(min=1, help="devices that train together")] = 1,
+    out: Annotated[Path, typer.Option(help="folder for plan.png and plan.json")] = Path("plan"),
+) -> None:
+    """Show learning rates, momentum, EMA decay, accumulation and stages before anything is trained."""
+    from yoloflow.config.reader import load_config
+    from yoloflow.plan import count_steps_per_epoch, draw_plan, make_plan
+
+    config = load_config(recipe, overrides or [])
+    steps = steps_per_epoch or count_steps_per_epoch(config, rank_size)
+    planned = make_plan(config, steps, rank_size)
+    typer.echo(planned.describe())
+    write_json(out / "plan.json", planned.to_json())
+    draw_plan(planned, out / "plan.png")
+    typer.echo(f"written: {out / 'plan.json'}, {out / 'plan.png'}")
+
+
+@app.command()
+def recipes(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="print this one, resolved")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """List the recipes, or print one with all its settings."""
+    if recipe is not None:
+        from yoloflow.config.reader import dump_config, load_config
+
+        typer.echo(dump_config(load_config(recipe, overrides or [])), nl=False)
+        return
+    from yoloflow.config.catalog import list_recipes
+
+    found = list_recipes()
+    width = max(len(info.name) for info in found)
+    for info in found:
+        typer.echo(f"{info.name:{width}}  {info.summary}")
