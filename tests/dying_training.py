@@ -7,6 +7,7 @@ Of several ranks the one in DYING_RANK does so (0), and only the first time that
 
 import os
 import sys
+import threading
 from types import FrameType
 
 from yoloflow.config.reader import load_config
@@ -30,6 +31,7 @@ def main() -> None:
                 os.kill(os.getpid(), signal_number)
 
     sys.setprofile(count)
+    threading.setprofile(count)  # states are written in a thread
     try:
         train(config)
     except TrainingStopped as stopped:

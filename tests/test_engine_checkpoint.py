@@ -11,7 +11,7 @@ import pytest
 import torch
 from data_sets import Bomb
 
-from yoloflow.engine.checkpoint import TrainingState, load_newest_state, save_state
+from yoloflow.engine.checkpoint import StateWriter, TrainingState, load_newest_state, save_state
 from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights
 from yoloflow.runtime import Ranks
 from yoloflow.structures import YoloflowError
@@ -183,3 +183,24 @@ def test_the_best_averaged_weights_are_the_ones_to_use(tmp_path: Path) -> None:
     for name in ("last", "last_ema", "best", "best_ema"):
         (run.weights / f"{name}.safetensors").write_bytes(b"")
         assert find_weights(run.path).stem == name
+
+
+def test_a_state_is_that_of_the_moment_although_the_training_goes_on(tmp_path: Path) -> None:
+    state, writer = large_state(10), StateWriter(tmp_path)
+    before = {name: tensor.clone() for name, tensor in state.tensors.items()}
+    state.numbers["kept"] = [1]
+    writer.write(10, state)
+    for tensor in state.tensors.values():
+        tensor.zero_()
+    state.numbers["kept"].append(2)
+    writer.write(20, large_state(20))
+    writer.wait()
+    assert [path.name for path in sorted(tmp_path.glob("*.json"))] == [
+        "state-00000010.json",
+        "state-00000020.json",
+    ]
+    (tmp_path / "state-00000020.json").unlink()
+    found = load_newest_state(tmp_path)
+    assert found is not None
+    assert found.numbers["kept"] == [1]
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in before.items())

@@ -2,7 +2,8 @@
 
 A state is two files, `state-<step>.safetensors` (tensors) and `state-<step>.json` (numbers, the tensors
 file's SHA-256 and one of all this). The JSON file is written last, so a state without it, or with a wrong
-sum, does not count; the newest good one is continued. No pickle is ever read or written.
+sum, does not count; the newest good one is continued. No pickle is ever read or written. A training writes
+them in a thread (`StateWriter`) and waits for a copy of the tensors, not for the disk.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,53 @@ def save_state(folder: Path, step: int, state: TrainingState, keep_latest: int =
         old.unlink(missing_ok=True)
         old.with_suffix(".safetensors").unlink(missing_ok=True)
     return manifest_path
+
+
+class StateWriter:
+    """Writes states while the training goes on, one after the other."""
+
+    def __init__(self, folder: Path, keep_latest: int = 2) -> None:
+        """Write nothing yet.
+
+        Args:
+            folder: where states lie (`weights/` of the run).
+            keep_latest: see `save_state`.
+        """
+        self._folder, self._keep_latest = folder, keep_latest
+        self._thread: threading.Thread | None = None
+
+    def write(self, step: int, state: TrainingState) -> None:
+        """Copy the tensors, which may change afterwards, and begin to write; waits for an earlier state.
+
+        A state that cannot be written is a warning: the training goes on.
+
+        Args:
+            step: steps done.
+            state: what to write.
+        """
+        self.wait()
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors.items()}
+        copied = TrainingState(copies, json.loads(json.dumps(state.numbers)))
+        self._thread = threading.Thread(target=self._save, args=(step, copied), name="yoloflow-state")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when nothing is left to write."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _save(self, step: int, state: TrainingState) -> None:
+        try:
+            save_state(self._folder, step, state, self._keep_latest)
+        except OSError as error:
+            logger.warning(
+                "%s: the state of step %d cannot be written (%s); the training goes on, "
+                "and a resumed one would begin at an older state",
+                self._folder,
+                step,
+                error.strerror,
+            )
 
 
 def load_newest_state(folder: Path) -> TrainingState | None:

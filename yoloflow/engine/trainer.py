@@ -14,7 +14,7 @@ import torch
 from yoloflow.data.clock import LoaderClock
 from yoloflow.engine.callbacks import BaseCallback, RunContext
 from yoloflow.engine.callbacks.eval_while_train import save_networks
-from yoloflow.engine.checkpoint import TrainingState, load_newest_state, save_state
+from yoloflow.engine.checkpoint import StateWriter, TrainingState, load_newest_state
 from yoloflow.engine.run_summary import run_summary
 from yoloflow.engine.sentinel import NonFiniteError, Sentinel
 from yoloflow.engine.stop import TrainingStopped
@@ -75,6 +75,7 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.sentinel = Sentinel(context, loader)
         self.watch = Watch(context.ranks)
+        self._states = StateWriter(context.run.weights, context.keep_latest)
         self._batches: Iterator[Batch] = iter(())
         self._sink_size = 1
         self._started = self._saved = self._logged = self._epoch_started = time.monotonic()
@@ -131,6 +132,7 @@ class Trainer:
         except BaseException as error:
             explained = self.watch.explain(error)
             self._notify("on_exception")
+            self._states.wait()
             if isinstance(error, TrainingStopped) and context.ranks.is_main:
                 logger.info("%s: the state of step %d is saved, resume=auto goes on", error, context.step)
             if explained is not None:
@@ -302,7 +304,7 @@ class Trainer:
         }
 
     def _save(self) -> None:
-        """Write the state after this step (rank 0; the others hold the same)."""
+        """Begin to write the state after this step (rank 0; the others hold the same)."""
         context = self.context
         self._saved = time.monotonic()
         self.watch.begins(f"saving the state of step {context.step}")
@@ -321,17 +323,7 @@ class Trainer:
             "seconds": self._seconds,
             "callbacks": [callback.state_dict() for callback in self.callbacks],
         }
-        state = TrainingState(tensors, {**counters, "trainer": trainer})
-        try:
-            save_state(context.run.weights, context.step, state, context.keep_latest)
-        except OSError as error:
-            logger.warning(
-                "%s: the state of step %d cannot be written (%s); the training goes on, "
-                "and a resumed one would begin at an older state",
-                context.run.weights,
-                context.step,
-                error.strerror,
-            )
+        self._states.write(context.step, TrainingState(tensors, {**counters, "trainer": trainer}))
 
     def _restore(self) -> None:
         context = self.context
@@ -357,6 +349,7 @@ class Trainer:
 
     def _finish(self, seconds: float) -> dict[str, Any]:
         context = self.context
+        self._states.wait()
         summary = run_summary(context, seconds, self._step_images / max(self._step_seconds, 1e-9))
         if context.ranks.is_main:
             save_networks(context, "last")
