@@ -38,7 +38,7 @@ from yoloflow.engine.trainer import create_trainer
 from yoloflow.losses import create_loss
 from yoloflow.models import Network, create_model, freeze_layers, load_pretrain
 from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
-from yoloflow.runtime import Ranks, init_ranks, seed_everything
+from yoloflow.runtime import Ranks, init_ranks, seed_everything, set_determinism
 from yoloflow.structures import DatasetIndex
 
 logger = logging.getLogger("yoloflow")
@@ -63,6 +63,7 @@ def train(config: Config) -> dict[str, Any]:
         return run.finished_summary
     sets = _read_sets(config, ranks)
     class_names = sets["train_set"].names
+    set_determinism(config.determinism)
     seed_everything(config.seed)
 
     # 1. Network, and its running average, which is what is evaluated

@@ -8,12 +8,15 @@ import os
 import random
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from yoloflow.structures import YoloflowError
+from yoloflow.structures import YoloflowError, nearest_names
+
+Determinism = Literal["none", "data", "bitwise"]
 
 logger = logging.getLogger("yoloflow")
 
@@ -112,6 +115,33 @@ def leave_ranks() -> None:
         # A train step that is kept by a cycle of references keeps the group and its threads.
         gc.collect()
         dist.destroy_process_group()
+
+
+def set_determinism(level: str) -> None:
+    """State how much of a training a second one repeats; call it before anything runs on the device.
+
+    What is learnt from (samples, their order, what is drawn for them, first weights) is a function of the
+    seed at every level. "none": the device may try several kernels and take the fastest. "data": it does not,
+    but may still add up in any order. "bitwise": kernels that give the same bits each time; an operation
+    without such a kernel is an error of torch's that names it.
+
+    Args:
+        level: "none", "data" or "bitwise".
+
+    Raises:
+        YoloflowError: another level.
+    """
+    if level not in get_args(Determinism):
+        raise YoloflowError(f"determinism={level}: {nearest_names(level, get_args(Determinism))}")
+    is_bitwise = level == "bitwise"
+    if is_bitwise:
+        # Read by cuBLAS when it starts: without a fixed workspace its sums depend on the stream.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(is_bitwise)
+    # It would fill all new memory, which costs a fifth of a step and matters only to a read of it by mistake.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = is_bitwise
+    torch.backends.cudnn.benchmark = level == "none"
 
 
 def seed_everything(seed: int) -> None:

@@ -16,6 +16,7 @@ from yoloflow.config.section import Count, NotNegative, Row, Section, Share, Wor
 from yoloflow.data.stage_loaders import LoaderOptions
 from yoloflow.data.stages import Stage
 from yoloflow.optim.settings import OptimizerSettings, RunLength
+from yoloflow.runtime import Determinism
 from yoloflow.structures import DatasetIndex
 
 
@@ -132,6 +133,9 @@ class Config(Section):
     )
     task: Literal["detect"] = Field("detect", description="what is trained")
     seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+    determinism: Determinism = Field(
+        "data", description="what a second training repeats: none, data (samples and their order), or bitwise"
+    )
 
     epochs: Count = Field(300, description="passes over the training images")
     per_batch_size: Count = Field(16, description="images in a batch on each device")
