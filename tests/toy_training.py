@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from yoloflow.data.clock import LoaderClock
+from yoloflow.data.loader import BatchExtent
 from yoloflow.engine.callbacks import BaseCallback, RunContext
 from yoloflow.engine.precision import auto_mixed_precision
 from yoloflow.engine.run_folder import RunFolder
@@ -42,9 +43,16 @@ class MeanTimesBatch(nn.Module):
         self, outputs: torch.Tensor, labels: torch.Tensor, images: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert outputs.dtype == labels.dtype == torch.float32
-        target = labels[:, 0, 2:5].sum(1) + images.mean((1, 2, 3))
+        target = labels[:, 0, 2:5].sum(1) + images.float().mean((1, 2, 3))
         loss = (outputs.mean((1, 2, 3)) - target).square().mean() * len(images)
         return loss, torch.stack([loss, loss / len(images)])
+
+
+class ByteConv2d(nn.Conv2d):
+    """As the networks: images may be bytes."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images.float())
 
 
 class ToyLoader:
@@ -73,6 +81,14 @@ class ToyLoader:
         sizes = torch.ones(BATCH, 2)
         return Batch(images, labels, torch.arange(BATCH) + step * BATCH, sizes, sizes, sizes)
 
+    @property
+    def largest_batch(self) -> BatchExtent:
+        return BatchExtent(BATCH, 8, 2)
+
+    @property
+    def cache_memory(self) -> int:
+        return 0
+
     def names_of(self, batch: Batch) -> list[str]:
         return [f"image{index}.jpg" for index in batch.indices.tolist()]
 
@@ -80,7 +96,7 @@ class ToyLoader:
 def toy_network() -> nn.Module:
     torch.manual_seed(0)
     parts = {
-        "first": nn.Conv2d(3, 4, 3, padding=1),
+        "first": ByteConv2d(3, 4, 3, padding=1),
         "norm": nn.BatchNorm2d(4, momentum=0.03),
         "act": nn.SiLU(),
         "last": nn.Conv2d(4, 2, 1),

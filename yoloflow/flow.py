@@ -21,7 +21,7 @@ from yoloflow.data.index import as_one_class
 from yoloflow.data.loader import create_loader
 from yoloflow.data.problems import problems_report, summarise_problems
 from yoloflow.data.shapes import Rectangular
-from yoloflow.data.stage_loaders import create_stage_loaders, promised_memory
+from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.engine.callbacks import RunContext, create_callback
 from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
 from yoloflow.engine.precision import Precision
@@ -107,7 +107,7 @@ def train(config: Config) -> dict[str, Any]:
     # 7. Test function
     test_fn = None
     if config.run_eval:
-        test_fn = _create_test_fn(config, sets["val_set"], ranks, device, promised_memory(loader))
+        test_fn = _create_test_fn(config, sets["val_set"], ranks, device, loader.cache_memory)
 
     # 8. Trainer
     context = RunContext(

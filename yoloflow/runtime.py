@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -23,11 +26,12 @@ logger = logging.getLogger("yoloflow")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among its peers; one process is rank 0 of 1."""
+    """This process among its peers; one process is rank 0 of 1. `local_` counts those of one machine."""
 
     rank: int = 0
     rank_size: int = 1
     local_rank: int = 0
+    local_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -79,6 +83,7 @@ def init_ranks(
         rank=int(os.environ.get("RANK", 0)),
         rank_size=int(os.environ.get("WORLD_SIZE", 1)),
         local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
     )
     if threads is not None:
         torch.set_num_threads(threads)
@@ -89,6 +94,42 @@ def init_ranks(
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     return ranks, device
+
+
+def free_memory() -> int:
+    """Bytes of memory that can be taken, the limit of a container included."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError, StopIteration):  # no Linux
+        free = _kilobytes("/proc/meminfo", "MemAvailable")
+    with suppress(OSError, ValueError):  # no container, or one without limit
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        free = min(free, int(limit) - used)
+    return free
+
+
+def peak_memory() -> int | None:
+    """Bytes this process has had in memory at most since `forget_peak_memory`; None where nobody tells."""
+    with suppress(OSError, ValueError, StopIteration):
+        return _kilobytes("/proc/self/status", "VmHWM")
+    return None
+
+
+def forget_peak_memory() -> None:
+    """Begin anew with the peak of `peak_memory`; where that cannot be, it stays that of the whole process.
+
+    What was freed goes back to the system first: the allocator keeps it, and would count as in use.
+    """
+    with suppress(OSError, AttributeError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _kilobytes(file: str, name: str) -> int:
+    """A figure of one of Linux's own files, in bytes."""
+    lines = Path(file).read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 @torch.no_grad()

@@ -191,6 +191,9 @@ class Config(Section):
     jit_backend: str = Field("inductor", description="torch.compile's back end")
     datasink: bool = Field(False, description="look at the device once a sink of steps, not after each")
     sink_size: Count = Field(100, description="steps in a sink")
+    memory_forecast: bool = Field(
+        True, description="try the largest batch that there can be before the first step"
+    )
     non_finite: Literal["stop", "skip"] = Field(
         "stop", description="what to do at the first loss, gradient or weight that is not finite"
     )
@@ -264,7 +267,14 @@ class Config(Section):
         """What `RunContext` takes of the settings."""
         return {
             key: getattr(self, key)
-            for key in ("log_interval", "keep_latest", "save_steps", "save_minutes", "non_finite")
+            for key in (
+                "log_interval",
+                "keep_latest",
+                "save_steps",
+                "save_minutes",
+                "non_finite",
+                "memory_forecast",
+            )
         }
 
     def read_train_set(self) -> DatasetIndex:

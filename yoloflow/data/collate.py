@@ -54,6 +54,11 @@ def collate(
     )
 
 
+def rows_for(count: int) -> int:
+    """Rows of labels that so many objects get: a multiple of 16, so that there are few shapes."""
+    return max(LABEL_STEP, -(-count // LABEL_STEP) * LABEL_STEP)
+
+
 def _empty_images(shape: tuple[int, ...]) -> torch.Tensor:
     """Room for a batch; in a worker shared memory, if there is any, so that nothing is copied on the way."""
     if get_worker_info() is not None:
@@ -68,7 +73,7 @@ def _label_rows(samples: Sequence[Sample], max_labels: int | None) -> int:
     most = max(samples, key=lambda sample: len(sample.classes))
     count = len(most.classes)
     if max_labels is None:
-        return max(LABEL_STEP, -(-count // LABEL_STEP) * LABEL_STEP)
+        return rows_for(count)
     if count > max_labels:
         raise YoloflowError(
             f"the sample of image number {most.index} has {count} objects, max_labels is {max_labels}: "

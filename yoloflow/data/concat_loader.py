@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from yoloflow.data.clock import LoaderClock
-from yoloflow.data.loader import StageLoader, require
+from yoloflow.data.loader import BatchExtent, StageLoader, require
 from yoloflow.structures import Batch
 
 
@@ -55,6 +55,26 @@ class ConcatLoader:
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    @property
+    def largest_batch(self) -> BatchExtent:
+        """What bounds the batches of all stages that are trained."""
+        begins = [0, *self._ends]
+        trained = [
+            stage for stage, begin, end in zip(self.loaders, begins, self._ends, strict=False) if end > begin
+        ]
+        extents = [stage.largest_batch for stage in trained]
+        return BatchExtent(
+            max(extent.batch_size for extent in extents),
+            max(extent.side for extent in extents),
+            max(extent.label_rows for extent in extents),
+        )
+
+    @property
+    def cache_memory(self) -> int:
+        """Bytes that the image caches of all stages take in memory when they are full."""
+        caches = {id(stage.dataset.cache): stage.dataset.cache for stage in self.loaders}
+        return sum(cache.memory_bytes for cache in caches.values() if cache)
 
     def stage_of(self, step: int) -> int:
         """Number of the stage (from 0) that a global step (from 0) belongs to."""

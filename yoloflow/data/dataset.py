@@ -97,6 +97,12 @@ class COCODataset:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def most_objects(self) -> int:
+        """Objects that a sample may have, if its transforms mix the fullest images and keep all."""
+        per_image = int(np.diff(self._objects.offsets).max(initial=0))
+        return self.transforms.most_objects(per_image, per_image)
+
     def names_of(self, indices: Sequence[int]) -> list[str]:
         """The files of images."""
         return [str(self.index.image_paths[index]) for index in indices]

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from yoloflow.data.buffers import BatchBuffers
 from yoloflow.data.clock import LoaderClock
+from yoloflow.data.collate import rows_for
 from yoloflow.data.order import InTurn, Order
 from yoloflow.data.shapes import Rectangular, Shape, Shapes
 from yoloflow.data.supply import Supply
@@ -28,6 +29,21 @@ _PREFETCHED = 2
 """Batches that a worker makes ahead."""
 # The consumer's, the one it asks for, and one that a view still holds.
 _IN_HANDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BatchExtent:
+    """How large a batch may be.
+
+    Attributes:
+        batch_size: images of a rank.
+        side: of the largest image in pixels.
+        label_rows: of an image.
+    """
+
+    batch_size: int
+    side: int
+    label_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +137,12 @@ class StageLoader:
             generator=torch.Generator(),
         )
         return iter(loader)
+
+    @property
+    def largest_batch(self) -> BatchExtent:
+        """What bounds its batches."""
+        rows = self.max_labels or rows_for(self.dataset.most_objects)
+        return BatchExtent(self.batch_size, self.dataset.img_size, rows)
 
     def _describe(self, step: int) -> str:
         epoch, number = divmod(step, self.steps_per_epoch)

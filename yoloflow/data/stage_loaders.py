@@ -78,13 +78,6 @@ def create_stage_loaders(
     return ConcatLoader(loaders, [stage.steps for stage in stages])
 
 
-def promised_memory(loader: ConcatLoader) -> int:
-    """Bytes that the image caches of all stages take in memory when they are full."""
-    datasets = [stage.dataset for stage in loader.loaders if isinstance(stage.dataset, COCODataset)]
-    caches = {id(dataset.cache): dataset.cache for dataset in datasets if dataset.cache}
-    return sum(cache.memory_bytes for cache in caches.values())
-
-
 def _create_stage_loader(
     dataset: COCODataset, stage: Stage, sides: tuple[int, ...], options: LoaderOptions
 ) -> StageLoader:

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from yoloflow.data.buffers import BatchBuffers
+from yoloflow.data.caches.images import ImageCache
 from yoloflow.data.clock import Clock
 from yoloflow.data.collate import collate
 from yoloflow.data.shapes import Shape
@@ -23,13 +24,20 @@ class SampleSet(Protocol):
 
     Attributes:
         clock: of this process.
+        cache: of decoded images; None where they are decoded each time.
     """
 
     clock: Clock
+    cache: ImageCache | None
 
     @property
     def img_size(self) -> int:
         """Side of the largest image in pixels."""
+        ...
+
+    @property
+    def most_objects(self) -> int:
+        """Objects that a sample may have."""
         ...
 
     def __len__(self) -> int: ...

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,6 +47,24 @@ class FaultHold:
     def state_dict(self) -> dict[str, Tensor]:
         """What an unfinished update has of it."""
         return {"losses_finite": self.losses_finite}
+
+
+@contextmanager
+def no_trace(network: nn.Module) -> Iterator[None]:
+    """A block after which a network's buffers and gradients, and torch's draws, are as before it."""
+    device = next(network.parameters()).device
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    gradients = [parameter.grad for parameter in network.parameters()]
+    others = [] if device.type == "cpu" else [device.index or 0]
+    with torch.random.fork_rng(others, device_type=device.type if others else "cuda"):
+        try:
+            network.zero_grad(set_to_none=True)
+            yield
+        finally:
+            for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+            for buffer, kept in zip(network.buffers(), buffers, strict=True):
+                buffer.copy_(kept)
 
 
 def first_fault(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloflow.engine.checkpoint import require_same_names
-from yoloflow.engine.faults import FaultHold, first_fault
+from yoloflow.engine.faults import FaultHold, first_fault, no_trace
 from yoloflow.engine.grad_reducer import GradReducer, get_gradreducer
 from yoloflow.engine.loss_scaler import LossScaler, get_loss_scaler
 from yoloflow.engine.precision import Precision, auto_mixed_precision, to_float32
@@ -256,22 +256,17 @@ class TrainStep:
         Returns:
             the micro-batch, from 0, and as `first_fault` what is not finite in it; None if all is.
         """
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
         found: tuple[int, int, str] | None = None
-        try:
+        with no_trace(self.network):
             for number, (images, labels) in enumerate(batches):
-                compute_loss = partial(self._compute_loss, images.to(self.device), labels.to(self.device))
+                compute_loss = partial(self.compute_loss, images.to(self.device), labels.to(self.device))
                 fault = first_fault(self.network, compute_loss)
                 if found is None and fault is not None:
                     found = number, *fault
-        finally:
-            self._begin_update(self.updates)
-            for buffer, kept in zip(self.network.buffers(), buffers, strict=True):
-                buffer.copy_(kept)
         return found
 
-    def _compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, not compiled, and what is differentiated."""
+    def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a batch on the device, not compiled, and what is differentiated."""
         loss, _ = self._forward_loss.forward(images, labels)
         return loss, self.scaler.scale_loss(loss * self._options.loss_ratio)
 

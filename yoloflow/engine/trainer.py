@@ -12,9 +12,11 @@ from typing import Any, Protocol
 import torch
 
 from yoloflow.data.clock import LoaderClock
+from yoloflow.data.loader import BatchExtent
 from yoloflow.engine.callbacks import BaseCallback, RunContext
 from yoloflow.engine.callbacks.eval_while_train import save_networks
 from yoloflow.engine.checkpoint import StateWriter, TrainingState, load_newest_state
+from yoloflow.engine.memory_forecast import forecast_memory
 from yoloflow.engine.run_summary import run_summary
 from yoloflow.engine.sentinel import NonFiniteError, Sentinel
 from yoloflow.engine.stop import TrainingStopped
@@ -43,6 +45,16 @@ class BatchStream(Protocol):
     @property
     def steps_per_epoch(self) -> int:
         """Batches of this rank in an epoch."""
+        ...
+
+    @property
+    def largest_batch(self) -> BatchExtent:
+        """What bounds the batches of all stages."""
+        ...
+
+    @property
+    def cache_memory(self) -> int:
+        """Bytes that its caches take when they are full."""
         ...
 
     def stage_of(self, step: int) -> int:
@@ -91,7 +103,8 @@ class Trainer:
             the run's summary, as written to `summary.json`.
 
         Raises:
-            YoloflowError: a file of the run cannot be written, or other ranks do not answer.
+            YoloflowError: a file of the run cannot be written, other ranks do not answer, or memory is too
+                small for the largest batch.
             NonFiniteError: a loss, gradient or weight is not finite, and `non_finite` is "stop".
             TrainingStopped: somebody asked for it by a signal; the state is saved.
         """
@@ -125,6 +138,9 @@ class Trainer:
         context.epoch = min(first_epoch, context.epochs - 1)
         try:
             with context.stop.listen(), self.watch.running():
+                if context.memory_forecast:
+                    self.watch.begins("trying the largest batch")
+                    forecast_memory(context.train_step, self.loader, context.ranks)
                 self._notify("on_train_begin")
                 self._run(first_epoch)
             summary = self._finish(self._seconds)

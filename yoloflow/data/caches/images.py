@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from yoloflow.data.caches.files import default_cache_folder, digest, file_identities
+from yoloflow.runtime import free_memory
 from yoloflow.structures import DatasetIndex, Int64Array, Uint8Array, YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -149,20 +150,6 @@ def open_image_cache(
             _size(free),
         )
     return None
-
-
-def free_memory() -> int:
-    """Bytes of memory that can be taken, the limit of a container included."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        free = min(free, int(limit) - used)
-    except (OSError, ValueError, StopIteration):
-        pass  # no Linux, no container, or one without limit
-    return free
 
 
 def _memory(num_bytes: int, count: int) -> mmap.mmap:

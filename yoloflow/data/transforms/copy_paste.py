@@ -72,6 +72,10 @@ class CopyPaste(Transform):
             sample,
         )
 
+    def most_objects(self, count: int, per_image: int) -> int:
+        """The share that is pasted on top."""
+        return count + round(self.prob * count)
+
 
 def _mirrored_layer(canvas: Canvas, box_xyxy: Float32Array, mirror: Matrix, outline: Float32Array) -> Layer:
     """The image that an object lies on, mirrored, of which only the object is drawn."""

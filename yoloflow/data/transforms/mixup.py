@@ -47,3 +47,7 @@ class MixUp(Transform):
         blend = np.asarray(cv2.addWeighted(first, weight, second, 1 - weight, 0), np.uint8)
         objects = join_objects([(s.boxes_xyxy, s.classes, s.polygons) for s in (sample, partner)])
         return with_picture(sample, blend, *objects)
+
+    def most_objects(self, count: int, per_image: int) -> int:
+        """Those of both pictures."""
+        return count + self.pre_transform.most_objects(per_image, per_image)

@@ -49,6 +49,11 @@ class Mosaic(Transform):
         places = _places_of_nine(tiles, context) if nine else _places_of_four(tiles, context)
         return self.post_transform(_compose(tiles, places, 2 * context.image_size, sample), context)
 
+    def most_objects(self, count: int, per_image: int) -> int:
+        """Those of all tiles."""
+        partners = 8 if self.mosaic9_prob > 0 else 3
+        return self.post_transform.most_objects(count + partners * per_image, per_image)
+
 
 def _places_of_four(tiles: list[Sample], context: TransformContext) -> list[Point]:
     """Left top corners of four tiles around a random point of the canvas."""

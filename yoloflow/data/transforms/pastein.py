@@ -68,6 +68,10 @@ class PasteIn(Transform):
             Canvas(canvas.size_hw, (*canvas.layers, *layers)), boxes, classes, polygons, sample
         )
 
+    def most_objects(self, count: int, per_image: int) -> int:
+        """One more in every place."""
+        return count + len(PLACES)
+
     def _cut_outs(self, context: TransformContext) -> list[CutOut]:
         """Objects with a polygon in images drawn at random."""
         found: list[CutOut] = []

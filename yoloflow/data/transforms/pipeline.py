@@ -30,6 +30,10 @@ class Transform(ABC):
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
         """The transformed sample."""
 
+    def most_objects(self, count: int, per_image: int) -> int:
+        """Objects that may come out at most, where `count` go in and another image has `per_image`."""
+        return count
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -59,6 +63,12 @@ class Pipeline:
                 with context.clock.span(name) if context.clock else nullcontext():
                     sample = step.transform(sample, context)
                 yield name, sample
+
+    def most_objects(self, count: int, per_image: int) -> int:
+        """Objects that may come out at most, where `count` go in and another image has `per_image`."""
+        for step in self.steps:
+            count = step.transform.most_objects(count, per_image)
+        return count
 
     def __len__(self) -> int:
         return len(self.steps)

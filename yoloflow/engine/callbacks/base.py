@@ -51,6 +51,7 @@ class RunContext:
         save_steps: write a state every so many steps too; None for epoch ends only.
         save_minutes: likewise after so many minutes without one.
         non_finite: "stop" at the first loss, gradient or weight that is not finite, or "skip" the update.
+        memory_forecast: try the largest batch that there can be before the first step.
         stop: whether somebody asked the training to stop.
         epoch_open: the steps of `epoch` are done, what happens at its end is not.
     """
@@ -66,6 +67,7 @@ class RunContext:
     save_steps: int | None = None
     save_minutes: float | None = None
     non_finite: Literal["stop", "skip"] = "stop"
+    memory_forecast: bool = False
     stop: StopRequest = field(default_factory=StopRequest)
     epoch_open: bool = False
     epochs: int = 0
