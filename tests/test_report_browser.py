@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_page(path: Path, *runs: Path) -> Path:
-    path.write_text(render_page([read_run(run) for run in runs], "0.1"), encoding="utf-8")
+    path.write_text(render_page([read_run(run) for run in runs]), encoding="utf-8")
     return path
 
 

@@ -64,7 +64,7 @@ class Reader(HTMLParser):
 
 
 def page_of(*folders: Path) -> Reader:
-    return Reader(render_page([read_run(folder) for folder in folders], "0.1"))
+    return Reader(render_page([read_run(folder) for folder in folders]))
 
 
 def test_a_page_holds_curves_figures_diagnostics_pictures_and_settings(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_policy_allows_this_script_and_style_and_no_network(tmp_path: Path) 
 def test_a_page_stays_under_5_mb_and_says_how_many_pictures_it_shows(tmp_path: Path) -> None:
     files = [noise_picture(tmp_path / f"{k}.jpg", k, 700, 700) for k in range(60)]
     folder = write_run(tmp_path / "run", files=files)
-    text = render_page([read_run(folder)], "0.1")
+    text = render_page([read_run(folder)])
     assert 3e6 < len(text.encode()) < LARGEST < 5e6
     data = Reader(text).data
     (run,) = data["runs"]
@@ -152,7 +152,7 @@ def test_where_not_even_the_smallest_pictures_fit_the_worst_images_have_theirs(
 ) -> None:
     monkeypatch.setattr(document, "LARGEST", 260_000)
     files = [noise_picture(tmp_path / f"{k}.jpg", k, 400, 400) for k in range(20)]
-    text = render_page([read_run(write_run(tmp_path / "run", files=files))], "0.1")
+    text = render_page([read_run(write_run(tmp_path / "run", files=files))])
     assert len(text.encode()) < 260_000
     (run,) = Reader(text).data["runs"]
     numbers = [image["picture"] for image in run["gallery"]["images"]]
@@ -279,8 +279,8 @@ def test_runs_of_a_thousand_classes_fit_and_too_many_of_them_are_refused(
 ) -> None:
     folder = write_run(tmp_path / "many", [f"class number {k}" for k in range(1000)])
     run = read_run(folder)
-    text = render_page([run], "0.1")
+    text = render_page([run])
     assert len(text.encode()) < LARGEST
     monkeypatch.setattr(document, "LARGEST", len(text) // 4)
     with pytest.raises(YoloflowError, match="a page of 1 runs would be larger"):
-        render_page([run], "0.1")
+        render_page([run])

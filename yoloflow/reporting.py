@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from yoloflow import __version__
 from yoloflow.engine.diagnose import diagnose_result
 from yoloflow.engine.run_folder import find_weights
 from yoloflow.flow import evaluate_run
@@ -48,7 +47,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, e
 
     # 3. The page
     path = Path(runs[0]) / "report.html" if out is None else Path(out)
-    page = render_page(read, __version__).encode("utf-8", "replace")
+    page = render_page(read).encode("utf-8", "replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, page)

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from yoloflow import __version__
 from yoloflow.engine.callbacks.base import BaseCallback, RunContext
 from yoloflow.engine.diagnose import diagnose_result
 from yoloflow.engine.evaluate import EvaluationResult
@@ -70,7 +69,7 @@ class ReportCallback(BaseCallback):
             content = diagnose_result(result, result.index, find_weights(folder).name).to_json()
             write_atomically(folder / "diagnostics.json", json.dumps(content).encode())
         page = folder / "report.html"
-        write_atomically(page, render_page([read_run(folder)], __version__).encode("utf-8", "replace"))
+        write_atomically(page, render_page([read_run(folder)]).encode("utf-8", "replace"))
         logger.info("report    %s", page)
 
 

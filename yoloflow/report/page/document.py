@@ -29,12 +29,11 @@ _CLASSES_WITH_CURVES = (100, 30, 0)
 _NO_NETWORK = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"
 
 
-def render_page(runs: Sequence[Mapping[str, Any]], version: str, now: datetime | None = None) -> str:
+def render_page(runs: Sequence[Mapping[str, Any]], now: datetime | None = None) -> str:
     """The page of one run, or of several side by side.
 
     Args:
         runs: of `read_run`.
-        version: of yoloflow.
         now: the time to write on it.
 
     Returns:
@@ -43,26 +42,27 @@ def render_page(runs: Sequence[Mapping[str, Any]], version: str, now: datetime |
     Raises:
         YoloflowError: so many runs that even without pictures the page would be too large.
     """
-    made = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     title = " · ".join(str(run["name"]) for run in runs)
-    shared = {
-        "version": version,
-        "made": made,
+    shared: dict[str, Any] = {
+        "made": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
         "settings": differing_settings([run["settings"] for run in runs]),
     }
     frame = len(_document(title, "").encode("utf-8", "replace"))
     for num_classes in _CLASSES_WITH_CURVES:
-        content = shared | {"runs": [_of_run(run, num_classes) for run in runs]}
-        room = LARGEST - frame - len(_as_script_data(content | {"pictures": []})) - 200
+        told = [_of_run(run, num_classes) for run in runs]
+        room = LARGEST - frame - len(_as_script_data(shared | {"runs": told, "pictures": []}))
+        room -= _space_for_notes(told)
         if room > 0:
             break
     else:
         raise YoloflowError(
             f"a page of {len(runs)} runs would be larger than {LARGEST / 1e6} MB; give fewer runs"
         )
-    pictures = shrink_pictures(_files_by_rank(content["runs"]), room - _space_for_notes(content["runs"]))
-    _place_pictures(content["runs"], pictures)
-    return _document(title, _as_script_data(content | {"pictures": list(pictures.texts.values())}))
+    pictures = shrink_pictures(_files_by_rank(told), room)
+    _place_pictures(told, pictures)
+    return _document(
+        title, _as_script_data(shared | {"runs": told, "pictures": list(pictures.texts.values())})
+    )
 
 
 def _of_run(run: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _files_by_rank(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _space_for_notes(runs: Sequence[Mapping[str, Any]]) -> int:
     """Letters that `_place_pictures` may add."""
-    return sum(400 + 60 * len(run["gallery"]["images"]) for run in runs)
+    return 100 + sum(400 + 60 * len(run["gallery"]["images"]) for run in runs)
 
 
 def _place_pictures(runs: Sequence[dict[str, Any]], pictures: Pictures) -> None:

@@ -223,7 +223,7 @@ function build() {
   main.append(panel);
   const places = PLACES.filter(([id]) => isSeveral || id !== "comparison");
   const nav = el("nav", { "aria-label": "Parts of the page" }, places.map(([id, text]) => el("a", { href: `#${id}`, text })));
-  const foot = el("footer", {}, el("p", { text: `Written ${day(data.made)} by yoloflow ${data.version}. This file needs no network. ${data.note || ""}` }));
+  const foot = el("footer", {}, el("p", { text: `Written ${day(data.made)} by yoloflow. This file needs no network.` }));
   document.getElementById("page").replaceChildren(el("a", { class: "skip", href: "#main", text: "Skip to the content" }), head(), nav, main, foot);
 }
 

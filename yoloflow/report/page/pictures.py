@@ -81,10 +81,10 @@ def _read(file: str) -> Uint8Array | None:
     if not len(content):
         return None
     try:
-        image: Uint8Array | None = cv2.imdecode(content, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR)
     except cv2.error:  # more pixels than OpenCV takes
         return None
-    return image
+    return None if image is None else np.asarray(image, np.uint8)
 
 
 def _fit(image: Uint8Array, side: int) -> Uint8Array:

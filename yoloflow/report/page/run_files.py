@@ -32,8 +32,8 @@ def read_run(folder: str | Path) -> dict[str, Any]:
         folder: a run folder.
 
     Returns:
-        plain data: `name`, `path`, `finished`, `ended` (ISO time), `names`, `config` (text), `settings` (dotted
-        keys), `summary`, `curves`, `data`, `diagnostics`; None for what is not there.
+        plain data: `name`, `path`, `finished`, `ended` (ISO time), `names`, `config` (text), `settings`
+        (dotted keys), `summary`, `curves`, `data`, `diagnostics`; None for what is not there.
 
     Raises:
         YoloflowError: it is no run folder, or a file in it is damaged.
@@ -74,7 +74,7 @@ def curves_of(metrics: Metrics) -> dict[str, Any]:
     """
     steps = metrics.steps
     num_groups = len(steps[-1].get("lr") or ()) if steps else 0
-    columns = {"epoch": metrics.epochs_at(steps)}
+    columns: dict[str, Sequence[float | None]] = {"epoch": metrics.epochs_at(steps)}
     columns |= {name: [_number(record.get(name)) for record in steps] for name in metrics.loss_names}
     for group in range(num_groups):
         columns[f"lr {group}"] = [_number(_item(record.get("lr"), group)) for record in steps]
