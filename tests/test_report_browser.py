@@ -54,6 +54,13 @@ def two_runs(folder: Path, run: Path) -> Path:
     return write_page(folder / "two.html", run, second)
 
 
+@pytest.fixture(scope="module")
+def many_classes(folder: Path) -> Path:
+    names = [f"a class with a rather long name, number {k}" for k in range(80)]
+    run = write_run(folder / ("a_name_that_has_no_end" * 5), names)
+    return write_page(folder / "many.html", run)
+
+
 def texts(browser: Browser, selector: str) -> list[str]:
     found: list[str] = browser.run(
         f"[...document.querySelectorAll({json.dumps(selector)})].map((n) => n.textContent)"
@@ -72,7 +79,7 @@ def assert_calm(browser: Browser, page: Path) -> None:
 
 @pytest.mark.parametrize("width", [1400, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["page", "two_runs"])
+@pytest.mark.parametrize("name", ["page", "two_runs", "many_classes"])
 def test_a_page_loads_without_error_or_request_and_fits_its_width(
     browser: Browser, name: str, scheme: str, width: int, request: pytest.FixtureRequest
 ) -> None:

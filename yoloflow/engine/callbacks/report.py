@@ -42,7 +42,8 @@ class ReportCallback(BaseCallback):
             result = self._evaluate_best(context)
             if context.ranks.is_main:
                 self._write(context, result)
-        except (OSError, ValueError, RuntimeError) as error:
+        # Whatever is odd about the files of the run: a finished training does not fail for its report.
+        except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
             logger.warning(
                 "%s: the report is not written (%s: %s); the training is complete, "
                 "`yoloflow report %s` tries again",

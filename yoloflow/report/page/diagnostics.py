@@ -7,7 +7,7 @@ from typing import Any
 
 MOST_CONFUSED = 60
 """Classes of the confusion matrix at most."""
-MOST_LABEL_ERRORS = 200
+MOST_LABEL_ERRORS = 300
 """Suspicious labels that the page lists."""
 
 

@@ -125,8 +125,8 @@ function openViewer(images, first, fits, nameOf) {
   const bar = el(
     "div",
     { class: "tools" },
-    el("button", { type: "button", text: "← previous", onclick: () => step(-1) }),
-    el("button", { type: "button", text: "next →", onclick: () => step(1) }),
+    images.length > 1 && el("button", { type: "button", text: "← previous", onclick: () => step(-1) }),
+    images.length > 1 && el("button", { type: "button", text: "next →", onclick: () => step(1) }),
     el("label", { class: "check" }, all, "all boxes"),
     el("button", { type: "button", class: "close", text: "close", onclick: () => dialog.close() }),
   );

@@ -164,7 +164,7 @@ function classComparison(names) {
   };
   const columns = [
     { name: "Class", isText: true, key: (name) => name, show: (name) => name },
-    ...names.map((run, k) => ({ name: run, key: (name) => tables[k].get(name), show: (name) => figure(tables[k].get(name)), bar: 1 })),
+    ...names.map((run, k) => ({ name: run, key: (name) => tables[k].get(name), show: (name) => figure(tables[k].get(name)), bar: 1, colour: runColour(k) })),
     { name: "Spread", title: "best minus worst", key: spread, show: (name) => figure(spread(name)) },
   ];
   return el("div", {}, el("h3", { text: "AP of each class" }), sortedTable({ label: "AP of each class in each run", columns, rows: classes, sortBy: columns.length - 1, filterOn: (name) => name, filterLabel: "Find a class" }));

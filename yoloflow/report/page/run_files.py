@@ -110,10 +110,12 @@ def data_of(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
         by set: `images`, `boxes`, `kinds` (kind and action to count), `problems` (the first ones),
         `num_problems`; None without an account.
     """
-    if report is None:
+    if not report:
         return None
     sets = {}
     for key, account in report.items():
+        if "images" not in account:  # no account of `problems_report`
+            continue
         problems = account.get("problems", [])
         counts = Counter((problem["kind"], problem["action"]) for problem in problems)
         sets[key] = {
@@ -125,7 +127,7 @@ def data_of(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
             "problems": problems[:MOST_PROBLEMS],
             "num_problems": len(problems),
         }
-    return sets
+    return sets or None
 
 
 def flat_settings(tree: object, prefix: str = "") -> dict[str, str]:

@@ -77,7 +77,15 @@ function confusionSection(run) {
   const words = confusionsInWords(run.diagnostics.confusion);
   const lead = words.length ? `Most often: ${words[0]}.` : "Nothing was taken for anything else.";
   const list = words.length > 1 ? el("ol", { class: "ranking" }, words.slice(0, 8).map((text) => el("li", { text }))) : null;
-  return section("confusion", "What is taken for what", lead, el("div", { class: "wide-narrow" }, confusionMatrix(run.diagnostics.confusion), list && el("div", {}, el("h3", { text: "Most frequent" }), list)));
+  const { convention, num_left_out: left } = run.diagnostics.confusion;
+  return section(
+    "confusion",
+    "What is taken for what",
+    lead,
+    el("div", { class: run.diagnostics.confusion.labels.length > 10 ? null : "wide-narrow" }, confusionMatrix(run.diagnostics.confusion), list && el("div", {}, el("h3", { text: "Most frequent" }), list)),
+    note(`${convention} Colour is the share of the row: blue on the diagonal, orange beside it.`),
+    left ? note(`${plural(left, "class", "classes")} with fewer confusions are left out of the picture.`) : null,
+  );
 }
 
 // What each kind of error costs.
@@ -103,7 +111,7 @@ function errorsSection(run) {
   });
   const head = el("tr", {}, ["Kind", "", "AP50 it costs", "Count"].map((text) => el("th", { scope: "col", text: text || null })));
   const table = el("table", { class: "errors" }, el("caption", { class: "spoken", text: "Errors by kind" }), el("thead", {}, head), el("tbody", {}, rows));
-  const said = "The cost is how much AP50 would rise if all errors of this kind, and no others, were mended.";
+  const said = `The cost is how much AP50 would rise if all errors of this kind, at any confidence, and no others were mended. Counts are at confidence ${share(run.diagnostics.conf_thres)}.`;
   return section("errors", "What errors cost", lead, el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Errors by kind" }, table), note(said));
 }
 
@@ -136,7 +144,7 @@ function labelsSection(run) {
   const nameOf = nameFinder(run.diagnostics);
   const text = (id) => (id === null || id === undefined ? "nothing" : nameOf(id));
   const columns = [
-    { name: "File", isText: true, key: (row) => fileName(row.file), show: (row) => el("span", { title: row.file, text: fileName(row.file) }) },
+    { name: "File", isText: true, key: (row) => fileName(row.file), show: (row) => suspectLink(run, row, nameOf) },
     { name: "Suspicion", isText: true, key: (row) => row.kind, show: (row) => row.kind.replaceAll("_", " ") },
     { name: "Labelled", isText: true, key: (row) => text(row.true_category_id), show: (row) => text(row.true_category_id) },
     { name: "Found", isText: true, key: (row) => text(row.category_id), show: (row) => text(row.category_id) },
@@ -145,9 +153,20 @@ function labelsSection(run) {
     { name: "Box x1 y1 x2 y2", isText: true, key: (row) => row.box_xyxy[0], show: (row) => row.box_xyxy.map((value) => Math.round(value)).join(" ") },
   ];
   const of = run.diagnostics.num_label_errors;
-  const lead = `${plural(of, "label")} that confident detections contradict${of > found.length ? `; the first ${count(found.length)} are listed` : ""}.`;
+  const lead = `${plural(of, "place")} where a detection contradicts the labels, surest first${of > found.length ? `; the first ${count(found.length)} are listed` : ""}.`;
   const table = sortedTable({ label: "Suspicious labels", columns, rows: found, sortBy: 4, filterOn: (row) => `${row.file} ${text(row.category_id)} ${text(row.true_category_id)} ${row.kind}`, filterLabel: "Filter" });
-  return section("labels", "Labels to look at", lead, table);
+  const said = "wrong label: an object is taken for another class; wrong box: its box fits badly; missing label: nothing is labelled there. Files of the pictures above open.";
+  return section("labels", "Labels to look at", lead, table, note(said));
+}
+
+// A file's name; it opens the picture where the gallery has it.
+function suspectLink(run, row, nameOf) {
+  const image = run.gallery.images.find((one) => one.file === row.file && one.picture !== null);
+  if (!image) return el("span", { title: row.file, text: fileName(row.file) });
+  const box = [...row.box_xyxy, row.category_id, "suspect", row.score, row.iou, row.true_category_id];
+  const shown = { ...image, boxes: [...image.boxes, box] };
+  const open = () => openViewer([shown], shown, (one) => one[KIND] === "suspect", nameOf);
+  return el("button", { type: "button", class: "link", title: row.file, text: fileName(row.file), onclick: open });
 }
 
 const SET_NAMES = { train_set: "Training set", val_set: "Validation set" };

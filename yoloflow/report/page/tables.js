@@ -1,6 +1,6 @@
 // Tables that sort and filter, and the confusion matrix.
 
-// columns: {name, title, key(row), show(row) -> text or node, isText, bar}
+// columns: {name, title, key(row), show(row) -> text or node, isText, bar (value of a whole bar), colour}
 function sortedTable({ label, columns, rows, sortBy = 0, descending = true, filterOn, filterLabel }) {
   const body = el("tbody");
   const lines = rows.map((row) => ({ row, node: el("tr", {}, columns.map((column, k) => cell(column, row, k === 0))) }));
@@ -44,6 +44,7 @@ function cell(column, row, isFirst) {
   if (column.bar && isNumber(column.key(row)) && column.key(row) >= 0) {
     const bar = el("span", { class: "cell-bar", "aria-hidden": "true" }, el("i"));
     bar.firstChild.style.width = `${100 * Math.min(column.key(row) / column.bar, 1)}%`;
+    if (column.colour) bar.firstChild.style.background = column.colour;
     node.append(bar);
   }
   return node;
@@ -93,9 +94,9 @@ function confusionMatrix(confusion) {
       const n = counts[row][column];
       const part = sums[row] ? n / sums[row] : 0;
       const said = `${plural(n, "time")}: ${row === labels.length - 1 ? "nothing there" : name}, found as ${column === labels.length - 1 ? "nothing" : labels[column]} (${percent(part)} of the row)`;
-      const node = el("td", { class: part > 0.5 ? "strong" : null, title: said });
+      const node = el("td", { title: said });
       const hue = row === column ? "var(--right)" : "var(--wrong)";
-      if (n) node.style.background = `color-mix(in oklab, ${hue} ${Math.round(8 + 84 * Math.sqrt(part))}%, var(--paper))`;
+      if (n) node.style.background = `color-mix(in oklab, ${hue} ${Math.round(8 + 62 * Math.sqrt(part))}%, var(--paper))`;
       nodes.push({ node, n, part });
       return node;
     });
@@ -113,8 +114,6 @@ function confusionMatrix(confusion) {
     {},
     el("div", { class: "tools" }, segmented("Numbers in the cells", [["count", "Counts"], ["share", "% of the row"]], write)),
     el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Confusion matrix" }, table),
-    note(`${confusion.convention} Colour is the share of the row: blue on the diagonal, orange beside it.`),
-    confusion.num_left_out ? note(`${plural(confusion.num_left_out, "class", "classes")} with fewer confusions are left out of the picture.`) : null,
   );
 }
 
