@@ -11,7 +11,11 @@ import typer
 from yoloflow.cli.console import Overrides, app, mistake, write_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from yoloflow.engine.evaluate import EvaluationResult
     from yoloflow.evaluation.coco import CocoResult
+    from yoloflow.evaluation.diagnostics import Comparison
 
 CLASS_FIGURES = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AR100": "ar100"}
 
@@ -31,18 +35,32 @@ def evaluate(
     save_predictions: Annotated[
         Path | None, typer.Option(help="write the detections here, as a COCO results file")
     ] = None,
+    diagnostics: Annotated[
+        Path | None, typer.Option(help="write curves, confusion matrix, error kinds, ... here, as json")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="other predictions: is --predictions better, and how sure is that?")
+    ] = None,
 ) -> None:
     """Evaluate a run or weights on its validation set, or a file of predictions (COCO AP)."""
     if predictions is not None or annotations is not None:
         if predictions is None or annotations is None or run_or_recipe is not None:
             raise mistake("test: --predictions and --annotations go together, without a run or recipe")
-        from yoloflow.evaluation.coco import evaluate_coco
-
-        result = evaluate_coco(annotations, predictions)
+        if against is not None:
+            if diagnostics is not None:
+                raise mistake("test: --diagnostics is of one set of predictions, without --against")
+            _compare(annotations, predictions, against, json_file)
+            return
+        result = _evaluate_file(annotations, predictions, diagnostics)
+    elif against is not None:
+        raise mistake("test: --against needs --predictions FILE --annotations FILE (see --save-predictions)")
     elif run_or_recipe is not None:
         from yoloflow.flow import evaluate_run
 
-        result = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions).coco
+        evaluated = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions)
+        result = evaluated.coco
+        if diagnostics is not None:
+            _write_diagnostics(diagnostics, evaluated, weight or run_or_recipe)
     else:
         raise mistake("test: give a run or recipe, or --predictions FILE --annotations FILE")
     _show_result(result)
@@ -50,10 +68,37 @@ def evaluate(
         write_json(json_file, result.to_json())
 
 
+def _evaluate_file(annotations: Path, predictions: Path, diagnostics_file: Path | None) -> CocoResult:
+    if diagnostics_file is None:
+        from yoloflow.evaluation.coco import evaluate_coco
+
+        return evaluate_coco(annotations, predictions)
+    from yoloflow.evaluation.diagnostics import diagnose
+
+    found = diagnose(annotations, predictions, what=str(predictions))
+    write_json(diagnostics_file, found.to_json())
+    return found.coco
+
+
+def _write_diagnostics(path: Path, evaluated: EvaluationResult, what: str) -> None:
+    from yoloflow.engine.diagnose import diagnose_result
+
+    write_json(path, diagnose_result(evaluated, evaluated.index, what).to_json())
+
+
+def _compare(annotations: Path, predictions: Path, against: Path, json_file: Path | None) -> None:
+    """AP of both and by how much the first is better, with its interval; then each class."""
+    from yoloflow.evaluation.diagnostics import compare
+
+    found = compare(annotations, predictions, against)
+    _show_comparison(found, predictions.name, against.name)
+    if json_file is not None:
+        write_json(json_file, found.to_json())
+
+
 def _show_result(result: CocoResult) -> None:
     """COCO's twelve figures, then a line for each class."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from yoloflow.evaluation.coco import STAT_NAMES
@@ -70,9 +115,42 @@ def _show_result(result: CocoResult) -> None:
     for row in result.per_class:
         values = [_figure(getattr(row, key)) for key in CLASS_FIGURES.values()]
         classes.add_row(row.name, str(row.num_objects), *values)
-    # Piped output keeps its columns whatever the width of the caller's terminal.
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    console.print(figures, classes)
+    _console().print(figures, classes)
+
+
+def _show_comparison(found: Comparison, name: str, other: str) -> None:
+    """AP and AP50 of both and the difference with its interval, then each class, the largest gain first."""
+    from rich import box
+    from rich.table import Table
+
+    from yoloflow.evaluation.diagnostics.intervals import LEVEL
+
+    figures = Table(box=box.SIMPLE_HEAD)
+    figures.add_column(f"{found.a.num_images} images")
+    for title in (name, other, "difference", f"{LEVEL:.0%} interval", "samples in which it is better"):
+        figures.add_column(title, justify="right")
+    for title, row in (("AP", found.ap), ("AP50", found.ap50)):
+        ends = "-" if row.interval is None else "{:+.4f} to {:+.4f}".format(*row.interval)
+        share = "-" if row.share_better is None else f"{row.share_better:.1%}"
+        figures.add_row(title, _figure(row.a), _figure(row.b), f"{row.difference:+.4f}", ends, share)
+    classes = Table(box=box.SIMPLE_HEAD)
+    classes.add_column("class")
+    for title in ("objects", f"AP {name}", f"AP {other}", "difference", "difference of AP50"):
+        classes.add_column(title, justify="right")
+    for gain in sorted(found.per_class, key=lambda row: -(row.ap_difference or 0)):
+        differences = [
+            "-" if value is None else f"{value:+.4f}" for value in (gain.ap_difference, gain.ap50_difference)
+        ]
+        values = [_figure(gain.ap_a), _figure(gain.ap_b), *differences]
+        classes.add_row(gain.name, str(gain.num_objects), *values)
+    _console().print(figures, classes)
+
+
+def _console() -> Console:
+    """Piped output keeps its columns whatever the width of the caller's terminal."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=120)
 
 
 def _figure(value: float | None) -> str:
