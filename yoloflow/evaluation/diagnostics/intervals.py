@@ -47,8 +47,8 @@ def rank_classes(tables: Tables, pairs: Pairs) -> Rankings:
     is_right = np.array([found.is_right for found in matches])
     is_ignored = np.array([found.is_ignored for found in matches])
     order = np.lexsort((-tables.scores, tables.classes))
-    bounds = np.searchsorted(tables.classes[order], np.arange(1, len(tables.category_ids)))
-    rows = np.split(order, bounds)
+    bounds = np.searchsorted(tables.classes[order], np.arange(len(tables.category_ids) + 1))
+    rows = [order[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
     object_rows = [
         np.flatnonzero((tables.object_classes == k) & ~tables.is_crowd)
         for k in range(len(tables.category_ids))
