@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from yoloflow.engine.evaluate import EvaluationResult
     from yoloflow.evaluation.coco import CocoResult
-    from yoloflow.evaluation.diagnostics import Comparison
+    from yoloflow.evaluation.diagnostics import Comparison, Diagnostics
 
 CLASS_FIGURES = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AR100": "ar100"}
 
@@ -51,7 +51,7 @@ def evaluate(
                 raise mistake("test: --diagnostics is of one set of predictions, without --against")
             _compare(annotations, predictions, against, json_file)
             return
-        result = _evaluate_file(annotations, predictions, diagnostics)
+        result, found = _evaluate_file(annotations, predictions, diagnostics is not None)
     elif against is not None:
         raise mistake("test: --against needs --predictions FILE --annotations FILE (see --save-predictions)")
     elif run_or_recipe is not None:
@@ -59,31 +59,34 @@ def evaluate(
 
         evaluated = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions)
         result = evaluated.coco
-        if diagnostics is not None:
-            _write_diagnostics(diagnostics, evaluated, weight or run_or_recipe)
+        found = _diagnose_run(evaluated, weight or run_or_recipe) if diagnostics is not None else None
     else:
         raise mistake("test: give a run or recipe, or --predictions FILE --annotations FILE")
     _show_result(result)
     if json_file is not None:
         write_json(json_file, result.to_json())
+    if found is not None and diagnostics is not None:
+        _show_diagnostics(found)
+        write_json(diagnostics, found.to_json())
 
 
-def _evaluate_file(annotations: Path, predictions: Path, diagnostics_file: Path | None) -> CocoResult:
-    if diagnostics_file is None:
+def _evaluate_file(
+    annotations: Path, predictions: Path, with_diagnostics: bool
+) -> tuple[CocoResult, Diagnostics | None]:
+    if not with_diagnostics:
         from yoloflow.evaluation.coco import evaluate_coco
 
-        return evaluate_coco(annotations, predictions)
+        return evaluate_coco(annotations, predictions), None
     from yoloflow.evaluation.diagnostics import diagnose
 
     found = diagnose(annotations, predictions, what=str(predictions))
-    write_json(diagnostics_file, found.to_json())
-    return found.coco
+    return found.coco, found
 
 
-def _write_diagnostics(path: Path, evaluated: EvaluationResult, what: str) -> None:
+def _diagnose_run(evaluated: EvaluationResult, what: str) -> Diagnostics:
     from yoloflow.engine.diagnose import diagnose_result
 
-    write_json(path, diagnose_result(evaluated, evaluated.index, what).to_json())
+    return diagnose_result(evaluated, evaluated.index, what)
 
 
 def _compare(annotations: Path, predictions: Path, against: Path, json_file: Path | None) -> None:
@@ -116,6 +119,26 @@ def _show_result(result: CocoResult) -> None:
         values = [_figure(getattr(row, key)) for key in CLASS_FIGURES.values()]
         classes.add_row(row.name, str(row.num_objects), *values)
     _console().print(figures, classes)
+
+
+def _show_diagnostics(found: Diagnostics) -> None:
+    """The interval of AP, and what goes wrong and what it costs; the file has the rest."""
+    from rich import box
+    from rich.table import Table
+
+    from yoloflow.evaluation.diagnostics.errors import KINDS
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(f"errors from a score of {found.conf_thres:g} on")
+    for title in ("number", f"cost in AP at IoU {found.iou_thres:g}"):
+        table.add_column(title, justify="right")
+    for kind, number, cost in zip(KINDS, found.errors.counts, found.errors.ap_costs, strict=True):
+        table.add_row(kind, str(number), f"{cost:.4f}")
+    console = _console()
+    console.print(table)
+    if found.intervals is not None:
+        low, high = found.intervals.ap
+        console.print(f"  AP lies between {low:.4f} and {high:.4f} ({found.intervals.level:.0%} interval)")
 
 
 def _show_comparison(found: Comparison, name: str, other: str) -> None:
