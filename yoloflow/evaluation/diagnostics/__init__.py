@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+from yoloflow.evaluation.diagnostics.comparison import Comparison, compare
 from yoloflow.evaluation.diagnostics.diagnosis import Diagnostics, diagnose
 
-__all__ = ["Diagnostics", "diagnose"]
+__all__ = ["Comparison", "Diagnostics", "compare", "diagnose"]

@@ -232,7 +232,7 @@ def diagnose(
         matrix=confusion_matrix(point, matches, mixed_up),
         errors=summarise(kinds, point, operate(tables, matches, -math.inf)),
         calibration=calibrate(tables, matches),
-        intervals=_bootstrap(tables, pairs, num_bootstrap, seed),
+        intervals=_bootstrap(evaluated.result, tables, pairs, num_bootstrap, seed),
         label_errors=suspected_labels(point, kinds, mixed_up, facts),
         images=images.worst_images(point, kinds, facts, num_worst),
     )
@@ -249,12 +249,17 @@ def _check(conf_thres: float | None, iou_thres: float, num_bootstrap: int) -> No
         raise YoloflowError(f"diagnostics: num_bootstrap is {num_bootstrap}, expected 0 or more")
 
 
-def _bootstrap(tables: Tables, pairs: Pairs, num_samples: int, seed: int) -> Intervals | None:
+def _bootstrap(
+    coco: CocoResult, tables: Tables, pairs: Pairs, num_samples: int, seed: int
+) -> Intervals | None:
     if not num_samples:
         return None
     rankings = intervals.rank_classes(tables, pairs)
     weights = intervals.draw_images(len(tables.image_ids), num_samples, seed)
-    ap, ap50 = (intervals.interval(samples) for samples in intervals.resampled_ap(rankings, weights))
+    ap, ap50 = (
+        intervals.interval(figure, samples, (0, 1))
+        for figure, samples in zip(coco.stats, intervals.resampled_ap(rankings, weights), strict=False)
+    )
     if ap is None or ap50 is None:
         return None
     return Intervals(intervals.LEVEL, num_samples, ap, ap50)

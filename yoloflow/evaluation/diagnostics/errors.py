@@ -10,9 +10,9 @@ several kinds apply the first does:
 - both: overlaps an object of another class only, by less than the threshold;
 - missed: an object not found that no localisation or classification error overlaps the most.
 
-The cost of a kind is the AP gained if it were repaired: a localisation or classification error becomes right
-if its object is not found otherwise (the best such error of an object; others vanish), errors of the other
-kinds vanish, missed objects are not counted.
+The cost of a kind is the AP gained if it alone were repaired: a localisation or classification error becomes
+right if its object is not found otherwise (the best error of that kind; its others vanish), errors of the
+other kinds vanish, missed objects are not counted.
 """
 
 from __future__ import annotations

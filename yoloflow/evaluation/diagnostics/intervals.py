@@ -1,6 +1,6 @@
 """How far AP could be otherwise with other images: bootstrap intervals.
 
-Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval): images are
+Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 5.2 (basic interval): images are
 drawn with replacement, as many as there are, and AP is computed anew; of two sets of detections on the same
 drawn images, so that what is hard about an image counts for both.
 """
@@ -47,8 +47,8 @@ def rank_classes(tables: Tables, pairs: Pairs) -> Rankings:
     is_right = np.array([found.is_right for found in matches])
     is_ignored = np.array([found.is_ignored for found in matches])
     order = np.lexsort((-tables.scores, tables.classes))
-    bounds = np.searchsorted(tables.classes[order], np.arange(1, len(tables.category_ids)))
-    rows = np.split(order, bounds)
+    bounds = np.searchsorted(tables.classes[order], np.arange(len(tables.category_ids) + 1))
+    rows = [order[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
     object_rows = [
         np.flatnonzero((tables.object_classes == k) & ~tables.is_crowd)
         for k in range(len(tables.category_ids))
@@ -114,10 +114,23 @@ def _class_ap(rankings: Rankings, k: int, weights: Weights, num_objects: Int64Ar
     return np.array(values)
 
 
-def interval(samples: Float64Array) -> tuple[float, float] | None:
-    """The middle `LEVEL` of the samples; None if none of them has objects."""
+def interval(figure: float, samples: Float64Array, bounds: tuple[float, float]) -> tuple[float, float] | None:
+    """The basic bootstrap interval: what the samples lie above `figure` is taken off it, at both ends.
+
+    AP of few images is on average too high, because the best precision at a recall or a higher one picks up
+    noise, and samples are too high by as much again; so their own middle would be wrong twice.
+
+    Args:
+        figure: AP, or a difference, of all images.
+        samples: the same of each sample; NaN without objects.
+        bounds: between which such a figure lies.
+
+    Returns:
+        The ends at `LEVEL`; None if no sample has objects.
+    """
     known = samples[~np.isnan(samples)]
     if not len(known):
         return None
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return low, high
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    ends = np.clip([2 * figure - high, 2 * figure - low], *bounds)
+    return float(ends[0]), float(ends[1])
