@@ -1,6 +1,8 @@
 // What all parts share: the data, elements, figures as text.
 
 const data = JSON.parse(document.getElementById("data").textContent);
+const { runs } = data;
+const isSeveral = runs.length > 1;
 const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)"];
 const runColour = (k) => COLOURS[k % COLOURS.length];
@@ -25,7 +27,8 @@ const share = fixed(3);
 // COCO says -1 where there is no object of a size.
 const figure = (value) => (isNumber(value) && value >= 0 ? value.toFixed(3) : "–");
 const count = (value) => (isNumber(value) ? value.toLocaleString("en-GB") : "–");
-const percent = (value) => (isNumber(value) ? `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %` : "–");
+const percent = (value) =>
+  isNumber(value) ? `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %` : "–";
 const plural = (n, word, more) => `${count(n)} ${n === 1 ? word : more || word + "s"}`;
 const fileName = (path) => String(path).split(/[\\/]/).pop();
 
@@ -49,7 +52,14 @@ function duration(seconds) {
 function day(iso) {
   const time = new Date(iso);
   if (Number.isNaN(time.getTime())) return "–";
-  const shown = { day: "numeric", month: "long", year: "numeric", hour: "2-digit", minute: "2-digit", timeZone: "UTC" };
+  const shown = {
+    day: "numeric",
+    month: "long",
+    year: "numeric",
+    hour: "2-digit",
+    minute: "2-digit",
+    timeZone: "UTC",
+  };
   return `${time.toLocaleString("en-GB", shown)} UTC`;
 }
 
@@ -78,7 +88,10 @@ function smooth(values) {
 
 // A part of the page: heading, a sentence that says what is to be seen, content; or why there is none.
 function section(id, title, lead, ...content) {
-  const head = [el("h2", { id: `${id}-title`, text: title }), lead ? el("p", { class: "lead", text: lead }) : null];
+  const head = [
+    el("h2", { id: `${id}-title`, text: title }),
+    lead ? el("p", { class: "lead", text: lead }) : null,
+  ];
   return el("section", { id, "aria-labelledby": `${id}-title` }, ...head, ...content);
 }
 const absent = (id, title, why) => section(id, title, null, el("p", { class: "absent", text: why }));
@@ -101,7 +114,8 @@ function segmented(label, options, onchange) {
       "aria-pressed": String(k === 0),
       text,
       onclick: (event) => {
-        for (const button of buttons) button.setAttribute("aria-pressed", String(button === event.currentTarget));
+        for (const button of buttons)
+          button.setAttribute("aria-pressed", String(button === event.currentTarget));
         onchange(value);
       },
     }),

@@ -40,7 +40,14 @@ function legend(named) {
     "span",
     { class: "legend" },
     named.map((one) => {
-      const line = svg("line", { x1: 1, x2: 19, y1: 5, y2: 5, "stroke-width": 2.5, "stroke-dasharray": one.dash });
+      const line = svg("line", {
+        x1: 1,
+        x2: 19,
+        y1: 5,
+        y2: 5,
+        "stroke-width": 2.5,
+        "stroke-dasharray": one.dash,
+      });
       line.style.stroke = one.colour;
       return el("span", {}, svg("svg", { width: 20, height: 10, "aria-hidden": "true" }, line), one.name);
     }),
@@ -60,7 +67,12 @@ function watchWidth(node, draw) {
 
 function axes(state, width) {
   const { box, x, y, height } = state;
-  const inner = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: height - MARGIN.bottom };
+  const inner = {
+    left: MARGIN.left,
+    right: width - MARGIN.right,
+    top: MARGIN.top,
+    bottom: height - MARGIN.bottom,
+  };
   const toX = (value) => inner.left + ((value - box.x0) / (box.x1 - box.x0)) * (inner.right - inner.left);
   const toY = (value) => inner.bottom - ((value - box.y0) / (box.y1 - box.y0)) * (inner.bottom - inner.top);
   const parts = [];
@@ -68,15 +80,35 @@ function axes(state, width) {
     const at = toY(value);
     parts.push(
       svg("line", { class: value === 0 ? "axis" : "grid", x1: inner.left, x2: inner.right, y1: at, y2: at }),
-      svg("text", { class: "tick", x: inner.left - 8, y: at + 4, "text-anchor": "end", text: (y.format || short)(value) }),
+      svg("text", {
+        class: "tick",
+        x: inner.left - 8,
+        y: at + 4,
+        "text-anchor": "end",
+        text: (y.format || short)(value),
+      }),
     );
   }
   for (const value of ticks(box.x0, box.x1, (inner.right - inner.left) / 80, x.whole)) {
     parts.push(
-      svg("text", { class: "tick", x: toX(value), y: inner.bottom + 17, "text-anchor": "middle", text: short(value) }),
+      svg("text", {
+        class: "tick",
+        x: toX(value),
+        y: inner.bottom + 17,
+        "text-anchor": "middle",
+        text: short(value),
+      }),
     );
   }
-  parts.push(svg("text", { class: "axis-name", x: inner.right, y: height - 3, "text-anchor": "end", text: x.label || "" }));
+  parts.push(
+    svg("text", {
+      class: "axis-name",
+      x: inner.right,
+      y: height - 3,
+      "text-anchor": "end",
+      text: x.label || "",
+    }),
+  );
   return { inner, toX, toY, parts };
 }
 
@@ -98,14 +130,30 @@ function drawLines(state, width) {
   const { series, marks, height, box, canvas, title } = state;
   const { inner, toX, toY, parts } = axes(state, width);
   for (const mark of marks) {
-    const line = svg("line", { class: "mark", x1: toX(mark.at), x2: toX(mark.at), y1: inner.top - 6, y2: inner.bottom });
+    const line = svg("line", {
+      class: "mark",
+      x1: toX(mark.at),
+      x2: toX(mark.at),
+      y1: inner.top - 6,
+      y2: inner.bottom,
+    });
     if (mark.colour) line.style.stroke = mark.colour;
     const flip = toX(mark.at) > inner.right - 70;
-    const label = { class: "mark-name", x: toX(mark.at) + (flip ? -5 : 5), y: inner.top + 2, text: mark.text };
+    const label = {
+      class: "mark-name",
+      x: toX(mark.at) + (flip ? -5 : 5),
+      y: inner.top + 2,
+      text: mark.text,
+    };
     parts.push(line, svg("text", { ...label, "text-anchor": flip ? "end" : "start" }));
   }
   for (const one of series) {
-    const shown = { class: "curve", d: pathOf(one, toX, toY), "stroke-width": one.width || 2, "stroke-dasharray": one.dash };
+    const shown = {
+      class: "curve",
+      d: pathOf(one, toX, toY),
+      "stroke-width": one.width || 2,
+      "stroke-dasharray": one.dash,
+    };
     const line = svg("path", { ...shown, opacity: one.opacity });
     line.style.stroke = one.colour;
     parts.push(line);
@@ -120,7 +168,14 @@ function drawLines(state, width) {
   const cursor = svg("g", { class: "cursor" });
   const picture = svg(
     "svg",
-    { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": `${title}. ${reading(state)} Arrow keys read the values.` },
+    {
+      width,
+      height,
+      viewBox: `0 0 ${width} ${height}`,
+      role: "img",
+      tabindex: 0,
+      "aria-label": `${title}. ${reading(state)} Arrow keys read the values.`,
+    },
     parts,
     cursor,
   );
@@ -173,12 +228,24 @@ function showValues(state, { inner, toX, toY, cursor, width }, at) {
   const found = named.flatMap((one) => {
     const known = one.xs.map((value, k) => [value, one.ys[k]]).filter(([a, b]) => isNumber(a) && isNumber(b));
     if (!known.length) return [];
-    return [[one, known[nearest(known.map(([a]) => a), at)]]];
+    return [
+      [
+        one,
+        known[
+          nearest(
+            known.map(([a]) => a),
+            at,
+          )
+        ],
+      ],
+    ];
   });
   if (!found.length) return;
   const closest = found.reduce((a, b) => (Math.abs(b[1][0] - at) < Math.abs(a[1][0] - at) ? b : a))[1][0];
   state.at = closest;
-  cursor.replaceChildren(svg("line", { x1: toX(closest), x2: toX(closest), y1: inner.top, y2: inner.bottom }));
+  cursor.replaceChildren(
+    svg("line", { x1: toX(closest), x2: toX(closest), y1: inner.top, y2: inner.bottom }),
+  );
   tip.replaceChildren(el("b", { text: `${x.label || ""} ${short(closest)}` }));
   for (const [one, [xValue, yValue]] of found) {
     if (Math.abs(xValue - closest) > (state.box.x1 - state.box.x0) / 20) continue;
@@ -187,7 +254,9 @@ function showValues(state, { inner, toX, toY, cursor, width }, at) {
     cursor.append(dot);
     const swatch = el("i");
     swatch.style.background = one.colour;
-    tip.append(el("span", {}, swatch, `${one.name} `, el("b", { text: (y.value || y.format || short)(yValue) })));
+    tip.append(
+      el("span", {}, swatch, `${one.name} `, el("b", { text: (y.value || y.format || short)(yValue) })),
+    );
   }
   tip.hidden = false;
   const left = toX(closest);
@@ -206,16 +275,37 @@ function reliabilityChart(bins) {
     parts.push(svg("line", { class: "mark", x1: toX(0), y1: toY(0), x2: toX(1), y2: toY(1) }));
     for (const bin of bins.filter((one) => one.count && isNumber(one.accuracy))) {
       const [left, right] = [toX(bin.lower) + 1, toX(bin.upper) - 1];
-      const shape = { x: left, width: Math.max(right - left, 1), y: toY(bin.accuracy), height: inner.bottom - toY(bin.accuracy) };
+      const shape = {
+        x: left,
+        width: Math.max(right - left, 1),
+        y: toY(bin.accuracy),
+        height: inner.bottom - toY(bin.accuracy),
+      };
       const said = `${plural(bin.count, "detection")} of confidence ${bin.lower.toFixed(2)} to ${bin.upper.toFixed(2)}: ${percent(bin.accuracy)} right, mean confidence ${percent(bin.confidence)}`;
-      const bar = svg("rect", { ...shape, class: "bar", opacity: (0.3 + 0.6 * Math.sqrt(bin.count / most)).toFixed(2) }, svg("title", { text: said }));
-      parts.push(bar, svg("circle", { class: "bin-mean", cx: toX(bin.confidence), cy: toY(bin.accuracy), r: 3 }));
+      const bar = svg(
+        "rect",
+        { ...shape, class: "bar", opacity: (0.3 + 0.6 * Math.sqrt(bin.count / most)).toFixed(2) },
+        svg("title", { text: said }),
+      );
+      parts.push(
+        bar,
+        svg("circle", { class: "bin-mean", cx: toX(bin.confidence), cy: toY(bin.accuracy), r: 3 }),
+      );
     }
     const label = "Share of right detections for each confidence; the dashed line is perfect calibration.";
-    const picture = svg("svg", { width, height: 280, viewBox: `0 0 ${width} 280`, role: "img", "aria-label": label }, parts);
+    const picture = svg(
+      "svg",
+      { width, height: 280, viewBox: `0 0 ${width} 280`, role: "img", "aria-label": label },
+      parts,
+    );
     canvas.replaceChildren(picture);
   });
-  return el("figure", { class: "chart" }, el("figcaption", {}, el("span", { class: "chart-title", text: "Share that is right, by confidence" })), canvas);
+  return el(
+    "figure",
+    { class: "chart" },
+    el("figcaption", {}, el("span", { class: "chart-title", text: "Share that is right, by confidence" })),
+    canvas,
+  );
 }
 
 // Values with their intervals on one axis, a row for each.
@@ -232,20 +322,60 @@ function intervalChart(title, rows) {
     const toX = (value) => left + ((value - low + space) / (high - low + 2 * space)) * (width - left - 60);
     const parts = ticks(low - space, high + space, width / 140).flatMap((value) => [
       svg("line", { class: "grid", x1: toX(value), x2: toX(value), y1: 4, y2: height - 24 }),
-      svg("text", { class: "tick", x: toX(value), y: height - 8, "text-anchor": "middle", text: short(value) }),
+      svg("text", {
+        class: "tick",
+        x: toX(value),
+        y: height - 8,
+        "text-anchor": "middle",
+        text: short(value),
+      }),
     ]);
     known.forEach((row, k) => {
       const at = 22 + k * 34;
       const [from, to] = row.interval || [row.value, row.value];
-      const line = svg("line", { x1: toX(from), x2: toX(to), y1: at, y2: at, "stroke-width": 4, "stroke-linecap": "round", opacity: 0.35 });
+      const line = svg("line", {
+        x1: toX(from),
+        x2: toX(to),
+        y1: at,
+        y2: at,
+        "stroke-width": 4,
+        "stroke-linecap": "round",
+        opacity: 0.35,
+      });
       const dot = svg("circle", { cx: toX(row.value), cy: at, r: 5.5 });
       line.style.stroke = dot.style.fill = row.colour;
       parts.push(line, dot);
-      parts.push(svg("text", { class: "row-name", x: 0, y: at + 4, text: row.name.length > left / 8 ? `${row.name.slice(0, left / 8 - 1)}…` : row.name }));
-      parts.push(svg("text", { class: "row-value", x: width, y: at + 4, "text-anchor": "end", text: figure(row.value) }));
+      parts.push(
+        svg("text", {
+          class: "row-name",
+          x: 0,
+          y: at + 4,
+          text: row.name.length > left / 8 ? `${row.name.slice(0, left / 8 - 1)}…` : row.name,
+        }),
+      );
+      parts.push(
+        svg("text", {
+          class: "row-value",
+          x: width,
+          y: at + 4,
+          "text-anchor": "end",
+          text: figure(row.value),
+        }),
+      );
     });
     const said = known.map((row) => `${row.name} ${figure(row.value)}`).join(", ");
-    canvas.replaceChildren(svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${said}` }, parts));
+    canvas.replaceChildren(
+      svg(
+        "svg",
+        { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${said}` },
+        parts,
+      ),
+    );
   });
-  return el("figure", { class: "chart" }, el("figcaption", {}, el("span", { class: "chart-title", text: title })), canvas);
+  return el(
+    "figure",
+    { class: "chart" },
+    el("figcaption", {}, el("span", { class: "chart-title", text: title })),
+    canvas,
+  );
 }

@@ -23,7 +23,16 @@ logger = logging.getLogger("yoloflow")
 
 LARGEST = 4_900_000
 """Bytes of a page at most."""
-_SCRIPTS = ("base.js", "charts.js", "tables.js", "gallery.js", "sections.js", "page.js")
+_SCRIPTS = (
+    "base.js",
+    "charts.js",
+    "tables.js",
+    "gallery.js",
+    "sections.js",
+    "facts.js",
+    "comparison.js",
+    "page.js",
+)
 # Classes whose curves are kept, most first: fewer where the page would become too large.
 _CLASSES_WITH_CURVES = (100, 30, 0)
 _NO_NETWORK = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"

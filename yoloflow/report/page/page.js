@@ -1,8 +1,5 @@
 // The page as a whole: head, training curves of all runs, the parts of one run at a time.
 
-const { runs } = data;
-const isSeveral = runs.length > 1;
-
 function setUpTheme(button) {
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -22,16 +19,34 @@ function setUpTheme(button) {
 function head() {
   const button = el("button", { type: "button", class: "theme" });
   setUpTheme(button);
-  const top = el("p", { class: "kicker" }, el("span", { text: isSeveral ? "yoloflow · runs compared" : "yoloflow · training report" }), button);
+  const top = el(
+    "p",
+    { class: "kicker" },
+    el("span", { text: isSeveral ? "yoloflow · runs compared" : "yoloflow · training report" }),
+    button,
+  );
   const title = el("h1", { text: isSeveral ? runs.map((run) => run.name).join(" · ") : runs[0].name });
-  return el("header", {}, top, title, el("p", { class: "standfirst", text: isSeveral ? standfirstOfAll() : standfirst(runs[0]) }), isSeveral ? null : headFigures(runs[0]));
+  return el(
+    "header",
+    {},
+    top,
+    title,
+    el("p", { class: "standfirst", text: isSeveral ? standfirstOfAll() : standfirst(runs[0]) }),
+    isSeveral ? null : headFigures(runs[0]),
+  );
 }
 
 function standfirst(run) {
   const used = run.data?.train_set?.images.used;
-  const done = run.curves.evaluations.epoch.concat(run.curves.steps.epoch).reduce((a, b) => Math.max(a, b), 0);
+  const done = run.curves.evaluations.epoch
+    .concat(run.curves.steps.epoch)
+    .reduce((a, b) => Math.max(a, b), 0);
   const parts = [run.recipe || "A network"];
-  parts.push(run.finished ? `trained for ${plural(run.epochs, "epoch")}` : `${short(done)} of ${plural(run.epochs ?? 0, "epoch")} trained (in progress, or stopped)`);
+  parts.push(
+    run.finished
+      ? `trained for ${plural(run.epochs, "epoch")}`
+      : `${short(done)} of ${plural(run.epochs ?? 0, "epoch")} trained (in progress, or stopped)`,
+  );
   if (isNumber(used)) parts.push(`on ${plural(used, "image")}`);
   if (run.num_classes) parts.push(`of ${plural(run.num_classes, "class", "classes")}`);
   const when = run.finished ? `finished ${day(run.ended)}` : `last heard of ${day(run.ended)}`;
@@ -44,7 +59,8 @@ function standfirstOfAll() {
   const [first, second] = ranked;
   const ahead = first.best.map - second.best.map;
   const inside = (value, interval) => interval && value >= interval[0] && value <= interval[1];
-  const isClose = inside(second.best.map, first.best.intervals?.AP) || inside(first.best.map, second.best.intervals?.AP);
+  const isClose =
+    inside(second.best.map, first.best.intervals?.AP) || inside(first.best.map, second.best.intervals?.AP);
   if (ahead < 0.0005) return `${first.name} and ${second.name} share the best AP, ${figure(first.best.map)}.`;
   const doubt = isClose ? ", a lead within the confidence interval" : "";
   return `${first.name} has the best AP, ${figure(first.best.map)}: ${figure(ahead)} ahead of ${second.name}${doubt}.`;
@@ -54,9 +70,17 @@ function headFigures(run) {
   const { best } = run;
   const range = (key) => {
     const found = best.intervals?.[key];
-    return found ? `${percent(best.intervals.level)} interval ${figure(found[0])} to ${figure(found[1])}` : "no confidence interval";
+    return found
+      ? `${percent(best.intervals.level)} interval ${figure(found[0])} to ${figure(found[1])}`
+      : "no confidence interval";
   };
-  const big = (value, name, under) => el("div", {}, el("dt", { text: name }), el("dd", {}, el("strong", { text: value }), el("small", { text: under })));
+  const big = (value, name, under) =>
+    el(
+      "div",
+      {},
+      el("dt", { text: name }),
+      el("dd", {}, el("strong", { text: value }), el("small", { text: under })),
+    );
   return el(
     "dl",
     { class: "figures" },
@@ -68,15 +92,20 @@ function headFigures(run) {
   );
 }
 
-const stagesOf = (run) => run.curves.stages.filter((one) => one.stage > 0).map((one) => ({ at: one.epoch, text: `stage ${one.stage + 1}` }));
+const stagesOf = (run) =>
+  run.curves.stages
+    .filter((one) => one.stage > 0)
+    .map((one) => ({ at: one.epoch, text: `stage ${one.stage + 1}` }));
 
 function stageMarks() {
   const seen = new Map();
-  runs.forEach((run, k) => stagesOf(run).forEach((mark) => {
-    const key = `${mark.at} ${mark.text}`;
-    if (!seen.has(key)) seen.set(key, isSeveral ? { ...mark, colour: runColour(k) } : mark);
-    else seen.get(key).colour = null;
-  }));
+  runs.forEach((run, k) =>
+    stagesOf(run).forEach((mark) => {
+      const key = `${mark.at} ${mark.text}`;
+      if (!seen.has(key)) seen.set(key, isSeveral ? { ...mark, colour: runColour(k) } : mark);
+      else seen.get(key).colour = null;
+    }),
+  );
   return [...seen.values()];
 }
 
@@ -85,9 +114,18 @@ function lossChart(name, marks) {
     const [xs, ys] = [run.curves.steps.epoch, run.curves.steps.losses[name] || []];
     const line = { name: run.name, colour: runColour(k), xs };
     if (ys.length <= 40) return [{ ...line, ys }];
-    return [{ ...line, ys, width: 1, opacity: 0.28, silent: true }, { ...line, ys: smooth(ys) }];
+    return [
+      { ...line, ys, width: 1, opacity: 0.28, silent: true },
+      { ...line, ys: smooth(ys) },
+    ];
   });
-  return lineChart({ title: name === "loss" ? "Loss, all parts" : `Loss: ${name}`, series, x: { label: "epoch", whole: true }, marks, empty: "no steps logged yet" });
+  return lineChart({
+    title: name === "loss" ? "Loss, all parts" : `Loss: ${name}`,
+    series,
+    x: { label: "epoch", whole: true },
+    marks,
+    empty: "no steps logged yet",
+  });
 }
 
 function rateChart(marks) {
@@ -100,30 +138,84 @@ function rateChart(marks) {
     return [...groups.values()].map((one, n) => {
       const label = `group${one.groups.length > 1 ? "s" : ""} ${one.groups.join(", ")}`;
       const name = isSeveral ? (groups.size > 1 ? `${run.name}, ${label}` : run.name) : label;
-      return { name, colour: runColour(isSeveral ? k : n), dash: isSeveral && n ? `${5 - n} 3` : null, xs: run.curves.steps.epoch, ys: one.ys };
+      return {
+        name,
+        colour: runColour(isSeveral ? k : n),
+        dash: isSeveral && n ? `${5 - n} 3` : null,
+        xs: run.curves.steps.epoch,
+        ys: one.ys,
+      };
     });
   });
-  return lineChart({ title: "Learning rate", series, x: { label: "epoch", whole: true }, marks, empty: "no steps logged yet" });
+  return lineChart({
+    title: "Learning rate",
+    series,
+    x: { label: "epoch", whole: true },
+    marks,
+    empty: "no steps logged yet",
+  });
 }
 
 function figureChart(title, keys, marks, height) {
-  const series = runs.flatMap((run, k) => keys.map(([key, name], n) => ({
-    name: isSeveral ? run.name : name, colour: runColour(isSeveral ? k : n), dots: true, width: 2.4,
-    xs: run.curves.evaluations.epoch, ys: run.curves.evaluations[key],
-  })));
-  return lineChart({ title, series, x: { label: "epoch", min: 0, whole: true }, y: { value: share }, marks, height, empty: "not evaluated yet" });
+  const series = runs.flatMap((run, k) =>
+    keys.map(([key, name], n) => ({
+      name: isSeveral ? run.name : name,
+      colour: runColour(isSeveral ? k : n),
+      dots: true,
+      width: 2.4,
+      xs: run.curves.evaluations.epoch,
+      ys: run.curves.evaluations[key],
+    })),
+  );
+  return lineChart({
+    title,
+    series,
+    x: { label: "epoch", min: 0, whole: true },
+    y: { value: share },
+    marks,
+    height,
+    empty: "not evaluated yet",
+  });
 }
 
 function trainingSection() {
   const marks = stageMarks();
   const names = [...new Set(runs.flatMap((run) => Object.keys(run.curves.steps.losses)))];
   const first = isSeveral
-    ? el("div", { class: "two" }, figureChart("Validation AP", [["map"]], marks, 260), figureChart("Validation AP50", [["map50"]], marks, 260))
-    : figureChart("Validation AP", [["map", "AP"], ["map50", "AP50"]], marks, 300);
-  const rest = el("div", { class: "many" }, names.map((name) => lossChart(name, marks)), rateChart(marks));
+    ? el(
+        "div",
+        { class: "two" },
+        figureChart("Validation AP", [["map"]], marks, 260),
+        figureChart("Validation AP50", [["map50"]], marks, 260),
+      )
+    : figureChart(
+        "Validation AP",
+        [
+          ["map", "AP"],
+          ["map50", "AP50"],
+        ],
+        marks,
+        300,
+      );
+  const rest = el(
+    "div",
+    { class: "many" },
+    names.map((name) => lossChart(name, marks)),
+    rateChart(marks),
+  );
   const means = Math.max(...runs.map((run) => run.curves.steps.mean_of));
-  const said = means > 1 ? note(`Each point of a loss is the mean of ${means} logged steps at most; lines are smoothed.`) : note("Bold lines are smoothed; faint ones are what was logged.");
-  return section("training", "How training went", isSeveral ? "All runs over their epochs." : trainingLead(runs[0]), first, rest, said);
+  const said =
+    means > 1
+      ? note(`Each point of a loss is the mean of ${means} logged steps at most; lines are smoothed.`)
+      : note("Bold lines are smoothed; faint ones are what was logged.");
+  return section(
+    "training",
+    "How training went",
+    isSeveral ? "All runs over their epochs." : trainingLead(runs[0]),
+    first,
+    rest,
+    said,
+  );
 }
 
 function trainingLead(run) {
@@ -132,42 +224,11 @@ function trainingLead(run) {
   const last = known[known.length - 1];
   const stages = stagesOf(run).map((mark) => `${mark.text} began after epoch ${short(mark.at)}`);
   const highest = Math.max(...known);
-  const end = last === highest
-    ? `AP was highest at the end, ${figure(highest)}: it may not have finished rising`
-    : `AP was highest, ${figure(highest)}, at epoch ${run.best.epoch ?? "–"} and ended at ${figure(last)}`;
+  const end =
+    last === highest
+      ? `AP was highest at the end, ${figure(highest)}: it may not have finished rising`
+      : `AP was highest, ${figure(highest)}, at epoch ${run.best.epoch ?? "–"} and ended at ${figure(last)}`;
   return `${[end, ...stages].join("; ")}.`;
-}
-
-function comparisonSection() {
-  const rows = [
-    ["AP", (run) => figure(run.best.map)], ["AP50", (run) => figure(run.best.map50)], ["Best epoch", (run) => run.best.epoch ?? "–"],
-    ["Epochs", (run) => run.epochs ?? "–"], ["State", (run) => (run.finished ? "finished" : "in progress, or stopped")],
-    ["Time", (run) => duration(run.summary?.wall_seconds)], ["Images a second", (run) => short(run.summary?.images_per_second)], ["Ended", (run) => day(run.ended)],
-  ].map(([name, show]) => [name, ...runs.map((run) => String(show(run)))]);
-  const names = runs.map((run) => run.name);
-  const dots = intervalChart("AP with its confidence interval", runs.map((run, k) => ({ name: run.name, value: run.best.map, interval: run.best.intervals?.AP, colour: runColour(k) })));
-  const settings = data.settings.length
-    ? plainTable("Settings that differ", ["Setting", ...names], data.settings.map((row) => [row.key, ...row.values.map((value) => value ?? "–")]))
-    : el("p", { class: "absent", text: "All settings are the same." });
-  const lead = `${plural(data.settings.length, "setting differs", "settings differ")}.`;
-  return section("comparison", "Side by side", lead, dots, plainTable("Figures of each run", ["", ...names], rows), el("h3", { text: "Settings that differ" }), settings, classComparison(names));
-}
-
-// AP of each class in each run, where at least two runs were evaluated.
-function classComparison(names) {
-  const tables = runs.map((run) => new Map((run.diagnostics?.classes || []).map((row) => [row.name, row.ap])));
-  if (tables.filter((table) => table.size).length < 2) return null;
-  const classes = [...new Set(tables.flatMap((table) => [...table.keys()]))];
-  const spread = (name) => {
-    const known = tables.map((table) => table.get(name)).filter((value) => isNumber(value) && value >= 0);
-    return known.length > 1 ? Math.max(...known) - Math.min(...known) : null;
-  };
-  const columns = [
-    { name: "Class", isText: true, key: (name) => name, show: (name) => name },
-    ...names.map((run, k) => ({ name: run, key: (name) => tables[k].get(name), show: (name) => figure(tables[k].get(name)), bar: 1, colour: runColour(k) })),
-    { name: "Spread", title: "best minus worst", key: spread, show: (name) => figure(spread(name)) },
-  ];
-  return el("div", {}, el("h3", { text: "AP of each class" }), sortedTable({ label: "AP of each class in each run", columns, rows: classes, sortBy: columns.length - 1, filterOn: (name) => name, filterLabel: "Find a class" }));
 }
 
 // All parts about one run.
@@ -177,8 +238,16 @@ function partsOf(run) {
     if (pictures.showClass?.(id)) pictures.scrollIntoView();
   };
   return [
-    classesSection(run, jump), curvesSection(run), confusionSection(run), errorsSection(run), calibrationSection(run),
-    pictures, labelsSection(run), speedSection(run), dataSection(run), settingsSection(run),
+    classesSection(run, jump),
+    curvesSection(run),
+    confusionSection(run),
+    errorsSection(run),
+    calibrationSection(run),
+    pictures,
+    labelsSection(run),
+    speedSection(run),
+    dataSection(run),
+    settingsSection(run),
   ];
 }
 
@@ -186,7 +255,12 @@ function tabs(panel) {
   const buttons = runs.map((run, k) => {
     const swatch = el("i", { class: "swatch" });
     swatch.style.background = runColour(k);
-    return el("button", { type: "button", role: "tab", id: `tab-${k}`, "aria-controls": "run", onclick: () => choose(k) }, swatch, run.name);
+    return el(
+      "button",
+      { type: "button", role: "tab", id: `tab-${k}`, "aria-controls": "run", onclick: () => choose(k) },
+      swatch,
+      run.name,
+    );
   });
   function choose(k) {
     buttons.forEach((button, n) => {
@@ -209,8 +283,18 @@ function tabs(panel) {
 }
 
 const PLACES = [
-  ["comparison", "Side by side"], ["training", "Training"], ["classes", "Classes"], ["precision", "Precision"], ["confusion", "Confusions"],
-  ["errors", "Errors"], ["calibration", "Confidence"], ["gallery", "Pictures"], ["labels", "Labels"], ["speed", "Speed"], ["data", "Data"], ["settings", "Settings"],
+  ["comparison", "Side by side"],
+  ["training", "Training"],
+  ["classes", "Classes"],
+  ["precision", "Precision"],
+  ["confusion", "Confusions"],
+  ["errors", "Errors"],
+  ["calibration", "Confidence"],
+  ["gallery", "Pictures"],
+  ["labels", "Labels"],
+  ["speed", "Speed"],
+  ["data", "Data"],
+  ["settings", "Settings"],
 ];
 
 function build() {
@@ -222,9 +306,25 @@ function build() {
   else panel.append(...partsOf(runs[0]));
   main.append(panel);
   const places = PLACES.filter(([id]) => isSeveral || id !== "comparison");
-  const nav = el("nav", { "aria-label": "Parts of the page" }, places.map(([id, text]) => el("a", { href: `#${id}`, text })));
-  const foot = el("footer", {}, el("p", { text: `Written ${day(data.made)} by yoloflow. This file needs no network.` }));
-  document.getElementById("page").replaceChildren(el("a", { class: "skip", href: "#main", text: "Skip to the content" }), head(), nav, main, foot);
+  const nav = el(
+    "nav",
+    { "aria-label": "Parts of the page" },
+    places.map(([id, text]) => el("a", { href: `#${id}`, text })),
+  );
+  const foot = el(
+    "footer",
+    {},
+    el("p", { text: `Written ${day(data.made)} by yoloflow. This file needs no network.` }),
+  );
+  document
+    .getElementById("page")
+    .replaceChildren(
+      el("a", { class: "skip", href: "#main", text: "Skip to the content" }),
+      head(),
+      nav,
+      main,
+      foot,
+    );
 }
 
 build();

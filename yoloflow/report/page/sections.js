@@ -1,6 +1,7 @@
 // The parts of the page about one run. Each says in a sentence what is to be seen, computed from the figures.
 
-const NOT_EVALUATED = (run) => run.absent || "This run was not evaluated for the report: it has no diagnostics.json.";
+const NOT_EVALUATED = (run) =>
+  run.absent || "This run was not evaluated for the report: it has no diagnostics.json.";
 
 const nameFinder = (diagnostics) => {
   const names = new Map(diagnostics.classes.map((row) => [row.category_id, row.name]));
@@ -19,8 +20,20 @@ function classesSection(run, jump) {
   }
   const without = rows.length - known.length;
   if (without) lead += ` ${plural(without, "class has", "classes have")} no object in the validation set.`;
-  const number = (name, key, show, title) => ({ name, title, key: (row) => row[key], show: (row) => show(row[key]) });
-  const button = (row) => el("button", { type: "button", class: "link", title: "its pictures", text: row.name, onclick: () => jump(row.category_id) });
+  const number = (name, key, show, title) => ({
+    name,
+    title,
+    key: (row) => row[key],
+    show: (row) => show(row[key]),
+  });
+  const button = (row) =>
+    el("button", {
+      type: "button",
+      class: "link",
+      title: "its pictures",
+      text: row.name,
+      onclick: () => jump(row.category_id),
+    });
   const columns = [
     { name: "Class", isText: true, key: (row) => row.name, show: button },
     number("Objects", "num_objects", count, "objects in the validation set"),
@@ -39,7 +52,14 @@ function classesSection(run, jump) {
     number("Large", "ap_large", figure, "AP of objects above 96² pixels"),
     number("AR100", "ar100", figure, "recall with 100 detections an image"),
   ];
-  const table = sortedTable({ label: "Figures of each class", columns, rows, sortBy: 2, filterOn: (row) => row.name, filterLabel: "Find a class" });
+  const table = sortedTable({
+    label: "Figures of each class",
+    columns,
+    rows,
+    sortBy: 2,
+    filterOn: (row) => row.name,
+    filterLabel: "Find a class",
+  });
   const at = `Precision, recall, F1, false and missed are counted at confidence ${share(run.diagnostics.conf_thres)} and IoU ${run.diagnostics.iou_thres}. Small, medium and large are AP by size of the objects. Choose a class to see its pictures.`;
   return section("classes", "Class by class", lead, table, note(at));
 }
@@ -51,40 +71,107 @@ function curvesSection(run) {
   const { pr_curves: pr, confidence_curves: byConfidence } = diagnostics;
   const nameOf = nameFinder(diagnostics);
   const holder = el("div", { class: "two" });
-  const best = byConfidence.all.f1.reduce((a, value, k) => (isNumber(value) && value > (byConfidence.all.f1[a] ?? -1) ? k : a), 0);
+  const best = byConfidence.all.f1.reduce(
+    (a, value, k) => (isNumber(value) && value > (byConfidence.all.f1[a] ?? -1) ? k : a),
+    0,
+  );
   function draw(chosen) {
-    const faint = { silent: true, colour: "var(--soft)", opacity: pr.per_class.length > 20 ? 0.15 : 0.3, width: 1.2 };
-    const others = pr.per_class.map((one) => ({ ...faint, name: nameOf(one.category_id), xs: pr.recall, ys: one.precision }));
+    const faint = {
+      silent: true,
+      colour: "var(--soft)",
+      opacity: pr.per_class.length > 20 ? 0.15 : 0.3,
+      width: 1.2,
+    };
+    const others = pr.per_class.map((one) => ({
+      ...faint,
+      name: nameOf(one.category_id),
+      xs: pr.recall,
+      ys: one.precision,
+    }));
     const one = pr.per_class.find((row) => String(row.category_id) === chosen);
-    const main = { name: one ? nameOf(one.category_id) : "all classes", colour: "var(--c0)", xs: pr.recall, ys: one ? one.precision : pr.all, width: 2.6 };
+    const main = {
+      name: one ? nameOf(one.category_id) : "all classes",
+      colour: "var(--c0)",
+      xs: pr.recall,
+      ys: one ? one.precision : pr.all,
+      width: 2.6,
+    };
     const unit = { min: 0, max: 1 };
-    const prChart = lineChart({ title: `Precision over recall, IoU ${pr.iou}: ${main.name}`, series: [...others, main], x: { label: "recall", ...unit }, y: { ...unit, value: share }, height: 300 });
-    const source = byConfidence.per_class.find((row) => String(row.category_id) === chosen) || byConfidence.all;
-    const curve = (name, k, dash) => ({ name, dash, colour: COLOURS[k], xs: byConfidence.confidence, ys: source[name.toLowerCase()] });
+    const prChart = lineChart({
+      title: `Precision over recall, IoU ${pr.iou}: ${main.name}`,
+      series: [...others, main],
+      x: { label: "recall", ...unit },
+      y: { ...unit, value: share },
+      height: 300,
+    });
+    const source =
+      byConfidence.per_class.find((row) => String(row.category_id) === chosen) || byConfidence.all;
+    const curve = (name, k, dash) => ({
+      name,
+      dash,
+      colour: COLOURS[k],
+      xs: byConfidence.confidence,
+      ys: source[name.toLowerCase()],
+    });
     const marks = [{ at: diagnostics.conf_thres, text: `chosen ${share(diagnostics.conf_thres)}` }];
-    const f1Chart = lineChart({ title: `By confidence threshold: ${main.name}`, series: [curve("Precision", 1, "6 3"), curve("Recall", 2, "2 3"), curve("F1", 0)], x: { label: "confidence", ...unit }, y: { ...unit, value: share }, marks, height: 300 });
+    const f1Chart = lineChart({
+      title: `By confidence threshold: ${main.name}`,
+      series: [curve("Precision", 1, "6 3"), curve("Recall", 2, "2 3"), curve("F1", 0)],
+      x: { label: "confidence", ...unit },
+      y: { ...unit, value: share },
+      marks,
+      height: 300,
+    });
     holder.replaceChildren(prChart, f1Chart);
   }
   draw("");
-  const options = [["", "all classes"], ...pr.per_class.map((row) => [String(row.category_id), nameOf(row.category_id)])];
+  const options = [
+    ["", "all classes"],
+    ...pr.per_class.map((row) => [String(row.category_id), nameOf(row.category_id)]),
+  ];
   const lead = `Over all classes F1 is highest, ${share(byConfidence.all.f1[best])}, at confidence ${byConfidence.confidence[best].toFixed(2)}.`;
-  const left = pr.num_left_out ? note(`Curves of the ${count(pr.per_class.length)} most frequent classes; ${count(pr.num_left_out)} others are left out to keep the file small.`) : null;
-  return section("precision", "Precision and recall", lead, el("div", { class: "tools" }, choice("Class", options, draw)), holder, left);
+  const left = pr.num_left_out
+    ? note(
+        `Curves of the ${count(pr.per_class.length)} most frequent classes; ${count(pr.num_left_out)} others are left out to keep the file small.`,
+      )
+    : null;
+  return section(
+    "precision",
+    "Precision and recall",
+    lead,
+    el("div", { class: "tools" }, choice("Class", options, draw)),
+    holder,
+    left,
+  );
 }
 
 function confusionSection(run) {
   if (!run.diagnostics?.confusion) return absent("confusion", "What is taken for what", NOT_EVALUATED(run));
   const words = confusionsInWords(run.diagnostics.confusion);
   const lead = words.length ? `Most often: ${words[0]}.` : "Nothing was taken for anything else.";
-  const list = words.length > 1 ? el("ol", { class: "ranking" }, words.slice(0, 8).map((text) => el("li", { text }))) : null;
+  const list =
+    words.length > 1
+      ? el(
+          "ol",
+          { class: "ranking" },
+          words.slice(0, 8).map((text) => el("li", { text })),
+        )
+      : null;
   const { convention, num_left_out: left } = run.diagnostics.confusion;
   return section(
     "confusion",
     "What is taken for what",
     lead,
-    el("div", { class: run.diagnostics.confusion.labels.length > 10 ? null : "wide-narrow" }, confusionMatrix(run.diagnostics.confusion), list && el("div", {}, el("h3", { text: "Most frequent" }), list)),
+    el(
+      "div",
+      { class: run.diagnostics.confusion.labels.length > 10 ? null : "wide-narrow" },
+      confusionMatrix(run.diagnostics.confusion),
+      list && el("div", {}, el("h3", { text: "Most frequent" }), list),
+    ),
     note(`${convention} Colour is the share of the row: blue on the diagonal, orange beside it.`),
-    left ? note(`${plural(left, "class", "classes")} with fewer confusions are left out of the picture.`) : null,
+    left
+      ? note(`${plural(left, "class", "classes")} with fewer confusions are left out of the picture.`)
+      : null,
   );
 }
 
@@ -95,7 +182,10 @@ function errorsSection(run) {
   const kinds = [...errors.kinds].sort((a, b) => (b.ap_cost ?? 0) - (a.ap_cost ?? 0));
   const most = Math.max(...kinds.map((one) => one.ap_cost ?? 0), 1e-9);
   const first = kinds[0];
-  const lead = first && first.ap_cost > 0 ? `Without ${first.kind === "missed" ? "missed objects" : `errors of kind “${first.kind}”`} AP50 would be ${figure(errors.base_ap50 + first.ap_cost)} instead of ${figure(errors.base_ap50)}.` : "No kind of error costs AP50.";
+  const lead =
+    first && first.ap_cost > 0
+      ? `Without ${first.kind === "missed" ? "missed objects" : `errors of kind “${first.kind}”`} AP50 would be ${figure(errors.base_ap50 + first.ap_cost)} instead of ${figure(errors.base_ap50)}.`
+      : "No kind of error costs AP50.";
   const rows = kinds.map((one) => {
     const bar = el("i");
     bar.style.width = `${(100 * Math.max(one.ap_cost ?? 0, 0)) / most}%`;
@@ -109,10 +199,26 @@ function errorsSection(run) {
       el("td", { text: count(one.count) }),
     );
   });
-  const head = el("tr", {}, ["Kind", "", "AP50 it costs", "Count"].map((text) => el("th", { scope: "col", text: text || null })));
-  const table = el("table", { class: "errors" }, el("caption", { class: "spoken", text: "Errors by kind" }), el("thead", {}, head), el("tbody", {}, rows));
+  const head = el(
+    "tr",
+    {},
+    ["Kind", "", "AP50 it costs", "Count"].map((text) => el("th", { scope: "col", text: text || null })),
+  );
+  const table = el(
+    "table",
+    { class: "errors" },
+    el("caption", { class: "spoken", text: "Errors by kind" }),
+    el("thead", {}, head),
+    el("tbody", {}, rows),
+  );
   const said = `The cost is how much AP50 would rise if all errors of this kind, at any confidence, and no others were mended. Counts are at confidence ${share(run.diagnostics.conf_thres)}.`;
-  return section("errors", "What errors cost", lead, el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Errors by kind" }, table), note(said));
+  return section(
+    "errors",
+    "What errors cost",
+    lead,
+    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Errors by kind" }, table),
+    note(said),
+  );
 }
 
 function calibrationSection(run) {
@@ -121,101 +227,27 @@ function calibrationSection(run) {
   const used = calibration.bins.filter((bin) => bin.count && isNumber(bin.accuracy));
   const gap = used.reduce((sum, bin) => sum + bin.count * (bin.confidence - bin.accuracy), 0);
   const side = gap > 0 ? "too sure" : "too modest";
-  const lead = used.length ? `On average confidence is off by ${(100 * calibration.ece).toFixed(1)} percentage points, mostly ${side}.` : "There are no detections to judge.";
+  const lead = used.length
+    ? `On average confidence is off by ${(100 * calibration.ece).toFixed(1)} percentage points, mostly ${side}.`
+    : "There are no detections to judge.";
   const said = `Expected calibration error ${share(calibration.ece)}, largest ${share(calibration.mce)}. Darker bars hold more detections; a dot is a bin's mean confidence. Bars below the dashed line are too sure.`;
-  return section("calibration", "Does confidence keep its word?", lead, el("div", { class: "half" }, reliabilityChart(calibration.bins)), note(said));
+  return section(
+    "calibration",
+    "Does confidence keep its word?",
+    lead,
+    el("div", { class: "half" }, reliabilityChart(calibration.bins)),
+    note(said),
+  );
 }
 
 function gallerySection(run) {
   if (!run.diagnostics) return absent("gallery", "The worst pictures", NOT_EVALUATED(run));
-  if (!run.gallery.images.length) return absent("gallery", "The worst pictures", "No picture has an error at the chosen confidence.");
+  if (!run.gallery.images.length)
+    return absent("gallery", "The worst pictures", "No picture has an error at the chosen confidence.");
   const worst = run.gallery.images[0];
   const lead = `Lowest F1 first: ${fileName(worst.file)} has ${plural(worst.false_positives, "false positive")} and ${plural(worst.missed, "missed object")}.`;
   const node = gallery(run, nameFinder(run.diagnostics));
   const part = section("gallery", "The worst pictures", lead, node);
   part.showClass = node.showClass;
   return part;
-}
-
-function labelsSection(run) {
-  const found = run.diagnostics?.label_errors;
-  if (!found) return absent("labels", "Labels to look at", NOT_EVALUATED(run));
-  if (!found.length) return absent("labels", "Labels to look at", "Nothing suspicious: no confident detection contradicts a label.");
-  const nameOf = nameFinder(run.diagnostics);
-  const text = (id) => (id === null || id === undefined ? "nothing" : nameOf(id));
-  const columns = [
-    { name: "File", isText: true, key: (row) => fileName(row.file), show: (row) => suspectLink(run, row, nameOf) },
-    { name: "Suspicion", isText: true, key: (row) => row.kind, show: (row) => row.kind.replaceAll("_", " ") },
-    { name: "Labelled", isText: true, key: (row) => text(row.true_category_id), show: (row) => text(row.true_category_id) },
-    { name: "Found", isText: true, key: (row) => text(row.category_id), show: (row) => text(row.category_id) },
-    { name: "Score", key: (row) => row.score, show: (row) => share(row.score) },
-    { name: "IoU", key: (row) => row.iou, show: (row) => fixed(2)(row.iou) },
-    { name: "Box x1 y1 x2 y2", isText: true, key: (row) => row.box_xyxy[0], show: (row) => row.box_xyxy.map((value) => Math.round(value)).join(" ") },
-  ];
-  const of = run.diagnostics.num_label_errors;
-  const lead = `${plural(of, "place")} where a detection contradicts the labels, surest first${of > found.length ? `; the first ${count(found.length)} are listed` : ""}.`;
-  const table = sortedTable({ label: "Suspicious labels", columns, rows: found, sortBy: 4, filterOn: (row) => `${row.file} ${text(row.category_id)} ${text(row.true_category_id)} ${row.kind}`, filterLabel: "Filter" });
-  const said = "wrong label: an object is taken for another class; wrong box: its box fits badly; missing label: nothing is labelled there. Files of the pictures above open.";
-  return section("labels", "Labels to look at", lead, table, note(said));
-}
-
-// A file's name; it opens the picture where the gallery has it.
-function suspectLink(run, row, nameOf) {
-  const image = run.gallery.images.find((one) => one.file === row.file && one.picture !== null);
-  if (!image) return el("span", { title: row.file, text: fileName(row.file) });
-  const box = [...row.box_xyxy, row.category_id, "suspect", row.score, row.iou, row.true_category_id];
-  const shown = { ...image, boxes: [...image.boxes, box] };
-  const open = () => openViewer([shown], shown, (one) => one[KIND] === "suspect", nameOf);
-  return el("button", { type: "button", class: "link", title: row.file, text: fileName(row.file), onclick: open });
-}
-
-const SET_NAMES = { train_set: "Training set", val_set: "Validation set" };
-const total = (counts) => Object.values(counts || {}).reduce((a, b) => a + b, 0);
-
-function dataSection(run) {
-  if (!run.data) return absent("data", "The data", "The run folder has no data_problems.json.");
-  const parts = Object.entries(run.data).map(([key, account]) => {
-    const { images, boxes } = account;
-    const rows = [
-      ["Images listed", count(images.listed)], ["Images used", count(images.used)], ["… without a box", count(images.background)],
-      ["Images dropped", count(total(images.dropped))], ["Boxes listed", count(boxes.listed)], ["Boxes used", count(boxes.used)],
-      ["… crowd regions", count(boxes.crowd)], ["Boxes clipped", count(total(boxes.clipped))], ["Boxes dropped", count(total(boxes.dropped))],
-    ];
-    const kinds = account.kinds.length ? plainTable("Problems by kind", ["Problem", "Done", "Count"], account.kinds.map((one) => [one.kind, one.action, count(one.count)])) : note("No problems found.");
-    const more = account.num_problems > account.problems.length ? ` (the first ${count(account.problems.length)} of ${count(account.num_problems)})` : "";
-    const list = account.problems.length ? el("details", {}, el("summary", { text: `Problems one by one${more}` }), el("ul", { class: "problems" }, account.problems.map((one) => el("li", {}, el("code", { text: one.line === null ? one.file : `${one.file}:${one.line}` }), ` ${one.detail} (${one.kind}, ${one.action})`)))) : null;
-    return el("div", {}, el("h3", { text: SET_NAMES[key] || key }), facts(rows), kinds, list);
-  });
-  const found = Object.values(run.data).reduce((sum, account) => sum + account.num_problems, 0);
-  const sizes = Object.entries(run.data).map(([key, account]) => `${count(account.images.used)} images in the ${(SET_NAMES[key] || key).toLowerCase()}`);
-  return section("data", "The data", `${sizes.join(", ")}; ${found ? `${plural(found, "remark")} on them` : "nothing was found wrong"}.`, el("div", { class: "two" }, parts));
-}
-
-const facts = (rows) => el("dl", { class: "facts" }, rows.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: value ?? "–" }))));
-
-function speedSection(run) {
-  const speed = run.diagnostics?.speed;
-  if (!speed) return absent("speed", "Speed", run.diagnostics ? "The speed of the evaluation was not measured." : NOT_EVALUATED(run));
-  const parts = Object.entries(speed.milliseconds_per_image).filter(([, value]) => isNumber(value));
-  const sum = parts.reduce((a, [, value]) => a + value, 0) || 1;
-  const bar = el("div", { class: "stack", role: "img", "aria-label": parts.map(([name, value]) => `${name} ${short(value)} ms`).join(", ") });
-  const key = el("p", { class: "key" });
-  parts.forEach(([name, value], k) => {
-    const piece = el("i");
-    piece.style.width = `${(100 * value) / sum}%`;
-    piece.style.background = COLOURS[k];
-    const swatch = el("i", { class: "swatch" });
-    swatch.style.background = COLOURS[k];
-    bar.append(piece);
-    key.append(el("span", {}, swatch, `${name} ${short(value)} ms`));
-  });
-  const memory = isNumber(speed.peak_memory_mb) ? ` Memory at most ${count(Math.round(speed.peak_memory_mb))} MB.` : "";
-  return section("speed", "Speed", `Evaluation took ${short(sum)} ms an image, ${short(speed.images_per_second)} images a second.${memory}`, bar, key);
-}
-
-function settingsSection(run) {
-  const environment = Object.entries(run.environment).map(([name, value]) => [name, value === null ? "not known" : String(value)]);
-  const config = el("details", {}, el("summary", { text: `config.yaml (${count(run.config.split("\n").length)} lines)` }), el("pre", { tabindex: 0, text: run.config }));
-  const missing = run.finished ? null : note("What the training ran on is written when it has finished.");
-  return section("settings", "Settings and environment", null, el("h3", { text: "Environment" }), facts(environment), missing, el("h3", { text: "Resolved settings" }), config);
 }

@@ -3,9 +3,21 @@
 // columns: {name, title, key(row), show(row) -> text or node, isText, bar (value of a whole bar), colour}
 function sortedTable({ label, columns, rows, sortBy = 0, descending = true, filterOn, filterLabel }) {
   const body = el("tbody");
-  const lines = rows.map((row) => ({ row, node: el("tr", {}, columns.map((column, k) => cell(column, row, k === 0))) }));
+  const lines = rows.map((row) => ({
+    row,
+    node: el(
+      "tr",
+      {},
+      columns.map((column, k) => cell(column, row, k === 0)),
+    ),
+  }));
   const heads = columns.map((column, k) => {
-    const button = el("button", { type: "button", title: column.title, text: column.name, onclick: () => sort(k) });
+    const button = el("button", {
+      type: "button",
+      title: column.title,
+      text: column.name,
+      onclick: () => sort(k),
+    });
     return el("th", { scope: "col", class: column.isText ? "words" : null }, button);
   });
   const state = { by: null, down: descending };
@@ -23,13 +35,20 @@ function sortedTable({ label, columns, rows, sortBy = 0, descending = true, filt
       // What is not known stays at the end, whichever way.
       const known = (value) => (typeof value === "string" ? value !== "" : isNumber(value) && value >= -0.5);
       if (!known(first) || !known(second)) return Number(known(second)) - Number(known(first));
-      const order = typeof first === "string" ? first.localeCompare(second, "en", { numeric: true }) : first - second;
+      const order =
+        typeof first === "string" ? first.localeCompare(second, "en", { numeric: true }) : first - second;
       return state.down ? -order : order;
     });
     body.append(...lines.map((line) => line.node));
   }
 
-  const table = el("table", {}, el("caption", { class: "spoken", text: label }), el("thead", {}, el("tr", {}, heads)), body);
+  const table = el(
+    "table",
+    {},
+    el("caption", { class: "spoken", text: label }),
+    el("thead", {}, el("tr", {}, heads)),
+    body,
+  );
   const parts = [];
   if (filterOn && rows.length > 1) parts.push(filterField(lines, filterOn, filterLabel));
   sort(sortBy, descending);
@@ -65,7 +84,12 @@ function filterField(lines, filterOn, filterLabel) {
       told.textContent = `${count(shown)} of ${count(lines.length)} shown`;
     },
   });
-  return el("div", { class: "tools" }, el("label", { class: "choice" }, el("span", { text: filterLabel }), input), told);
+  return el(
+    "div",
+    { class: "tools" },
+    el("label", { class: "choice" }, el("span", { text: filterLabel }), input),
+    told,
+  );
 }
 
 const plainTable = (label, head, rows) =>
@@ -76,8 +100,26 @@ const plainTable = (label, head, rows) =>
       "table",
       { class: "plain" },
       el("caption", { class: "spoken", text: label }),
-      el("thead", {}, el("tr", {}, head.map((text) => el("th", { scope: "col", text })))),
-      el("tbody", {}, rows.map((row) => el("tr", {}, row.map((value, k) => el(k ? "td" : "th", { scope: k ? null : "row" }, value ?? "–"))))),
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          head.map((text) => el("th", { scope: "col", text })),
+        ),
+      ),
+      el(
+        "tbody",
+        {},
+        rows.map((row) =>
+          el(
+            "tr",
+            {},
+            row.map((value, k) => el(k ? "td" : "th", { scope: k ? null : "row" }, value ?? "–")),
+          ),
+        ),
+      ),
     ),
   );
 
@@ -96,23 +138,47 @@ function confusionMatrix(confusion) {
       const said = `${plural(n, "time")}: ${row === labels.length - 1 ? "nothing there" : name}, found as ${column === labels.length - 1 ? "nothing" : labels[column]} (${percent(part)} of the row)`;
       const node = el("td", { title: said });
       const hue = row === column ? "var(--right)" : "var(--wrong)";
-      if (n) node.style.background = `color-mix(in oklab, ${hue} ${Math.round(8 + 62 * Math.sqrt(part))}%, var(--paper))`;
+      if (n)
+        node.style.background = `color-mix(in oklab, ${hue} ${Math.round(8 + 62 * Math.sqrt(part))}%, var(--paper))`;
       nodes.push({ node, n, part });
       return node;
     });
     return el("tr", {}, el("th", { scope: "row", text: name, title: name }), fields);
   });
   const write = (mode) => {
-    for (const { node, n, part } of nodes) node.textContent = n ? (mode === "share" ? Math.round(100 * part) : count(n)) : "";
+    for (const { node, n, part } of nodes)
+      node.textContent = n ? (mode === "share" ? Math.round(100 * part) : count(n)) : "";
   };
   write("count");
-  const head = el("tr", {}, el("th", { class: "corner", scope: "col", text: "truth ↓  found →" }), labels.map((name) => el("th", { scope: "col", title: name }, el("span", { text: name }))));
-  const table = el("table", { class: `confusion${labels.length > 7 ? " turned" : ""}${isLarge ? " large" : ""}` });
-  table.append(el("caption", { class: "spoken", text: confusion.convention }), el("thead", {}, head), el("tbody", {}, lines));
+  const head = el(
+    "tr",
+    {},
+    el("th", { class: "corner", scope: "col", text: "truth ↓  found →" }),
+    labels.map((name) => el("th", { scope: "col", title: name }, el("span", { text: name }))),
+  );
+  const table = el("table", {
+    class: `confusion${labels.length > 7 ? " turned" : ""}${isLarge ? " large" : ""}`,
+  });
+  table.append(
+    el("caption", { class: "spoken", text: confusion.convention }),
+    el("thead", {}, head),
+    el("tbody", {}, lines),
+  );
   return el(
     "div",
     {},
-    el("div", { class: "tools" }, segmented("Numbers in the cells", [["count", "Counts"], ["share", "% of the row"]], write)),
+    el(
+      "div",
+      { class: "tools" },
+      segmented(
+        "Numbers in the cells",
+        [
+          ["count", "Counts"],
+          ["share", "% of the row"],
+        ],
+        write,
+      ),
+    ),
     el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Confusion matrix" }, table),
   );
 }
