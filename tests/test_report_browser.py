@@ -51,6 +51,9 @@ def two_runs(folder: Path, run: Path) -> Path:
     second = write_run(
         folder / "killed", ["cat", "dog", "emu", "fox"], seed=1, finished=False, evaluated=False
     )
+    # Of the killed run there are the first epoch, with its evaluation, and a few steps.
+    lines = (second / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (second / "metrics.jsonl").write_text("".join(lines[:27]))
     return write_page(folder / "two.html", run, second)
 
 
@@ -234,6 +237,12 @@ def test_runs_side_by_side_share_curves_and_have_a_tab_each(browser: Browser, tw
     browser.open(two_runs)
     assert texts(browser, "#comparison .plain:nth-of-type(1) thead th")[1:3] == ["pets", "killed"]
     assert len(texts(browser, "#training > .two .chart:first-child path.curve")) == 2
+    browser.run("document.querySelector('#training svg[tabindex]').focus()")
+    read = []
+    for _ in range(2):
+        browser.press("ArrowRight")
+        read += texts(browser, "#training .tip:not([hidden])")
+    assert read == ["epoch 1pets 0.170killed 0.170", "epoch 2pets 0.340"]
     assert texts(browser, "[role=tab]") == ["pets", "killed"]
     browser.run("document.querySelector('[role=tab]').focus()")
     browser.press("ArrowRight")

@@ -223,6 +223,14 @@ function nearest(sorted, value) {
   return best;
 }
 
+// Whether a curve has a value at or about a place: it ends half a step beyond its ends.
+function reaches(one, at) {
+  const known = one.xs.filter((value, k) => isNumber(value) && isNumber(one.ys[k]));
+  const [first, last] = [known[0], known[known.length - 1]];
+  const half = known.length > 1 ? (last - first) / (known.length - 1) / 2 : 0;
+  return at >= first - half - 1e-9 && at <= last + half + 1e-9;
+}
+
 function showValues(state, { inner, toX, toY, cursor, width }, at) {
   const { named, tip, x, y } = state;
   const found = named.flatMap((one) => {
@@ -248,7 +256,7 @@ function showValues(state, { inner, toX, toY, cursor, width }, at) {
   );
   tip.replaceChildren(el("b", { text: `${x.label || ""} ${short(closest)}` }));
   for (const [one, [xValue, yValue]] of found) {
-    if (Math.abs(xValue - closest) > (state.box.x1 - state.box.x0) / 20) continue;
+    if (!reaches(one, closest)) continue;
     const dot = svg("circle", { cx: toX(xValue), cy: toY(yValue), r: 4 });
     dot.style.fill = one.colour;
     cursor.append(dot);
