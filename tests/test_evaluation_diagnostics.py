@@ -98,6 +98,13 @@ def test_all_counts_agree_with_each_other_whatever_the_case() -> None:
         assert_reconciled(truth, found, content)
 
 
+@pytest.mark.full
+def test_all_counts_agree_in_ten_thousand_cases() -> None:
+    for seed in range(400, 10400):
+        (truth, found), content = diagnosed(seed)
+        assert_reconciled(truth, found, content)
+
+
 def assert_reconciled(truth: dict[str, Any], found: list[dict[str, Any]], content: dict[str, Any]) -> None:
     matrix = np.array(content["confusion"]["matrix"])
     rows = content["classes"]

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.evaluation.coco_json import Float64Array
-from yoloflow.structures import Int64Array
 
 RECALLS = np.linspace(0, 1, 101)
+# linspace is a bit above the nearest number to 0.35 and others, so that 35 of 100 objects do not reach it.
+_MET_WHEN_EQUAL = np.arange(101) / 100 >= RECALLS
 
 
 def interpolated_ap(
@@ -25,26 +26,21 @@ def interpolated_ap(
     Returns:
         (S,) AP, NaN where there are no objects.
     """
-    num_versions, num_places = num_right.shape
     with np.errstate(invalid="ignore"):
         empty = np.where(num_objects > 0, 0.0, np.nan)
-    if not num_places:
+    if not num_right.shape[1]:
         return empty
     precision = num_right / np.maximum(num_ranked, 1)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    # A last column of 0 for the recalls that are never reached.
-    precision = np.concatenate((precision, np.zeros((num_versions, 1))), 1)
-    # Rows one above the other, so that one search serves all: no count reaches the next row's offset.
-    offsets = np.arange(num_versions)[:, None] * (int(num_right.max()) + int(num_objects.max()) + 2)
-    places = np.searchsorted((num_right + offsets).ravel(), (_needed(num_objects) + offsets).ravel())
-    places = places.reshape(num_versions, -1) - np.arange(num_versions)[:, None] * num_places
-    return np.asarray(np.take_along_axis(precision, places.clip(max=num_places), 1).mean(1) + empty)
+    reached = _recalls_reached(num_right, np.maximum(num_objects, 1)[:, None])
+    newly_reached = np.diff(reached, axis=1, prepend=0)
+    ap: Float64Array = np.einsum("sr,sr->s", precision, newly_reached) / len(RECALLS) + empty
+    return ap
 
 
-def _needed(num_objects: NDArray[np.integer]) -> Int64Array:
-    """(S, 101) true positives that reach each recall: right / objects >= recall, as pycocotools has it."""
-    objects = np.maximum(num_objects, 1)[:, None]
-    needed = np.ceil(RECALLS * objects)
-    needed -= (needed - 1) / objects >= RECALLS
-    needed += needed / objects < RECALLS
-    return np.asarray(needed, np.int64)
+def _recalls_reached(num_right: NDArray[np.integer], num_objects: NDArray[np.integer]) -> NDArray[np.integer]:
+    """How many of `RECALLS` are at most right / objects, as pycocotools' floating-point numbers decide."""
+    hundredfold = 100 * num_right
+    reached = hundredfold // num_objects
+    is_met = reached * num_objects != hundredfold  # or met exactly: then rounding decides
+    return np.asarray(reached + (is_met | _MET_WHEN_EQUAL[reached]))
