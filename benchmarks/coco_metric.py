@@ -1,9 +1,11 @@
 """COCO figures of synthetic detections: seconds and peak memory of yoloflow and of pycocotools.
 
-    python benchmarks/coco_metric.py [--images 500] [--detections 100]
+    python benchmarks/coco_metric.py [--images 500] [--detections 100] [--engines yoloflow pycocotools]
 
 Each runs in a process of its own, from two json files to the twelve figures; the figures must be equal.
-`--images 5000` takes pycocotools a minute or two.
+`--images 5000` takes pycocotools a minute or two. The engine `diagnose` gives all diagnostics with intervals
+of 1,000 samples; `compare` compares the results with themselves, 1,000 samples, and `hotcoco-compare` is
+hotcoco's comparison of the same.
 """
 
 import argparse
@@ -70,6 +72,31 @@ def run_yoloflow(truth: str, results: str) -> list[float]:
     return list(evaluate_coco(truth, results).stats)
 
 
+def run_diagnose(truth: str, results: str) -> list[float]:
+    from yoloflow.evaluation.diagnostics import diagnose
+
+    content = diagnose(truth, results).to_json()
+    return list(content["stats"])
+
+
+def run_compare(truth: str, results: str) -> list[float]:
+    from yoloflow.evaluation.diagnostics import compare
+
+    return list(compare(truth, results, results).a.stats)
+
+
+def run_hotcoco_compare(truth: str, results: str) -> list[float]:
+    import hotcoco
+
+    data = hotcoco.COCO(truth)
+    evaluation = hotcoco.COCOeval(data, data.load_res(results), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summary_lines()
+    hotcoco.compare(evaluation, evaluation, n_bootstrap=1000, seed=0)
+    return list(evaluation.stats)
+
+
 def run_pycocotools(truth: str, results: str) -> list[float]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -83,16 +110,24 @@ def run_pycocotools(truth: str, results: str) -> list[float]:
     return evaluation.stats.tolist()
 
 
-ENGINES = {"yoloflow": run_yoloflow, "pycocotools": run_pycocotools}
+ENGINES = {
+    "yoloflow": run_yoloflow,
+    "pycocotools": run_pycocotools,
+    "diagnose": run_diagnose,
+    "compare": run_compare,
+    "hotcoco-compare": run_hotcoco_compare,
+}
 
 
 def measure(engine: str, truth: str, results: str) -> None:
     """One engine in this process: a line of json with seconds (imports included), peak memory, figures."""
     start = time.perf_counter()
     stats = ENGINES[engine](truth, results)
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time()
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "megabytes": megabytes, "stats": stats}))
+    print(
+        json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "megabytes": megabytes, "stats": stats})
+    )
 
 
 def main() -> None:
@@ -101,6 +136,9 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--detections", type=int, default=100, help="of each image")
+    parser.add_argument(
+        "--engines", nargs="+", choices=ENGINES, default=["yoloflow", "pycocotools"], metavar="ENGINE"
+    )
     parser.add_argument("--measure", nargs=3, metavar=("ENGINE", "TRUTH", "RESULTS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -112,13 +150,16 @@ def main() -> None:
         maker += f"{arguments.images}, {arguments.detections})"
         subprocess.run([sys.executable, "-c", maker], check=True, cwd=Path(__file__).parent)
         found = {}
-        for engine in ENGINES:
+        for engine in arguments.engines:
             files = [str(Path(folder) / "truth.json"), str(Path(folder) / "results.json")]
             command = [sys.executable, __file__, "--measure", engine, *files]
             found[engine] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     for engine, figures in found.items():
-        seconds, megabytes, ap = figures["seconds"], figures["megabytes"], figures["stats"][0]
-        print(f"{engine:12} {seconds:8.2f} s  {megabytes:7.0f} MB  AP {ap:.5f}")
+        seconds, cpu, megabytes = (figures[key] for key in ("seconds", "cpu_seconds", "megabytes"))
+        ap = figures["stats"][0]
+        print(f"{engine:15} {seconds:8.2f} s  {cpu:8.2f} CPU s  {megabytes:7.0f} MB  AP {ap:.5f}")
+    if not {"yoloflow", "pycocotools"} <= found.keys():
+        return
     mine, theirs = found["yoloflow"], found["pycocotools"]
     faster = theirs["seconds"] / mine["seconds"]
     smaller = theirs["megabytes"] / mine["megabytes"]

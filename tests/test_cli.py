@@ -48,7 +48,8 @@ def test_predictions_are_evaluated_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys, yoloflow.cli\n"
         f"sys.argv = ['yoloflow', 'test', '--predictions', {str(tmp_path / 'found.json')!r},"
-        f" '--annotations', {str(tmp_path / 'truth.json')!r}, '--json', {str(out)!r}]\n"
+        f" '--annotations', {str(tmp_path / 'truth.json')!r}, '--json', {str(out)!r},"
+        f" '--diagnostics', {str(tmp_path / 'diagnostics.json')!r}]\n"
         "try: yoloflow.cli.main()\n"
         "except SystemExit as end: assert not end.code\n"
         "assert 'torch' not in sys.modules\n"
@@ -60,6 +61,38 @@ def test_predictions_are_evaluated_without_torch(tmp_path: Path) -> None:
     assert stats[3] == -1.0
     assert "AP50" in done.stdout
     assert "cat" in done.stdout
+    diagnostics = json.loads((tmp_path / "diagnostics.json").read_text())
+    assert diagnostics["stats"] == stats
+    assert diagnostics["confusion"]["matrix"] == [[1, 0], [0, 0]]
+    assert "AP lies between 1.0000 and 1.0000 (95% interval)" in done.stdout
+
+
+def test_two_files_of_predictions_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50]}
+    contents = {
+        "truth": {
+            "images": [{"id": 1}],
+            "categories": [{"id": 1, "name": "cat"}],
+            "annotations": [box | {"id": 1, "area": 2500, "iscrowd": 0}],
+        },
+        "good": [box | {"score": 0.9}],
+        "bad": [box | {"score": 0.9, "bbox": [10, 10, 50, 40]}],
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = {name: str(tmp_path / f"{name}.json") for name in (*contents, "out")}
+    arguments = ["--predictions", files["good"], "--annotations", files["truth"], "--against", files["bad"]]
+    assert run(monkeypatch, "test", *arguments, "--json", files["out"]) == 0
+    shown = capsys.readouterr().out
+    assert "+0.3000 to +0.3000" in shown
+    assert "good.json" in shown
+    result = json.loads(Path(files["out"]).read_text())
+    assert result["AP"]["difference"] == pytest.approx(0.3)
+    assert result["per_class"][0]["ap_b"] == pytest.approx(0.7)
+    assert run(monkeypatch, "test", *arguments, "--diagnostics", files["out"]) == 2
+    assert "--diagnostics is of one set of predictions" in capsys.readouterr().err
 
 
 def test_the_module_is_the_same_command() -> None:
@@ -91,6 +124,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
             ["test", "yolov8n", "--predictions", "a.json", "--annotations", "b.json"],
             "without a run or recipe",
         ),
+        (["test", "yolov8n", "--against", "a.json"], "--against needs --predictions FILE --annotations FILE"),
         (["plan", "yolov8n"], "data.train_set is not set"),
         (["--log-level", "loud", "recipes"], "--log-level loud"),
     ],

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from yoloflow.data.writers.coco_json import ground_truth_dict
+from yoloflow.engine.diagnose import diagnose_result
 from yoloflow.engine.evaluate import Synchronizer, test
 from yoloflow.engine.precision import auto_mixed_precision
 from yoloflow.evaluation.coco import evaluate_coco
@@ -268,3 +269,20 @@ def test_two_ranks_give_exactly_what_one_process_gives(tmp_path: Path) -> None:
 def test_several_ranks_need_a_process_group() -> None:
     with pytest.raises(YoloflowError, match="start the ranks with torchrun"):
         Synchronizer(2)
+
+
+def test_an_evaluation_is_diagnosed_with_the_images_of_its_data_set() -> None:
+    index = data_set()
+    result = test(KnownDetector(rows_for(index, noise=0.1)), batches([7, 2, 0, 5]), index)
+    content = diagnose_result(result, result.index, "these weights").to_json()
+    assert content["stats"] == list(result.stats)
+    assert (content["what"], content["num_images"]) == ("these weights", 4)
+    assert content["num_detections"] == sum(map(len, result.detections.values()))
+    files = {image["image_id"]: image["file"] for image in content["images"]}
+    assert files == {5: "/data/0.jpg", 11: "/data/2.jpg", 20: "/data/5.jpg", 26: "/data/7.jpg"}
+    assert all((image["width"], image["height"]) == (200, 100) for image in content["images"])
+    speed = content["speed"]
+    assert speed["images_per_second"] == result.images_per_second
+    milliseconds = speed["milliseconds_per_image"]
+    assert milliseconds["network"] == pytest.approx(result.seconds.network * 1000 / 4)
+    assert set(milliseconds) == {"loading", "network", "nms"}

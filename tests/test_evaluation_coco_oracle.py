@@ -1,4 +1,7 @@
-"""The twelve figures against pycocotools: bit-equal on random cases made to hit the edges of the protocol."""
+"""All figures against pycocotools: bit-equal on random cases made to hit the edges of the protocol.
+
+Each case compares the twelve figures (areas, 1, 10 and 100 detections) and every class's own by size.
+"""
 
 import contextlib
 import copy
@@ -11,7 +14,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from yoloflow.evaluation.coco import evaluate_coco
+from yoloflow.evaluation.coco import CocoResult, evaluate_coco
 
 EDGES = (31.0, 32.0, 33.0, 95.0, 96.0, 97.0)
 
@@ -46,6 +49,25 @@ def pycocotools_stats(
     truth: dict[str, Any], found: list[dict[str, Any]], image_ids: list[int] | None = None
 ) -> list[float]:
     return run_pycocotools(truth, found, image_ids).stats.tolist()
+
+
+def pycocotools_classes(evaluation: COCOeval) -> list[tuple[float | None, ...]]:
+    """AP, AP50, AP75, AP by size and AR100 of each class by rising id, from pycocotools' arrays."""
+    precision, recall = (evaluation.eval[key][..., -1] for key in ("precision", "recall"))
+    rows = []
+    for k in range(precision.shape[2]):
+        parts = [precision[:, :, k, 0], *precision[[0, 5], :, k, 0]]
+        parts += [precision[:, :, k, area] for area in (1, 2, 3)] + [recall[:, k, 0]]
+        counted = [part[part > -1] for part in parts]
+        rows.append(tuple(float(part.mean()) if part.size else None for part in counted))
+    return rows
+
+
+def class_figures(result: CocoResult) -> list[tuple[float | None, ...]]:
+    return [
+        (row.ap, row.ap50, row.ap75, row.ap_small, row.ap_medium, row.ap_large, row.ar100)
+        for row in result.per_class
+    ]
 
 
 def random_box(rng: np.random.Generator, whole: bool) -> list[float]:
@@ -89,6 +111,7 @@ def random_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                     "bbox": box,
                     "area": area,
                     "iscrowd": int(rng.random() < crowd_share),
+                    "ignore": len(annotations) % 3 % 2,  # pycocotools overwrites it with iscrowd
                 }
             )
         for _ in range(int(rng.integers(90, 260)) if is_big else int(rng.choice([0, 1, 5, 15]))):
@@ -107,7 +130,9 @@ def different_cases(seeds: range) -> list[int]:
     wrong = []
     for seed in seeds:
         truth, found = random_case(seed)
-        if list(evaluate_coco(truth, found).stats) != pycocotools_stats(truth, found):
+        result, evaluation = evaluate_coco(truth, found), run_pycocotools(truth, found)
+        is_equal = list(result.stats) == evaluation.stats.tolist()
+        if not is_equal or class_figures(result) != pycocotools_classes(evaluation):
             wrong.append(seed)
     return wrong
 
@@ -126,6 +151,7 @@ def test_the_random_cases_hit_the_edges_they_are_made_for() -> None:
     annotations = [row for truth, _ in cases for row in truth["annotations"]]
     assert {32.0**2, 96.0**2} <= {row["area"] for row in annotations}
     assert any(row["iscrowd"] for row in annotations)
+    assert any(row["ignore"] and not row["iscrowd"] for row in annotations)
     assert any(not truth["annotations"] for truth, _ in cases)
     assert any(not found for _, found in cases)
     per_image = [

@@ -81,6 +81,28 @@ def test_worse_detections_beyond_a_hundred_change_nothing() -> None:
         assert evaluate_coco(truth, [*found, late]) == evaluate_coco(truth, found)
 
 
+def test_detections_of_shards_of_the_images_in_any_order_give_the_figures_of_the_whole() -> None:
+    for seed in range(60):
+        truth, found = random_case(seed)  # with equal scores: only images change places
+        image_ids = shuffled([image["id"] for image in truth["images"]], seed)
+        together = [
+            row
+            for shard in (0, 1, 2)
+            for image_id in image_ids[shard::3]
+            for row in found
+            if row["image_id"] == image_id
+        ]
+        assert len(together) == len(found)
+        assert evaluate_coco(truth, together) == evaluate_coco(truth, found)
+
+
+def test_the_order_of_annotations_changes_nothing() -> None:
+    for seed in range(60):
+        truth, found = random_case(seed)
+        other = truth | {"annotations": shuffled(truth["annotations"], seed)}
+        assert evaluate_coco(other, found) == evaluate_coco(truth, found)
+
+
 def test_shards_of_detections_put_together_in_any_order_are_the_whole() -> None:
     rng = np.random.default_rng(0)
     names = ["cat", "dog"]

@@ -59,6 +59,8 @@ def test_a_run_leaves_everything_that_is_promised(finished: Path) -> None:
         "data_problems.json",
         "metrics.jsonl",
         "summary.json",
+        "diagnostics.json",
+        "report.html",
         "plots/curves.png",
         "plots/train_batch_stage1.jpg",
         "plots/train_batch_stage2.jpg",

@@ -16,6 +16,8 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from yoloflow.structures import YoloflowError, nearest_names
 
@@ -92,8 +94,24 @@ def init_ranks(
         torch.accelerator.set_device_index(device.index or 0)
     if ranks.rank_size > 1 and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        dist.init_process_group(
+            backend,
+            store=_meeting_place(timedelta(seconds=timeout_s)),
+            rank=ranks.rank,
+            world_size=ranks.rank_size,
+            timeout=timedelta(seconds=timeout_s),
+        )
     return ranks, device
+
+
+def _meeting_place(timeout: timedelta) -> PrefixStore:
+    """Where the processes find each other: torchrun's own store, a part of it for each start of the ranks.
+
+    Without parts, ranks that torchrun has started again find the addresses of the dead ones there and wait
+    for them (pytorch/pytorch issue 135712).
+    """
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def free_memory() -> int:

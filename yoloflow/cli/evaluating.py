@@ -11,7 +11,11 @@ import typer
 from yoloflow.cli.console import Overrides, app, mistake, write_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from yoloflow.engine.evaluate import EvaluationResult
     from yoloflow.evaluation.coco import CocoResult
+    from yoloflow.evaluation.diagnostics import Comparison, Diagnostics
 
 CLASS_FIGURES = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AR100": "ar100"}
 
@@ -31,29 +35,73 @@ def evaluate(
     save_predictions: Annotated[
         Path | None, typer.Option(help="write the detections here, as a COCO results file")
     ] = None,
+    diagnostics: Annotated[
+        Path | None, typer.Option(help="write curves, confusion matrix, error kinds, ... here, as json")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="other predictions: is --predictions better, and how sure is that?")
+    ] = None,
 ) -> None:
     """Evaluate a run or weights on its validation set, or a file of predictions (COCO AP)."""
     if predictions is not None or annotations is not None:
         if predictions is None or annotations is None or run_or_recipe is not None:
             raise mistake("test: --predictions and --annotations go together, without a run or recipe")
-        from yoloflow.evaluation.coco import evaluate_coco
-
-        result = evaluate_coco(annotations, predictions)
+        if against is not None:
+            if diagnostics is not None:
+                raise mistake("test: --diagnostics is of one set of predictions, without --against")
+            _compare(annotations, predictions, against, json_file)
+            return
+        result, found = _evaluate_file(annotations, predictions, diagnostics is not None)
+    elif against is not None:
+        raise mistake("test: --against needs --predictions FILE --annotations FILE (see --save-predictions)")
     elif run_or_recipe is not None:
         from yoloflow.flow import evaluate_run
 
-        result = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions).coco
+        evaluated = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions)
+        result = evaluated.coco
+        found = _diagnose_run(evaluated, weight or run_or_recipe) if diagnostics is not None else None
     else:
         raise mistake("test: give a run or recipe, or --predictions FILE --annotations FILE")
     _show_result(result)
     if json_file is not None:
         write_json(json_file, result.to_json())
+    if found is not None and diagnostics is not None:
+        _show_diagnostics(found)
+        write_json(diagnostics, found.to_json())
+
+
+def _evaluate_file(
+    annotations: Path, predictions: Path, with_diagnostics: bool
+) -> tuple[CocoResult, Diagnostics | None]:
+    if not with_diagnostics:
+        from yoloflow.evaluation.coco import evaluate_coco
+
+        return evaluate_coco(annotations, predictions), None
+    from yoloflow.evaluation.diagnostics import diagnose
+
+    found = diagnose(annotations, predictions, what=str(predictions))
+    return found.coco, found
+
+
+def _diagnose_run(evaluated: EvaluationResult, what: str) -> Diagnostics:
+    from yoloflow.engine.diagnose import diagnose_result
+
+    return diagnose_result(evaluated, evaluated.index, what)
+
+
+def _compare(annotations: Path, predictions: Path, against: Path, json_file: Path | None) -> None:
+    """AP of both and by how much the first is better, with its interval; then each class."""
+    from yoloflow.evaluation.diagnostics import compare
+
+    found = compare(annotations, predictions, against)
+    _show_comparison(found, predictions.name, against.name)
+    if json_file is not None:
+        write_json(json_file, found.to_json())
 
 
 def _show_result(result: CocoResult) -> None:
     """COCO's twelve figures, then a line for each class."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from yoloflow.evaluation.coco import STAT_NAMES
@@ -70,9 +118,62 @@ def _show_result(result: CocoResult) -> None:
     for row in result.per_class:
         values = [_figure(getattr(row, key)) for key in CLASS_FIGURES.values()]
         classes.add_row(row.name, str(row.num_objects), *values)
-    # Piped output keeps its columns whatever the width of the caller's terminal.
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    console.print(figures, classes)
+    _console().print(figures, classes)
+
+
+def _show_diagnostics(found: Diagnostics) -> None:
+    """The interval of AP, and what goes wrong and what it costs; the file has the rest."""
+    from rich import box
+    from rich.table import Table
+
+    from yoloflow.evaluation.diagnostics.errors import KINDS
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(f"errors from a score of {found.conf_thres:g} on")
+    for title in ("number", f"cost in AP at IoU {found.iou_thres:g}"):
+        table.add_column(title, justify="right")
+    for kind, number, cost in zip(KINDS, found.errors.counts, found.errors.ap_costs, strict=True):
+        table.add_row(kind, str(number), f"{cost:.4f}")
+    console = _console()
+    console.print(table)
+    if found.intervals is not None:
+        low, high = found.intervals.ap
+        console.print(f"  AP lies between {low:.4f} and {high:.4f} ({found.intervals.level:.0%} interval)")
+
+
+def _show_comparison(found: Comparison, name: str, other: str) -> None:
+    """AP and AP50 of both and the difference with its interval, then each class, the largest gain first."""
+    from rich import box
+    from rich.table import Table
+
+    from yoloflow.evaluation.diagnostics.intervals import LEVEL
+
+    figures = Table(box=box.SIMPLE_HEAD)
+    figures.add_column(f"{found.a.num_images} images")
+    for title in (name, other, "difference", f"{LEVEL:.0%} interval", "samples in which it is better"):
+        figures.add_column(title, justify="right")
+    for title, row in (("AP", found.ap), ("AP50", found.ap50)):
+        ends = "-" if row.interval is None else "{:+.4f} to {:+.4f}".format(*row.interval)
+        share = "-" if row.share_better is None else f"{row.share_better:.1%}"
+        figures.add_row(title, _figure(row.a), _figure(row.b), f"{row.difference:+.4f}", ends, share)
+    classes = Table(box=box.SIMPLE_HEAD)
+    classes.add_column("class")
+    for title in ("objects", f"AP {name}", f"AP {other}", "difference", "difference of AP50"):
+        classes.add_column(title, justify="right")
+    for gain in sorted(found.per_class, key=lambda row: -(row.ap_difference or 0)):
+        differences = [
+            "-" if value is None else f"{value:+.4f}" for value in (gain.ap_difference, gain.ap50_difference)
+        ]
+        values = [_figure(gain.ap_a), _figure(gain.ap_b), *differences]
+        classes.add_row(gain.name, str(gain.num_objects), *values)
+    _console().print(figures, classes)
+
+
+def _console() -> Console:
+    """Piped output keeps its columns whatever the width of the caller's terminal."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=120)
 
 
 def _figure(value: float | None) -> str:

@@ -203,6 +203,9 @@ class Config(Section):
     run_eval_interval: Count = Field(1, description="epochs between evaluations")
     eval_last_epochs: int = Field(0, ge=0, description="evaluate each of the last so many epochs too")
     summary: bool = Field(False, description="write TensorBoard files (metrics.jsonl is always written)")
+    report: bool = Field(
+        True, description="write diagnostics.json and report.html when the training has finished"
+    )
     profiler: bool = Field(False, description="record a profile of some steps")
     profiler_step_num: Count = Field(3, description="how many steps it records")
     keep_checkpoint_max: int = Field(0, ge=0, description="best weights kept beside `best` itself")
@@ -372,4 +375,8 @@ class Config(Section):
         if self.profiler:
             rows.append({"name": "ProfilerCallback", "profiler_step_num": self.profiler_step_num})
         named = {row["name"] for row in own}
-        return [row for row in rows if row["name"] not in named] + own
+        rows = [row for row in rows if row["name"] not in named] + own
+        # Last, as it tells what the others have written.
+        if self.report and "ReportCallback" not in named:
+            rows.append({"name": "ReportCallback"})
+        return rows

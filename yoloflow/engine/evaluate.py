@@ -90,6 +90,7 @@ class EvaluationResult:
         seconds: where the time went.
         num_images: images evaluated.
         num_late_batches: batches whose suppression took longer than the limit; they count all the same.
+        index: the data set evaluated.
     """
 
     coco: CocoResult
@@ -98,6 +99,7 @@ class EvaluationResult:
     seconds: EvaluationSeconds
     num_images: int
     num_late_batches: int
+    index: DatasetIndex
 
     @property
     def stats(self) -> tuple[float, ...]:
@@ -351,4 +353,5 @@ def _conclude(
         seconds=EvaluationSeconds(**slowest, figures=time.perf_counter() - start),
         num_images=len(detections),
         num_late_batches=sum(other.num_late_batches for other in parts),
+        index=index,
     )

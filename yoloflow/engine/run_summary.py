@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,30 @@ def run_summary(context: RunContext, seconds: float, images_per_second: float) -
         "best": context.best or None,
         "wall_seconds": round(seconds, 1),
         "images_per_second": round(images_per_second, 2),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "yoloflow": _installed_version(),
+        },
+        "device": device_name(context.train_step.device),
+        "ranks": context.ranks.rank_size,
+        "platform": platform.platform(),
         "git_commit": _git_commit(),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """A device in words: its kind, and the model where torch knows it."""
+    if device.type == "cuda":
+        return f"{device.type} ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({platform.processor() or platform.machine()})"
+
+
+def _installed_version() -> str | None:
+    try:
+        return metadata.version("yoloflow")
+    except metadata.PackageNotFoundError:  # run from a folder, without being installed
+        return None
 
 
 def _git_commit() -> str | None:

@@ -86,6 +86,22 @@ class CocoResult:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The figures with what lies behind them.
+
+    Attributes:
+        result: the figures.
+        image_ids: the images compared, by rising id.
+        precision50: (K, 101) interpolated precision of each class at the recalls 0, 0.01 ... 1 and IoU 0.50;
+            -1 where it has no objects. Its mean is the class's AP50.
+    """
+
+    result: CocoResult
+    image_ids: tuple[int, ...]
+    precision50: Float64Array
+
+
 def evaluate_coco(
     ground_truth: Mapping[str, Any] | str | Path,
     detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
@@ -105,18 +121,27 @@ def evaluate_coco(
         YoloflowError: something cannot be read or does not fit together; the message names file and entry.
     """
     truth = read_ground_truth(ground_truth)
-    found = read_detections(detections, truth)
+    return evaluate_read(truth, read_detections(detections, truth), image_ids).result
+
+
+def evaluate_read(truth: GroundTruth, found: hotcoco.COCO, image_ids: Sequence[int] | None) -> Evaluated:
+    """What `evaluate_coco` does with ground truth and detections that are read already; same errors."""
     evaluation = hotcoco.COCOeval(truth.coco, found, "bbox")
     compared_ids = sorted(truth.image_ids) if image_ids is None else _checked_image_ids(image_ids, truth)
     evaluation.params.img_ids = compared_ids
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summary_lines()  # fills `stats`; summarize() would print
-    return CocoResult(
+    arrays = evaluation.eval
+    assert arrays is not None
+    precision = np.asarray(arrays["precision"])[..., _HUNDRED_DETECTIONS]
+    recall = np.asarray(arrays["recall"])[..., _HUNDRED_DETECTIONS]
+    result = CocoResult(
         stats=tuple(float(value) for value in evaluation.stats),
-        per_class=tuple(_per_class(evaluation, truth, compared_ids)),
+        per_class=tuple(_per_class(precision, recall, truth, compared_ids)),
         num_images=len(compared_ids),
     )
+    return Evaluated(result, tuple(compared_ids), precision[0, :, :, _ALL_AREAS].T)
 
 
 def _checked_image_ids(image_ids: Sequence[int], truth: GroundTruth) -> list[int]:
@@ -129,14 +154,12 @@ def _checked_image_ids(image_ids: Sequence[int], truth: GroundTruth) -> list[int
     return wanted
 
 
-def _per_class(evaluation: hotcoco.COCOeval, truth: GroundTruth, image_ids: list[int]) -> list[ClassResult]:
-    arrays = evaluation.eval
-    assert arrays is not None
-    is_compared = np.isin(truth.object_image_ids, image_ids)
-    compared_categories = truth.object_category_ids[is_compared]
-    # (T IoUs, R recalls, K classes, A areas) and (T, K, A) with 100 detections an image; -1: no objects.
-    precision = np.asarray(arrays["precision"])[..., _HUNDRED_DETECTIONS]
-    recall = np.asarray(arrays["recall"])[..., _HUNDRED_DETECTIONS]
+def _per_class(
+    precision: Float64Array, recall: Float64Array, truth: GroundTruth, image_ids: list[int]
+) -> list[ClassResult]:
+    """From (T IoUs, R recalls, K classes, A areas) and (T, K, A), 100 detections an image; -1: no objects."""
+    is_counted = np.isin(truth.annotations[:, 0], image_ids) & (truth.annotations[:, 7] == 0)
+    compared_categories = truth.annotations[is_counted, 1]
     rows = []
     for k, (category_id, name) in enumerate(truth.category_names.items()):
         everywhere = precision[:, :, k, _ALL_AREAS]

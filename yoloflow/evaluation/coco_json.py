@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -19,12 +19,13 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.structures import Int64Array, YoloflowError
+from yoloflow.structures import YoloflowError
 
 Float64Array = NDArray[np.float64]
 
 # Results as one array, the layout that pycocotools and hotcoco take too.
 RESULT_COLUMNS = ("image_id", "x", "y", "w", "h", "score", "category_id")
+ANNOTATION_COLUMNS = ("image_id", "category_id", "x", "y", "w", "h", "area", "iscrowd")
 
 _MAX_ID = 2**53  # ids travel as float64
 _READ_BYTES = 1 << 20
@@ -37,16 +38,17 @@ class GroundTruth:
     Attributes:
         coco: hotcoco's data set.
         image_ids: ids of all images.
+        images: the entries of the images as they are given, for file names and sizes.
         category_names: name of each category id, by rising id.
-        object_image_ids, object_category_ids: (M,) int64, of each object that is no crowd region.
+        annotations: (M, 8) float64 `ANNOTATION_COLUMNS`, in the given order, crowd regions among them.
         source: the file, or words for it, as error messages name it.
     """
 
     coco: hotcoco.COCO
     image_ids: frozenset[int]
+    images: Sequence[Mapping[str, Any]]
     category_names: dict[int, str]
-    object_image_ids: Int64Array
-    object_category_ids: Int64Array
+    annotations: Float64Array
     source: str
 
 
@@ -78,25 +80,23 @@ def read_ground_truth(source: Mapping[str, Any] | str | Path) -> GroundTruth:
         rows = np.empty((len(annotations), 8))
         for i, entry in enumerate(annotations):
             rows[i] = _annotation_row(entry, known_images, known_categories, f"{name}: annotations[{i}]")
-    object_images, object_categories = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
-    is_crowd = rows[:, 7] > 0
     coco = hotcoco.COCO.from_arrays(
         [{"id": image_id} for image_id in image_ids],
         [{"id": category_id, "name": str(category_id)} for category_id in category_ids],
-        object_images,
-        object_categories,
+        rows[:, 0].astype(np.int64),
+        rows[:, 1].astype(np.int64),
         np.ascontiguousarray(rows[:, 2:6]),
         ids=np.array(annotation_ids, np.int64),
         area=np.ascontiguousarray(rows[:, 6]),
-        iscrowd=is_crowd,
+        iscrowd=rows[:, 7] > 0,
     )
     names = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in categories}
     return GroundTruth(
         coco=coco,
         image_ids=known_images,
+        images=images,
         category_names=dict(sorted(names.items())),
-        object_image_ids=object_images[~is_crowd],
-        object_category_ids=object_categories[~is_crowd],
+        annotations=rows,
         source=name,
     )
 
@@ -114,12 +114,22 @@ def read_detections(
         YoloflowError: the file cannot be read, an entry is wrong or names an image or a category that the
             ground truth lacks; the message names file and entry.
     """
-    if isinstance(source, np.ndarray):
-        return truth.coco.load_res(_checked_array(source, truth))
     if isinstance(source, str | Path):
         found = _read_detections_fast(Path(source), truth)
-        return found if found is not None else _load_rows(read_json(source), str(source), truth)
-    return _load_rows(source, "detections", truth)
+        if found is not None:
+            return found
+    return truth.coco.load_res(read_detection_rows(source, truth))
+
+
+def read_detection_rows(
+    source: Sequence[Mapping[str, Any]] | Float64Array | str | Path, truth: GroundTruth
+) -> Float64Array:
+    """(N, 7) `RESULT_COLUMNS` of what `read_detections` reads, in the given order; same errors."""
+    if isinstance(source, np.ndarray):
+        return _checked_array(source, truth)
+    if isinstance(source, str | Path):
+        return _result_rows(read_json(source), str(source), truth)
+    return _result_rows(source, "detections", truth)
 
 
 def read_json(path: str | Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
@@ -161,13 +171,17 @@ def _count_in_file(path: Path, tokens: tuple[bytes, ...]) -> list[int]:
     return counts
 
 
-def _load_rows(rows: Any, name: str, truth: GroundTruth) -> hotcoco.COCO:
+def _result_rows(rows: Any, name: str, truth: GroundTruth) -> Float64Array:
     if not isinstance(rows, Sequence) or isinstance(rows, str):
         raise YoloflowError(
             f"{name}: expected a list of detections with image_id, category_id, bbox [x, y, w, h] and score, "
             f"found {_kind(rows)}"
         )
     known_categories = truth.category_names.keys()
+    table = _table(rows, ("image_id", "category_id", "bbox", "score"), truth.image_ids, known_categories)
+    if table is not None:
+        images, categories, boxes, scores = table
+        return np.column_stack((images, boxes, scores, categories)).astype(np.float64)
     array = np.empty((len(rows), 7))
     for i, entry in enumerate(rows):
         where = f"{name}: [{i}]"
@@ -176,7 +190,7 @@ def _load_rows(rows: Any, name: str, truth: GroundTruth) -> hotcoco.COCO:
         image_id = _known_id(entry, "image_id", truth.image_ids, where, truth.source)
         category_id = _known_id(entry, "category_id", known_categories, where, truth.source)
         array[i] = (image_id, *_box(entry, where), _number(entry, "score", where), category_id)
-    return truth.coco.load_res(array)
+    return array
 
 
 def _checked_array(rows: Float64Array, truth: GroundTruth) -> Float64Array:
@@ -201,20 +215,30 @@ def _checked_array(rows: Float64Array, truth: GroundTruth) -> Float64Array:
 
 
 def _annotation_table(
-    entries: Sequence[Mapping[str, Any]], known_images: frozenset[int], known_categories: frozenset[int]
+    entries: Sequence[Mapping[str, Any]], known_images: Set[int], known_categories: Set[int]
 ) -> Float64Array | None:
     """The rows of `_annotation_row` if all are without a doubt, else None."""
-    keys = (
-        "image_id",
-        "category_id",
-        "bbox",
-        *(["area"] if any("area" in entry for entry in entries) else []),
-    )
-    try:
-        columns = [np.array([entry[key] for entry in entries]) for key in keys]
-    except (KeyError, ValueError, OverflowError):  # missing, or of several lengths
+    has_areas = any("area" in entry for entry in entries)
+    keys = ("image_id", "category_id", "bbox", *(["area"] if has_areas else []))
+    columns = _table(entries, keys, known_images, known_categories)
+    if columns is None:
         return None
-    is_sound = all(
+    boxes = columns[2]
+    areas = columns[3] if has_areas else boxes[:, 2] * boxes[:, 3]
+    is_crowd = [bool(entry.get("iscrowd", 0)) for entry in entries]
+    return np.column_stack((columns[0], columns[1], boxes, areas, is_crowd)).astype(np.float64)
+
+
+def _table(
+    entries: Sequence[Any], keys: tuple[str, ...], known_images: Set[int], known_categories: Set[int]
+) -> list[NDArray[Any]] | None:
+    """A column of numbers for each key, image and category ids first, or None if an entry is in doubt."""
+    try:
+        values = [[entry[key] for entry in entries] for key in keys]
+        columns = [np.array(column) for column in values]
+    except (KeyError, TypeError, ValueError, OverflowError):  # missing, or of several lengths
+        return None
+    is_sound = all(bool not in set(map(type, column)) for column in values) and all(
         column.dtype.kind in "if"
         and column.shape == ((len(entries), 4) if key == "bbox" else (len(entries),))
         for key, column in zip(keys, columns, strict=True)
@@ -222,12 +246,9 @@ def _annotation_table(
     if not is_sound or not all(np.isfinite(column).all() for column in columns):
         return None
     for column, known in zip(columns, (known_images, known_categories), strict=False):
-        if not known.issuperset(np.unique(column).tolist()):
+        if not known >= set(np.unique(column).tolist()):
             return None
-    boxes = columns[2]
-    areas = columns[3] if len(columns) > 3 else boxes[:, 2] * boxes[:, 3]
-    is_crowd = [bool(entry.get("iscrowd", 0)) for entry in entries]
-    return np.column_stack((columns[0], columns[1], boxes, areas, is_crowd)).astype(np.float64)
+    return columns
 
 
 def _annotation_row(

@@ -15,6 +15,7 @@ from yoloflow.engine.callbacks.eval_while_train import EvalWhileTrain
 from yoloflow.engine.callbacks.metrics_file import MetricsFileCallback
 from yoloflow.engine.callbacks.pictures import PicturesCallback
 from yoloflow.engine.callbacks.profiler import ProfilerCallback
+from yoloflow.engine.callbacks.report import ReportCallback
 from yoloflow.engine.callbacks.summary import SummaryCallback
 from yoloflow.structures import YoloflowError, nearest_names
 
@@ -26,6 +27,7 @@ __all__ = [
     "MetricsFileCallback",
     "PicturesCallback",
     "ProfilerCallback",
+    "ReportCallback",
     "RunContext",
     "SummaryCallback",
     "TestFunction",
@@ -39,6 +41,7 @@ CALLBACKS: dict[str, type[BaseCallback]] = {
     "MetricsFileCallback": MetricsFileCallback,
     "PicturesCallback": PicturesCallback,
     "ProfilerCallback": ProfilerCallback,
+    "ReportCallback": ReportCallback,
     "SummaryCallback": SummaryCallback,
 }
 

@@ -1,0 +1,286 @@
+"""The report in a real browser: no error, no request; it sorts, filters, and works by keyboard."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import Browser, find_browser
+from report_data import HOSTILE, noise_picture, write_run
+
+from yoloflow.report.page.document import render_page
+from yoloflow.report.page.run_files import read_run
+
+CLASSES = "#classes tbody tr:not([hidden])"
+CARDS = "#gallery .gallery li"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = find_browser()
+    if program is None:
+        pytest.skip("no Chromium is installed: the report is not looked at in a browser")
+    with Browser(program, tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pages")
+
+
+def write_page(path: Path, *runs: Path) -> Path:
+    path.write_text(render_page([read_run(run) for run in runs]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    files = [noise_picture(folder / "pictures" / f"{k}.jpg", k) for k in range(20)]
+    return write_run(folder / "pets", ["cat", "dog", "emu", "fox"], [*files, folder / "gone.jpg"])
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path, run: Path) -> Path:
+    return write_page(folder / "one.html", run)
+
+
+@pytest.fixture(scope="module")
+def two_runs(folder: Path, run: Path) -> Path:
+    second = write_run(
+        folder / "killed", ["cat", "dog", "emu", "fox"], seed=1, finished=False, evaluated=False
+    )
+    # Of the killed run there are the first epoch, with its evaluation, and a few steps.
+    lines = (second / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (second / "metrics.jsonl").write_text("".join(lines[:27]))
+    return write_page(folder / "two.html", run, second)
+
+
+@pytest.fixture(scope="module")
+def many_classes(folder: Path) -> Path:
+    names = [f"a class with a rather long name, number {k}" for k in range(80)]
+    run = write_run(folder / ("a_name_that_has_no_end" * 5), names)
+    return write_page(folder / "many.html", run)
+
+
+def texts(browser: Browser, selector: str) -> list[str]:
+    found: list[str] = browser.run(
+        f"[...document.querySelectorAll({json.dumps(selector)})].map((n) => n.textContent)"
+    )
+    return found
+
+
+def column(browser: Browser, number: int) -> list[str]:
+    return texts(browser, f"{CLASSES} > :nth-child({number})")
+
+
+def assert_calm(browser: Browser, page: Path) -> None:
+    assert browser.errors == []
+    assert browser.requests == [page.resolve().as_uri()]
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["page", "two_runs", "many_classes"])
+def test_a_page_loads_without_error_or_request_and_fits_its_width(
+    browser: Browser, name: str, scheme: str, width: int, request: pytest.FixtureRequest
+) -> None:
+    page: Path = request.getfixturevalue(name)
+    browser.open(page, width, 900, scheme)
+    assert_calm(browser, page)
+    assert browser.run("document.documentElement.scrollWidth") == width
+    background = browser.run("getComputedStyle(document.body).backgroundColor")
+    assert background == {"light": "rgb(253, 252, 249)", "dark": "rgb(22, 23, 26)"}[scheme]
+    sections = texts(browser, "h2")
+    assert sections[-10:] == [
+        "Class by class",
+        "Precision and recall",
+        "What is taken for what",
+        "What errors cost",
+        "Does confidence keep its word?",
+        "The worst pictures",
+        "Labels to look at",
+        "Speed",
+        "The data",
+        "Settings and environment",
+    ]
+
+
+def test_the_class_table_sorts_by_mouse_and_by_keyboard(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    assert column(browser, 3) == sorted(column(browser, 3), reverse=True), "by AP, best first"
+    browser.click("#classes th:nth-child(4) button")
+    by_ap50 = column(browser, 4)
+    assert by_ap50 == sorted(by_ap50, reverse=True)
+    browser.press("Enter")
+    assert column(browser, 4) == by_ap50[::-1]
+    assert browser.run("document.querySelector('#classes th:nth-child(4)').ariaSort") == "ascending"
+    browser.press("Tab")
+    browser.press("Enter")
+    assert column(browser, 5) == sorted(column(browser, 5), reverse=True)
+    assert browser.run("document.querySelectorAll('#classes [aria-sort]').length") == 1
+    browser.click("#classes th:nth-child(1) button")
+    assert column(browser, 1) == ["cat", "dog", "emu", "fox"]
+    assert_calm(browser, page)
+
+
+def test_the_class_table_filters(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.choose("#classes input", "O")
+    assert sorted(column(browser, 1)) == ["dog", "fox"]
+    assert texts(browser, "#classes .told") == ["2 of 4 shown"]
+    browser.choose("#classes input", "")
+    assert len(column(browser, 1)) == 4
+
+
+def images_of(page: Path) -> list[dict[str, Any]]:
+    text = page.read_text().split('id="data">')[1].split("</script>")[0]
+    images: list[dict[str, Any]] = json.loads(text)["runs"][0]["gallery"]["images"]
+    return images
+
+
+def fitting(images: list[dict[str, Any]], category: int, kind: str) -> list[int]:
+    """Boxes of a kind and class in each image that has any."""
+    counts = [
+        sum(box[5] == kind and category in (box[4], box[8]) for box in image["boxes"]) for image in images
+    ]
+    return [n for n in counts if n]
+
+
+def test_the_gallery_filters_by_class_and_kind_and_draws_exactly_these_boxes(
+    browser: Browser, page: Path
+) -> None:
+    browser.open(page)
+    assert len(texts(browser, CARDS)) == 12
+    browser.click("#gallery .more")
+    assert len(texts(browser, CARDS)) == 21
+    assert texts(browser, f"{CARDS} .no-picture") == ["picture not found"]
+    for category in (1, 3):
+        for kind in ("missed", "classification", "background", "correct"):
+            browser.choose("#gallery .choice:nth-child(1) select", str(category))
+            browser.choose("#gallery .choice:nth-child(2) select", kind)
+            counted = "(card) => card.querySelectorAll('.box').length"
+            drawn = browser.run(f"[...document.querySelectorAll('{CARDS}')].map({counted})")
+            assert drawn == fitting(images_of(page), category, kind)[:12]
+    assert_calm(browser, page)
+
+
+def test_a_picture_opens_goes_on_with_the_arrow_keys_and_closes(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.click(f"{CARDS}:nth-child(2) button")
+    assert browser.run("document.querySelector('dialog').open")
+    assert texts(browser, ".viewer .words b") == ["2 of 21"]
+    assert browser.run("document.querySelector('.viewer img').naturalWidth") == 320
+    browser.press("ArrowRight")
+    assert texts(browser, ".viewer .words b") == ["3 of 21"]
+    assert len(texts(browser, ".viewer .boxes li")) == 6
+    browser.click(".viewer input")
+    assert len(texts(browser, ".viewer .boxes li")) == 8
+    browser.press("Escape")
+    browser.wait("!document.querySelector('dialog')")
+    assert (
+        browser.run("document.activeElement === document.querySelector('#gallery .gallery button')") is False
+    )
+    assert browser.run("document.activeElement.closest('.gallery') !== null"), (
+        "the focus is back where it was"
+    )
+    assert_calm(browser, page)
+
+
+def test_a_class_of_the_table_leads_to_its_pictures(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.click("#classes tbody tr:nth-child(1) button")
+    name = column(browser, 1)[0]
+    chosen = browser.run("document.querySelector('#gallery select').selectedOptions[0].text")
+    assert chosen == name
+    assert texts(browser, "#gallery .told")[0].endswith(f"with {name}.")
+
+
+def test_the_matrix_shows_counts_or_shares(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    assert texts(browser, ".confusion td")[0] == "80"
+    browser.click("#confusion .segmented button:nth-child(2)")
+    rows = [texts(browser, f".confusion tbody tr:nth-child({k}) td") for k in range(1, 6)]
+    assert all(97 <= sum(int(text or 0) for text in row) <= 103 for row in rows)
+    assert browser.run("document.querySelector('#confusion .segmented button').ariaPressed") == "false"
+
+
+def test_curves_are_read_by_keyboard_and_pointer(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.run("document.querySelector('#training svg[tabindex]').focus()")
+    browser.press("ArrowRight")
+    browser.press("ArrowRight")
+    tip = texts(browser, "#training .tip:not([hidden])")
+    assert tip == ["epoch 2AP 0.340AP50 0.540"]
+    assert texts(browser, "#training .spoken")[0].split() == ["epoch", "2", "AP", "0.340", "AP50", "0.540"]
+    browser.press("Escape")
+    assert texts(browser, "#training .tip:not([hidden])") == []
+
+
+def test_the_curves_of_a_class_can_be_chosen(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.choose("#precision select", "3")
+    assert [text.split(": ")[1] for text in texts(browser, "#precision .chart-title")] == ["emu", "emu"]
+    browser.wait("document.querySelectorAll('#precision svg[tabindex]').length === 2")
+    assert len(texts(browser, "#precision .chart:first-child path.curve")) == 5
+
+
+def test_the_theme_can_be_turned(browser: Browser, page: Path) -> None:
+    browser.open(page, scheme="light")
+    browser.click(".theme")
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(22, 23, 26)"
+    assert texts(browser, ".theme") == ["Light"]
+
+
+def test_runs_side_by_side_share_curves_and_have_a_tab_each(browser: Browser, two_runs: Path) -> None:
+    browser.open(two_runs)
+    assert texts(browser, "#comparison .plain:nth-of-type(1) thead th")[1:3] == ["pets", "killed"]
+    assert len(texts(browser, "#training > .two .chart:first-child path.curve")) == 2
+    browser.run("document.querySelector('#training svg[tabindex]').focus()")
+    read = []
+    for _ in range(2):
+        browser.press("ArrowRight")
+        read += texts(browser, "#training .tip:not([hidden])")
+    assert read == ["epoch 1pets 0.170killed 0.170", "epoch 2pets 0.340"]
+    assert texts(browser, "[role=tab]") == ["pets", "killed"]
+    browser.run("document.querySelector('[role=tab]').focus()")
+    browser.press("ArrowRight")
+    assert browser.run("document.activeElement.ariaSelected") == "true"
+    whys = texts(browser, "#run .absent")
+    assert len(whys) == 8
+    assert set(whys) == {"This run was not evaluated for the report: it has no diagnostics.json."}
+    browser.press("ArrowLeft")
+    assert texts(browser, "#run .absent") == []
+    assert_calm(browser, two_runs)
+
+
+def test_hostile_names_are_shown_as_they_are_and_do_nothing(browser: Browser, folder: Path) -> None:
+    run = write_run(folder / "hostile", HOSTILE, [f"/nowhere/{name}" for name in HOSTILE])
+    page = write_page(folder / "hostile.html", run)
+    browser.open(page)
+    assert sorted(column(browser, 1)) == sorted(HOSTILE)
+    assert browser.run("document.querySelectorAll('script').length") == 2
+    assert_calm(browser, page)
+
+
+def test_the_page_cannot_reach_the_network_even_if_it_tried(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    blocked = """new Promise((resolve) => {
+      document.addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
+      document.body.append(Object.assign(new Image(), { src: "http://127.0.0.1:9/a.png" }));
+    })"""
+    assert browser.run(blocked) == "img-src"
+
+
+def test_a_page_of_a_run_that_has_just_begun_says_what_is_missing(browser: Browser, folder: Path) -> None:
+    run = write_run(folder / "begun", finished=False, evaluated=False)
+    for name in ("metrics.jsonl", "names.json", "data_problems.json"):
+        (run / name).unlink()
+    page = write_page(folder / "begun.html", run)
+    browser.open(page, 400)
+    assert_calm(browser, page)
+    whys = texts(browser, ".absent")
+    assert "not evaluated yet" in whys
+    assert "no steps logged yet" in whys
+    assert "The run folder has no data_problems.json." in whys

@@ -1,0 +1,26 @@
+"""The command report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yoloflow.cli.console import app
+
+
+@app.command("report")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders, finished or not")],
+    out: Annotated[
+        Path | None, typer.Option(help="file to write (default: report.html in the first run)")
+    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option(help="evaluate the best weights of a run that has no diagnostics yet")
+    ] = True,
+) -> None:
+    """Write a page about a run, or several side by side: one HTML file that needs no network."""
+    from yoloflow.reporting import write_report
+
+    typer.echo(write_report(runs, out, evaluate=evaluate))

@@ -1,0 +1,89 @@
+"""Diagnostics as the page needs them: smaller, and nothing left out unsaid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MOST_CONFUSED = 60
+"""Classes of the confusion matrix at most."""
+MOST_LABEL_ERRORS = 300
+"""Suspicious labels that the page lists."""
+
+
+def compact_diagnostics(diagnostics: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """`diagnostics.json` without its images.
+
+    Args:
+        diagnostics: its content (schema 1).
+        num_classes: classes whose curves are kept, the most frequent ones.
+
+    Returns:
+        the same keys; curves have `num_left_out`, the confusion matrix is `cells` of [truth, found, count],
+        and `num_label_errors` counts the suspicious labels before they were cut.
+    """
+    labels = diagnostics.get("label_errors") or []
+    kept = _most_frequent(diagnostics["classes"], num_classes)
+    plain = {
+        key: value for key, value in diagnostics.items() if key not in ("images", "confusion", "label_errors")
+    }
+    return plain | {
+        "pr_curves": _of_classes(diagnostics.get("pr_curves"), kept),
+        "confidence_curves": _of_classes(diagnostics.get("confidence_curves"), kept),
+        "confusion": _sparse_confusion(diagnostics.get("confusion")),
+        "label_errors": labels[:MOST_LABEL_ERRORS],
+        "num_label_errors": len(labels),
+    }
+
+
+def compact_images(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The images of the gallery, boxes as rows.
+
+    Args:
+        images: of `diagnostics.json`.
+
+    Returns:
+        the same, with `boxes` as [x1, y1, x2, y2, category_id, kind, score, iou, other_category_id].
+    """
+    return [{**image, "boxes": [_box_row(box) for box in image["boxes"]]} for image in images]
+
+
+def _box_row(box: Mapping[str, Any]) -> list[Any]:
+    corners = [round(float(value), 1) for value in box["box_xyxy"]]
+    rest = [box["category_id"], box["kind"], box.get("score"), box.get("iou"), box.get("other_category_id")]
+    return [*corners, *rest]
+
+
+def _most_frequent(classes: Sequence[Mapping[str, Any]], most: int) -> set[int]:
+    ranked = sorted(classes, key=lambda row: -row["num_objects"])
+    return {row["category_id"] for row in ranked[:most]}
+
+
+def _of_classes(curves: Mapping[str, Any] | None, kept: set[int]) -> dict[str, Any] | None:
+    if curves is None:
+        return None
+    rows = [row for row in curves["per_class"] if row["category_id"] in kept]
+    return {**curves, "per_class": rows, "num_left_out": len(curves["per_class"]) - len(rows)}
+
+
+def _sparse_confusion(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The cells that are not empty, of the classes that are confused most."""
+    if confusion is None:
+        return None
+    labels, matrix = confusion["labels"], confusion["matrix"]
+    last = len(labels) - 1
+    errors = [sum(matrix[k]) + sum(row[k] for row in matrix) - 2 * matrix[k][k] for k in range(len(labels))]
+    ranked = sorted(range(last), key=lambda k: -errors[k])[:MOST_CONFUSED]
+    places = [*sorted(ranked), last]
+    cells = [
+        [row, column, matrix[places[row]][places[column]]]
+        for row in range(len(places))
+        for column in range(len(places))
+        if matrix[places[row]][places[column]]
+    ]
+    return {
+        "labels": [labels[place] for place in places],
+        "cells": cells,
+        "convention": confusion["convention"],
+        "num_left_out": len(labels) - len(places),
+    }

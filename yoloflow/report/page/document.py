@@ -1,0 +1,210 @@
+"""Runs as one HTML file: figures and pictures as data, the style sheet and the scripts beside this module."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from itertools import chain, zip_longest
+from typing import Any
+
+from yoloflow.report.page.comparison import best_figures, differing_settings
+from yoloflow.report.page.diagnostics import compact_diagnostics, compact_images
+from yoloflow.report.page.pictures import Pictures, shrink_pictures
+from yoloflow.structures import YoloflowError
+
+logger = logging.getLogger("yoloflow")
+
+LARGEST = 4_900_000
+"""Bytes of a page at most."""
+_SCRIPTS = (
+    "base.js",
+    "charts.js",
+    "tables.js",
+    "gallery.js",
+    "sections.js",
+    "facts.js",
+    "comparison.js",
+    "page.js",
+)
+# Classes whose curves are kept, most first: fewer where the page would become too large.
+_CLASSES_WITH_CURVES = (100, 30, 0)
+_NO_NETWORK = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"
+
+
+def render_page(runs: Sequence[Mapping[str, Any]], now: datetime | None = None) -> str:
+    """The page of one run, or of several side by side.
+
+    Args:
+        runs: of `read_run`.
+        now: the time to write on it.
+
+    Returns:
+        the HTML text, less than `LARGEST` bytes in UTF-8.
+
+    Raises:
+        YoloflowError: so many runs that even without pictures the page would be too large.
+    """
+    title = " · ".join(str(run["name"]) for run in runs)
+    shared: dict[str, Any] = {
+        "made": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        "settings": differing_settings([run["settings"] for run in runs]),
+    }
+    frame = len(_document(title, "").encode("utf-8", "replace"))
+    for num_classes in _CLASSES_WITH_CURVES:
+        told = [_of_run(run, num_classes) for run in runs]
+        room = LARGEST - frame - len(_as_script_data(shared | {"runs": told, "pictures": []}))
+        room -= _space_for_notes(told)
+        if room > 0:
+            break
+    else:
+        raise YoloflowError(
+            f"a page of {len(runs)} runs would be larger than {LARGEST / 1e6} MB; give fewer runs"
+        )
+    pictures = shrink_pictures(_files_by_rank(told), room)
+    _place_pictures(told, pictures)
+    return _document(
+        title, _as_script_data(shared | {"runs": told, "pictures": list(pictures.texts.values())})
+    )
+
+
+def _of_run(run: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """What the page's scripts read of a run."""
+    diagnostics, summary = run["diagnostics"], run["summary"]
+    settings = run["settings"]
+    return {
+        **{
+            key: run[key]
+            for key in ("name", "path", "finished", "ended", "config", "summary", "curves", "data")
+        },
+        "recipe": settings.get("recipe"),
+        "epochs": int(settings["epochs"]) if settings.get("epochs", "").isdigit() else None,
+        "num_classes": len(run["names"] or ()),
+        "best": best_figures(run),
+        "environment": _environment(run),
+        "absent": run.get("absent"),
+        "diagnostics": None if diagnostics is None else compact_diagnostics(diagnostics, num_classes),
+        "gallery": {
+            "images": [] if diagnostics is None else compact_images(diagnostics["images"]),
+            "note": None,
+        },
+    } | ({"summary": {k: summary.get(k) for k in ("wall_seconds", "images_per_second")}} if summary else {})
+
+
+def _environment(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run ran on, as names and values."""
+    summary = run["summary"] or {}
+    versions = summary.get("versions", {})
+    known = {
+        "Python": versions.get("python"),
+        "PyTorch": versions.get("torch"),
+        "yoloflow": versions.get("yoloflow"),
+        "Device": summary.get("device"),
+        "Processes": summary.get("ranks"),
+        "Platform": summary.get("platform"),
+        "Git commit": summary.get("git_commit"),
+        "Evaluated": (run["diagnostics"] or {}).get("what"),
+        "Run folder": run["path"],
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _files_by_rank(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The pictures of all runs, the worst of each run first."""
+    by_run = [[image["file"] for image in run["gallery"]["images"]] for run in runs]
+    return [file for file in chain.from_iterable(zip_longest(*by_run)) if file is not None]
+
+
+def _space_for_notes(runs: Sequence[Mapping[str, Any]]) -> int:
+    """Letters that `_place_pictures` may add."""
+    return 100 + sum(400 + 60 * len(run["gallery"]["images"]) for run in runs)
+
+
+def _place_pictures(runs: Sequence[dict[str, Any]], pictures: Pictures) -> None:
+    """Tell each image which picture is its own, or why it has none, and each run how many there are."""
+    numbers = {file: number for number, file in enumerate(pictures.texts)}
+    unreadable, left_out = set(pictures.unreadable), set(pictures.left_out)
+    for run in runs:
+        images = run["gallery"]["images"]
+        for image in images:
+            image["picture"] = numbers.get(image["file"])
+            if image["file"] in unreadable:
+                image["why"] = "picture not found"
+            elif image["file"] in left_out:
+                image["why"] = "left out for its size"
+        run["gallery"]["note"] = _gallery_note(run, unreadable, left_out)
+
+
+def _gallery_note(run: Mapping[str, Any], unreadable: set[str], left_out: set[str]) -> str | None:
+    if run["diagnostics"] is None:
+        return None
+    files_here = [image["file"] for image in run["gallery"]["images"]]
+    parts = [f"The {len(files_here)} worst of {run['diagnostics']['num_images']} evaluated images."]
+    if missing := sum(file in unreadable for file in files_here):
+        parts.append(f"{missing} picture files are not there any more or cannot be read.")
+    if dropped := sum(file in left_out for file in files_here):
+        parts.append(f"{dropped} pictures are left out to keep the file below 5 MB.")
+    return " ".join(parts)
+
+
+def _as_script_data(content: object) -> str:
+    """JSON that can stand inside a script element: ASCII, and nothing in it can end the element."""
+    text = json.dumps(_plain(content), allow_nan=False, separators=(",", ":"))
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
+
+
+def _plain(value: object) -> object:
+    """Floats of five significant digits; what is not finite is null, as JSON has no other word for it."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value
+
+
+def _document(title: str, script_data: str) -> str:
+    """The file's text."""
+    style = _resource("page.css")
+    # One scope: nothing of the page is global.
+    script = '(() => {\n"use strict";\n' + "\n".join(_resource(name) for name in _SCRIPTS) + "\n})();\n"
+    policy = f"{_NO_NETWORK}; style-src {_hash_of(style)}; script-src {_hash_of(script)}"
+    heading = html.escape(title).encode("ascii", "xmlcharrefreplace").decode()
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{heading} · yoloflow</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+<body>
+<div id="page">
+<noscript><p>This report draws its tables and curves with a script; please allow scripts.</p></noscript>
+</div>
+<script type="application/json" id="data">{script_data}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _hash_of(text: str) -> str:
+    """The word of a content security policy that allows exactly this text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _resource(name: str) -> str:
+    return (files("yoloflow.report.page") / name).read_text(encoding="utf-8")

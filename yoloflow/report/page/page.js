@@ -1,0 +1,331 @@
+// The page as a whole: head, training curves of all runs, the parts of one run at a time.
+
+function setUpTheme(button) {
+  const root = document.documentElement;
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const current = () => root.dataset.theme || (dark.matches ? "dark" : "light");
+  const tell = () => {
+    button.textContent = current() === "dark" ? "Light" : "Dark";
+    button.setAttribute("aria-label", `Show the page ${current() === "dark" ? "light" : "dark"}`);
+  };
+  button.addEventListener("click", () => {
+    root.dataset.theme = current() === "dark" ? "light" : "dark";
+    tell();
+  });
+  dark.addEventListener("change", tell);
+  tell();
+}
+
+function head() {
+  const button = el("button", { type: "button", class: "theme" });
+  setUpTheme(button);
+  const top = el(
+    "p",
+    { class: "kicker" },
+    el("span", { text: isSeveral ? "yoloflow · runs compared" : "yoloflow · training report" }),
+    button,
+  );
+  const title = el("h1", { text: isSeveral ? runs.map((run) => run.name).join(" · ") : runs[0].name });
+  return el(
+    "header",
+    {},
+    top,
+    title,
+    el("p", { class: "standfirst", text: isSeveral ? standfirstOfAll() : standfirst(runs[0]) }),
+    isSeveral ? null : headFigures(runs[0]),
+  );
+}
+
+function standfirst(run) {
+  const used = run.data?.train_set?.images.used;
+  const done = run.curves.evaluations.epoch
+    .concat(run.curves.steps.epoch)
+    .reduce((a, b) => Math.max(a, b), 0);
+  const parts = [run.recipe || "A network"];
+  parts.push(
+    run.finished
+      ? `trained for ${plural(run.epochs, "epoch")}`
+      : `${short(done)} of ${plural(run.epochs ?? 0, "epoch")} trained (in progress, or stopped)`,
+  );
+  if (isNumber(used)) parts.push(`on ${plural(used, "image")}`);
+  if (run.num_classes) parts.push(`of ${plural(run.num_classes, "class", "classes")}`);
+  const when = run.finished ? `finished ${day(run.ended)}` : `last heard of ${day(run.ended)}`;
+  return `${parts[0]}, ${parts.slice(1).join(" ")}; ${when}.`;
+}
+
+function standfirstOfAll() {
+  const ranked = runs.filter((run) => isNumber(run.best.map)).sort((a, b) => b.best.map - a.best.map);
+  if (ranked.length < 2) return "Too few of these runs were evaluated to say which is best.";
+  const [first, second] = ranked;
+  const ahead = first.best.map - second.best.map;
+  const inside = (value, interval) => interval && value >= interval[0] && value <= interval[1];
+  const isClose =
+    inside(second.best.map, first.best.intervals?.AP) || inside(first.best.map, second.best.intervals?.AP);
+  if (ahead < 0.0005) return `${first.name} and ${second.name} share the best AP, ${figure(first.best.map)}.`;
+  const doubt = isClose ? ", a lead within the confidence interval" : "";
+  return `${first.name} has the best AP, ${figure(first.best.map)}: ${figure(ahead)} ahead of ${second.name}${doubt}.`;
+}
+
+function headFigures(run) {
+  const { best } = run;
+  const range = (key) => {
+    const found = best.intervals?.[key];
+    return found
+      ? `${percent(best.intervals.level)} interval ${figure(found[0])} to ${figure(found[1])}`
+      : "no confidence interval";
+  };
+  const big = (value, name, under) =>
+    el(
+      "div",
+      {},
+      el("dt", { text: name }),
+      el("dd", {}, el("strong", { text: value }), el("small", { text: under })),
+    );
+  return el(
+    "dl",
+    { class: "figures" },
+    big(figure(best.map), "AP", range("AP")),
+    big(figure(best.map50), "AP50", range("AP50")),
+    big(best.epoch ? String(best.epoch) : "–", "Best epoch", run.epochs ? `of ${run.epochs}` : ""),
+    big(duration(run.summary?.wall_seconds), "Time", run.finished ? "in all" : "not finished"),
+    big(short(run.summary?.images_per_second), "Images a second", "in training"),
+  );
+}
+
+const stagesOf = (run) =>
+  run.curves.stages
+    .filter((one) => one.stage > 0)
+    .map((one) => ({ at: one.epoch, text: `stage ${one.stage + 1}` }));
+
+function stageMarks() {
+  const seen = new Map();
+  runs.forEach((run, k) =>
+    stagesOf(run).forEach((mark) => {
+      const key = `${mark.at} ${mark.text}`;
+      if (!seen.has(key)) seen.set(key, isSeveral ? { ...mark, colour: runColour(k) } : mark);
+      else seen.get(key).colour = null;
+    }),
+  );
+  return [...seen.values()];
+}
+
+function lossChart(name, marks) {
+  const series = runs.flatMap((run, k) => {
+    const [xs, ys] = [run.curves.steps.epoch, run.curves.steps.losses[name] || []];
+    const line = { name: run.name, colour: runColour(k), xs };
+    if (ys.length <= 40) return [{ ...line, ys }];
+    return [
+      { ...line, ys, width: 1, opacity: 0.28, silent: true },
+      { ...line, ys: smooth(ys) },
+    ];
+  });
+  return lineChart({
+    title: name === "loss" ? "Loss, all parts" : `Loss: ${name}`,
+    series,
+    x: { label: "epoch", whole: true },
+    marks,
+    empty: "no steps logged yet",
+  });
+}
+
+function rateChart(marks) {
+  const series = runs.flatMap((run, k) => {
+    const groups = new Map();
+    run.curves.steps.lr.forEach((ys, group) => {
+      const key = ys.join();
+      groups.set(key, { ys, groups: [...(groups.get(key)?.groups || []), group] });
+    });
+    return [...groups.values()].map((one, n) => {
+      const label = `group${one.groups.length > 1 ? "s" : ""} ${one.groups.join(", ")}`;
+      const name = isSeveral ? (groups.size > 1 ? `${run.name}, ${label}` : run.name) : label;
+      return {
+        name,
+        colour: runColour(isSeveral ? k : n),
+        dash: isSeveral && n ? `${5 - n} 3` : null,
+        xs: run.curves.steps.epoch,
+        ys: one.ys,
+      };
+    });
+  });
+  return lineChart({
+    title: "Learning rate",
+    series,
+    x: { label: "epoch", whole: true },
+    marks,
+    empty: "no steps logged yet",
+  });
+}
+
+function figureChart(title, keys, marks, height) {
+  const series = runs.flatMap((run, k) =>
+    keys.map(([key, name], n) => ({
+      name: isSeveral ? run.name : name,
+      colour: runColour(isSeveral ? k : n),
+      dots: true,
+      width: 2.4,
+      xs: run.curves.evaluations.epoch,
+      ys: run.curves.evaluations[key],
+    })),
+  );
+  return lineChart({
+    title,
+    series,
+    x: { label: "epoch", min: 0, whole: true },
+    y: { value: share },
+    marks,
+    height,
+    empty: "not evaluated yet",
+  });
+}
+
+function trainingSection() {
+  const marks = stageMarks();
+  const names = [...new Set(runs.flatMap((run) => Object.keys(run.curves.steps.losses)))];
+  const first = isSeveral
+    ? el(
+        "div",
+        { class: "two" },
+        figureChart("Validation AP", [["map"]], marks, 260),
+        figureChart("Validation AP50", [["map50"]], marks, 260),
+      )
+    : figureChart(
+        "Validation AP",
+        [
+          ["map", "AP"],
+          ["map50", "AP50"],
+        ],
+        marks,
+        300,
+      );
+  const rest = el(
+    "div",
+    { class: "many" },
+    names.map((name) => lossChart(name, marks)),
+    rateChart(marks),
+  );
+  const means = Math.max(...runs.map((run) => run.curves.steps.mean_of));
+  const said =
+    means > 1
+      ? note(`Each point of a loss is the mean of ${means} logged steps at most; lines are smoothed.`)
+      : note("Bold lines are smoothed; faint ones are what was logged.");
+  return section(
+    "training",
+    "How training went",
+    isSeveral ? "All runs over their epochs." : trainingLead(runs[0]),
+    first,
+    rest,
+    said,
+  );
+}
+
+function trainingLead(run) {
+  const known = run.curves.evaluations.map.filter(isNumber);
+  if (!known.length) return "No evaluation yet.";
+  const last = known[known.length - 1];
+  const stages = stagesOf(run).map((mark) => `${mark.text} began after epoch ${short(mark.at)}`);
+  const highest = Math.max(...known);
+  const end =
+    last === highest
+      ? `AP was highest at the end, ${figure(highest)}: it may not have finished rising`
+      : `AP was highest, ${figure(highest)}, at epoch ${run.best.epoch ?? "–"} and ended at ${figure(last)}`;
+  return `${[end, ...stages].join("; ")}.`;
+}
+
+// All parts about one run.
+function partsOf(run) {
+  const pictures = gallerySection(run);
+  const jump = (id) => {
+    if (pictures.showClass?.(id)) pictures.scrollIntoView();
+  };
+  return [
+    classesSection(run, jump),
+    curvesSection(run),
+    confusionSection(run),
+    errorsSection(run),
+    calibrationSection(run),
+    pictures,
+    labelsSection(run),
+    speedSection(run),
+    dataSection(run),
+    settingsSection(run),
+  ];
+}
+
+function tabs(panel) {
+  const buttons = runs.map((run, k) => {
+    const swatch = el("i", { class: "swatch" });
+    swatch.style.background = runColour(k);
+    return el(
+      "button",
+      { type: "button", role: "tab", id: `tab-${k}`, "aria-controls": "run", onclick: () => choose(k) },
+      swatch,
+      run.name,
+    );
+  });
+  function choose(k) {
+    buttons.forEach((button, n) => {
+      button.setAttribute("aria-selected", String(n === k));
+      button.tabIndex = n === k ? 0 : -1;
+    });
+    panel.setAttribute("aria-labelledby", `tab-${k}`);
+    panel.replaceChildren(...partsOf(runs[k]));
+  }
+  const list = el("div", { class: "tabs", role: "tablist", "aria-label": "Runs" }, buttons);
+  list.addEventListener("keydown", (event) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!by) return;
+    const next = (buttons.indexOf(document.activeElement) + by + buttons.length) % buttons.length;
+    choose(next);
+    buttons[next].focus();
+  });
+  choose(0);
+  return list;
+}
+
+const PLACES = [
+  ["comparison", "Side by side"],
+  ["training", "Training"],
+  ["classes", "Classes"],
+  ["precision", "Precision"],
+  ["confusion", "Confusions"],
+  ["errors", "Errors"],
+  ["calibration", "Confidence"],
+  ["gallery", "Pictures"],
+  ["labels", "Labels"],
+  ["speed", "Speed"],
+  ["data", "Data"],
+  ["settings", "Settings"],
+];
+
+function build() {
+  const panel = el("div", { id: "run", role: isSeveral ? "tabpanel" : null });
+  const main = el("main", { id: "main" });
+  if (isSeveral) main.append(comparisonSection());
+  main.append(trainingSection());
+  if (isSeveral) main.append(tabs(panel));
+  else panel.append(...partsOf(runs[0]));
+  main.append(panel);
+  const places = PLACES.filter(([id]) => isSeveral || id !== "comparison");
+  const nav = el(
+    "nav",
+    { "aria-label": "Parts of the page" },
+    places.map(([id, text]) => el("a", { href: `#${id}`, text })),
+  );
+  const foot = el(
+    "footer",
+    {},
+    el("p", { text: `Written ${day(data.made)} by yoloflow. This file needs no network.` }),
+  );
+  document
+    .getElementById("page")
+    .replaceChildren(
+      el("a", { class: "skip", href: "#main", text: "Skip to the content" }),
+      head(),
+      nav,
+      main,
+      foot,
+    );
+}
+
+build();
+document.documentElement.dataset.ready = "true";
