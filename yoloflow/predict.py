@@ -87,13 +87,12 @@ def predict(
 ) -> PredictSummary:
     """Detect objects in pictures, videos or a camera; write detections and the pictures with boxes drawn.
 
-    Ctrl-C is how a camera ends: what was done is whole, and the summary is returned. Of other sources too
-    what was done is whole, and the KeyboardInterrupt is raised on.
+    Ctrl-C is how a camera ends; with other sources the KeyboardInterrupt is raised on. Either way the files
+    are whole and hold what was done.
 
     Args:
         weights: a run folder (its best weights are taken), or a weights file inside one.
-        sources: picture and video files, folders, glob patterns, `camera:0`, and `-` for paths on standard
-            input, one a line.
+        sources: files, folders, glob patterns, `camera:0`, and `-` for paths on standard input, one a line.
         save_dir: a folder without predictions; by default `predictions`, numbered, in the run folder.
         settings: what is detected and what is written.
 
@@ -115,13 +114,12 @@ def predict(
         multi_label=settings.multi_label,
     )
 
-    # 3. Batch by batch: read, detect, write
-    folder = Path(save_dir) if save_dir is not None else _next_folder(run_of(Path(weights)) / "predictions")
+    # 3. What files call images and classes
     problems: list[Problem] = []
-    naming, ids = Naming(detector.names), None
-    if settings.annotations is not None:
-        ids = CocoIds(settings.annotations, problems)
-        naming = Naming(detector.names, ids.category_ids(detector.names, wanted.classes), ids.take)
+    naming, ids = _naming(settings.annotations, detector.names, wanted.classes, problems)
+
+    # 4. Batch by batch: read, detect, write
+    folder = Path(save_dir) if save_dir is not None else _next_folder(run_of(Path(weights)) / "predictions")
     num_images = num_detections = 0
     start = time.monotonic()
     with PredictionWriter(folder, naming, settings.formats, settings.save_images) as writer:
@@ -136,15 +134,25 @@ def predict(
             if not has_camera:
                 raise
 
-    # 4. The account
-    summary = PredictSummary(
-        folder, writer.paths, num_images, num_detections, problems, time.monotonic() - start
-    )
-    _report(summary, ids)
-    return summary
+    # 5. The account
+    seconds = time.monotonic() - start
+    return _report(PredictSummary(folder, writer.paths, num_images, num_detections, problems, seconds), ids)
 
 
-def _report(summary: PredictSummary, ids: CocoIds | None) -> None:
+def _naming(
+    annotations: str | Path | None,
+    names: list[str],
+    reported: Sequence[int] | None,
+    problems: list[Problem],
+) -> tuple[Naming, CocoIds | None]:
+    """What files call images and classes, and the ids of the annotations where there are some."""
+    if annotations is None:
+        return Naming(names), None
+    ids = CocoIds(annotations, problems)
+    return Naming(names, ids.category_ids(names, reported), ids.take), ids
+
+
+def _report(summary: PredictSummary, ids: CocoIds | None) -> PredictSummary:
     """Say what was done and what was not, and write the latter down."""
     problems = summary.problems
     if problems:
@@ -171,6 +179,7 @@ def _report(summary: PredictSummary, ids: CocoIds | None) -> None:
             "%d problem%s, such as %s; all are in %s",
             *(len(problems), "s" * (len(problems) > 1), problems[0], summary.save_dir / "problems.json"),
         )
+    return summary
 
 
 def _next_folder(path: Path) -> Path:
