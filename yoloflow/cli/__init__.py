@@ -13,9 +13,9 @@ from yoloflow.cli.console import app
 from yoloflow.cli import training
 
 # isort: split
-from yoloflow.cli import data, evaluating, predicting
+from yoloflow.cli import data, evaluating, predicting, watching
 
-__all__ = ["app", "data", "evaluating", "main", "predicting", "training"]
+__all__ = ["app", "data", "evaluating", "main", "predicting", "training", "watching"]
 
 EXIT_USER_ERROR = 2
 
