@@ -6,19 +6,21 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from yoloflow.data.read_ahead import read_frames
-from yoloflow.data.sources import Camera, open_sources
+from yoloflow.data.sources import Camera, Frame, open_sources
 from yoloflow.detector import Detector, DetectSettings, run_of
 from yoloflow.evaluation.coco_ids import CocoIds
 from yoloflow.report.prediction_formats import Naming
 from yoloflow.report.predictions import PredictionWriter
-from yoloflow.structures import Problem, YoloflowError
+from yoloflow.structures import Detections, Problem, YoloflowError
 
 logger = logging.getLogger("yoloflow")
+
+_REPORT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def predict(
     with PredictionWriter(folder, naming, settings.formats, settings.save_images) as writer:
         frames = itertools.islice(read_frames(opened, problems, ahead=2 * batch_size), settings.max_images)
         try:
-            for frame, found in detector.detect_all(frames, wanted, batch_size):
+            for frame, found in _told(detector.detect_all(frames, wanted, batch_size)):
                 writer.write(frame.path, frame.number, frame.fps, frame.image, found)
                 num_images += 1
                 num_detections += len(found)
@@ -137,6 +139,16 @@ def predict(
     # 5. The account
     seconds = time.monotonic() - start
     return _report(PredictSummary(folder, writer.paths, num_images, num_detections, problems, seconds), ids)
+
+
+def _told(results: Iterator[tuple[Frame, Detections]]) -> Iterator[tuple[Frame, Detections]]:
+    """The same results; every now and then the log says how many there were."""
+    start = said = time.monotonic()
+    for count, result in enumerate(results, 1):
+        yield result
+        if (now := time.monotonic()) - said > _REPORT_SECONDS:
+            logger.info("%d images so far, %.1f a second", count, count / (now - start))
+            said = now
 
 
 def _naming(
