@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -200,12 +199,17 @@ def test_ctrl_c_ends_a_camera_cleanly_and_other_sources_with_exit_code_130(
         assert "stopped after 2 images" in caplog.text
 
 
-def test_the_command_takes_a_list_on_standard_input(run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_the_command_takes_a_list_on_standard_input(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "yoloflow", "predict", str(run), "-", "--save-dir", str(out)]
-    lines = "".join(f"{pictures}/{k:02d}.png\n" for k in (5, 2, 9))
-    done = subprocess.run([*command, "--device", "cpu"], input=lines, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{out / 'predictions.json'}\n"
+    (tmp_path / "list.txt").write_text("".join(f"{pictures}/{k:02d}.png\n" for k in (5, 2, 9)))
+    arguments = ["yoloflow", "predict", str(run), "-", "--save-dir", str(out), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with (tmp_path / "list.txt").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert not end.value.code
     rows = json.loads((out / "predictions.json").read_text())
     assert [Path(row["file"]).name for row in rows] == ["05.png", "02.png", "09.png"]
