@@ -76,8 +76,8 @@ def test_progress_and_time_left_follow_from_the_records(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 4.5)
     progress = RunFiles(run).read(end_of(run))
     assert (progress.state, progress.epochs, progress.epochs_done) == ("running", 10, 4.5)
-    # 45 steps took 44 intervals of 2 s, and four evaluations 6 s each.
-    assert progress.seconds_left == pytest.approx(55 * (44 * 2 + 4 * 6) / 44)
+    # 45 steps took 2 s each, and four evaluations 6 s each.
+    assert progress.seconds_left == pytest.approx(55 * (45 * 2 + 4 * 6) / 45)
     assert RunFiles(run).read(end_of(run) + 20).seconds_left == pytest.approx(progress.seconds_left - 20)
     assert progress.best is not None
     assert (progress.best["epoch"], progress.best["map"]) == (3, 0.5)
@@ -106,7 +106,7 @@ def test_the_time_between_a_kill_and_a_resume_counts_for_nothing(tmp_path: Path)
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     now = rows[-1]["time"]
     os.utime(run / "metrics.jsonl", (now, now))
-    assert RunFiles(run).read(now).seconds_left == pytest.approx(55 * (43 * 2 + 4 * 6) / 43)
+    assert RunFiles(run).read(now).seconds_left == pytest.approx(55 * (44 * 2 + 4 * 6) / 44)
     # A silence is told by the usual intervals, not by that of a day.
     assert RunFiles(run).read(now + 300).state == "silent"
 
@@ -123,6 +123,13 @@ def test_a_run_that_writes_nothing_for_long_is_called_silent_and_a_finished_one_
     (run / "summary.json").write_text('{"wall_seconds": 4000}')
     assert files.read(end_of(run) + 600).state == "finished"
     assert "finished in 67 min" in rendered(RunView(files.read()), 100)[0]
+
+
+def test_a_run_that_has_not_begun_to_step_is_waited_for_however_long(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 0)
+    progress = RunFiles(run).read(end_of(run) + 900)
+    assert (progress.state, progress.seconds_left) == ("waiting", None)
+    assert "no step logged yet, last written 15 min ago" in rendered(RunView(progress), 100)[0]
 
 
 def test_a_file_that_grows_or_is_cut_off_by_a_resume_is_read_anew(

@@ -92,17 +92,18 @@ class RunFiles:
         epochs = _planned_epochs(self.run / "config.yaml")
         summary = _read_summary(self.run / "summary.json")
         records = sorted(
-            [*metrics.steps, *metrics.evaluations], key=lambda record: (record["step"], record.get("time", 0))
+            [*metrics.stages, *metrics.steps, *metrics.evaluations],
+            key=lambda record: (record["step"], record.get("time", 0)),
         )
         silent_seconds = max(now - self._last_write(), 0.0)
         longest = max((seconds for seconds, _ in _intervals(records)), default=0.0)
         state: State = "running"
         if summary is not None:
             state = "finished"
+        elif not metrics.steps and not metrics.evaluations:
+            state = "waiting"  # reading a large data set takes its time
         elif silent_seconds > max(_SILENT_SECONDS, 5 * longest):
             state = "silent"
-        elif not records:
-            state = "waiting"
         step, steps_per_epoch = records[-1]["step"] if records else 0, metrics.steps_per_epoch
         left = None
         if epochs is not None and steps_per_epoch and state == "running":

@@ -68,7 +68,7 @@ def _title(progress: Progress, width: int) -> Text:
     if progress.state == "silent":
         state = f"nothing written for {_duration(progress.silent_seconds)}: stopped, killed or hanging"
     elif progress.state == "waiting":
-        state = "no step logged yet"
+        state = f"no step logged yet, last written {_duration(progress.silent_seconds)} ago"
     elif summary is not None and isinstance(seconds := summary.get("wall_seconds"), int | float):
         state = f"finished in {_duration(seconds)}"
     if metrics.stages and progress.state != "finished":
