@@ -174,7 +174,7 @@ def test_all_that_there_is_room_for_is_shown(tmp_path: Path) -> None:
     assert "73%" in text
     assert "lr 0.020/0.010" in text or "lr 0.02/0.01" in text
     assert "31.5 images/s" in text
-    assert "worst of 80" in text
+    assert "/80 " in text
     assert "class number" in text
     assert "learning rate" not in text
     wide = "\n".join(rendered(RunView(RunFiles(run).read(end_of(run)), 50), 160))

@@ -19,7 +19,7 @@ from yoloflow.report.text_plot import Curve, plot
 _LOADER_BOUND = 0.1
 _STATE_STYLES = {"waiting": "yellow", "running": "green", "silent": "red", "finished": "cyan"}
 _MIN_PLOT_WIDTH, _MAX_PLOTS = 38, 3
-_CLASS_WIDTH, _CLASS_NAME_WIDTH = 38, 14
+_CLASS_WIDTH, _CLASS_FIGURES = 36, 21
 _HEAD_LINES = 5
 _PLAIN_CLASSES = 20
 
@@ -164,20 +164,23 @@ def _class_rows(progress: Progress) -> list[dict[str, Any]]:
 
 def _classes(rows: list[dict[str, Any]], width: int, height: int) -> Iterator[Text]:
     """As many classes as there is room for, in columns."""
-    columns = max(1, min(width // _CLASS_WIDTH, -(-len(rows) // max(height - 1, 1))))
+    columns = max(1, min((width + 3) // (_CLASS_WIDTH + 3), -(-len(rows) // max(height - 1, 1))))
     shown = rows[: columns * (height - 1)]
     per_column = -(-len(shown) // columns)
-    head = f"{'class':{_CLASS_NAME_WIDTH}}{'objects':>8}{'AP':>6}{'AP50':>7}"
-    if len(shown) < len(rows):
-        more = f"{len(shown)} worst of {len(rows)}"
-        head = f"{more:{_CLASS_NAME_WIDTH}}{head[len(more) :]}" if len(more) <= _CLASS_NAME_WIDTH else head
-    yield _cut(Text("   ".join([head] * columns), style="dim"), width)
+    longest = max(Text(str(row["name"])).cell_len for row in shown) + 1
+    room = (width + 3) // columns - 3 - _CLASS_FIGURES
+    name_width = max(min(longest, room), _CLASS_WIDTH - _CLASS_FIGURES)
+    what = "class" if len(shown) == len(rows) else f"worst {len(shown)}/{len(rows)}"
+    heads = [
+        f"{name:{name_width}}{'objects':>8}{'AP':>6}{'AP50':>7}" for name in [what, *["class"] * columns]
+    ]
+    yield _cut(Text("   ".join(heads[:columns]), style="dim"), width)
     for line in range(per_column):
         parts = []
         for row in shown[line::per_column]:
             name = Text(str(row["name"]))
-            name.truncate(_CLASS_NAME_WIDTH - 1, overflow="crop")
-            name.pad_right(_CLASS_NAME_WIDTH - name.cell_len)
+            name.truncate(name_width - 1, overflow="crop")
+            name.pad_right(name_width - name.cell_len)
             name.append(f"{row['num_objects']:>8}", style="dim")
             parts.append(name.append(f"{row['ap']:>6.3f}{row['ap50']:>7.3f}"))
         yield _cut(Text("   ").join(parts), width)
