@@ -20,6 +20,7 @@ from yoloflow.data.transforms import TRANSFORMS
 from yoloflow.engine.callbacks import CALLBACKS
 from yoloflow.losses import LOSSES
 from yoloflow.models.catalogue import LAYERS
+from yoloflow.report.prediction_formats import FORMATS as PREDICTION_FORMATS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "yoloflow"
@@ -39,7 +40,7 @@ def blocks(page: Path) -> list[tuple[str, str, int]]:
 @pytest.fixture
 def _tables_restored() -> Iterator[None]:
     """The tables that examples add to are afterwards as they were."""
-    tables = (CALLBACKS, FORMATS, LAYERS, LOSSES)
+    tables = (CALLBACKS, FORMATS, LAYERS, LOSSES, PREDICTION_FORMATS)
     before = [dict(table) for table in tables]
     yield
     for table, content in zip(tables, before, strict=True):

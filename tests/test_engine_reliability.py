@@ -18,7 +18,7 @@ from yoloflow.data.digits import SceneRecipe, digits_dataset
 SCRIPT = Path(__file__).with_name("dying_training.py")
 SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
 # What tells the time or the checkout, and the sum of a manifest that does.
-TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds", "git_commit", "sum"}
+TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds", "git_commit", "sum", "time"}
 
 
 def in_full(value: object) -> Any:

@@ -16,7 +16,7 @@ from yoloflow.flow import train
 from yoloflow.structures import YoloflowError
 
 SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
-TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds"}
+TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds", "time"}
 
 
 class Diary(BaseCallback):

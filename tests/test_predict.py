@@ -1,70 +1,39 @@
 """The predict flow, with a small network of random weights saved as a run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from tiny_run import NAMES, tiny_run, write_pictures, write_video
 
-from yoloflow.config.reader import dump_config, load_config
+import yoloflow
 from yoloflow.data.dataset import COCODataset
-from yoloflow.data.sources import find_files, read_frames
-from yoloflow.models import create_model
-from yoloflow.predict import Detector, DetectSettings, iter_predictions, predict
+from yoloflow.data.read_ahead import read_frames
+from yoloflow.data.sources import open_sources
+from yoloflow.detector import Detector, DetectSettings
+from yoloflow.predict import PredictSettings, predict
+from yoloflow.report.prediction_formats import Naming
 from yoloflow.report.predictions import PredictionWriter
 from yoloflow.structures import Detections, Problem, YoloflowError
-from yoloflow.weights.files import save_weights
 
-NAMES = ["ant", "bee", "7"]
 EVERYTHING = DetectSettings(conf_thres=0.0, iou_thres=0.6)
+CPU = PredictSettings(device="cpu")
+EVERY = PredictSettings(device="cpu", conf_thres=0.0)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a tenth-width YOLOv8 at 64 pixels, with scores that differ."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    (folder / "weights").mkdir(parents=True)
-    config = load_config(
-        "yolov8n", ["img_size=64", "network.width_multiple=0.1", "data.names=[ant, bee, '7']"]
-    )
-    (folder / "config.yaml").write_text(dump_config(config))
-    torch.manual_seed(5)
-    network = create_model("yolov8", config.network_table(), 3)
-    for name, parameter in network.named_parameters():
-        if "class" in name or "score" in name or ".cls" in name:
-            torch.nn.init.normal_(parameter, std=0.5)
-    save_weights(folder / "weights" / "best.safetensors", network.state_dict())
-    return folder
+    return tiny_run(tmp_path_factory.mktemp("runs") / "tiny")
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    rng = np.random.default_rng(0)
-    for name, height, width in (
-        ("a/x.jpg", 50, 80),
-        ("a/y.png", 90, 64),
-        ("b/x.jpg", 64, 64),
-        ("b/X.png", 33, 200),
-    ):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        coarse = rng.integers(0, 256, (6, 6, 3), np.uint8)
-        cv2.imwrite(str(folder / name), cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
-    return folder
-
-
-def write_video(path: Path, num_frames: int = 7, size_wh: tuple[int, int] = (96, 64)) -> Path:
-    fourcc = "mp4v" if path.suffix == ".mp4" else "MJPG"
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*fourcc), 12.0, size_wh)
-    for k in range(num_frames):
-        frame = np.full((size_wh[1], size_wh[0], 3), 30, np.uint8)
-        cv2.circle(frame, (15 + 10 * k, 30), 12, (0, 200, 255), -1)
-        video.write(frame)
-    video.release()
-    return path
+    sizes_hw = {"a/x.jpg": (50, 80), "a/y.png": (90, 64), "b/x.jpg": (64, 64), "b/X.png": (33, 200)}
+    return write_pictures(tmp_path / "pictures", sizes_hw)
 
 
 def video_frames(path: Path) -> list[np.ndarray]:
@@ -77,8 +46,8 @@ def video_frames(path: Path) -> list[np.ndarray]:
 
 
 def test_pictures_give_json_and_drawn_pictures(run: Path, pictures: Path, tmp_path: Path) -> None:
-    summary = predict(run, [str(pictures / "a")], save_dir=tmp_path / "out", conf_thres=0.0, device="cpu")
-    rows = json.loads(summary.json_path.read_text())
+    summary = predict(run, [str(pictures / "a")], save_dir=tmp_path / "out", settings=EVERY)
+    rows = json.loads(summary.paths["json"].read_text())
     assert [Path(row["file"]).name for row in rows] == ["x.jpg", "y.png"]
     assert [(row["height"], row["width"], row["frame"]) for row in rows] == [(50, 80, None), (90, 64, None)]
     assert summary.num_images == 2
@@ -99,8 +68,8 @@ def test_pictures_give_json_and_drawn_pictures(run: Path, pictures: Path, tmp_pa
 def test_pictures_of_equal_stem_do_not_overwrite_each_other(
     run: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    summary = predict(run, [str(pictures / "**" / "*")], save_dir=tmp_path / "out", device="cpu")
-    names = [row["picture"] for row in json.loads(summary.json_path.read_text())]
+    summary = predict(run, [str(pictures / "**" / "*")], save_dir=tmp_path / "out", settings=CPU)
+    names = [row["picture"] for row in json.loads(summary.paths["json"].read_text())]
     assert len({name.lower() for name in names}) == 4
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*names, "predictions.json"])
 
@@ -108,8 +77,10 @@ def test_pictures_of_equal_stem_do_not_overwrite_each_other(
 def test_a_video_is_read_and_written_frame_by_frame(run: Path, tmp_path: Path) -> None:
     for suffix in (".mp4", ".avi"):
         source = write_video(tmp_path / f"clip{suffix}")
-        summary = predict(run, [str(source)], save_dir=tmp_path / suffix[1:], batch_size=3, device="cpu")
-        rows = json.loads(summary.json_path.read_text())
+        summary = predict(
+            run, [str(source)], save_dir=tmp_path / suffix[1:], settings=replace(CPU, batch_size=3)
+        )
+        rows = json.loads(summary.paths["json"].read_text())
         assert [row["frame"] for row in rows] == list(range(7))
         assert {row["picture"] for row in rows} == {"clip.mp4"}
         written = cv2.VideoCapture(str(tmp_path / suffix[1:] / "clip.mp4"))
@@ -121,12 +92,12 @@ def test_a_video_is_read_and_written_frame_by_frame(run: Path, tmp_path: Path) -
 
 def test_detections_of_a_batch_equal_those_one_by_one(run: Path, pictures: Path) -> None:
     detector = Detector.load(run, device="cpu")
-    images = [frame.image for frame in read_frames(find_files([str(pictures / "*" / "*")]), [])]
+    images = [frame.image for frame in read_frames(open_sources([str(pictures / "*" / "*")]), [])]
     together = detector.detect(images, EVERYTHING)
     for image, expected in zip(images, together, strict=True):
         (alone,) = detector.detect([image], EVERYTHING)
         assert len(alone) == len(expected) > 0
-        np.testing.assert_allclose(alone.scores, expected.scores, atol=1e-5)
+        np.testing.assert_allclose(alone.scores, expected.scores, atol=1e-4)
         np.testing.assert_allclose(alone.boxes_xyxy, expected.boxes_xyxy, atol=1e-2)
 
 
@@ -151,10 +122,11 @@ def test_a_picture_is_prepared_as_in_evaluation(run: Path, pictures: Path) -> No
 
 def test_only_the_classes_asked_for_are_reported(run: Path, pictures: Path) -> None:
     sources = [str(pictures / "a")]
+    detector = Detector.load(run, device="cpu")
     for asked, number in (("bee", 1), (1, 1), ("7", 2), ("0", 0)):
-        for _, _, found in iter_predictions(run, sources, conf_thres=0.0, classes=[asked], device="cpu"):
+        for _, found in detector.stream(sources, conf_thres=0.0, classes=[asked]):
             assert set(found.classes.tolist()) <= {number}
-    every = [found for _, _, found in iter_predictions(run, sources, conf_thres=0.0, device="cpu")]
+    every = [found for _, found in detector.stream(sources, conf_thres=0.0)]
     assert len(set(np.concatenate([found.classes for found in every]).tolist())) > 1
 
 
@@ -162,8 +134,8 @@ def test_the_exif_rotation_of_a_picture_is_respected(run: Path, tmp_path: Path) 
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (80, 40), (200, 30, 60)).save(tmp_path / "turned.jpg", exif=exif)
-    summary = predict(run, [str(tmp_path / "turned.jpg")], save_dir=tmp_path / "out", device="cpu")
-    (row,) = json.loads(summary.json_path.read_text())
+    summary = predict(run, [str(tmp_path / "turned.jpg")], save_dir=tmp_path / "out", settings=CPU)
+    (row,) = json.loads(summary.paths["json"].read_text())
     assert (row["width"], row["height"]) == (40, 80)
 
 
@@ -174,7 +146,7 @@ def test_unreadable_files_are_named_and_passed_over(run: Path, pictures: Path, t
     (pictures / "a" / "notes.txt").write_text("not looked at")
     whole = (pictures / "a" / "x.jpg").read_bytes()
     (pictures / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    summary = predict(run, [str(pictures / "a")], save_dir=tmp_path / "out", device="cpu")
+    summary = predict(run, [str(pictures / "a")], save_dir=tmp_path / "out", settings=CPU)
     assert summary.num_images == 2
     found = {(Path(problem.file).name, problem.kind) for problem in summary.problems}
     assert found == {
@@ -188,7 +160,7 @@ def test_unreadable_files_are_named_and_passed_over(run: Path, pictures: Path, t
 def test_if_nothing_can_be_read_it_is_an_error(run: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(YoloflowError, match=r"none of the 1 files.*text\.png"):
-        predict(run, [str(tmp_path / "text.png")], save_dir=tmp_path / "out", device="cpu")
+        predict(run, [str(tmp_path / "text.png")], save_dir=tmp_path / "out", settings=CPU)
 
 
 def test_a_video_that_ends_early_is_named_and_its_frames_kept(tmp_path: Path) -> None:
@@ -214,23 +186,23 @@ def test_sources_that_are_not_there_are_clear_errors(pictures: Path, tmp_path: P
     }
     for source, message in cases.items():
         with pytest.raises(YoloflowError, match=message):
-            find_files([source])
+            open_sources([source])
     with pytest.raises(YoloflowError, match="no source given"):
-        find_files([])
+        open_sources([])
 
 
 def test_a_file_named_twice_is_taken_once(pictures: Path) -> None:
-    files = find_files([str(pictures / "a" / "y.png"), str(pictures / "a"), str(pictures / "a" / "*.jpg")])
+    files = open_sources([str(pictures / "a" / "y.png"), str(pictures / "a"), str(pictures / "a" / "*.jpg")])
     assert [path.name for path in files] == ["y.png", "x.jpg"]
 
 
 def test_predictions_are_never_overwritten(run: Path, pictures: Path) -> None:
-    first = predict(run, [str(pictures / "a")], device="cpu", save_images=False)
-    second = predict(run, [str(pictures / "a")], device="cpu", save_images=False)
+    first = predict(run, [str(pictures / "a")], settings=replace(CPU, save_images=False))
+    second = predict(run, [str(pictures / "a")], settings=replace(CPU, save_images=False))
     assert (first.save_dir, second.save_dir) == (run / "predictions", run / "predictions-2")
     assert [path.name for path in first.save_dir.iterdir()] == ["predictions.json"]
     with pytest.raises(YoloflowError, match="exists already"):
-        predict(run, [str(pictures / "a")], save_dir=first.save_dir, device="cpu")
+        predict(run, [str(pictures / "a")], save_dir=first.save_dir, settings=CPU)
 
 
 def test_an_interrupted_prediction_leaves_valid_json_of_what_was_done(pictures: Path, tmp_path: Path) -> None:
@@ -238,14 +210,14 @@ def test_an_interrupted_prediction_leaves_valid_json_of_what_was_done(pictures: 
     image = np.zeros((20, 30, 3), np.uint8)
 
     def interrupted() -> None:
-        with PredictionWriter(tmp_path / "out", NAMES) as writer:
+        with PredictionWriter(tmp_path / "out", Naming(NAMES)) as writer:
             writer.write(Path("x.jpg"), None, None, image, nothing)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 1
-    with PredictionWriter(tmp_path / "none", NAMES):
+    with PredictionWriter(tmp_path / "none", Naming(NAMES)):
         pass
     assert json.loads((tmp_path / "none" / "predictions.json").read_text()) == []
 
@@ -269,9 +241,9 @@ def test_a_run_or_size_or_class_that_is_not_usable_is_a_clear_error(
     with pytest.raises(YoloflowError, match="no class 'be'.*did you mean bee"):
         Detector.load(run, device="cpu").class_numbers(["be"])
     with pytest.raises(YoloflowError, match=r"conf_thres=1\.5"):
-        predict(run, [str(pictures / "a")], conf_thres=1.5, device="cpu")
+        predict(run, [str(pictures / "a")], settings=replace(CPU, conf_thres=1.5))
     with pytest.raises(YoloflowError, match="batch_size=0"):
-        predict(run, [str(pictures / "a")], batch_size=0, device="cpu", save_dir=tmp_path / "out")
+        PredictSettings(batch_size=0)
 
 
 def test_names_recorded_in_the_run_come_before_those_of_its_settings(run: Path, tmp_path: Path) -> None:
@@ -283,3 +255,66 @@ def test_names_recorded_in_the_run_come_before_those_of_its_settings(run: Path, 
     (other / "config.yaml").write_text(text)
     (other / "names.json").write_text('["one", "two", "three"]')
     assert Detector.load(other, device="cpu").names == ["one", "two", "three"]
+
+
+def test_the_detector_takes_files_and_pixels_one_or_several(run: Path, pictures: Path) -> None:
+    detector = yoloflow.Detector.load(run, device="cpu")
+    paths = [pictures / "a" / "x.jpg", pictures / "a" / "y.png", pictures / "b" / "x.jpg"]
+    found = detector(paths, conf_thres=0.0, iou_thres=0.6, batch_size=2)
+    for path, expected in zip(paths, found, strict=True):
+        pixels = cv2.imread(str(path))
+        for given in (str(path), pixels, [pixels]):
+            (alone,) = detector(given, conf_thres=0.0, iou_thres=0.6)
+            np.testing.assert_allclose(alone.boxes_xyxy, expected.boxes_xyxy, atol=1e-2)
+            assert len(alone) > 0
+    assert detector([]) == []
+    (bees,) = detector(paths[0], conf_thres=0.0, classes=["bee"])
+    assert set(bees.classes.tolist()) == {1}
+
+
+def test_pictures_that_the_detector_cannot_take_are_clear_errors(run: Path, tmp_path: Path) -> None:
+    detector = Detector.load(run, device="cpu")
+    with pytest.raises(YoloflowError, match=r"gone\.jpg: the picture cannot be read"):
+        detector(tmp_path / "gone.jpg")
+    for pixels in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)):
+        with pytest.raises(YoloflowError, match=r"pictures\[1\]: should be \(H, W, 3\) uint8"):
+            detector([np.zeros((8, 8, 3), np.uint8), pixels])
+    with pytest.raises(YoloflowError, match="no such file or folder"):
+        detector.stream(str(tmp_path / "gone.jpg"))
+
+
+def test_a_run_that_is_evaluated_in_rectangles_predicts_in_rectangles(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "rect", "yolov8n", "data.test_rect=true")
+    sizes_hw = {"wide.png": (20, 64), "high.png": (64, 30), "square.png": (60, 64), "flat.png": (25, 64)}
+    folder = write_pictures(tmp_path / "set", sizes_hw)
+    content = {
+        "images": [{"id": k, "file_name": name} for k, name in enumerate(sizes_hw)],
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+        "categories": [{"id": 1, "name": "ant"}],
+    }
+    (folder / "set.json").write_text(json.dumps(content))
+    dataset = COCODataset(str(folder / "set.json"), 64, [{"func_name": "letterbox"}])
+    detector = Detector.load(run, device="cpu")
+    images = [cv2.imread(str(path)) for path in dataset.index.image_paths]
+    shapes = [(32, 64), (64, 32), (64, 64), (32, 64)]
+    for k, (image, shape_hw) in enumerate(zip(images, shapes, strict=True)):
+        expected, prepared = dataset.get(0, k, shape_hw), detector._prepare(image)
+        assert prepared.image.shape[:2] == shape_hw
+        assert np.array_equal(prepared.image, expected.image)
+        assert prepared.pad_xy == expected.pad_xy
+    for image, together in zip(images, detector.detect(images, EVERYTHING), strict=True):
+        (alone,) = detector.detect([image], EVERYTHING)
+        np.testing.assert_allclose(alone.boxes_xyxy, together.boxes_xyxy, atol=1e-2)
+
+
+@pytest.mark.parametrize("recipe", ["yolov10n", "yolox-tiny"])
+def test_heads_of_other_kinds_predict(recipe: str, tmp_path: Path, pictures: Path) -> None:
+    run = tiny_run(tmp_path / "run", recipe, "network.width_multiple=0.125")
+    detector = Detector.load(run, device="cpu")
+    for frame, found in detector.stream(str(pictures / "a"), conf_thres=0.0):
+        assert 0 < len(found) <= 300
+        height, width = frame.image.shape[:2]
+        assert (found.boxes_xyxy >= 0).all()
+        assert (found.boxes_xyxy <= (width, height, width, height)).all()
+        assert (np.diff(found.scores) <= 0).all()
+        assert set(found.classes.tolist()) <= {0, 1, 2}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from yoloflow.data.concat_loader import ConcatLoader
     from yoloflow.data.dataset import COCODataset
     from yoloflow.data.loader import create_loader
+    from yoloflow.detector import Detector
     from yoloflow.engine.callbacks import (
         BaseCallback,
         EvalWhileTrain,
@@ -71,6 +72,7 @@ _HOMES = {
     "Trainer": "engine.trainer",
     "create_trainer": "engine.trainer",
     "train": "flow",
+    "Detector": "detector",
     "Detections": "structures",
     "YoloflowError": "structures",
     "load_mindyolo": "weights.mindyolo",
@@ -82,6 +84,7 @@ __all__ = [
     "COCODataset",
     "ConcatLoader",
     "Detections",
+    "Detector",
     "EMA",
     "EvalWhileTrain",
     "ProfilerCallback",

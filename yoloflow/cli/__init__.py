@@ -13,9 +13,9 @@ from yoloflow.cli.console import app
 from yoloflow.cli import training
 
 # isort: split
-from yoloflow.cli import data, evaluating, predicting, reporting
+from yoloflow.cli import data, evaluating, predicting, reporting, watching
 
-__all__ = ["app", "data", "evaluating", "main", "predicting", "reporting", "training"]
+__all__ = ["app", "data", "evaluating", "main", "predicting", "reporting", "training", "watching"]
 
 EXIT_USER_ERROR = 2
 

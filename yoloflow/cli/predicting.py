@@ -9,44 +9,86 @@ import typer
 
 from yoloflow.cli.console import app
 
+EXIT_WITH_PROBLEMS = 1
+
+
+Weights = Annotated[
+    str, typer.Argument(metavar="RUN|WEIGHTS", help="a run folder, or a weights file inside one")
+]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        help="pictures, videos, folders, globs, camera:0, or - for paths on standard input",
+    ),
+]
+SaveDir = Annotated[
+    Path | None,
+    typer.Option(help="folder for the results (default: predictions in the run folder, numbered)"),
+]
+Formats = Annotated[
+    list[str] | None, typer.Option("--format", help="json (default), coco or yolo; may be repeated")
+]
+Annotations = Annotated[
+    Path | None, typer.Option(help="COCO json whose image and category ids format coco takes")
+]
+Confidence = Annotated[float, typer.Option(min=0, max=1, help="lowest score of a detection")]
+Overlap = Annotated[float, typer.Option(min=0, max=1, help="largest overlap of two of a class")]
+MultiLabel = Annotated[
+    bool, typer.Option("--multi-label", help="report a box for each class that passes, as `test` does")
+]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, help="longer side of the network input (default: the run's)")
+]
+Classes = Annotated[
+    list[str] | None, typer.Option("--class", help="name or number of a class to report; may be repeated")
+]
+Device = Annotated[str, typer.Option(help="auto or torch's name of one")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="pictures at a time (default: 8; 1 with a camera)")
+]
+MaxImages = Annotated[int | None, typer.Option(min=1, help="stop after so many pictures and frames")]
+SaveImages = Annotated[bool, typer.Option(help="draw pictures and videos too")]
+
 
 @app.command("predict")
-def detect(
-    weights: Annotated[
-        str, typer.Argument(metavar="RUN|WEIGHTS", help="a run folder, or a weights file inside one")
-    ],
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="pictures, videos, folders or globs")
-    ],
-    save_dir: Annotated[
-        Path | None,
-        typer.Option(help="folder for the results (default: predictions in the run folder, numbered)"),
-    ] = None,
-    conf_thres: Annotated[float, typer.Option(min=0, max=1, help="lowest score of a detection")] = 0.25,
-    iou_thres: Annotated[float, typer.Option(min=0, max=1, help="largest overlap of two of a class")] = 0.7,
-    img_size: Annotated[
-        int | None, typer.Option(min=1, help="side of the network input (default: the run's)")
-    ] = None,
-    classes: Annotated[
-        list[str] | None, typer.Option("--class", help="name or number of a class to report; may be repeated")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto or torch's name of one")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="pictures at a time")] = 8,
-    save_images: Annotated[bool, typer.Option(help="draw pictures and videos too")] = True,
+def detect(  # noqa: PLR0913  one parameter for each option
+    weights: Weights,
+    sources: Sources,
+    save_dir: SaveDir = None,
+    formats: Formats = None,
+    annotations: Annotations = None,
+    conf_thres: Confidence = 0.25,
+    iou_thres: Overlap = 0.7,
+    multi_label: MultiLabel = False,
+    img_size: ImageSize = None,
+    classes: Classes = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    max_images: MaxImages = None,
+    save_images: SaveImages = True,
 ) -> None:
-    """Detect objects in pictures and videos: JSON and drawn pictures."""
-    from yoloflow.predict import predict
+    """Detect objects in pictures, videos or a camera: files of detections, and drawn pictures.
 
-    done = predict(
-        weights,
-        sources,
-        save_dir=save_dir,
+    The exit code is 1 where some files could not be read; problems.json names them.
+    """
+    from yoloflow.predict import PredictSettings, predict
+
+    settings = PredictSettings(
         conf_thres=conf_thres,
         iou_thres=iou_thres,
         img_size=img_size,
         classes=classes,
+        multi_label=multi_label,
         device=device,
         batch_size=batch_size,
+        max_images=max_images,
+        formats=formats or ["json"],
+        annotations=annotations,
         save_images=save_images,
     )
-    typer.echo(done.json_path)
+    done = predict(weights, sources, save_dir, settings)
+    for path in done.paths.values():
+        typer.echo(path)
+    if done.problems:
+        raise typer.Exit(EXIT_WITH_PROBLEMS)

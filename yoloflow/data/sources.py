@@ -1,12 +1,16 @@
-"""Pictures and videos that a user names: files, folders, patterns."""
+"""What a user names to predict on: files, folders, patterns, a list on standard input, a camera."""
 
 from __future__ import annotations
 
 import glob
+import io
 import logging
-from collections.abc import Iterator, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,15 +21,18 @@ from yoloflow.structures import Problem, Uint8Array, YoloflowError, nearest_name
 logger = logging.getLogger("yoloflow")
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
+STANDARD_INPUT = "-"
+CAMERA = "camera:"
 _FALLBACK_FPS = 25.0
+_READ_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A picture, or one frame of a video.
+    """A picture, or one frame of a video or camera.
 
     Attributes:
-        path: the file.
+        path: the file; of a camera, as the user named it.
         image: (H, W, 3) uint8 BGR, turned as the file's EXIF or rotation mark says.
         number: 0-based number in the video; None for a picture.
         fps: frames of the video in a second; None for a picture.
@@ -37,27 +44,78 @@ class Frame:
     fps: float | None = None
 
 
-def find_files(sources: Sequence[str]) -> list[Path]:
-    """The picture and video files that the sources name, in order, each once.
+class ByteStream(Protocol):
+    """An unbuffered binary file: `read` gives what is there already, and waits only for the first byte."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """At most `size` bytes; none at the end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PathList:
+    """Paths that are read one by one, a line each."""
+
+    stream: ByteStream
+
+    def __iter__(self) -> Iterator[Path]:
+        rest = b""
+        while chunk := self.stream.read(_READ_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from self._paths(lines)
+        yield from self._paths([rest])
+
+    @staticmethod
+    def _paths(lines: Sequence[bytes]) -> Iterator[Path]:
+        for line in lines:
+            if text := os.fsdecode(line).removesuffix("\r"):
+                yield Path(text).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """A camera that is open already.
+
+    Attributes:
+        name: as the user gave it, `camera:0`.
+    """
+
+    name: str
+    capture: cv2.VideoCapture
+
+
+Source = Path | PathList | Camera
+Reading = Callable[[], Frame | Problem]
+"""What gives a frame, or what is wrong with it, when called."""
+
+
+def open_sources(sources: Sequence[str]) -> list[Source]:
+    """Files in order, each once, and what can only be read as it comes: a list of paths, cameras.
 
     A folder gives the pictures and videos directly in it, a pattern (`shots/**/*.jpg`) those that match, both
     sorted by name; other files in them are counted in the log. A file named itself is taken whatever its
     name ends in.
 
     Args:
-        sources: files, folders and glob patterns.
+        sources: files, folders, glob patterns, `camera:NUMBER` (or the address of a stream after `camera:`),
+            and `-` for paths on standard input.
 
     Raises:
-        YoloflowError: a source does not exist or holds neither picture nor video.
+        YoloflowError: a source does not exist, holds neither picture nor video, or is a camera that does not
+            open.
     """
     if not sources:
         raise YoloflowError(
-            "no source given: name a picture, a video, a folder or a pattern such as 'shots/*.jpg'"
+            "no source given: name pictures, videos, folders, patterns such as 'shots/*.jpg', - or camera:0"
         )
-    found: dict[Path, None] = {}
-    for source in sources:
+    found: dict[Source, None] = {}
+    for source in dict.fromkeys(sources):
         path = Path(source).expanduser()
-        if path.is_file():
+        if source == STANDARD_INPUT:
+            found[PathList(io.FileIO(sys.stdin.fileno(), closefd=False))] = None
+        elif source.startswith(CAMERA):
+            found[_open_camera(source)] = None
+        elif path.is_file():
             found[path] = None
         elif path.is_dir():
             found |= dict.fromkeys(_usable(source, sorted(path.iterdir())))
@@ -67,6 +125,26 @@ def find_files(sources: Sequence[str]) -> list[Path]:
         else:
             raise YoloflowError(f"{source}: there is no such file or folder{_similar(path)}")
     return list(found)
+
+
+def _open_camera(source: str) -> Camera:
+    """The camera behind `camera:0`; frames are taken when they are asked for."""
+    device = source.removeprefix(CAMERA)
+    if not device:
+        raise YoloflowError(f"{source}: which camera? camera:0 is the first")
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says it better
+    try:
+        capture = cv2.VideoCapture(int(device) if device.isdecimal() else device)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    if not capture.isOpened():
+        known = ", ".join(str(path) for path in sorted(Path("/dev").glob("video*")))
+        raise YoloflowError(
+            f"{source}: there is no such camera, it may not be used, or another program uses it "
+            f"(camera devices here: {known or 'none'})"
+        )
+    return Camera(source, capture)
 
 
 def _usable(source: str, candidates: Sequence[Path]) -> list[Path]:
@@ -94,31 +172,51 @@ def _similar(path: Path) -> str:
     return f"; {hint}" if hint.startswith("did you mean") else ""
 
 
-def read_frames(paths: Sequence[Path], problems: list[Problem]) -> Iterator[Frame]:
-    """Pictures and video frames one after the other, in constant memory.
+def readings(sources: Sequence[Source]) -> Iterator[Reading]:
+    """For each picture what decodes it when called, for each frame of a video what gives it.
 
-    A file that cannot be read is logged, appended to `problems` and passed over; so is a video that ends
-    before the number of frames that it announces, whose frames are kept.
+    Nothing of a list or a video is read before it is asked for. The calls of pictures may be made in any
+    order and thread.
 
     Args:
-        paths: files of `find_files`.
-        problems: takes what was found wrong.
+        sources: of `open_sources`.
     """
-    for path in paths:
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            yield from _video_frames(path, problems)
+    for source in sources:
+        if isinstance(source, Camera):
+            yield from _capture_readings(Path(source.name), source.capture, is_camera=True)
             continue
+        for path in [source] if isinstance(source, Path) else source:
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                yield from _capture_readings(path, cv2.VideoCapture(str(path)))
+            else:
+                yield _PictureReading(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _PictureReading:
+    """Decodes a picture when called."""
+
+    path: Path
+
+    def __call__(self) -> Frame | Problem:
         try:
-            image = decode_image(str(path))
+            return Frame(self.path, decode_image(str(self.path)))
         except YoloflowError as error:
-            detail = str(error).removeprefix(f"{path}: ")
-            _report(problems, Problem(str(path), None, "unreadable-image", "drop-image", detail))
-            continue
-        yield Frame(path, image)
+            detail = str(error).removeprefix(f"{self.path}: ")
+            return Problem(str(self.path), None, "unreadable-image", "drop-image", detail)
 
 
-def _video_frames(path: Path, problems: list[Problem]) -> Iterator[Frame]:
-    capture = cv2.VideoCapture(str(path))
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Gives what is there already."""
+
+    result: Frame | Problem
+
+    def __call__(self) -> Frame | Problem:
+        return self.result
+
+
+def _capture_readings(path: Path, capture: cv2.VideoCapture, is_camera: bool = False) -> Iterator[Reading]:
     try:
         announced = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         fps = capture.get(cv2.CAP_PROP_FPS)
@@ -129,18 +227,17 @@ def _video_frames(path: Path, problems: list[Problem]) -> Iterator[Frame]:
             is_read, image = capture.read()
             if not is_read:
                 break
-            yield Frame(path, np.asarray(image, np.uint8), count, fps)
+            yield _Known(Frame(path, np.asarray(image, np.uint8), count, fps))
             count += 1
     finally:
         capture.release()
-    if count == 0:
-        detail = "not a video that can be read: damaged, empty or of an unknown codec"
-        _report(problems, Problem(str(path), None, "unreadable-video", "drop-image", detail))
+    if is_camera:
+        yield _Known(
+            Problem(str(path), None, "camera-ended", "keep", f"gives no more pictures after {count}")
+        )
+    elif count == 0:
+        detail = "not a video that can be read: missing, damaged, empty or of an unknown codec"
+        yield _Known(Problem(str(path), None, "unreadable-video", "drop-image", detail))
     elif count < announced:
         detail = f"ends after {count} of the {announced} frames that it announces"
-        _report(problems, Problem(str(path), None, "short-video", "keep", detail))
-
-
-def _report(problems: list[Problem], problem: Problem) -> None:
-    logger.warning("%s", problem)
-    problems.append(problem)
+        yield _Known(Problem(str(path), None, "short-video", "keep", detail))

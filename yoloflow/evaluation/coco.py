@@ -7,7 +7,7 @@ at 101 recalls, over ten IoU thresholds 0.50 to 0.95 and all classes that have o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,15 @@ class CocoResult:
         stats: twelve figures named by `STAT_NAMES`; -1 where there are no objects, as pycocotools has it.
         per_class: by rising category id.
         num_images: images compared.
+        pr50: (K, 101) interpolated precision of each class at IoU 0.50, recall 0, 0.01 ... 1; -1: no objects.
+        scores50: (K, 101) score of the detection that reaches that recall; 0 where none does.
     """
 
     stats: tuple[float, ...]
     per_class: tuple[ClassResult, ...]
     num_images: int
+    pr50: Float64Array = field(repr=False, compare=False)
+    scores50: Float64Array = field(repr=False, compare=False)
 
     @property
     def map(self) -> float:
@@ -140,6 +144,8 @@ def evaluate_read(truth: GroundTruth, found: hotcoco.COCO, image_ids: Sequence[i
         stats=tuple(float(value) for value in evaluation.stats),
         per_class=tuple(_per_class(precision, recall, truth, compared_ids)),
         num_images=len(compared_ids),
+        pr50=_curves_at_iou50(evaluation, "precision"),
+        scores50=_curves_at_iou50(evaluation, "scores"),
     )
     return Evaluated(result, tuple(compared_ids), precision[0, :, :, _ALL_AREAS].T)
 
@@ -178,6 +184,14 @@ def _per_class(
             )
         )
     return rows
+
+
+def _curves_at_iou50(evaluation: hotcoco.COCOeval, name: str) -> Float64Array:
+    """(K, 101) of one of the arrays by recall."""
+    arrays = evaluation.eval
+    assert arrays is not None
+    curves: Float64Array = np.asarray(arrays[name])[0, :, :, _ALL_AREAS, _HUNDRED_DETECTIONS].T
+    return curves
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

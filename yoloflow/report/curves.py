@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("yoloflow")
 
 # What a step record holds beside its loss items.
-_STEP_KEYS = {"kind", "epoch", "step", "update", "lr", "momentum", "images_per_second"}
+_STEP_KEYS = {"kind", "epoch", "step", "update", "lr", "momentum", "images_per_second", "time"}
 # Colour-blind safe (Okabe and Ito 2008), darkest first.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _INK, _MUTED, _LIGHT = "#222222", "#777777", "#e4e4e4"
@@ -32,6 +32,7 @@ class Metrics:
     steps: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
+    loading: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def loss_names(self) -> list[str]:
@@ -40,13 +41,16 @@ class Metrics:
 
     def epochs_at(self, records: Sequence[Mapping[str, Any]]) -> list[float]:
         """Where records lie on the axis of epochs done: 1.5 is the middle of the second epoch."""
-        steps_per_epoch = self._steps_per_epoch()
+        steps_per_epoch = self.steps_per_epoch
         if steps_per_epoch is None:
             return [float(record["epoch"]) for record in records]
         return [record["step"] / steps_per_epoch for record in records]
 
-    def _steps_per_epoch(self) -> float | None:
-        """Derived from the file: the last step logged in an epoch is the epoch's last step."""
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """As the newest stage record states it, else the last step logged in an epoch is its last step."""
+        if self.stages and (stated := self.stages[-1].get("steps_per_epoch")):
+            return float(stated)
         records = [*self.steps, *self.evaluations]
         if not records or not all("step" in record for record in records):
             return None
@@ -59,16 +63,22 @@ class Metrics:
         return last_steps[epoch] / epoch or None
 
 
-def read_metrics(path: str | Path) -> Metrics:
+def read_metrics(path: str | Path, *, is_growing: bool = False) -> Metrics:
     """Read a metrics file.
 
     A line that is no JSON object (the last one of a killed run) is left out with a warning.
 
     Args:
         path: `metrics.jsonl` of a run folder.
+        is_growing: somebody may be writing it, and a last line without an end is no fault.
     """
     metrics = Metrics()
-    homes = {"step": metrics.steps, "evaluation": metrics.evaluations, "stage": metrics.stages}
+    homes = {
+        "step": metrics.steps,
+        "evaluation": metrics.evaluations,
+        "stage": metrics.stages,
+        "loading": metrics.loading,
+    }
     with Path(path).open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -76,6 +86,8 @@ def read_metrics(path: str | Path) -> Metrics:
             except json.JSONDecodeError:
                 record = None
             if not isinstance(record, dict):
+                if is_growing and not line.endswith("\n"):
+                    break
                 logger.warning("%s:%d: not a JSON object, left out: %.40r", path, number, line)
                 continue
             home = homes.get(record.get("kind", ""))
@@ -126,7 +138,7 @@ def _plot_losses(axes: Axes, metrics: Metrics) -> None:
         noisy = len(values) > 20
         if noisy:
             axes.plot(epochs, values, color=colour, linewidth=0.8, alpha=0.25)
-        axes.plot(epochs, _smooth(values) if noisy else values, color=colour, linewidth=1.8, label=name)
+        axes.plot(epochs, smooth(values) if noisy else values, color=colour, linewidth=1.8, label=name)
     if names:
         _legend(axes)
         axes.set_ylim(bottom=0)
@@ -183,7 +195,7 @@ def _plot_ap(axes: Axes, metrics: Metrics) -> None:
     axes.set_ylim(0, 1.02)
 
 
-def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over a centred window of a twentieth of the curve, shorter at its ends."""
     half = max(1, len(values) // 40)
     sums = np.concatenate(([0.0], np.cumsum(values)))

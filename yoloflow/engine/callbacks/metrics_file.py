@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 from yoloflow.engine.callbacks.base import BaseCallback, RunContext
@@ -41,7 +42,8 @@ class MetricsFileCallback(BaseCallback):
 
     def on_stage_begin(self, context: RunContext) -> None:
         """One line for the stage."""
-        self._append(context, {"kind": "stage", "epoch": context.epoch + 1, "stage": context.stage})
+        record = {"kind": "stage", "epoch": context.epoch + 1, "stage": context.stage}
+        self._append(context, {**record, "steps_per_epoch": context.steps_per_epoch})
 
     def on_step_end(self, context: RunContext) -> None:
         """One line for a logged step."""
@@ -77,6 +79,7 @@ class MetricsFileCallback(BaseCallback):
         if not context.ranks.is_main:
             return
         record.setdefault("step", context.step)
+        record["time"] = round(time.time(), 2)
         with context.run.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()

@@ -1,0 +1,321 @@
+"""A trained network with all that is needed to use it on any picture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yoloflow.boxes import boxes_to_original
+from yoloflow.config.reader import load_config
+from yoloflow.config.schema import Config
+from yoloflow.data.dataset import Shrink, resize_image, resized_sizes
+from yoloflow.data.images import decode_image
+from yoloflow.data.read_ahead import read_frames
+from yoloflow.data.shapes import Rectangular
+from yoloflow.data.sources import Frame, open_sources
+from yoloflow.data.transforms import create_transforms
+from yoloflow.data.transforms.pipeline import Pipeline
+from yoloflow.engine.run_folder import find_weights, names_of_run
+from yoloflow.evaluation.nms import non_max_suppression
+from yoloflow.models import Network, create_model, load_pretrain
+from yoloflow.runtime import select_device
+from yoloflow.structures import (
+    Detections,
+    Int64Array,
+    Problem,
+    Sample,
+    TransformContext,
+    Uint8Array,
+    YoloflowError,
+    nearest_names,
+)
+
+Picture = str | Path | Uint8Array
+"""A picture file, or its pixels: (H, W, 3) uint8, BGR as OpenCV reads them."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectSettings:
+    """What counts as a detection.
+
+    Attributes:
+        conf_thres: scores must be above it; iou_thres: largest IoU of two detections of a class.
+        classes: numbers of the classes to report; None for all.
+        max_det: detections of an image at most.
+        multi_label: a box counts for each class whose score passes, as in evaluation, not for its best alone.
+    """
+
+    conf_thres: float = 0.25
+    iou_thres: float = 0.7
+    classes: tuple[int, ...] | None = None
+    max_det: int = 300
+    multi_label: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("conf_thres", "iou_thres"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise YoloflowError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A network, its classes and how it wants to see a picture; `Detector.load` makes one of a run.
+
+    Attributes:
+        network: fused, in eval mode, on its device.
+        names: class names in class order.
+        img_size: longer side of its input in pixels.
+        transforms: as in evaluation; they bring a picture to the input size.
+        shrink: how pictures are made smaller, as in evaluation.
+        rect: the input is only as high and wide as the picture needs, as in evaluation with `test_rect`.
+    """
+
+    network: Network
+    names: list[str]
+    img_size: int
+    transforms: Pipeline
+    shrink: Shrink = "area"
+    rect: bool = False
+
+    @classmethod
+    def load(cls, weights: str | Path, img_size: int | None = None, device: str = "auto") -> Detector:
+        """The detector of a run.
+
+        Args:
+            weights: a run folder (its best weights are taken), or a weights file inside one.
+            img_size: longer side of the network input in pixels; the run's by default.
+            device: "auto" or torch's name of one.
+
+        Raises:
+            YoloflowError: no run, no weights, weights that do not fit, or an unusable size or device.
+        """
+        run = run_of(Path(weights))
+        config = load_config(run / "config.yaml")
+        names = _class_names(run, config)
+        network = create_model(
+            config.network.model_name, config.network_table(), len(names), variant=config.variant
+        )
+        load_pretrain(network, find_weights(Path(weights)))
+        size = config.img_size if img_size is None else img_size
+        if size < 1 or size % max(network.stride):
+            raise YoloflowError(f"img_size={size}: must be a multiple of {max(network.stride)}")
+        rows = config.data.test_transforms or [{"func_name": "letterbox"}]
+        transforms = create_transforms(rows, "test_transforms")
+        network = network.to(select_device(device)).fuse()
+        return cls(network, names, size, transforms, config.data.test_shrink, config.data.test_rect)
+
+    def __call__(
+        self,
+        pictures: Picture | Sequence[Picture],
+        *,
+        conf_thres: float = 0.25,
+        iou_thres: float = 0.7,
+        classes: Sequence[str | int] | None = None,
+        batch_size: int = 8,
+    ) -> list[Detections]:
+        """The detections in each of the pictures, boxes in its own pixels.
+
+        Args:
+            pictures: one or several: files, or (H, W, 3) uint8 BGR pixels, of any sizes.
+            conf_thres: scores must be above it.
+            iou_thres: largest IoU of two detections of a class.
+            classes: names or numbers of the classes to report; all by default.
+            batch_size: pictures that go through the network together.
+
+        Raises:
+            YoloflowError: a file cannot be read, pixels are of another kind, or an argument is not usable.
+        """
+        several = [pictures] if isinstance(pictures, str | Path | np.ndarray) else pictures
+        settings = DetectSettings(conf_thres, iou_thres, self.class_numbers(classes))
+        frames = (Frame(Path(), _pixels(picture, place)) for place, picture in enumerate(several))
+        return [found for _, found in self.detect_all(frames, settings, batch_size)]
+
+    def stream(
+        self,
+        sources: str | Sequence[str],
+        *,
+        conf_thres: float = 0.25,
+        iou_thres: float = 0.7,
+        classes: Sequence[str | int] | None = None,
+        batch_size: int = 8,
+        problems: list[Problem] | None = None,
+    ) -> Iterator[tuple[Frame, Detections]]:
+        """Each picture or video frame of the sources with its detections, in constant memory.
+
+        Files that cannot be read are logged and passed over.
+
+        Args:
+            sources: what `yoloflow predict` takes: files, folders, patterns, `camera:0`, `-`.
+            conf_thres: scores must be above it.
+            iou_thres: largest IoU of two detections of a class.
+            classes: names or numbers of the classes to report; all by default.
+            batch_size: pictures that go through the network together.
+            problems: takes what could not be read.
+
+        Raises:
+            YoloflowError: a source or an argument is not usable.
+        """
+        opened = open_sources([sources] if isinstance(sources, str) else sources)
+        settings = DetectSettings(conf_thres, iou_thres, self.class_numbers(classes))
+        frames = read_frames(opened, [] if problems is None else problems, ahead=2 * batch_size)
+        return self.detect_all(frames, settings, batch_size)
+
+    def class_numbers(self, classes: Sequence[str | int] | None) -> tuple[int, ...] | None:
+        """Numbers of classes given by name or number; a name that looks like a number is a name first.
+
+        Raises:
+            YoloflowError: there is no such class.
+        """
+        if classes is None:
+            return None
+        numbers = []
+        for given in classes:
+            if isinstance(given, str) and given in self.names:
+                numbers.append(self.names.index(given))
+            elif str(given).isdecimal() and int(given) < len(self.names):
+                numbers.append(int(given))
+            else:
+                raise YoloflowError(f"classes: no class {given!r}; {nearest_names(str(given), self.names)}")
+        return tuple(numbers)
+
+    def detect_all(
+        self, frames: Iterator[Frame], settings: DetectSettings, batch_size: int
+    ) -> Iterator[tuple[Frame, Detections]]:
+        """Each frame with its detections; no more than a batch of frames is held.
+
+        Raises:
+            YoloflowError: batch_size is below 1.
+        """
+        if batch_size < 1:
+            raise YoloflowError(f"batch_size={batch_size}: must be 1 or more")
+        while batch := list(itertools.islice(frames, batch_size)):
+            yield from zip(batch, self.detect([frame.image for frame in batch], settings), strict=True)
+
+    def detect(self, images_bgr: Sequence[Uint8Array], settings: DetectSettings) -> list[Detections]:
+        """Detections in each picture, boxes in its own pixels; all go through the network at once.
+
+        Args:
+            images_bgr: (H, W, 3) uint8 pictures of any sizes.
+            settings: what counts.
+        """
+        samples = [self._prepare(image) for image in images_bgr]
+        # With `rect` pictures of several proportions have inputs of several shapes.
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for k, sample in enumerate(samples):
+            groups.setdefault(sample.image.shape, []).append(k)
+        found: dict[int, Detections] = {}
+        for members in groups.values():
+            together = self._detect_alike([samples[k] for k in members], settings)
+            found |= zip(members, together, strict=True)
+        return [found[k] for k in range(len(samples))]
+
+    @torch.inference_mode()
+    def _detect_alike(self, samples: Sequence[Sample], settings: DetectSettings) -> list[Detections]:
+        """Detections of prepared pictures of one shape."""
+        pixels = np.stack([sample.image[..., ::-1].transpose(2, 0, 1) for sample in samples])
+        device = next(self.network.parameters()).device
+        decoded, _ = self.network(torch.from_numpy(pixels).to(device))
+        kind = self.network.output_kind
+        found = non_max_suppression(
+            decoded,
+            conf_thres=settings.conf_thres,
+            iou_thres=settings.iou_thres,
+            conf_free=not kind.has_objectness,
+            multi_label=settings.multi_label,
+            max_det=settings.max_det,
+            need_nms=not kind.end_to_end,
+        )
+        return [
+            _to_detections(rows.cpu(), sample, settings.classes)
+            for rows, sample in zip(found, samples, strict=True)
+        ]
+
+    def _prepare(self, image: Uint8Array) -> Sample:
+        """The picture as evaluation would show it to the network."""
+        height, width = image.shape[:2]
+        new_sizes: Int64Array = resized_sizes(np.array([[height, width]]), self.img_size)
+        new_height, new_width = new_sizes[0].tolist()
+        sample = Sample(
+            image=resize_image(image, (new_height, new_width), self.shrink),
+            boxes_xyxy=np.zeros((0, 4), np.float32),
+            classes=np.zeros(0, np.int64),
+            polygons=[],
+            index=0,
+            original_size_hw=(height, width),
+            scale_xy=(new_width / width, new_height / height),
+        )
+        shape_hw = (self.img_size, self.img_size)
+        if self.rect:
+            shape_hw = Rectangular(new_sizes, max(self.network.stride)).shape(np.array([0]))
+        context = TransformContext(
+            np.random.default_rng(0), _OnePicture(sample), max(shape_hw), shape_hw if self.rect else None
+        )
+        return self.transforms(sample, context)
+
+
+@dataclass(frozen=True, slots=True)
+class _OnePicture:
+    """The data set that transforms see while predicting: the picture itself."""
+
+    sample: Sample
+
+    def __len__(self) -> int:
+        return 1
+
+    def load(self, index: int) -> Sample:
+        """The picture, whichever is asked for."""
+        return self.sample
+
+
+def run_of(path: Path) -> Path:
+    """The run folder that is meant or that a weights file lies in.
+
+    Raises:
+        YoloflowError: there is none.
+    """
+    for folder in (path, *path.absolute().parents[:2]):
+        if (folder / "config.yaml").is_file():
+            return folder
+    what = "no such file or folder" if not path.exists() else "not in a run folder (one with config.yaml)"
+    raise YoloflowError(f"{path}: {what}; give a run such as runs/NAME, or a weights file inside one")
+
+
+def _pixels(picture: Picture, place: int) -> Uint8Array:
+    """A picture's pixels, read from its file where it is one."""
+    if isinstance(picture, str | Path):
+        return decode_image(str(picture))
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+        raise YoloflowError(
+            f"pictures[{place}]: should be (H, W, 3) uint8, BGR; found {picture.shape} {picture.dtype}"
+        )
+    return picture
+
+
+def _to_detections(rows: Tensor, sample: Sample, classes: tuple[int, ...] | None) -> Detections:
+    """Rows (K, 6) of x1 y1 x2 y2 score class in input pixels, in pixels of the original."""
+    if classes is not None:
+        rows = rows[torch.isin(rows[:, 5].long(), torch.tensor(classes, dtype=torch.long))]
+    boxes = boxes_to_original(
+        rows[:, :4],
+        torch.tensor(sample.scale_xy),
+        torch.tensor(sample.pad_xy),
+        torch.tensor(sample.original_size_hw),
+    )
+    return Detections(boxes.numpy(), rows[:, 4].numpy(), rows[:, 5].long().numpy())
+
+
+def _class_names(run: Path, config: Config) -> list[str]:
+    """Class names of a run: as recorded from its data set, else as its settings state them."""
+    if (recorded := names_of_run(run)) is not None:
+        return recorded
+    if config.data.names is not None:
+        return list(config.data.names)
+    if config.data.nc is not None:
+        return [str(number) for number in range(config.data.nc)]
+    raise YoloflowError(f"{run}: neither names.json nor data.names of config.yaml states the classes")

@@ -1,0 +1,251 @@
+"""Predictions in files: rows of our own, COCO's results, YOLO's label files; each written as they come.
+
+To add a format, write a class with the methods of `PredictionFormat` and a line in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from yoloflow.structures import Detections
+
+# As in the files that evaluation writes.
+_COCO_BOX_DECIMALS, _COCO_SCORE_DECIMALS = 3, 5
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedImage:
+    """A picture or frame with what was found in it.
+
+    Attributes:
+        file: the source, as it was named.
+        frame: 0-based number in a video or camera; None for a picture.
+        height: in pixels; width: likewise.
+        stem: a name that no other picture of the folder has; frames of a video share that of the video.
+        picture: the drawn file; None where nothing is drawn.
+        found: boxes in pixels of the original.
+    """
+
+    file: str
+    frame: int | None
+    height: int
+    width: int
+    stem: str
+    picture: str | None
+    found: Detections
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """What the formats call classes and images.
+
+    Attributes:
+        names: class names in class order.
+        category_ids: COCO's id of each class; 1-based numbers by default.
+        take_image_id: COCO's id of a file, asked for once an image; None for one that has none. Without it
+            images are numbered from 1 as they come.
+    """
+
+    names: Sequence[str]
+    category_ids: Sequence[int] | None = None
+    take_image_id: Callable[[str], int | None] | None = None
+
+    def category_id(self, number: int) -> int:
+        """COCO's id of a class."""
+        return number + 1 if self.category_ids is None else self.category_ids[number]
+
+
+class PredictionFormat(Protocol):
+    """One kind of file; `path` is what the user is told."""
+
+    path: Path
+
+    def __init__(self, folder: Path, naming: Naming) -> None:
+        """Open what is written; the folder exists and holds nothing of this format."""
+        ...
+
+    @staticmethod
+    def place(folder: Path) -> Path:
+        """What will be there in the end."""
+        ...
+
+    def write(self, image: PredictedImage) -> None:
+        """Add an image."""
+        ...
+
+    def close(self) -> None:
+        """Make what is there whole: also after an interrupted prediction."""
+        ...
+
+
+class JsonList:
+    """A JSON list that grows row by row; until it is closed its name begins with a dot.
+
+    The name is taken only once the list is whole, so a reader never sees half of one.
+    """
+
+    def __init__(self, path: Path, head: str = "[", tail: str = "]") -> None:
+        """Open the file.
+
+        Args:
+            path: of the finished file.
+            head: what comes before the rows.
+            tail: what comes after them.
+        """
+        self.path = path
+        self._head, self._tail = head, tail
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._file = self._partial.open("w", encoding="utf-8")
+        self._num_rows = 0
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add a row."""
+        self._file.write((f"{self._head}\n" if self._num_rows == 0 else ",\n") + json.dumps(row))
+        self._num_rows += 1
+
+    def close(self) -> None:
+        """End the list."""
+        self._file.write(f"\n{self._tail}\n" if self._num_rows else f"{self._head}{self._tail}\n")
+        self._file.close()
+        self._partial.replace(self.path)
+
+
+class JsonFormat:
+    """`predictions.json`: a row for each image, also for one without objects."""
+
+    def __init__(self, folder: Path, naming: Naming) -> None:
+        self.path = self.place(folder)
+        self._names = naming.names
+        self._list = JsonList(self.path)
+
+    @staticmethod
+    def place(folder: Path) -> Path:
+        """The file."""
+        return folder / "predictions.json"
+
+    def write(self, image: PredictedImage) -> None:
+        """Add an image."""
+        row = {
+            "file": image.file,
+            "frame": image.frame,
+            "width": image.width,
+            "height": image.height,
+            "picture": image.picture,
+            "detections": detection_rows(image.found, self._names),
+        }
+        self._list.write(row)
+
+    def close(self) -> None:
+        """End the list."""
+        self._list.close()
+
+
+class CocoFormat:
+    """`predictions_coco.json`, COCO's results, and `images_coco.json`, which says what their ids mean."""
+
+    def __init__(self, folder: Path, naming: Naming) -> None:
+        self.path = self.place(folder)
+        self._naming = naming
+        self._results = JsonList(self.path)
+        categories = [{"id": naming.category_id(k), "name": name} for k, name in enumerate(naming.names)]
+        tail = f'],\n"categories": {json.dumps(categories)},\n"annotations": []}}'
+        self._images = JsonList(folder / "images_coco.json", '{"images": [', tail)
+        self._num_images = 0
+
+    @staticmethod
+    def place(folder: Path) -> Path:
+        """The results."""
+        return folder / "predictions_coco.json"
+
+    def write(self, image: PredictedImage) -> None:
+        """Add an image's detections; one that is not among the given ids has none."""
+        self._num_images += 1
+        take = self._naming.take_image_id
+        image_id = self._num_images if take is None else take(image.file)
+        if image_id is None:
+            return
+        listed = {"id": image_id, "file_name": image.file, "width": image.width, "height": image.height}
+        self._images.write(listed if image.frame is None else {**listed, "frame": image.frame})
+        for (x1, y1, x2, y2), score, number in _columns(image.found):
+            box = [round(value, _COCO_BOX_DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)]
+            self._results.write(
+                {
+                    "image_id": image_id,
+                    "category_id": self._naming.category_id(number),
+                    "bbox": box,
+                    "score": round(score, _COCO_SCORE_DECIMALS),
+                }
+            )
+
+    def close(self) -> None:
+        """End both lists."""
+        self._results.close()
+        self._images.close()
+
+
+class YoloFormat:
+    """`labels/<stem>.txt`, a row `class cx cy w h score` for each object, and `labels.csv`: of which file.
+
+    Centre and size are shares of the picture's width and height. An image without objects has an empty file;
+    frames of a video are `labels/<stem>/000000.txt` and so on.
+    """
+
+    def __init__(self, folder: Path, naming: Naming) -> None:
+        self.path = self.place(folder)
+        self.path.mkdir()
+        self._list = (folder / "labels.csv").open("w", encoding="utf-8", newline="")
+        self._rows = csv.writer(self._list)
+        self._rows.writerow(("label", "file", "frame"))
+
+    @staticmethod
+    def place(folder: Path) -> Path:
+        """The folder."""
+        return folder / "labels"
+
+    def write(self, image: PredictedImage) -> None:
+        """Add an image."""
+        path = self.path / f"{image.stem}.txt"
+        if image.frame is not None:
+            path = self.path / image.stem / f"{image.frame:06d}.txt"
+            path.parent.mkdir(exist_ok=True)
+        lines = []
+        for (x1, y1, x2, y2), score, number in _columns(image.found):
+            centre_and_size = (
+                *((x1 + x2) / 2 / image.width, (y1 + y2) / 2 / image.height),
+                *((x2 - x1) / image.width, (y2 - y1) / image.height),
+            )
+            shares = " ".join(f"{value:.6f}" for value in centre_and_size)
+            lines.append(f"{number} {shares} {score:.5f}\n")
+        path.write_text("".join(lines))
+        self._rows.writerow((path.relative_to(self.path).as_posix(), image.file, image.frame))
+
+    def close(self) -> None:
+        """Close the list."""
+        self._list.close()
+
+
+FORMATS: dict[str, type[PredictionFormat]] = {"json": JsonFormat, "coco": CocoFormat, "yolo": YoloFormat}
+
+
+def detection_rows(found: Detections, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Detections as JSON-able rows, best first; boxes to a hundredth of a pixel."""
+    return [
+        {
+            "box_xyxy": [round(value, 2) for value in box],
+            "score": round(score, 5),
+            "class": number,
+            "name": names[number],
+        }
+        for box, score, number in _columns(found)
+    ]
+
+
+def _columns(found: Detections) -> list[tuple[list[float], float, int]]:
+    """Box, score and class of each object."""
+    columns = (found.boxes_xyxy.tolist(), found.scores.tolist(), found.classes.tolist())
+    return list(zip(*columns, strict=True))

@@ -1,0 +1,197 @@
+"""How far a run is, from its files alone: running, killed or finished. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import yaml
+
+from yoloflow.report.curves import Metrics, read_metrics
+from yoloflow.structures import YoloflowError
+
+State = Literal["waiting", "running", "silent", "finished"]
+
+_SILENT_SECONDS = 120.0
+"""So long without a line is worth a word, if lines used to come much quicker."""
+
+_NEWEST = 200
+"""Records that the pace is measured on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the files of a run say.
+
+    Attributes:
+        run: the folder.
+        state: "waiting" before the first logged step; "silent" where nothing was written for long.
+        metrics: its records.
+        epochs: planned; None where config.yaml does not say.
+        epochs_done: also parts of one.
+        seconds_left: at the pace of the newest records; None where it is not known.
+        silent_seconds: since the last line.
+        best: the evaluation with the highest AP.
+        summary: of a finished run.
+    """
+
+    run: Path
+    state: State
+    metrics: Metrics
+    epochs: int | None
+    epochs_done: float
+    seconds_left: float | None
+    silent_seconds: float
+    best: dict[str, Any] | None
+    summary: dict[str, Any] | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing more to come."""
+        return self.state == "finished"
+
+
+class RunFiles:
+    """The files of a run, which may still grow; they are read again only when they have changed."""
+
+    def __init__(self, run: str | Path) -> None:
+        """Look for the run.
+
+        Raises:
+            YoloflowError: the folder is not there, or holds no run.
+        """
+        self.run = Path(run)
+        if not (self.run / "config.yaml").is_file():
+            raise YoloflowError(f"{self.run}: {_what_instead(self.run)}")
+        self._seen: tuple[int, int] | None = None
+        self._metrics = Metrics()
+
+    def read(self, now: float | None = None) -> Progress:
+        """How far the run is.
+
+        Args:
+            now: seconds since the epoch; the clock's by default.
+
+        Raises:
+            YoloflowError: a file of the run cannot be read.
+        """
+        now = time.time() if now is None else now
+        try:
+            return self._read(now)
+        except OSError as error:
+            raise YoloflowError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    def _read(self, now: float) -> Progress:
+        metrics = self._read_metrics()
+        epochs = _planned_epochs(self.run / "config.yaml")
+        summary = _read_summary(self.run / "summary.json")
+        records = sorted(
+            [*metrics.stages, *metrics.steps, *metrics.evaluations],
+            key=lambda record: (record["step"], record.get("time", 0)),
+        )
+        silent_seconds = max(now - self._last_write(), 0.0)
+        longest = max((seconds for seconds, _ in _intervals(records)), default=0.0)
+        state: State = "running"
+        if summary is not None:
+            state = "finished"
+        elif not metrics.steps and not metrics.evaluations:
+            state = "waiting"  # reading a large data set takes its time
+        elif silent_seconds > max(_SILENT_SECONDS, 5 * longest):
+            state = "silent"
+        step, steps_per_epoch = records[-1]["step"] if records else 0, metrics.steps_per_epoch
+        left = None
+        if epochs is not None and steps_per_epoch and state == "running":
+            left = _seconds_left(records, epochs * steps_per_epoch - step, now)
+        valued = [row for row in metrics.evaluations if _is_finite(row.get("map"))]
+        return Progress(
+            run=self.run,
+            state=state,
+            metrics=metrics,
+            epochs=epochs,
+            epochs_done=step / steps_per_epoch if steps_per_epoch else 0.0,
+            seconds_left=left,
+            silent_seconds=silent_seconds,
+            best=max(valued, key=lambda row: float(row["map"]), default=None),
+            summary=summary,
+        )
+
+    def _read_metrics(self) -> Metrics:
+        path = self.run / "metrics.jsonl"
+        if not path.exists():
+            self._seen, self._metrics = None, Metrics()
+            return self._metrics
+        status = path.stat()
+        if (status.st_mtime_ns, status.st_size) != self._seen:
+            self._metrics = read_metrics(path, is_growing=True)
+            self._seen = (status.st_mtime_ns, status.st_size)
+        return self._metrics
+
+    def _last_write(self) -> float:
+        """A run that goes on writes its settings anew."""
+        paths = (self.run / name for name in ("metrics.jsonl", "config.yaml"))
+        return max(path.stat().st_mtime for path in paths if path.exists())
+
+
+def _what_instead(folder: Path) -> str:
+    """What is at a place where no run is, and where one may be."""
+    if not folder.exists():
+        return "there is no such run folder"
+    if not folder.is_dir():
+        return "is a file; give the folder of a run, such as runs/NAME"
+    runs = sorted(
+        (path.parent for path in folder.glob("*/config.yaml")), key=lambda path: -path.stat().st_mtime
+    )
+    hint = f"; did you mean {' or '.join(map(str, runs[:3]))}?" if runs else ""
+    return f"holds no run (a run has a config.yaml){hint}"
+
+
+def _planned_epochs(path: Path) -> int | None:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise YoloflowError(f"{path}: is not YAML; it should hold the settings of the run") from error
+    epochs = settings.get("epochs") if isinstance(settings, dict) else None
+    return epochs if isinstance(epochs, int) and epochs > 0 else None
+
+
+def _read_summary(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise YoloflowError(f"{path}: is not JSON ({error})") from error
+    return summary if isinstance(summary, dict) else {}
+
+
+def _intervals(records: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
+    """Seconds and steps between newest records that follow each other, without pauses of the run.
+
+    An evaluation takes its time (no steps are done meanwhile); steps that took many times longer than usual
+    are those over which the run was killed and went on.
+    """
+    timed = [record for record in records[-_NEWEST:] if _is_finite(record.get("time"))]
+    pairs = zip(timed, timed[1:], strict=False)
+    intervals = [(later["time"] - record["time"], later["step"] - record["step"]) for record, later in pairs]
+    usual = median([seconds for seconds, steps in intervals if steps] or [0.0])
+    return [(seconds, steps) for seconds, steps in intervals if not steps or seconds < 20 * usual + 60]
+
+
+def _seconds_left(records: Sequence[dict[str, Any]], steps_left: float, now: float) -> float | None:
+    """At the pace of the newest records, evaluations included."""
+    intervals = _intervals(records)
+    steps_done = sum(steps for _, steps in intervals)
+    if not steps_done:
+        return None
+    pace = sum(seconds for seconds, _ in intervals) / steps_done
+    return max(steps_left * pace - (now - float(records[-1].get("time", now))), 0.0)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

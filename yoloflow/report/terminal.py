@@ -1,0 +1,213 @@
+"""A run on a terminal: progress, newest figures, curves, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from yoloflow.report.curves import smooth
+from yoloflow.report.progress import Progress
+from yoloflow.report.text_plot import Curve, plot
+
+_LOADER_BOUND = 0.1
+_STATE_STYLES = {"waiting": "yellow", "running": "green", "silent": "red", "finished": "cyan"}
+_MIN_PLOT_WIDTH, _MAX_PLOTS = 38, 3
+_CLASS_WIDTH, _CLASS_FIGURES = 36, 21
+_HEAD_LINES = 5
+_PLAIN_CLASSES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as rich draws it.
+
+    Attributes:
+        progress: of the run.
+        height: lines to fill, those of a screen; None for as many as it needs.
+    """
+
+    progress: Progress
+    height: int | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Head, curves, classes."""
+        width, height = options.max_width, self.height
+        yield _title(self.progress, width)
+        yield _bar(self.progress)
+        yield from (_cut(line, width) for line in _figures(self.progress))
+        yield Text()
+        rows = _class_rows(self.progress)
+        plot_height = 12 if height is None else _plot_height(height - _HEAD_LINES, len(rows))
+        if plot_height:
+            yield from _plots(self.progress, width, plot_height, options.ascii_only)
+        room = _PLAIN_CLASSES if height is None else height - _HEAD_LINES - plot_height - 1
+        if rows and room > 2:
+            yield Text()
+            yield from _classes(rows, width, room)
+
+
+def _plot_height(room: int, num_classes: int) -> int:
+    """Lines of the curves: most of the room, less where there are classes to show."""
+    if room < 6:
+        return 0
+    for_classes = min(num_classes + 3, room * 2 // 5) if num_classes else 0
+    return min(room - for_classes, 24)
+
+
+def _title(progress: Progress, width: int) -> Text:
+    """The run and its state, at both ends of the line."""
+    metrics, summary = progress.metrics, progress.summary
+    state: str = progress.state
+    if progress.state == "silent":
+        state = f"nothing written for {_duration(progress.silent_seconds)}: stopped, killed or hanging"
+    elif progress.state == "waiting":
+        state = f"no step logged yet, last written {_duration(progress.silent_seconds)} ago"
+    elif summary is not None and isinstance(seconds := summary.get("wall_seconds"), int | float):
+        state = f"finished in {_duration(seconds)}"
+    if metrics.stages and progress.state != "finished":
+        state = f"stage {metrics.stages[-1]['stage'] + 1}, {state}"
+    name = Text(str(progress.run), style="bold")
+    name.truncate(max(width - len(state) - 2, 8), overflow="crop")
+    name.append(" " * max(width - name.cell_len - len(state), 2))
+    return name.append(state, style=_STATE_STYLES[progress.state])
+
+
+def _bar(progress: Progress) -> Table:
+    """Epochs done of those planned."""
+    done, planned = progress.epochs_done, progress.epochs
+    share = min(done / planned, 1.0) if planned else 0.0
+    left = progress.seconds_left
+    row = Table.grid(expand=True, padding=(0, 1))
+    row.add_column(no_wrap=True)
+    row.add_column(ratio=1)
+    row.add_column(no_wrap=True, justify="right")
+    row.add_column(no_wrap=True, justify="right")
+    row.add_row(
+        f"epoch {done:.4g}/{planned if planned else '?'}",
+        ProgressBar(total=1.0, completed=share, complete_style="cyan", finished_style="cyan"),
+        f"{share:.0%}",
+        "" if left is None else f"{_duration(left)} left",
+    )
+    return row
+
+
+def _figures(progress: Progress) -> Iterator[Text]:
+    """Newest losses, rate and speed; newest and best AP."""
+    metrics = progress.metrics
+    line = Text()
+    if metrics.steps:
+        newest = metrics.steps[-1]
+        for name in metrics.loss_names:
+            if name in newest:
+                line.append(f"{name} ", style="dim").append(f"{_number(newest[name])}  ")
+        rates = sorted({_number(rate) for rate in newest.get("lr", ())}, key=float, reverse=True)
+        line.append("lr ", style="dim").append(f"{'/'.join(rates)}  ")
+        line.append(f"{newest.get('images_per_second', 0):.3g} images/s  ")
+    if metrics.loading and (waited := metrics.loading[-1].get("waited_share", 0.0)) >= _LOADER_BOUND:
+        line.append(f"{waited:.0%} of the time waiting for data", style="yellow")
+    yield line
+    line = Text()
+    if metrics.evaluations:
+        newest = metrics.evaluations[-1]
+        line.append("AP ", style="dim").append(f"{_number(newest.get('map'))}  ")
+        line.append("AP50 ", style="dim").append(f"{_number(newest.get('map50'))}  ")
+        line.append(f"(epoch {newest['epoch']})", style="dim")
+        if progress.best is not None:
+            best = progress.best
+            line.append("   best AP ", style="dim").append(_number(best["map"]), style="bold")
+            line.append(f"  (epoch {best['epoch']})", style="dim")
+    else:
+        line.append("not evaluated yet", style="dim")
+    yield line
+
+
+def _plots(progress: Progress, width: int, height: int, ascii_only: bool) -> Iterator[Text]:
+    """Loss, AP and, where there is room, the learning rate, side by side."""
+    count = max(1, min(_MAX_PLOTS, width // _MIN_PLOT_WIDTH))
+    each = (width - 2 * (count - 1)) // count
+    metrics = progress.metrics
+    steps = [record for record in metrics.steps if _is_finite(record.get("loss"))]
+    losses = smooth(np.array([record["loss"] for record in steps], np.float64))
+    valued = [row for row in metrics.evaluations if _is_finite(row["map"]) and _is_finite(row["map50"])]
+    aps = [
+        Curve(name, metrics.epochs_at(valued), [row[key] for row in valued], style)
+        for key, name, style in (("map50", "AP50", "yellow"), ("map", "AP", "cyan"))
+    ]
+    rates = [record for record in metrics.steps if record.get("lr")]
+    rate = Curve(
+        "highest learning rate", metrics.epochs_at(rates), [max(row["lr"]) for row in rates], "green"
+    )
+    loss = Curve("loss, smoothed", metrics.epochs_at(steps), losses, "magenta")
+    drawn = [
+        plot([loss], each, height, ascii_only=ascii_only),
+        plot(aps, each, height, y_from=0.0, ascii_only=ascii_only),
+        plot([rate], each, height, y_from=0.0, ascii_only=ascii_only),
+    ]
+    for parts in zip(*drawn[:count], strict=True):
+        yield Text("  ").join(parts)
+
+
+def _class_rows(progress: Progress) -> list[dict[str, Any]]:
+    """Classes with objects of the newest evaluation, the worst first."""
+    if not progress.metrics.evaluations:
+        return []
+    rows = progress.metrics.evaluations[-1].get("per_class") or []
+    return sorted((row for row in rows if row.get("ap") is not None), key=lambda row: float(row["ap"]))
+
+
+def _classes(rows: list[dict[str, Any]], width: int, height: int) -> Iterator[Text]:
+    """As many classes as there is room for, in columns."""
+    columns = max(1, min((width + 3) // (_CLASS_WIDTH + 3), -(-len(rows) // max(height - 1, 1))))
+    shown = rows[: columns * (height - 1)]
+    per_column = -(-len(shown) // columns)
+    longest = max(Text(str(row["name"])).cell_len for row in shown) + 1
+    room = (width + 3) // columns - 3 - _CLASS_FIGURES
+    name_width = max(min(longest, room), _CLASS_WIDTH - _CLASS_FIGURES)
+    what = "class" if len(shown) == len(rows) else f"worst {len(shown)}/{len(rows)}"
+    heads = [
+        f"{name:{name_width}}{'objects':>8}{'AP':>6}{'AP50':>7}" for name in [what, *["class"] * columns]
+    ]
+    yield _cut(Text("   ".join(heads[:columns]), style="dim"), width)
+    for line in range(per_column):
+        parts = []
+        for row in shown[line::per_column]:
+            name = Text(str(row["name"]))
+            name.truncate(name_width - 1, overflow="crop")
+            name.pad_right(name_width - name.cell_len)
+            name.append(f"{row['num_objects']:>8}", style="dim")
+            parts.append(name.append(f"{row['ap']:>6.3f}{row['ap50']:>7.3f}"))
+        yield _cut(Text("   ").join(parts), width)
+
+
+def _cut(line: Text, width: int) -> Text:
+    line.truncate(width, overflow="crop")
+    return line
+
+
+def _number(value: object) -> str:
+    """A figure to about four digits."""
+    if not isinstance(value, int | float):
+        return "-"
+    return f"{value:.3f}" if 0.1 <= abs(value) < 100 else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    """Such as 45 s, 12 min, 3 h 05 min, 2 d 4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
