@@ -1,11 +1,13 @@
 """A training that dies: `python dying_training.py COUNT SIGNAL OVERRIDE...`.
 
-It trains the quick start and sends itself SIGNAL at its COUNTth call of a Python function (0: never).
+It trains the quick start and sends itself SIGNAL at its COUNTth call of a Python function (0: never); instead
+of a signal's number there may be a shell command, which is run then.
 COUNT may also be NAME:N, the Nth call of the functions of this name. It ends by printing the number of calls.
 Of several ranks the one in DYING_RANK does so (0), and only the first time that torchrun starts it.
 """
 
 import os
+import subprocess
 import sys
 import threading
 from types import FrameType
@@ -17,7 +19,7 @@ from yoloflow.flow import train
 
 def main() -> None:
     name, _, number = sys.argv[1].rpartition(":")
-    deadly, signal_number = int(number), int(sys.argv[2])
+    deadly, misfortune = int(number), sys.argv[2]
     config = load_config("quickstart", sys.argv[3:])
     is_mortal = os.environ.get("RANK", "0") == os.environ.get("DYING_RANK", "0")
     is_mortal = is_mortal and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
@@ -28,7 +30,10 @@ def main() -> None:
         if event == "call" and name in ("", frame.f_code.co_name):
             calls += 1
             if calls == deadly and is_mortal:
-                os.kill(os.getpid(), signal_number)
+                if misfortune.isdecimal():
+                    os.kill(os.getpid(), int(misfortune))
+                else:
+                    subprocess.run(misfortune, shell=True, check=True)
 
     sys.setprofile(count)
     threading.setprofile(count)  # states are written in a thread

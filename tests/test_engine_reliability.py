@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,13 @@ class Trainings:
         self,
         name: str,
         count: int | str = 0,
-        number: int = signal.SIGKILL,
+        number: int | str = signal.SIGKILL,
         largest_file: int = resource.RLIM_INFINITY,
         ranks: int = 1,
         dying_rank: int | None = None,
+        launcher: Sequence[str] = (),
     ) -> subprocess.Popen[str]:
-        """A process that trains run `name` and sends itself a signal at a moment.
+        """A process that trains run `name` and sends itself a signal, or runs a shell command, at a moment.
 
         Of several ranks the first does so; or `dying_rank`, and torchrun starts all ranks again.
         """
@@ -66,11 +68,11 @@ class Trainings:
         def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
 
-        launcher = [sys.executable]
+        python = [*launcher, sys.executable]
         if ranks > 1:
-            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-            launcher.append(f"--max-restarts={int(dying_rank is not None)}")
-        command = [*launcher, str(SCRIPT), str(count), str(int(number)), *self.settings, f"name={name}"]
+            python += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+            python.append(f"--max-restarts={int(dying_rank is not None)}")
+        command = [*python, str(SCRIPT), str(count), str(number), *self.settings, f"name={name}"]
         if ranks > 1:
             command.append(f"per_batch_size={8 // ranks}")
         return subprocess.Popen(
@@ -230,9 +232,33 @@ def test_a_full_disk_costs_no_good_state(trainings: Trainings, whole: tuple[dict
     assert process.returncode == 1
     assert "the state of step 4 cannot be written (File too large); the training goes on" in errors
     assert "YoloflowError" in errors
-    assert "make room and go on with resume=auto" in errors
+    assert "that there is room" in errors
     assert not list((trainings.folder / "room" / "weights").glob("*.partial"))
     assert_resumes(trainings, "room", whole[0])
+
+
+def test_a_run_whose_folder_is_removed_says_so(trainings: Trainings) -> None:
+    process = trainings.start("gone", "on_epoch_begin:3", f"rm -rf {trainings.folder / 'gone'}")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert f"{trainings.folder / 'gone'}: the folder of this run is gone" in errors
+
+
+def test_a_run_whose_folder_becomes_read_only_keeps_its_good_state_and_goes_on_later(
+    trainings: Trainings, whole: tuple[dict[str, Any], int]
+) -> None:
+    private = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    folder = trainings.folder
+    bind, lock = f"mount --bind {folder} {folder}", f"mount -o remount,bind,ro {folder}"
+    if subprocess.run([*private, f"{bind} && {lock}"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a folder of his own")
+    process = trainings.start(
+        "locked", "on_epoch_begin:3", lock, launcher=[*private, f'{bind} && exec "$@"', "sh"]
+    )
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "cannot be written (Read-only file system); the newest good state is untouched" in errors
+    assert_resumes(trainings, "locked", whole[0])
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -154,10 +155,7 @@ class Trainer:
             if explained is not None:
                 raise explained from error
             if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-                raise YoloflowError(
-                    f"{error.filename or context.run.path}: cannot be written ({error.strerror}); the newest "
-                    "good state is untouched: make room and go on with resume=auto"
-                ) from error
+                raise _cannot_write(error, context.run.path) from error
             raise
         return summary
 
@@ -371,6 +369,17 @@ class Trainer:
             save_networks(context, "last")
             write_atomically(context.run.summary, json.dumps(summary, indent=1).encode())
         return summary
+
+
+def _cannot_write(error: OSError, run: Path) -> YoloflowError:
+    if not run.exists():
+        return YoloflowError(
+            f"{run}: the folder of this run is gone; if it was moved, put it back and go on with resume=auto"
+        )
+    return YoloflowError(
+        f"{error.filename or run}: cannot be written ({error.strerror}); the newest good state is untouched: "
+        "see to it that there is room and that the folder may be written, and go on with resume=auto"
+    )
 
 
 def create_trainer(context: RunContext, loader: BatchStream, callbacks: Sequence[BaseCallback]) -> Trainer:
