@@ -13,9 +13,9 @@ from yoloflow.cli.console import app
 from yoloflow.cli import training
 
 # isort: split
-from yoloflow.cli import data, evaluating, predicting
+from yoloflow.cli import data, evaluating, exporting, predicting
 
-__all__ = ["app", "data", "evaluating", "main", "predicting", "training"]
+__all__ = ["app", "data", "evaluating", "exporting", "main", "predicting", "training"]
 
 EXIT_USER_ERROR = 2
 

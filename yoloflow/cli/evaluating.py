@@ -19,10 +19,13 @@ CLASS_FIGURES = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AR100": "ar100"}
 @app.command("test")
 def evaluate(
     run_or_recipe: Annotated[
-        str | None, typer.Argument(metavar="[RUN|RECIPE]", help="a run folder or a recipe")
+        str | None,
+        typer.Argument(metavar="[RUN|RECIPE|FILE.onnx]", help="a run folder, a recipe or an exported file"),
     ] = None,
     overrides: Overrides = None,
-    weight: Annotated[str | None, typer.Option(help="weights file (default: the run's best)")] = None,
+    weight: Annotated[
+        str | None, typer.Option(help="weights or exported file (default: the run's best)")
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="COCO results json to evaluate instead of a network")
     ] = None,
@@ -32,26 +35,29 @@ def evaluate(
         Path | None, typer.Option(help="write the detections here, as a COCO results file")
     ] = None,
 ) -> None:
-    """Evaluate a run or weights on its validation set, or a file of predictions (COCO AP)."""
+    """Evaluate a run, weights or an exported file on a validation set, or a file of predictions (COCO AP)."""
     if predictions is not None or annotations is not None:
         if predictions is None or annotations is None or run_or_recipe is not None:
             raise mistake("test: --predictions and --annotations go together, without a run or recipe")
         from yoloflow.evaluation.coco import evaluate_coco
 
         result = evaluate_coco(annotations, predictions)
+        content, remarks = result.to_json(), [f"{predictions} as it is, against {annotations}"]
+        content["settings"] = {"predictions": str(predictions), "annotations": str(annotations)}
     elif run_or_recipe is not None:
         from yoloflow.flow import evaluate_run
 
-        result = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions).coco
+        evaluated = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions)
+        result, content, remarks = evaluated.coco, evaluated.to_json(), [evaluated.how, evaluated.speed]
     else:
         raise mistake("test: give a run or recipe, or --predictions FILE --annotations FILE")
-    _show_result(result)
+    _show_result(result, remarks)
     if json_file is not None:
-        write_json(json_file, result.to_json())
+        write_json(json_file, content)
 
 
-def _show_result(result: CocoResult) -> None:
-    """COCO's twelve figures, then a line for each class."""
+def _show_result(result: CocoResult, remarks: list[str]) -> None:
+    """COCO's twelve figures, then a line for each class, then how they came about."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -73,6 +79,8 @@ def _show_result(result: CocoResult) -> None:
     # Piped output keeps its columns whatever the width of the caller's terminal.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(figures, classes)
+    for remark in remarks:
+        console.print(remark, highlight=False, markup=False, soft_wrap=True)
 
 
 def _figure(value: float | None) -> str:

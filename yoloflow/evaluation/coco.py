@@ -87,7 +87,7 @@ class CocoResult:
 
 
 def evaluate_coco(
-    ground_truth: Mapping[str, Any] | str | Path,
+    ground_truth: GroundTruth | Mapping[str, Any] | str | Path,
     detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
     image_ids: Sequence[int] | None = None,
 ) -> CocoResult:
@@ -96,7 +96,7 @@ def evaluate_coco(
     Equal scores rank in the order given (within an image) and by image id, as in pycocotools.
 
     Args:
-        ground_truth: COCO json file or its content.
+        ground_truth: COCO json file or its content, or either as `read_ground_truth` gives it.
         detections: COCO results json file, its rows, or an (N, 7) array of image_id x y w h score
             category_id.
         image_ids: the images to compare (default: all of the ground truth).
@@ -104,7 +104,7 @@ def evaluate_coco(
     Raises:
         YoloflowError: something cannot be read or does not fit together; the message names file and entry.
     """
-    truth = read_ground_truth(ground_truth)
+    truth = ground_truth if isinstance(ground_truth, GroundTruth) else read_ground_truth(ground_truth)
     found = read_detections(detections, truth)
     evaluation = hotcoco.COCOeval(truth.coco, found, "bbox")
     compared_ids = sorted(truth.image_ids) if image_ids is None else _checked_image_ids(image_ids, truth)

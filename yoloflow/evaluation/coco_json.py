@@ -78,26 +78,47 @@ def read_ground_truth(source: Mapping[str, Any] | str | Path) -> GroundTruth:
         rows = np.empty((len(annotations), 8))
         for i, entry in enumerate(annotations):
             rows[i] = _annotation_row(entry, known_images, known_categories, f"{name}: annotations[{i}]")
+    names = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in categories}
+    return ground_truth_from_rows(rows, image_ids, names, name, np.array(annotation_ids, np.int64))
+
+
+def ground_truth_from_rows(
+    rows: Float64Array,
+    image_ids: Sequence[int],
+    category_names: Mapping[int, str],
+    source: str,
+    annotation_ids: Int64Array | None = None,
+) -> GroundTruth:
+    """Ground truth of objects known to be sound.
+
+    Args:
+        rows: (M, 8) image id, category id, x, y, w, h, area, crowd flag (0 or 1).
+        image_ids: of all images.
+        category_names: name of each category id.
+        source: words for it in error messages.
+        annotation_ids: (M,), of the objects; None numbers them from 1.
+    """
     object_images, object_categories = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
     is_crowd = rows[:, 7] > 0
+    if annotation_ids is None:
+        annotation_ids = np.arange(1, len(rows) + 1)
     coco = hotcoco.COCO.from_arrays(
         [{"id": image_id} for image_id in image_ids],
-        [{"id": category_id, "name": str(category_id)} for category_id in category_ids],
+        [{"id": category_id, "name": str(category_id)} for category_id in category_names],
         object_images,
         object_categories,
         np.ascontiguousarray(rows[:, 2:6]),
-        ids=np.array(annotation_ids, np.int64),
+        ids=annotation_ids,
         area=np.ascontiguousarray(rows[:, 6]),
         iscrowd=is_crowd,
     )
-    names = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in categories}
     return GroundTruth(
         coco=coco,
-        image_ids=known_images,
-        category_names=dict(sorted(names.items())),
+        image_ids=frozenset(image_ids),
+        category_names=dict(sorted(category_names.items())),
         object_image_ids=object_images[~is_crowd],
         object_category_ids=object_categories[~is_crowd],
-        source=name,
+        source=source,
     )
 
 
