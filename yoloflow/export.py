@@ -88,23 +88,34 @@ def export(
         config.network.model_name, config.network_table(), len(names), variant=config.variant
     )
     load_pretrain(network, weight_path)
+    fused = network.fuse()
+
+    # 2. What the file will say about itself
     size = config.img_size if img_size is None else img_size
     if size < 1 or size % max(network.stride):
         raise YoloflowError(f"img_size={size}: must be a multiple of {max(network.stride)}")
-    fused = network.fuse()
+    info = _describe(config, fused, names, size)
 
-    # 2. The file, and what it says about itself
+    # 3. The file, and whether it predicts the same
     path = Path(out) if out is not None else weight_path.with_suffix(EXPORT_SUFFIX)
     if path.suffix != EXPORT_SUFFIX:
         raise YoloflowError(f"{path}: exported networks are {EXPORT_SUFFIX} files")
-    info = _describe(config, fused, names, size)
+    deviation = _write_checked(fused, info, path)
+    summary = ExportSummary(path, info, deviation, time.monotonic() - start)
+    logger.info(
+        "%s: %.1f MB, %d classes, %d px; onnxruntime deviates from torch by %.1e at most (%.0f s)",
+        *(path, path.stat().st_size / 1e6, len(names), size, deviation, summary.seconds),
+    )
+    return summary
+
+
+def _write_checked(network: Network, info: ExportedInfo, path: Path) -> float:
+    """Write the file once it is known to predict the same; the deviation."""
     partial = path.with_name(f".{path.stem}.{os.getpid()}{EXPORT_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(fused, info, partial)
-
-        # 3. Does it predict the same?
-        deviation = _deviation(fused, ExportedNetwork(partial), size)
+        _write(network, info, partial)
+        deviation = _deviation(network, ExportedNetwork(partial), info.img_size)
         if deviation > TOLERANCE:
             raise YoloflowError(
                 f"{path}: onnxruntime deviates from torch by {deviation:.1e} (allowed: {TOLERANCE})"
@@ -114,12 +125,7 @@ def export(
         raise YoloflowError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
         partial.unlink(missing_ok=True)
-    summary = ExportSummary(path, info, deviation, time.monotonic() - start)
-    logger.info(
-        "%s: %.1f MB, %d classes, %d px; onnxruntime deviates from torch by %.1e at most (%.0f s)",
-        *(path, path.stat().st_size / 1e6, len(names), size, deviation, summary.seconds),
-    )
-    return summary
+    return deviation
 
 
 class _Prediction(nn.Module):

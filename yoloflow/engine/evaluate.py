@@ -172,16 +172,7 @@ def test(
         time_limit_s=nms_time_limit,
     )
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    settings = {
-        **thresholds,
-        "nms": not kind.end_to_end,
-        "multi_label": True,
-        "max_nms": MAX_NMS,
-        "nms_time_limit": nms_time_limit,
-        "device": device.type,
-        "precision": _name_of(precision),
-        "fused": isinstance(network, Network),
-    }
+    settings = {**thresholds, "nms_time_limit": nms_time_limit, **_settings_of(network, device, precision)}
     if isinstance(network, Network):
         network = prepare_for_inference(network, in_float32=settings["precision"] == "float32")
 
@@ -251,9 +242,17 @@ def _predict(network: nn.Module, images: Tensor, precision: Precision | None) ->
     return torch.cat(predictions) if len(predictions) > 1 else predictions[0]
 
 
-def _name_of(precision: Precision | None) -> str:
+def _settings_of(network: nn.Module, device: torch.device, precision: Precision | None) -> dict[str, Any]:
+    """How it is done, beside the thresholds."""
     dtype = precision.dtype if precision is not None else None
-    return str(dtype or torch.float32).removeprefix("torch.")
+    return {
+        "nms": not cast(OutputKind, network.output_kind).end_to_end,
+        "multi_label": True,
+        "max_nms": MAX_NMS,
+        "device": device.type,
+        "precision": str(dtype or torch.float32).removeprefix("torch."),
+        "fused": isinstance(network, Network),
+    }
 
 
 def _peak_memory_mb() -> float | None:
