@@ -16,6 +16,7 @@ from torch import Tensor
 from yolox_original import RECIPE, original_network
 
 from yoloflow.evaluation.nms import non_max_suppression
+from yoloflow.export import export
 from yoloflow.flow import evaluate_run
 from yoloflow.weights.files import save_weights
 
@@ -90,3 +91,27 @@ def test_the_published_weights_have_the_onnx_file_s_ap(weights: Path, shared: Pa
     evaluation.summarize()
     assert result.map > 0.3
     assert result.map == pytest.approx(evaluation.stats[0], abs=5e-4)
+
+
+@pytest.mark.full
+def test_the_exported_file_has_the_ap_of_the_weights(weights: Path, shared: Path, tmp_path: Path) -> None:
+    save_weights(tmp_path / "nano.safetensors", original_network(weights).state_dict())
+    data = shared / "data/coco_free"
+    overrides = [
+        f"data.val_set={data / 'coco/all.json'}",
+        f"data.image_folder={data / 'images'}",
+        "device=cpu",
+    ]
+    expected = evaluate_run(RECIPE, overrides, weight=str(tmp_path / "nano.safetensors"))
+    names = [str(number) for number in range(80)]
+    done = export(RECIPE, [f"data.names={json.dumps(names)}"], weight=str(tmp_path / "nano.safetensors"))
+    found = evaluate_run(RECIPE, overrides, weight=str(done.path))
+    assert found.stats == pytest.approx(expected.stats, abs=1e-3)
+    for position, wanted in expected.detections.items():
+        clear = wanted.scores > 0.05
+        np.testing.assert_allclose(
+            found.detections[position].scores[: clear.sum()], wanted.scores[clear], atol=1e-4
+        )
+        np.testing.assert_allclose(
+            found.detections[position].boxes_xyxy[: clear.sum()], wanted.boxes_xyxy[clear], atol=0.01
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,6 +52,8 @@ def evaluate(
         result, content, remarks = evaluated.coco, evaluated.to_json(), [evaluated.how, evaluated.speed]
     else:
         raise mistake("test: give a run or recipe, or --predictions FILE --annotations FILE")
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first rank speaks for all
     _show_result(result, remarks)
     if json_file is not None:
         write_json(json_file, content)
