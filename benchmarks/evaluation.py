@@ -7,7 +7,8 @@
 Images a second and peak memory are those of the process, start included; medians of the rounds, and the
 median of the rounds' ratios. Both sides need weights of the same network: ours are `--weight`, or random
 ones; a peer's command names its own. A peer of the figures prints `total 1.23s` and `peak rss 456MB`: its own
-time, without imports and without reading; `yoloflow test --predictions` and pycocotools read two json files.
+time, without imports and without reading (but its CPU seconds are those of the process). On a shared machine
+CPU seconds say more than wall seconds. `yoloflow test --predictions` and pycocotools read two json files.
 """
 
 import argparse
@@ -22,12 +23,12 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-Measured = tuple[float, float]
-"""Seconds and MiB."""
+Measured = tuple[float, float, float]
+"""Wall seconds, CPU seconds of all its processes, MiB of the largest."""
 
 
-def run_process(command: str | list[str], threads: int) -> tuple[float, float, str]:
-    """Wall seconds, peak MiB of the largest process, and output of a command."""
+def run_process(command: str | list[str], threads: int) -> tuple[Measured, str]:
+    """What a command takes, and its output."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "YOLO_OFFLINE": "true"}
     with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
@@ -44,7 +45,7 @@ def run_process(command: str | list[str], threads: int) -> tuple[float, float, s
         text = output.read()
     if status:
         raise SystemExit(f"failed: {command}\n{text}")
-    return seconds, usage.ru_maxrss / 1024, text
+    return (seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024), text
 
 
 def write_random_weights(recipe: str, data: str, path: Path) -> None:
@@ -84,8 +85,7 @@ def compare_networks(arguments: argparse.Namespace, size: int, weight: Path, fol
     rounds: dict[str, list[Measured]] = {name: [] for name in commands}
     for _ in range(arguments.rounds):
         for name, command in commands.items():
-            seconds, megabytes, _ = run_process(command, arguments.threads)
-            rounds[name].append((seconds, megabytes))
+            rounds[name].append(run_process(command, arguments.threads)[0])
     content = json.loads(figures.read_text())
     print(f"{content['settings']['shape']} {size} px, {content['num_images']} images:")
     print(f"  our parts, ms an image: {content['speed']['milliseconds_per_image']}")
@@ -105,19 +105,18 @@ def compare_figures(arguments: argparse.Namespace, folder: Path) -> None:
     names = ["yoloflow", "pycocotools", *(f"peer {n}" for n in range(1, len(arguments.figures_peer) + 1))]
     rounds: dict[str, list[Measured]] = {name: [] for name in names}
     for number in range(arguments.rounds):
-        seconds, megabytes, _ = run_process([*ours, "--json", found], arguments.threads)
-        rounds["yoloflow"].append((seconds, megabytes))
+        rounds["yoloflow"].append(run_process([*ours, "--json", found], arguments.threads)[0])
         if number < arguments.pycocotools_rounds:
-            seconds, megabytes, text = run_process(metric, arguments.threads)
-            rounds["pycocotools"].append((seconds, megabytes))
+            measured, text = run_process(metric, arguments.threads)
+            rounds["pycocotools"].append(measured)
             equal = json.loads(text)["stats"] == json.loads(Path(found).read_text())["stats"]
             print(f"twelve figures of yoloflow and pycocotools: {'bit-equal' if equal else 'DIFFERENT'}")
         for n, command in enumerate(arguments.figures_peer, start=1):
-            _, _, text = run_process(command, arguments.threads)
+            (_, cpu, _), text = run_process(command, arguments.threads)
             told = re.search(r"total ([\d.]+)s.*peak rss ([\d.]+)MB", text)
             if told is None:
                 raise SystemExit(f"no `total ...s` and `peak rss ...MB` in the output of {command}:\n{text}")
-            rounds[f"peer {n}"].append((float(told[1]), float(told[2])))
+            rounds[f"peer {n}"].append((float(told[1]), cpu, float(told[2])))
     print(f"{count} images x {each} detections:")
     report(rounds, count)
 
@@ -128,13 +127,13 @@ def report(rounds: dict[str, list[Measured]], num_images: int) -> None:
     for name, measured in rounds.items():
         if not measured:
             continue
-        seconds, megabytes = (statistics.median(values) for values in zip(*measured, strict=True))
+        seconds, cpu, megabytes = (statistics.median(values) for values in zip(*measured, strict=True))
         pairs = list(zip(measured, ours, strict=False))
-        slower = statistics.median(theirs[0] / mine[0] for theirs, mine in pairs)
-        larger = statistics.median(theirs[1] / mine[1] for theirs, mine in pairs)
+        ratios = [statistics.median(theirs[k] / mine[k] for theirs, mine in pairs) for k in range(3)]
         print(
-            f"  {name:12} {seconds:8.2f} s  {num_images / seconds:8.1f} images/s  {megabytes:6.0f} MB  "
-            f"takes {slower:.2f} times ours, {larger:.2f} times the memory  ({len(measured)} rounds)"
+            f"  {name:12} {seconds:8.2f} s  {cpu:8.2f} CPU s  {num_images / seconds:8.1f} images/s  "
+            f"{megabytes:6.0f} MB; times ours: {ratios[0]:.2f} wall, {ratios[1]:.2f} CPU, "
+            f"{ratios[2]:.2f} memory  ({len(measured)} rounds)"
         )
 
 
