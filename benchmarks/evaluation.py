@@ -8,7 +8,8 @@ Images a second and peak memory are those of the process, start included; median
 median of the rounds' ratios. Both sides need weights of the same network: ours are `--weight`, or random
 ones; a peer's command names its own. A peer of the figures prints `total 1.23s` and `peak rss 456MB`: its own
 time, without imports and without reading (but its CPU seconds are those of the process). On a shared machine
-CPU seconds say more than wall seconds. `yoloflow test --predictions` and pycocotools read two json files.
+CPU seconds say more than wall seconds. `yoloflow test --predictions` and pycocotools read two json files; "in
+memory" is ours measured as such a peer.
 """
 
 import argparse
@@ -46,6 +47,19 @@ def run_process(command: str | list[str], threads: int) -> tuple[Measured, str]:
     if status:
         raise SystemExit(f"failed: {command}\n{text}")
     return (seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024), text
+
+
+def measure_in_memory(truth: str, results: str) -> None:
+    """Print seconds from content and array in memory to figures, as a peer of the figures does."""
+    import numpy as np
+
+    from yoloflow.evaluation.coco import evaluate_coco
+
+    content, rows = (json.loads(Path(file).read_bytes()) for file in (truth, results))
+    detections = np.array([[row["image_id"], *row["bbox"], row["score"], row["category_id"]] for row in rows])
+    start = time.perf_counter()
+    evaluate_coco(content, detections)
+    print(time.perf_counter() - start)
 
 
 def write_random_weights(recipe: str, data: str, path: Path) -> None:
@@ -102,10 +116,18 @@ def compare_figures(arguments: argparse.Namespace, folder: Path) -> None:
     truth, results, found = (str(folder / f"{stem}.json") for stem in ("truth", "results", "found"))
     ours = [sys.executable, "-m", "yoloflow", "test", "--predictions", results, "--annotations", truth]
     metric = [sys.executable, str(HERE / "coco_metric.py"), "--measure", "pycocotools", truth, results]
-    names = ["yoloflow", "pycocotools", *(f"peer {n}" for n in range(1, len(arguments.figures_peer) + 1))]
+    in_memory = [sys.executable, __file__, "--in-memory", truth, results]
+    names = [
+        "yoloflow",
+        "in memory",
+        "pycocotools",
+        *(f"peer {n}" for n in range(1, len(arguments.figures_peer) + 1)),
+    ]
     rounds: dict[str, list[Measured]] = {name: [] for name in names}
     for number in range(arguments.rounds):
         rounds["yoloflow"].append(run_process([*ours, "--json", found], arguments.threads)[0])
+        (_, cpu, megabytes), text = run_process(in_memory, arguments.threads)
+        rounds["in memory"].append((float(text), cpu, megabytes))
         if number < arguments.pycocotools_rounds:
             measured, text = run_process(metric, arguments.threads)
             rounds["pycocotools"].append(measured)
@@ -153,7 +175,11 @@ def main() -> None:
     numbers = {"detections": 100, "batch": 16, "workers": 1, "threads": 1, "rounds": 5}
     for name, value in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--in-memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.in_memory:
+        measure_in_memory(*arguments.in_memory)
+        return
     print(f"load averages at the start: {os.getloadavg()}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -208,7 +208,9 @@ def _checked_array(rows: Float64Array, truth: GroundTruth) -> Float64Array:
     rows = np.ascontiguousarray(rows, np.float64)
     known = {0: ("image_id", list(truth.image_ids)), 6: ("category_id", list(truth.category_names))}
     for column, (key, ids) in known.items():
-        is_unknown = ~np.isin(rows[:, column], ids)
+        with np.errstate(invalid="ignore"):  # what is not finite changes, and so is unknown
+            numbers = rows[:, column].astype(np.int64)  # compared several times as fast as floats
+        is_unknown = ~np.isin(numbers, ids) | (numbers != rows[:, column])
         if is_unknown.any():
             i = int(is_unknown.argmax())
             raise YoloflowError(
