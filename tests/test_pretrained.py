@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,17 +12,15 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import Tensor, nn
+from torch import Tensor
+from yolox_original import RECIPE, original_network
 
-from yoloflow.config.reader import load_config
 from yoloflow.evaluation.nms import non_max_suppression
+from yoloflow.export import export
 from yoloflow.flow import evaluate_run
-from yoloflow.models import Network, create_model
-from yoloflow.models.layers.convolution import ConvNormAct
-from yoloflow.models.layers.csp import C3
 from yoloflow.weights.files import save_weights
 
-RECIPE, SIDE, CLASSES, STRIDES = "yolox-nano-original", 416, 80, (8, 16, 32)
+SIDE, STRIDES = 416, (8, 16, 32)
 
 
 class OriginalFile:
@@ -56,44 +53,6 @@ class OriginalFile:
         found[:, 0:4:2] = (found[:, 0:4:2] * image.shape[1] / small.shape[1]).clamp(0, image.shape[1])
         found[:, 1:4:2] = (found[:, 1:4:2] * image.shape[0] / small.shape[0]).clamp(0, image.shape[0])
         return found
-
-
-def file_order(network: Network) -> list[ConvNormAct | nn.Conv2d]:
-    """The convolutions as the ONNX file has them: as they run, but a C3's second branch before its blocks."""
-    ran: list[Any] = []
-    units = [module for module in network.modules() if isinstance(module, ConvNormAct)]
-    inner = {module.conv for module in units}
-    units += [module for module in network.modules() if isinstance(module, nn.Conv2d) and module not in inner]
-    hooks = [module.register_forward_hook(lambda *args: ran.append(args[0])) for module in units]
-    with torch.no_grad():
-        network.eval()(torch.zeros(1, 3, 64, 64))
-    for hook in hooks:
-        hook.remove()
-    for block in network.modules():
-        if isinstance(block, C3):
-            ran.insert(ran.index(block.main) + 1, ran.pop(ran.index(block.side)))
-    return ran
-
-
-def original_network(folder: Path) -> Network:
-    """Our YOLOX-nano with the published weights; their folded BatchNorms are ours' shift."""
-    config = load_config(RECIPE)
-    network = create_model(config.network.model_name, config.network_table(), CLASSES)
-    arrays = np.load(folder / "yolox_nano_convs_in_order.npz")
-    order = file_order(network)
-    assert len(arrays.files) == 2 * len(order)
-    with torch.no_grad():
-        for number, module in enumerate(order):
-            weight, bias = (torch.from_numpy(arrays[f"{number:03d}.{key}"]) for key in ("weight", "bias"))
-            if isinstance(module, nn.Conv2d):
-                module.weight.copy_(weight)
-                module.get_parameter("bias").copy_(bias)
-            else:
-                assert module.conv.weight.shape == weight.shape
-                module.conv.weight.copy_(weight)
-                module.bn.weight.fill_((1 + module.bn.eps) ** 0.5)
-                module.bn.bias.copy_(bias)
-    return network.eval()
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +91,27 @@ def test_the_published_weights_have_the_onnx_file_s_ap(weights: Path, shared: Pa
     evaluation.summarize()
     assert result.map > 0.3
     assert result.map == pytest.approx(evaluation.stats[0], abs=5e-4)
+
+
+@pytest.mark.full
+def test_the_exported_file_has_the_ap_of_the_weights(weights: Path, shared: Path, tmp_path: Path) -> None:
+    save_weights(tmp_path / "nano.safetensors", original_network(weights).state_dict())
+    data = shared / "data/coco_free"
+    overrides = [
+        f"data.val_set={data / 'coco/all.json'}",
+        f"data.image_folder={data / 'images'}",
+        "device=cpu",
+    ]
+    expected = evaluate_run(RECIPE, overrides, weight=str(tmp_path / "nano.safetensors"))
+    names = [str(number) for number in range(80)]
+    done = export(RECIPE, [f"data.names={json.dumps(names)}"], weight=str(tmp_path / "nano.safetensors"))
+    found = evaluate_run(RECIPE, overrides, weight=str(done.path))
+    assert found.stats == pytest.approx(expected.stats, abs=1e-3)
+    for position, wanted in expected.detections.items():
+        clear = wanted.scores > 0.05
+        np.testing.assert_allclose(
+            found.detections[position].scores[: clear.sum()], wanted.scores[clear], atol=1e-4
+        )
+        np.testing.assert_allclose(
+            found.detections[position].boxes_xyxy[: clear.sum()], wanted.boxes_xyxy[clear], atol=0.01
+        )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from yoloflow.data.shapes import Rectangular
 from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.engine.callbacks import RunContext, create_callback
 from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
+from yoloflow.engine.exported import EXPORT_SUFFIX, ExportedNetwork
 from yoloflow.engine.precision import Precision
 from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights, names_of_run
 from yoloflow.engine.stop import StopRequest
@@ -132,30 +134,57 @@ def evaluate_run(
     weight: str | None = None,
     save_json: str | Path | None = None,
 ) -> EvaluationResult:
-    """Evaluate weights on the validation set that a run or recipe names.
+    """Evaluate weights, or an exported file, on the validation set that a run or recipe names.
 
     Args:
-        run_or_recipe: a run folder, a recipe's name or a YAML file.
+        run_or_recipe: a run folder, a recipe's name, a YAML file, or an exported file (`yoloflow export`),
+            which has all settings but the data set.
         overrides: `key=value` texts over its settings.
-        weight: weights file; None takes the run's best (averaged where there is an average).
+        weight: weights file or exported file; None takes the run's best (averaged where there is an average).
         save_json: write the detections here, as a COCO results file.
 
     Raises:
         YoloflowError: no weights or no validation set, or they do not fit together.
     """
-    config = load_config(run_or_recipe, overrides)
+    config = _load_test_config(run_or_recipe, overrides)
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
-    path = weight or find_weights(Path(run_or_recipe))
+    path = Path(weight or find_weights(Path(run_or_recipe)))
     is_one_class = config.data.single_cls
     index = config.data.read("val_set", None if is_one_class else names_of_run(Path(run_or_recipe)))
     if is_one_class:
         index = as_one_class(index)
-    network = create_model(
-        config.network.model_name, config.network_table(), len(index.names), variant=config.variant
-    )
-    load_pretrain(network, path)
+    network: nn.Module
+    if path.suffix == EXPORT_SUFFIX:
+        network = ExportedNetwork(path, device.type)
+        network.check_names(index.names)
+        config = _as_exported(config, network)
+    else:
+        network = create_model(
+            config.network.model_name, config.network_table(), len(index.names), variant=config.variant
+        )
+        load_pretrain(network, path)
     logger.info("%s on %d images", path, len(index))
-    return _create_test_fn(config, index, ranks, device, save_json=save_json)(network.to(device))
+    result = _create_test_fn(config, index, ranks, device, save_json=save_json)(network.to(device))
+    return replace(result, settings={"weights": str(path), **result.settings})
+
+
+def _load_test_config(run_or_recipe: str, overrides: Sequence[str]) -> Config:
+    """Settings of a run or recipe, or those that an exported file holds."""
+    if Path(run_or_recipe).suffix != EXPORT_SUFFIX:
+        return load_config(run_or_recipe, overrides)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / f"{Path(run_or_recipe).stem}.yaml"
+        file.write_text(ExportedNetwork(run_or_recipe).info.config, encoding="utf-8")
+        return load_config(file, overrides)
+
+
+def _as_exported(config: Config, network: ExportedNetwork) -> Config:
+    """The settings with the one input shape that an exported network takes."""
+    size = network.info.img_size
+    if config.img_size != size or config.data.test_rect:
+        logger.info("evaluated on squares of %d pixels, which the exported file takes", size)
+    data = config.data.model_copy(update={"test_rect": False})
+    return config.model_copy(update={"img_size": size, "data": data})
 
 
 def _read_sets(config: Config, ranks: Ranks) -> dict[str, DatasetIndex]:
@@ -220,7 +249,7 @@ def _create_test_fn(
     promised: int | None = None,
     save_json: str | Path | None = None,
 ) -> Callable[[nn.Module], EvaluationResult]:
-    """`test` with everything but the network filled in.
+    """`test` with everything but the network filled in; its result's settings tell the pre-processing too.
 
     Args:
         config: the settings.
@@ -231,7 +260,7 @@ def _create_test_fn(
         save_json: file for the detections.
     """
     cache = _open_test_cache(config, index, promised)
-    rows = config.data.test_transforms or [{"func_name": "letterbox"}]
+    rows = config.data.test_rows
     loader = create_loader(
         COCODataset(index, config.img_size, rows, cache=cache or "none", shrink=config.data.test_shrink),
         config.per_batch_size,
@@ -245,7 +274,7 @@ def _create_test_fn(
         sizes_hw = resized_sizes(index.sizes_hw, config.img_size)
         loader = replace(loader, shapes=Rectangular(sizes_hw, max(config.network.stride), shuffle=False))
     loader = replace(loader, timeout_s=config.data.load_timeout or 0.0)
-    return partial(
+    run_test = partial(
         test,
         dataloader=loader,
         index=index,
@@ -257,6 +286,20 @@ def _create_test_fn(
         synchronizer=Synchronizer(ranks.rank_size),
         save_json=save_json,
     )
+    settings = {
+        "shape": "rectangular" if config.data.test_rect else "square",
+        "img_size": config.img_size,
+        "test_transforms": [dict(row) for row in rows],
+        "test_shrink": config.data.test_shrink,
+        "pixels": config.network.pixels,
+        "batch_size": config.per_batch_size,
+    }
+
+    def test_fn(network: nn.Module) -> EvaluationResult:
+        result = run_test(network)
+        return replace(result, settings={**settings, **result.settings})
+
+    return test_fn
 
 
 def _precision(config: Config, device: torch.device) -> Precision:

@@ -13,9 +13,19 @@ from yoloflow.cli.console import app
 from yoloflow.cli import training
 
 # isort: split
-from yoloflow.cli import data, evaluating, predicting, reporting, watching
+from yoloflow.cli import data, evaluating, exporting, predicting, reporting, watching
 
-__all__ = ["app", "data", "evaluating", "main", "predicting", "reporting", "training", "watching"]
+__all__ = [
+    "app",
+    "data",
+    "evaluating",
+    "exporting",
+    "main",
+    "predicting",
+    "reporting",
+    "training",
+    "watching",
+]
 
 EXIT_USER_ERROR = 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,10 +24,13 @@ CLASS_FIGURES = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AR100": "ar100"}
 @app.command("test")
 def evaluate(
     run_or_recipe: Annotated[
-        str | None, typer.Argument(metavar="[RUN|RECIPE]", help="a run folder or a recipe")
+        str | None,
+        typer.Argument(metavar="[RUN|RECIPE|FILE.onnx]", help="a run folder, a recipe or an exported file"),
     ] = None,
     overrides: Overrides = None,
-    weight: Annotated[str | None, typer.Option(help="weights file (default: the run's best)")] = None,
+    weight: Annotated[
+        str | None, typer.Option(help="weights or exported file (default: the run's best)")
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="COCO results json to evaluate instead of a network")
     ] = None,
@@ -42,7 +46,7 @@ def evaluate(
         Path | None, typer.Option(help="other predictions: is --predictions better, and how sure is that?")
     ] = None,
 ) -> None:
-    """Evaluate a run or weights on its validation set, or a file of predictions (COCO AP)."""
+    """Evaluate a run, weights or an exported file on a validation set, or a file of predictions (COCO AP)."""
     if predictions is not None or annotations is not None:
         if predictions is None or annotations is None or run_or_recipe is not None:
             raise mistake("test: --predictions and --annotations go together, without a run or recipe")
@@ -52,19 +56,23 @@ def evaluate(
             _compare(annotations, predictions, against, json_file)
             return
         result, found = _evaluate_file(annotations, predictions, diagnostics is not None)
+        content, remarks = result.to_json(), [f"{predictions} as it is, against {annotations}"]
+        content["settings"] = {"predictions": str(predictions), "annotations": str(annotations)}
     elif against is not None:
         raise mistake("test: --against needs --predictions FILE --annotations FILE (see --save-predictions)")
     elif run_or_recipe is not None:
         from yoloflow.flow import evaluate_run
 
         evaluated = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions)
-        result = evaluated.coco
+        result, content, remarks = evaluated.coco, evaluated.to_json(), [evaluated.how, evaluated.speed]
         found = _diagnose_run(evaluated, weight or run_or_recipe) if diagnostics is not None else None
     else:
         raise mistake("test: give a run or recipe, or --predictions FILE --annotations FILE")
-    _show_result(result)
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first rank speaks for all
+    _show_result(result, remarks)
     if json_file is not None:
-        write_json(json_file, result.to_json())
+        write_json(json_file, content)
     if found is not None and diagnostics is not None:
         _show_diagnostics(found)
         write_json(diagnostics, found.to_json())
@@ -99,8 +107,8 @@ def _compare(annotations: Path, predictions: Path, against: Path, json_file: Pat
         write_json(json_file, found.to_json())
 
 
-def _show_result(result: CocoResult) -> None:
-    """COCO's twelve figures, then a line for each class."""
+def _show_result(result: CocoResult, remarks: list[str]) -> None:
+    """COCO's twelve figures, then a line for each class, then how they came about."""
     from rich import box
     from rich.table import Table
 
@@ -118,7 +126,10 @@ def _show_result(result: CocoResult) -> None:
     for row in result.per_class:
         values = [_figure(getattr(row, key)) for key in CLASS_FIGURES.values()]
         classes.add_row(row.name, str(row.num_objects), *values)
-    _console().print(figures, classes)
+    console = _console()
+    console.print(figures, classes)
+    for remark in remarks:
+        console.print(remark, highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_diagnostics(found: Diagnostics) -> None:

@@ -189,6 +189,11 @@ class DataConfig(Section):
         rows = self.train_transforms.trans_list
         return rows * len(self.train_transforms.lengths) if len(rows) == 1 else rows
 
+    @property
+    def test_rows(self) -> list[Row]:
+        """Transform rows of evaluation."""
+        return self.test_transforms or [{"func_name": "letterbox"}]
+
     def read_sets(
         self,
         img_size: int,

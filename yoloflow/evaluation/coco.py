@@ -107,7 +107,7 @@ class Evaluated:
 
 
 def evaluate_coco(
-    ground_truth: Mapping[str, Any] | str | Path,
+    ground_truth: GroundTruth | Mapping[str, Any] | str | Path,
     detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
     image_ids: Sequence[int] | None = None,
 ) -> CocoResult:
@@ -116,7 +116,7 @@ def evaluate_coco(
     Equal scores rank in the order given (within an image) and by image id, as in pycocotools.
 
     Args:
-        ground_truth: COCO json file or its content.
+        ground_truth: COCO json file or its content, or either as `read_ground_truth` gives it.
         detections: COCO results json file, its rows, or an (N, 7) array of image_id x y w h score
             category_id.
         image_ids: the images to compare (default: all of the ground truth).

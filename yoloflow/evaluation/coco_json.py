@@ -19,7 +19,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.structures import YoloflowError
+from yoloflow.structures import Int64Array, YoloflowError
 
 Float64Array = NDArray[np.float64]
 
@@ -52,18 +52,20 @@ class GroundTruth:
     source: str
 
 
-def read_ground_truth(source: Mapping[str, Any] | str | Path) -> GroundTruth:
+def read_ground_truth(source: GroundTruth | Mapping[str, Any] | str | Path) -> GroundTruth:
     """Ground truth in COCO's layout, every entry checked.
 
     A missing `area` becomes width times height and a missing `iscrowd` 0; segmentations are not read. An
     object may have id 0 (pycocotools counts such an object as missed, because 0 means "no match" there).
 
     Args:
-        source: the json file or its content.
+        source: the json file or its content; what is read already stays as it is.
 
     Raises:
         YoloflowError: the file cannot be read or an entry is wrong; the message names both.
     """
+    if isinstance(source, GroundTruth):
+        return source
     name = "ground truth" if isinstance(source, Mapping) else str(source)
     content = source if isinstance(source, Mapping) else read_json(source, _without_segmentation)
     if not isinstance(content, Mapping):
@@ -80,24 +82,46 @@ def read_ground_truth(source: Mapping[str, Any] | str | Path) -> GroundTruth:
         rows = np.empty((len(annotations), 8))
         for i, entry in enumerate(annotations):
             rows[i] = _annotation_row(entry, known_images, known_categories, f"{name}: annotations[{i}]")
+    names = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in categories}
+    return ground_truth_from_rows(rows, images, names, name, np.array(annotation_ids, np.int64))
+
+
+def ground_truth_from_rows(
+    rows: Float64Array,
+    images: Sequence[Mapping[str, Any]],
+    category_names: Mapping[int, str],
+    source: str,
+    annotation_ids: Int64Array | None = None,
+) -> GroundTruth:
+    """Ground truth of objects known to be sound.
+
+    Args:
+        rows: (M, 8) image id, category id, x, y, w, h, area, crowd flag (0 or 1).
+        images: all images, with their `id`.
+        category_names: name of each category id.
+        source: words for it in error messages.
+        annotation_ids: (M,), of the objects; None numbers them from 1.
+    """
+    image_ids = [int(image["id"]) for image in images]
+    if annotation_ids is None:
+        annotation_ids = np.arange(1, len(rows) + 1)
     coco = hotcoco.COCO.from_arrays(
         [{"id": image_id} for image_id in image_ids],
-        [{"id": category_id, "name": str(category_id)} for category_id in category_ids],
+        [{"id": category_id, "name": str(category_id)} for category_id in category_names],
         rows[:, 0].astype(np.int64),
         rows[:, 1].astype(np.int64),
         np.ascontiguousarray(rows[:, 2:6]),
-        ids=np.array(annotation_ids, np.int64),
+        ids=annotation_ids,
         area=np.ascontiguousarray(rows[:, 6]),
         iscrowd=rows[:, 7] > 0,
     )
-    names = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in categories}
     return GroundTruth(
         coco=coco,
-        image_ids=known_images,
+        image_ids=frozenset(image_ids),
         images=images,
-        category_names=dict(sorted(names.items())),
+        category_names=dict(sorted(category_names.items())),
         annotations=rows,
-        source=name,
+        source=source,
     )
 
 
@@ -201,7 +225,9 @@ def _checked_array(rows: Float64Array, truth: GroundTruth) -> Float64Array:
     rows = np.ascontiguousarray(rows, np.float64)
     known = {0: ("image_id", list(truth.image_ids)), 6: ("category_id", list(truth.category_names))}
     for column, (key, ids) in known.items():
-        is_unknown = ~np.isin(rows[:, column], ids)
+        with np.errstate(invalid="ignore"):  # what is not finite changes, and so is unknown
+            numbers = rows[:, column].astype(np.int64)  # compared several times as fast as floats
+        is_unknown = ~np.isin(numbers, ids) | (numbers != rows[:, column])
         if is_unknown.any():
             i = int(is_unknown.argmax())
             raise YoloflowError(

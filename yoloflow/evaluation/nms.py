@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +21,9 @@ from yoloflow.boxes import cxcywh_to_xyxy
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
+
+MAX_NMS = 30000
+"""Candidates of an image that enter suppression, best first."""
 
 # Boxes whose suppression is decided at once, as a multiple of `max_det`; see `_suppress`.
 _FIRST_PREFIX = 4
@@ -30,7 +36,7 @@ def non_max_suppression(
     iou_thres: float = 0.65,
     conf_free: bool = True,
     multi_label: bool = True,
-    max_nms: int = 30000,
+    max_nms: int = MAX_NMS,
     max_det: int = 300,
     class_offset: float | None = None,
     need_nms: bool = True,
@@ -123,17 +129,34 @@ def _suppress(candidates: Tensor, iou_thres: float, max_det: int, class_offset: 
     Whether a box is kept depends on better boxes only, so the best boxes are decided first and the others
     only where these do not yield `max_det`: the same result in a fraction of the time.
     """
-    from torchvision.ops import nms  # heavy: 1.5 s on first use
-
     if not len(candidates):
         return candidates
     boxes, scores = _boxes_apart(candidates, class_offset), candidates[:, 4]
     prefix = _FIRST_PREFIX * max_det
     while True:
-        kept = nms(boxes[:prefix], scores[:prefix].to(boxes.dtype), iou_thres)
+        kept = _torchvision_nms(boxes[:prefix], scores[:prefix].to(boxes.dtype), iou_thres)
         if len(kept) >= max_det or prefix >= len(candidates):
             return candidates[kept]
         prefix *= _FIRST_PREFIX
+
+
+def _torchvision_nms(boxes_xyxy: Tensor, scores: Tensor, iou_thres: float) -> Tensor:
+    """Positions of the kept boxes, best first."""
+    if not hasattr(torch.ops.torchvision, "nms"):
+        _load_torchvision_kernels()
+    kept: Tensor = torch.ops.torchvision.nms(boxes_xyxy, scores, iou_thres)
+    return kept
+
+
+def _load_torchvision_kernels() -> None:
+    """Load torchvision's compiled library; the package, which takes 1.5 s, only where that does not help."""
+    spec = find_spec("torchvision")
+    if spec is not None and spec.origin is not None:
+        for library in sorted(Path(spec.origin).parent.glob("_C*")):
+            with suppress(OSError):
+                torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+    if not hasattr(torch.ops.torchvision, "nms"):
+        import torchvision.ops  # noqa: F401  registers them
 
 
 def _boxes_apart(candidates: Tensor, class_offset: float | None) -> Tensor:

@@ -11,11 +11,32 @@ from typing import Any
 
 import numpy as np
 
-from yoloflow.evaluation.coco_json import Float64Array
+from yoloflow.evaluation.coco_json import Float64Array, GroundTruth, ground_truth_from_rows
 from yoloflow.structures import DatasetIndex, Detections, Int64Array
 
 BOX_DECIMALS = 3
 SCORE_DECIMALS = 5
+TRUTH_DECIMALS = 9
+
+
+def ground_truth_of(index: DatasetIndex) -> GroundTruth:
+    """A data set as `evaluate_coco` takes it, equal to its COCO file read back.
+
+    Boxes are rounded as `data.writers.coco_json` writes them.
+    """
+    rows = np.empty((len(index.boxes_xyxy), 8))
+    rows[:, 0] = np.repeat(index.image_ids, np.diff(index.box_offsets))
+    rows[:, 1] = index.category_ids[index.classes]
+    rows[:, 2:6] = _xywh(index.boxes_xyxy.astype(np.float64)).round(TRUTH_DECIMALS)
+    rows[:, 6] = index.areas
+    rows[:, 7] = index.is_crowd
+    names = dict(zip(index.category_ids.tolist(), index.names, strict=True))
+    columns = (index.image_ids.tolist(), index.image_paths.tolist(), index.sizes_hw.tolist())
+    images = [
+        {"id": image_id, "file_name": path, "height": height, "width": width}
+        for image_id, path, (height, width) in zip(*columns, strict=True)
+    ]
+    return ground_truth_from_rows(rows, images, names, "the data set")
 
 
 def result_array(detections: Mapping[int, Detections], index: DatasetIndex) -> Float64Array:

@@ -84,7 +84,7 @@ class Comparison:
 
 
 def compare(
-    ground_truth: Mapping[str, Any] | str | Path,
+    ground_truth: GroundTruth | Mapping[str, Any] | str | Path,
     detections_a: Detections,
     detections_b: Detections,
     image_ids: Sequence[int] | None = None,
@@ -95,7 +95,7 @@ def compare(
     """Compare two sets of detections; differences say by how much the first is better.
 
     Args:
-        ground_truth: COCO json file or its content.
+        ground_truth: COCO json file or its content, or either as `read_ground_truth` gives it.
         detections_a: as `evaluate_coco` takes them.
         detections_b: likewise, what they are compared with.
         image_ids: the images to compare (default: all of the ground truth).

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from yoloflow.evaluation.coco import STAT_NAMES, CocoResult, evaluate_read
-from yoloflow.evaluation.coco_json import Float64Array, read_detection_rows, read_ground_truth
+from yoloflow.evaluation.coco_json import Float64Array, GroundTruth, read_detection_rows, read_ground_truth
 from yoloflow.evaluation.diagnostics import average_precision, curves, images, intervals
 from yoloflow.evaluation.diagnostics.calibration import Calibration, calibrate
 from yoloflow.evaluation.diagnostics.confusion import BACKGROUND, CONVENTION, confusion_matrix, mix_ups
@@ -177,7 +177,7 @@ def _known(values: Iterable[float]) -> list[float | None]:
 
 
 def diagnose(
-    ground_truth: Mapping[str, Any] | str | Path,
+    ground_truth: GroundTruth | Mapping[str, Any] | str | Path,
     detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
     image_ids: Sequence[int] | None = None,
     *,
@@ -192,7 +192,7 @@ def diagnose(
     """Find out what detections are worth, and why not more.
 
     Args:
-        ground_truth: COCO json file or its content.
+        ground_truth: COCO json file or its content, or either as `read_ground_truth` gives it.
         detections: as `evaluate_coco` takes them.
         image_ids: the images to compare (default: all of the ground truth).
         files: path of each image id (default: the ground truth's file_name).

@@ -1,0 +1,151 @@
+"""What an evaluation gives: figures, detections, settings, time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yoloflow.evaluation.coco import CocoResult
+from yoloflow.structures import DatasetIndex, Detections
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image file and what was found in it."""
+
+    path: Path
+    detections: Detections
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSeconds:
+    """Where the time went; of several ranks the slowest.
+
+    Attributes:
+        loading: waiting for images, and their way to the device.
+        network: normalisation and forward pass, decoding included.
+        nms: suppression, and the way back to original pixels.
+        figures: gathering the ranks' detections and COCO's figures.
+    """
+
+    loading: float
+    network: float
+    nms: float
+    figures: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.loading + self.network + self.nms + self.figures
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """An evaluation, the same on every rank (but for the seconds of the last part).
+
+    Attributes:
+        coco: the figures.
+        detections: of each image, by its position in the data set.
+        pictures: the first images of the data set with their detections.
+        seconds: where the time went.
+        num_images: images evaluated.
+        num_late_batches: batches whose suppression took longer than the limit; they count all the same.
+        index: the data set evaluated.
+        peak_memory_mb: most main memory that the process ever held, in MiB, of several ranks the largest;
+            None where the system does not tell.
+        settings: how it was done, in plain words and numbers: thresholds, precision, device, ranks and, where
+            the flow made the loader, pre-processing.
+    """
+
+    coco: CocoResult
+    detections: dict[int, Detections]
+    pictures: tuple[Picture, ...]
+    seconds: EvaluationSeconds
+    num_images: int
+    num_late_batches: int
+    index: DatasetIndex
+    peak_memory_mb: float | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stats(self) -> tuple[float, ...]:
+        """The twelve COCO figures in pycocotools' order."""
+        return self.coco.stats
+
+    @property
+    def map(self) -> float:
+        """AP over IoU 0.50:0.95."""
+        return self.coco.map
+
+    @property
+    def map50(self) -> float:
+        """AP at IoU 0.50."""
+        return self.coco.map50
+
+    @property
+    def per_class(self) -> list[dict[str, Any]]:
+        """Each class's figures as plain dictionaries."""
+        rows: list[dict[str, Any]] = self.coco.to_json()["per_class"]
+        return rows
+
+    @property
+    def images_per_second(self) -> float:
+        """Images in all the time, from the first batch to the figures."""
+        return self.num_images / max(self.seconds.total, 1e-9)
+
+    @property
+    def milliseconds_per_image(self) -> dict[str, float]:
+        """Each part's time over the images."""
+        parts = asdict(self.seconds)
+        return {name: 1000 * seconds / self.num_images for name, seconds in parts.items()}
+
+    @property
+    def how(self) -> str:
+        """One line on how it was done."""
+        return _describe(self.settings)
+
+    @property
+    def speed(self) -> str:
+        """One line on time and memory."""
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in self.milliseconds_per_image.items())
+        memory = f"; peak memory {self.peak_memory_mb:.0f} MB" if self.peak_memory_mb is not None else ""
+        late = f"; {self.num_late_batches} batches over nms_time_limit" if self.num_late_batches else ""
+        return f"milliseconds an image: {parts}; {self.images_per_second:.1f} images/s{memory}{late}"
+
+    def to_json(self) -> dict[str, Any]:
+        """COCO's figures as `CocoResult.to_json` has them, `settings` and `speed`."""
+        return {
+            **self.coco.to_json(),
+            "settings": dict(self.settings),
+            "speed": {
+                "images_per_second": self.images_per_second,
+                "milliseconds_per_image": self.milliseconds_per_image,
+                "peak_memory_mb": self.peak_memory_mb,
+                "late_batches": self.num_late_batches,
+            },
+        }
+
+
+def _describe(settings: Mapping[str, Any]) -> str:
+    parts = []
+    if "shape" in settings:
+        side = f"{settings['img_size']} px"
+        sides = side if settings["shape"] == "square" else f"up to {side}"
+        rows = "; ".join(_describe_row(row) for row in settings["test_transforms"])
+        parts.append(f"{settings['shape']} {sides}, {rows}, shrunk {_SHRUNK[settings['test_shrink']]}")
+    suppression = f"NMS iou {settings['iou_thres']:g}" if settings["nms"] else "no NMS (end-to-end head)"
+    parts.append(f"{suppression}, conf {settings['conf_thres']:g}, max_det {settings['max_det']}")
+    ranks = "1 rank" if settings["ranks"] == 1 else f"{settings['ranks']} ranks"
+    fused = ", fused" if settings["fused"] else ""
+    parts.append(f"{settings['precision']} on {settings['device']}, {ranks}{fused}")
+    return "; ".join(parts)
+
+
+_SHRUNK = {"area": "by area", "linear": "bilinearly"}
+
+
+def _describe_row(row: Mapping[str, Any]) -> str:
+    arguments = [f"{key}={value}" for key, value in row.items() if key != "func_name"]
+    return f"{row['func_name']} ({', '.join(arguments)})" if arguments else str(row["func_name"])
