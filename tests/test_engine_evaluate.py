@@ -299,4 +299,4 @@ def test_an_evaluation_is_diagnosed_with_the_images_of_its_data_set() -> None:
     assert speed["images_per_second"] == result.images_per_second
     milliseconds = speed["milliseconds_per_image"]
     assert milliseconds["network"] == pytest.approx(result.seconds.network * 1000 / 4)
-    assert set(milliseconds) == {"loading", "network", "nms"}
+    assert set(milliseconds) == {"loading", "network", "nms", "figures"}
