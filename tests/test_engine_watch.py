@@ -61,6 +61,32 @@ def train_as_a_rank(rank: int, folder: str) -> None:
     leave_ranks()
 
 
+def go_on_as_a_rank(rank: int, folder: str) -> None:
+    """Each rank has a folder of its own, as on two machines; only the first has a state."""
+    torch.set_num_threads(1)
+    home = Path(folder, f"machine{rank}")
+    if rank == 0:
+        toy_trainer(home, toy_step()).train()
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    trainer = toy_trainer(home, toy_step(is_parallel=True), resumed=True, ranks=Ranks(rank, 2, rank))
+    try:
+        trainer.train()
+    except YoloflowError as error:
+        Path(folder, f"rank{rank}.txt").write_text(str(error))
+    del trainer
+    leave_ranks()
+
+
+def test_ranks_that_find_different_states_refuse_to_go_on(tmp_path: Path) -> None:
+    mp.spawn(go_on_as_a_rank, (str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        message = (tmp_path / f"rank{rank}.txt").read_text()
+        assert "different steps ([24, 0])" in message
+        assert "share save_dir" in message
+
+
 def test_a_rank_that_waits_in_vain_says_for_whom_where_and_how_long(tmp_path: Path) -> None:
     mp.spawn(train_as_a_rank, (str(tmp_path),), nprocs=2)
     waiting, late = ((tmp_path / f"rank{rank}.txt").read_text() for rank in range(2))

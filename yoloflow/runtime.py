@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from yoloflow.structures import YoloflowError, nearest_names
 
+T = TypeVar("T")
 Determinism = Literal["none", "data", "bitwise"]
 
 logger = logging.getLogger("yoloflow")
@@ -93,9 +94,8 @@ def init_ranks(
     if device.type != "cpu":
         torch.accelerator.set_device_index(device.index or 0)
     if ranks.rank_size > 1 and not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
-            backend,
+            dist.get_default_backend_for_device(device),
             store=_meeting_place(timedelta(seconds=timeout_s)),
             rank=ranks.rank,
             world_size=ranks.rank_size,
@@ -112,6 +112,11 @@ def _meeting_place(timeout: timedelta) -> PrefixStore:
     """
     store, _, _ = next(rendezvous("env://", timeout=timeout))
     return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def can_pin_memory() -> bool:
+    """Whether page-locked memory makes the way to the accelerator faster (torch has it for CUDA alone)."""
+    return torch.cuda.is_available()
 
 
 def free_memory() -> int:
@@ -158,6 +163,15 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total
+
+
+def gather_over_ranks(value: T) -> list[T]:
+    """Every process's value, by rank (all of them must call)."""
+    if count_ranks() == 1:
+        return [value]
+    values: list[Any] = [None] * count_ranks()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def count_ranks() -> int:

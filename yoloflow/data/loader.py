@@ -23,6 +23,7 @@ from yoloflow.data.order import InTurn, Order
 from yoloflow.data.shapes import Rectangular, Shape, Shapes
 from yoloflow.data.supply import Supply
 from yoloflow.data.worker import BatchKey, BatchMaker, Loaded, SampleSet, start_worker
+from yoloflow.runtime import can_pin_memory
 from yoloflow.structures import Batch, Int64Array, YoloflowError
 
 _PREFETCHED = 2
@@ -131,7 +132,7 @@ class StageLoader:
             num_workers=processes,
             timeout=self.timeout_s if processes else 0,
             collate_fn=_unchanged,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=can_pin_memory(),
             worker_init_fn=start_worker,
             # Torch draws a seed for the workers, which nothing here uses: not from the training's generator.
             generator=torch.Generator(),

@@ -28,6 +28,7 @@ from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.evaluation.records import ground_truth_of, result_array, result_rows
 from yoloflow.models import Network, prepare_for_inference
+from yoloflow.runtime import gather_over_ranks
 from yoloflow.structures import Batch, DatasetIndex, Detections, YoloflowError
 from yoloflow.weights.files import write_atomically
 
@@ -92,11 +93,7 @@ class Synchronizer:
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, by rank; all ranks must call it."""
-        if self.rank_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.rank_size
-        dist.all_gather_object(values, value)
-        return values
+        return gather_over_ranks(value) if self.rank_size > 1 else [value]
 
 
 @dataclass(slots=True)

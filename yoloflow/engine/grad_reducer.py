@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -79,7 +81,11 @@ class DistributedGradReducer(GradReducer):
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module in DDP, which averages gradients as they come."""
         # Running statistics are averaged once an update (`RunningStatistics`), not broadcast at each forward.
-        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        # The name that torch 2.14 has for it, and earlier versions lack.
+        new = "forward_sync_buffers"
+        off: dict[str, Any] = {new if new in known else "broadcast_buffers": False}
+        return DistributedDataParallel(module, gradient_as_bucket_view=True, **off)
 
     def micro_batch(self, module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
         """Without talking, unless this is the last micro-batch."""

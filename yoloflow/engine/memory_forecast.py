@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 
 from yoloflow.data.loader import BatchExtent
 from yoloflow.engine.faults import no_trace
 from yoloflow.engine.train_step import TrainStep
-from yoloflow.runtime import Ranks, forget_peak_memory, free_memory, peak_memory
+from yoloflow.runtime import Ranks, forget_peak_memory, free_memory, gather_over_ranks, peak_memory
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -75,7 +74,7 @@ def forecast_memory(train_step: TrainStep, loader: Batches, ranks: Ranks) -> Non
 
     room = _room(ranks) - loader.cache_memory
     own = forecast_batch(compute, extent.batch_size, train_step.device, room)
-    forecasts = _of_all_ranks(own, ranks)
+    forecasts = gather_over_ranks(own)
     fits = min(forecast.fits for forecast in forecasts)
     needs = max((forecast.peak or 0 for forecast in forecasts), default=0)
     what = f"{extent.batch_size} images of {extent.side} x {extent.side} px, {extent.label_rows} objects each"
@@ -184,11 +183,3 @@ def _room(ranks: Ranks) -> int:
     """Bytes that this process may have in memory, if the ranks of a machine share what is free."""
     forget_peak_memory()
     return (peak_memory() or 0) + free_memory() // ranks.local_size
-
-
-def _of_all_ranks(forecast: MemoryForecast, ranks: Ranks) -> list[MemoryForecast]:
-    if ranks.rank_size == 1:
-        return [forecast]
-    forecasts: list[MemoryForecast | None] = [None] * ranks.rank_size
-    dist.all_gather_object(forecasts, forecast)
-    return [one for one in forecasts if one is not None]

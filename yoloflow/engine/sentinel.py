@@ -9,10 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-import torch.distributed as dist
-
 from yoloflow.engine.callbacks.base import RunContext
 from yoloflow.engine.faults import first_not_finite
+from yoloflow.runtime import gather_over_ranks
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.weights.files import save_weights, write_atomically
 
@@ -103,7 +102,7 @@ class Sentinel:
         if found is not None:
             number, order, what = found
             fault = self._keep(batches[number], context.step + number + 1, order, what)
-        faults = [one for one in _of_all_ranks(fault, context.ranks.rank_size) if one is not None]
+        faults = [one for one in gather_over_ranks(fault) if one is not None]
         faults.sort(key=lambda one: (one.step, one.order))
         message = self._describe(update, faults)
         if context.ranks.is_main:
@@ -156,11 +155,3 @@ class Sentinel:
             f"{told}; loss scale {float(context.train_step.scaler.scale):g}. The state before it is "
             f"that of step {context.step}: resume=auto takes the step again, non_finite=skip leaves it out"
         )
-
-
-def _of_all_ranks(fault: Fault | None, rank_size: int) -> list[Fault | None]:
-    if rank_size == 1:
-        return [fault]
-    faults: list[Fault | None] = [None] * rank_size
-    dist.all_gather_object(faults, fault)
-    return faults

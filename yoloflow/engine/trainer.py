@@ -22,7 +22,7 @@ from yoloflow.engine.run_summary import run_summary
 from yoloflow.engine.sentinel import NonFiniteError, Sentinel
 from yoloflow.engine.stop import TrainingStopped
 from yoloflow.engine.watch import Watch
-from yoloflow.runtime import sum_over_ranks
+from yoloflow.runtime import gather_over_ranks, sum_over_ranks
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.weights.files import write_atomically
 
@@ -133,6 +133,7 @@ class Trainer:
         context = self.context
         if context.run.resumed:
             self._restore()
+            self._require_one_step()
         self.sentinel.watch()
         self._started = self._saved = time.monotonic()
         first_epoch = context.step // context.steps_per_epoch
@@ -360,6 +361,15 @@ class Trainer:
         for callback, saved in zip(self.callbacks, trainer["callbacks"], strict=True):
             callback.load_state_dict(saved)
         logger.info("resumed %s at step %d", context.run.path, context.step)
+
+    def _require_one_step(self) -> None:
+        """Refuse to go on from states of different steps, as machines with folders of their own would."""
+        steps = gather_over_ranks(self.context.step)
+        if len(set(steps)) > 1:
+            raise YoloflowError(
+                f"{self.context.run.path}: the ranks would go on from different steps ({steps}); all "
+                "machines must see the same folder: share save_dir, or copy the run to each"
+            )
 
     def _finish(self, seconds: float) -> dict[str, Any]:
         context = self.context
