@@ -312,10 +312,7 @@ def _to_detections(rows: Tensor, sample: Sample, classes: tuple[int, ...] | None
 
 def _class_names(run: Path, config: Config) -> list[str]:
     """Class names of a run: as recorded from its data set, else as its settings state them."""
-    if (recorded := names_of_run(run)) is not None:
-        return recorded
-    if config.data.names is not None:
-        return list(config.data.names)
-    if config.data.nc is not None:
-        return [str(number) for number in range(config.data.nc)]
-    raise YoloflowError(f"{run}: neither names.json nor data.names of config.yaml states the classes")
+    names = names_of_run(run) or config.data.stated_names
+    if names is None:
+        raise YoloflowError(f"{run}: neither names.json nor data.names of config.yaml states the classes")
+    return names

@@ -227,12 +227,9 @@ def _deviation_of_rows(found: NDArray[np.float32], expected: NDArray[np.float32]
 
 def _class_names(run: Path, config: Config) -> list[str]:
     """Class names: as a run recorded them, else as the settings state them."""
-    if (recorded := names_of_run(run)) is not None:
-        return recorded
-    if config.data.names is not None:
-        return list(config.data.names)
-    if config.data.nc is not None:
-        return [str(number) for number in range(config.data.nc)]
-    raise YoloflowError(
-        f"{run}: is no run folder and states no classes; give data.names=[...] or data.nc=..."
-    )
+    names = names_of_run(run) or config.data.stated_names
+    if names is None:
+        raise YoloflowError(
+            f"{run}: is no run folder and states no classes; give data.names=[...] or data.nc=..."
+        )
+    return names

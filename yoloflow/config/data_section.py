@@ -194,6 +194,13 @@ class DataConfig(Section):
         """Transform rows of evaluation."""
         return self.test_transforms or [{"func_name": "letterbox"}]
 
+    @property
+    def stated_names(self) -> list[str] | None:
+        """Class names in class order, numbers where only their count is stated; None where neither is."""
+        if self.names is not None:
+            return list(self.names)
+        return None if self.nc is None else [str(number) for number in range(self.nc)]
+
     def read_sets(
         self,
         img_size: int,
