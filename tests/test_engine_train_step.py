@@ -1,6 +1,7 @@
 """The train step on small networks: accumulation, clipping, overflow, precision, memory format, resuming."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -347,3 +348,14 @@ def test_the_loss_changes_with_the_stage_and_a_compiled_step_follows() -> None:
             found.append(function(outputs, labels, images)[1][loss.loss_item_name.index("lboxl1")])
         assert found[0] == found[3] == 0
         assert found[1] == found[2] > 0
+
+
+@pytest.mark.skipif(
+    "recompile_limit" not in inspect.signature(torch.compile).parameters,
+    reason="torch before 2.14 compiles for eight networks of a process",
+)
+def test_a_process_compiles_more_networks_than_torch_allows_by_itself() -> None:
+    for depth in range(10):
+        network = nn.Sequential(toy_network(), *(nn.Conv2d(2, 2, 1) for _ in range(depth)))
+        step = toy_step(network, StepOptions(jit=True, jit_backend="eager"))
+        assert step(IMAGES, LABELS).finite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,10 @@ __all__ = [
     "get_gradreducer",
     "get_loss_scaler",
 ]
+
+
+# Torch compiles one piece of code for eight networks of a process, unless told otherwise (from 2.14 on).
+_MANY = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +167,7 @@ class TrainStep:
         self.hold = FaultHold(self.device)
         self._forward_loss = ForwardLoss(network, loss_fn, precision, memory_format)
         if options.jit:
-            self._forward_loss.compile(fullgraph=True, backend=options.jit_backend)
+            self._forward_loss.compile(fullgraph=True, backend=options.jit_backend, **_MANY)
         self._forward = reducer.wrap(self._forward_loss)
 
     @property
