@@ -253,7 +253,10 @@ def _settings_of(network: nn.Module, device: torch.device, precision: Precision 
 
 
 def _peak_memory_mb() -> float | None:
-    """Most main memory that this process ever held, in MiB; None where the system does not tell (Windows)."""
+    """Most main memory that this process held, in MiB; None where the system does not tell (Windows).
+
+    In a training counted from the memory forecast on, which begins anew.
+    """
     if find_spec("resource") is None:
         return None
     import resource
