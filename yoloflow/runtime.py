@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import logging
@@ -74,6 +75,8 @@ def init_ranks(
 ) -> tuple[Ranks, torch.device]:
     """Join the process group that torchrun describes in the environment, if there is one.
 
+    The process leaves it by itself when Python ends.
+
     Args:
         device_name: see `select_device`.
         threads: CPU threads of this process; None leaves torch's choice.
@@ -101,6 +104,7 @@ def init_ranks(
             world_size=ranks.rank_size,
             timeout=timedelta(seconds=timeout_s),
         )
+        atexit.register(leave_ranks)
     return ranks, device
 
 
@@ -180,9 +184,10 @@ def count_ranks() -> int:
 
 
 def leave_ranks() -> None:
-    """Leave the process group, before the interpreter ends; without one nothing happens.
+    """Leave the process group; without one nothing happens.
 
-    Its threads must be gone by then: one that lets go of a tensor while Python ends aborts the process.
+    Who joined without `init_ranks` calls this before Python ends: a thread of the group that lets go of a
+    tensor while the interpreter is taken down aborts the process.
     """
     if dist.is_initialized():
         # A train step that is kept by a cycle of references keeps the group and its threads.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from yoloflow.cli.console import app
@@ -41,7 +39,3 @@ def main() -> None:
             raise
         typer.echo(f"yoloflow: {error}", err=True)
         raise SystemExit(EXIT_USER_ERROR) from None
-    finally:
-        # Only a command that has imported it can have joined.
-        if "yoloflow.runtime" in sys.modules:
-            sys.modules["yoloflow.runtime"].leave_ranks()
