@@ -429,6 +429,7 @@ def test_mindyolo_keys_are_translated_and_each_is_logged(
         f"""__BASE__: {find_recipe("yolov8n")}
 ms_amp_level: O2
 ms_loss_scaler: dynamic
+ms_datasink: true
 anchor_base: false
 conf_free: true
 weight: ''
@@ -440,6 +441,7 @@ network: {{nc: 80, verbose_log: true}}
     config = load_config(path)
     assert (config.amp_level, config.loss_scaler, config.weight) == ("O2", "dynamic", None)
     assert config.data.single_cls
+    assert config.datasink
     assert f"{path}:2: ms_amp_level is read as amp_level" in caplog.text
     for key in ("anchor_base", "conf_free", "data.test_set", "network.nc", "network.verbose_log"):
         assert f"{key} is not used" in caplog.text

@@ -130,6 +130,17 @@ def test_only_the_classes_asked_for_are_reported(run: Path, pictures: Path) -> N
     assert len(set(np.concatenate([found.classes for found in every]).tolist())) > 1
 
 
+def test_other_classes_do_not_use_up_the_limit_of_detections(run: Path) -> None:
+    detector = Detector.load(run, device="cpu")
+    (every,) = detector.detect([np.full((64, 64, 3), 90, np.uint8)], EVERYTHING)
+    asked = next(number for number in range(len(NAMES)) if number not in every.classes[:2])
+    few = replace(EVERYTHING, classes=(asked,), max_det=2)
+    (found,) = detector.detect([np.full((64, 64, 3), 90, np.uint8)], few)
+    expected = every.scores[every.classes == asked][:2]
+    assert np.array_equal(found.scores, expected)
+    assert len(found) == 2
+
+
 def test_the_exif_rotation_of_a_picture_is_respected(run: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -22,7 +22,7 @@ from yoloflow.data.sources import Frame, open_sources
 from yoloflow.data.transforms import create_transforms
 from yoloflow.data.transforms.pipeline import Pipeline
 from yoloflow.engine.run_folder import find_weights, names_of_run
-from yoloflow.evaluation.nms import non_max_suppression
+from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.runtime import select_device
 from yoloflow.structures import (
@@ -228,11 +228,12 @@ class Detector:
             iou_thres=settings.iou_thres,
             conf_free=not kind.has_objectness,
             multi_label=settings.multi_label,
-            max_det=settings.max_det,
+            # The limit is one of the classes asked for: the others must not use it up.
+            max_det=settings.max_det if settings.classes is None else MAX_NMS,
             need_nms=not kind.end_to_end,
         )
         return [
-            _to_detections(rows.cpu(), sample, settings.classes)
+            _to_detections(_asked_for(rows.cpu(), settings), sample)
             for rows, sample in zip(found, samples, strict=True)
         ]
 
@@ -297,10 +298,15 @@ def _pixels(picture: Picture, place: int) -> Uint8Array:
     return picture
 
 
-def _to_detections(rows: Tensor, sample: Sample, classes: tuple[int, ...] | None) -> Detections:
+def _asked_for(rows: Tensor, settings: DetectSettings) -> Tensor:
+    """Those of sorted rows (K, 6) whose class is asked for, `max_det` at most."""
+    if settings.classes is not None:
+        rows = rows[torch.isin(rows[:, 5].long(), torch.tensor(settings.classes, dtype=torch.long))]
+    return rows[: settings.max_det]
+
+
+def _to_detections(rows: Tensor, sample: Sample) -> Detections:
     """Rows (K, 6) of x1 y1 x2 y2 score class in input pixels, in pixels of the original."""
-    if classes is not None:
-        rows = rows[torch.isin(rows[:, 5].long(), torch.tensor(classes, dtype=torch.long))]
     boxes = boxes_to_original(
         rows[:, :4],
         torch.tensor(sample.scale_xy),

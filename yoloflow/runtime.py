@@ -8,9 +8,11 @@ import gc
 import logging
 import os
 import random
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -139,7 +141,12 @@ def peak_memory() -> int | None:
     """Bytes this process has had in memory at most since `forget_peak_memory`; None where nobody tells."""
     with suppress(OSError, ValueError, StopIteration):
         return _kilobytes("/proc/self/status", "VmHWM")
-    return None
+    if find_spec("resource") is None:  # Windows
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def forget_peak_memory() -> None:

@@ -18,6 +18,7 @@ RENAMED = {
     "ms_loss_scaler": "loss_scaler",
     "ms_loss_scaler_value": "loss_scaler_value",
     "ms_jit": "jit",
+    "ms_datasink": "datasink",
 }
 
 _NEVER_READ = "MindYOLO itself never reads it"
@@ -36,7 +37,6 @@ UNUSED = {
     "log_level": "see --log-level",
     "is_parallel": "torchrun decides",
     "opencv_threads_num": "a loader process decodes with one thread",
-    "ms_datasink": "one loop serves both ways",
     "ms_mode": _PLATFORM,
     "max_call_depth": _PLATFORM,
     "precision_mode": _PLATFORM,
@@ -57,7 +57,7 @@ UNUSED_IN = {
         "recompute": "see the top level's recompute",
         "recompute_layers": "see the top level's recompute_layers",
     },
-    "loss": {"iou_t": _NEVER_READ},
+    "loss": {"iou_t": _NEVER_READ, "input_size": "the size of the images counts"},
     "optimizer": {"nbs": "see the top level's nbs"},
 }
 

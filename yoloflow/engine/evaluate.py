@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -28,7 +26,7 @@ from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.evaluation.records import ground_truth_of, result_array, result_rows
 from yoloflow.models import Network, prepare_for_inference
-from yoloflow.runtime import gather_over_ranks
+from yoloflow.runtime import gather_over_ranks, peak_memory
 from yoloflow.structures import Batch, DatasetIndex, Detections, YoloflowError
 from yoloflow.weights.files import write_atomically
 
@@ -103,7 +101,7 @@ class _RankPart:
     detections: dict[int, Detections]
     seconds: dict[str, float]
     num_late_batches: int
-    peak_memory_mb: float | None
+    peak_memory: int | None
 
 
 class _Stopwatch:
@@ -207,7 +205,7 @@ def _evaluate_part(
             detections.setdefault(position, found_here)
         seconds = stopwatch.lap("nms")
         num_late_batches += nms_time_limit is not None and seconds > nms_time_limit
-    return _RankPart(detections, stopwatch.seconds, num_late_batches, _peak_memory_mb())
+    return _RankPart(detections, stopwatch.seconds, num_late_batches, peak_memory())
 
 
 @contextmanager
@@ -250,19 +248,6 @@ def _settings_of(network: nn.Module, device: torch.device, precision: Precision 
         "precision": str(dtype or torch.float32).removeprefix("torch."),
         "fused": isinstance(network, Network),
     }
-
-
-def _peak_memory_mb() -> float | None:
-    """Most main memory that this process held, in MiB; None where the system does not tell (Windows).
-
-    In a training counted from the memory forecast on, which begins anew.
-    """
-    if find_spec("resource") is None:
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _check_classes(prediction: Tensor, kind: OutputKind, index: DatasetIndex) -> None:
@@ -318,6 +303,7 @@ def _conclude(
     image_ids = index.image_ids[list(detections)].tolist()
     coco = evaluate_coco(ground_truth_of(index), results, image_ids)
     slowest = {name: max(other.seconds[name] for other in parts) for name in part.seconds}
+    peaks = [other.peak_memory for other in parts if other.peak_memory is not None]
     return EvaluationResult(
         coco=coco,
         detections=detections,
@@ -329,6 +315,6 @@ def _conclude(
         num_images=len(detections),
         num_late_batches=sum(other.num_late_batches for other in parts),
         index=index,
-        peak_memory_mb=max((other.peak_memory_mb for other in parts if other.peak_memory_mb), default=None),
+        peak_memory_mb=max(peaks) / 2**20 if peaks else None,
         settings={**settings, "ranks": synchronizer.rank_size},
     )

@@ -50,7 +50,6 @@ class AnchorLoss(Loss):
         label_smoothing: how far class targets stay from 0 and 1.
         scale_by_size: let the gain of the objectness grow with the area of the images, as the original, 1 at
             640 px; at 160 px only a sixteenth of it is left. No effect in variant "mindyolo".
-        iou_t: a key of the reference's files that nothing reads, there or here.
         variant: "published" scales the gains to the number of levels and classes and to the image size, as
             the original, and gives a cell that several objects claim the highest CIoU; "mindyolo" does not
             scale, and there the last candidate written stays, unused ones (which write 0) included.
@@ -74,7 +73,6 @@ class AnchorLoss(Loss):
         fl_gamma: float = 0.0,
         label_smoothing: float = 0.0,
         scale_by_size: bool = True,
-        iou_t: float = 0.2,
         variant: str = "published",
     ) -> None:
         super().__init__(variant)

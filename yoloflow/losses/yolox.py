@@ -31,7 +31,6 @@ class YOLOXLoss(Loss):
         stride: pixels a cell, level by level.
         nc: number of classes.
         use_l1: add the L1 term; recipes do so in the last stage (`loss.stages`).
-        input_size: a key of the reference's files; the size of the images counts, here.
         variant: "published" lets the cells around an object's centre learn it; "mindyolo" also those in its
             box, at a price of 1,000, clips objects to the image, and sums the losses of devices.
     """
@@ -42,7 +41,6 @@ class YOLOXLoss(Loss):
         stride: Sequence[int],
         nc: int,
         use_l1: bool = False,
-        input_size: Sequence[int] = (640, 640),
         variant: str = "published",
     ) -> None:
         super().__init__(variant)
