@@ -1,4 +1,4 @@
-"""The reference's weights, images and boxes, drawn again from their seed.
+"""The reference's network, loss, weights, images and boxes, the numbers drawn again from their seed.
 
 The reference figures were made with one `np.random.RandomState(1234)`: first every parameter in the order of
 `figures/<family>_params.json`, then the images, then the boxes. So the large arrays need not be stored: equal
@@ -9,12 +9,41 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from yoloflow.config.reader import read_with_bases
+from yoloflow.losses import create_loss
+from yoloflow.losses.loss import Loss
+from yoloflow.models import Network, create_model
+from yoloflow.weights.mindyolo import load_mindyolo
 
 FIGURES = Path(__file__).parent / "figures"
 SEED = 1234
 PADDED_ROWS = 160
+NUM_CLASSES = 5
+
+
+def reference_config(family: str) -> dict[str, Any]:
+    """The reference's own configuration file of the figures, read as every MindYOLO file is."""
+    return read_with_bases(FIGURES / f"{family}_config.yaml").plain()
+
+
+def reference_network(family: str) -> Network:
+    """Our network in the reference's variant, with the reference's weights."""
+    section = reference_config(family)["network"]
+    network = create_model(section["model_name"], section, NUM_CLASSES, variant="mindyolo")
+    load_mindyolo(network, reference_arrays(family))
+    return network
+
+
+def reference_loss(family: str) -> Loss:
+    """Our loss in the reference's variant, for such a network."""
+    config = reference_config(family)
+    section = config["network"]
+    facts = {"stride": section["stride"], "anchors": section.get("anchors", 1), "nc": NUM_CLASSES}
+    return create_loss(**config["loss"], **facts, variant="mindyolo")
 
 
 def reference_arrays(family: str) -> dict[str, np.ndarray]:

@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
-from reference import reference_arrays, reference_inputs
+from reference import (
+    FIGURES,
+    PADDED_ROWS,
+    reference_arrays,
+    reference_inputs,
+    reference_loss,
+    reference_network,
+)
 
 from yoloflow.engine.train_step import StepOptions, TrainStep, create_train_step_fn, get_loss_scaler
-from yoloflow.losses import create_loss
-from yoloflow.models import create_model
 from yoloflow.optim import (
     EMA,
     OptimizerSettings,
@@ -21,11 +25,10 @@ from yoloflow.optim import (
     create_optimizer,
     create_schedule,
 )
-from yoloflow.weights.mindyolo import load_mindyolo, mindyolo_names
+from yoloflow.weights.mindyolo import mindyolo_names
 
-FIGURES = Path(__file__).parent / "figures"
 LENGTH = RunLength(epochs=10, steps_per_epoch=5, total_batch_size=2)
-SIDE, PADDED_ROWS = 128, 160
+SIDE = 128
 # One line for each family whose 30 steps the reference gave.
 FAMILIES = [
     "yolov5",
@@ -59,14 +62,10 @@ def reference_step(
     family: str, settings: OptimizerSettings, length: RunLength = LENGTH, options: StepOptions | None = None
 ) -> TrainStep:
     """The reference's network with its first weights, in a train step of ours."""
-    config = yaml.safe_load((FIGURES / f"{family}_config.yaml").read_text())
-    section = config["network"]
-    network = create_model(section["model_name"], section, num_classes=5, variant="mindyolo")
-    load_mindyolo(network, reference_arrays(family))
-    facts = {"anchors": section.get("anchors", 1), "stride": network.stride, "nc": 5, "variant": "mindyolo"}
+    network = reference_network(family)
     return create_train_step_fn(
         network,
-        create_loss(**config["loss"], **facts),
+        reference_loss(family),
         create_optimizer(create_group_param(network, settings, length), settings),
         create_schedule(settings, length, variant="mindyolo"),
         scaler=get_loss_scaler("static", 1024.0),

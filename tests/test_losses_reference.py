@@ -7,32 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from reference import FIGURES, reference_arrays, reference_inputs
+from reference import FIGURES, reference_inputs, reference_loss, reference_network
 from torch import nn
 
-from yoloflow.losses import create_loss
-from yoloflow.losses.loss import Loss
-from yoloflow.models import create_model
-from yoloflow.weights.mindyolo import load_mindyolo, mindyolo_names
+from yoloflow.weights.mindyolo import mindyolo_names
 
 SAMPLE_STEP = 13
-
-
-def reference_loss(config: dict) -> Loss:
-    hyper_parameters = {key: value for key, value in config["loss"].items() if key != "name"}
-    stride = config["network"]["stride"]
-    return create_loss(config["loss"]["name"], stride=stride, nc=5, variant="mindyolo", **hyper_parameters)
 
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """The reference's network after one forward and backward pass, its loss and its items."""
-    config = yaml.safe_load((FIGURES / "yolov8_config.yaml").read_text())
-    network = create_model("yolov8", config["network"], 5, variant="mindyolo")
-    load_mindyolo(network, reference_arrays("yolov8"))
+    network = reference_network("yolov8")
     images, labels = (torch.from_numpy(array) for array in reference_inputs("yolov8"))
-    loss, items = reference_loss(config)(network.train()(images), labels, images)
+    loss, items = reference_loss("yolov8")(network.train()(images), labels, images)
     loss.backward()
     return network, loss, items
 
@@ -84,15 +72,13 @@ def test_complete_gradients_equal_the_reference(trained, shared: Path):
 @pytest.mark.parametrize("family", ["yolov8", "yolov11"])
 def test_the_reference_outputs_give_the_reference_loss(shared: Path, family, file, tolerance):
     folder = shared / "fixtures" / family
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["loss"]["name"] = "YOLOv8Loss"  # YOLOv11's loss is YOLOv8's
     with np.load(folder / f"{file}.npz") as figures:
         outputs = [torch.from_numpy(figures[f"train_{level}"]) for level in range(3)]
         labels, images = torch.from_numpy(figures["targets"]), torch.from_numpy(figures["images"])
-        loss, items = reference_loss(config)(outputs, labels, images)
+        loss, items = reference_loss(family)(outputs, labels, images)
         assert loss.item() == pytest.approx(figures["loss"].item(), rel=tolerance)
         np.testing.assert_allclose(items, figures["loss_items"], rtol=tolerance)
         unpadded = torch.from_numpy(figures["targets"])[:, :8]
-        assert reference_loss(config)(outputs, unpadded, images)[0].item() == pytest.approx(
+        assert reference_loss(family)(outputs, unpadded, images)[0].item() == pytest.approx(
             loss.item(), rel=1e-6
         )

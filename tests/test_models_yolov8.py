@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from reference import FIGURES, reference_arrays, reference_inputs
+from reference import FIGURES, reference_arrays, reference_config, reference_inputs, reference_network
 
 from yoloflow.models import Network, create_model
 from yoloflow.models.heads.yolov8 import class_branch_width
@@ -26,16 +26,9 @@ SIZES = {
 SAMPLE_STEP = 97
 
 
-def reference_network() -> Network:
-    config = yaml.safe_load((FIGURES / "yolov8_config.yaml").read_text())
-    network = create_model("yolov8", config["network"], 5, variant="mindyolo")
-    load_mindyolo(network, reference_arrays("yolov8"))
-    return network
-
-
 def run_reference_network() -> tuple[dict[str, np.ndarray], Network]:
     """Eval mode, then one forward pass in train mode; outputs by the figures' keys."""
-    network = reference_network()
+    network = reference_network("yolov8")
     images = torch.from_numpy(reference_inputs("yolov8")[0])
     with torch.no_grad():
         decoded, raw = network.eval()(images)
@@ -123,12 +116,14 @@ def test_named_rows_compute_what_the_reference_s_numbered_rows_compute() -> None
     load_mindyolo(named, reference_arrays("yolov8"))
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
-        torch.testing.assert_close(named(images)[0], reference_network().eval()(images)[0], rtol=0, atol=0)
+        torch.testing.assert_close(
+            named(images)[0], reference_network("yolov8").eval()(images)[0], rtol=0, atol=0
+        )
     assert "stem.conv.weight" in named.state_dict()
 
 
 def test_a_box_is_decoded_from_the_cell_and_the_expected_distances() -> None:
-    head = reference_network().head_layer
+    head = reference_network("yolov8").head_layer
     raw = [torch.full((1, 69, 128 // stride, 128 // stride), -20.0) for stride in head.stride]
     cell_y, cell_x, distances = 3, 2, (1, 4, 2, 6)  # left, top, right, bottom in cells of level 1
     for side, distance in enumerate(distances):
@@ -141,8 +136,7 @@ def test_a_box_is_decoded_from_the_cell_and_the_expected_distances() -> None:
 
 
 def test_a_new_head_expects_few_objects() -> None:
-    config = yaml.safe_load((FIGURES / "yolov8_config.yaml").read_text())
-    head = create_model("yolov8", config["network"], 5).head_layer
+    head = create_model("yolov8", reference_config("yolov8")["network"], 5).head_layer
     scores = head.get_parameter("class_branches.0.2.bias").sigmoid()
     torch.testing.assert_close(scores, torch.full((5,), 5 / 5 / 80**2), rtol=1e-3, atol=0)
     assert (head.get_parameter("box_branches.0.2.bias") == 1).all()
@@ -155,7 +149,7 @@ def test_the_class_branches_widths_differ_only_beyond_a_hundred_classes() -> Non
 
 
 def test_decoding_under_autocast_stays_in_float32() -> None:
-    network = reference_network().eval()
+    network = reference_network("yolov8").eval()
     raw = [torch.randn(1, 69, 64 // stride, 64 // stride) for stride in network.stride]
     with torch.autocast("cpu", torch.bfloat16):
         decoded = network.head_layer.decode(raw)

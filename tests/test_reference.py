@@ -14,13 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-import yaml
-from reference import FIGURES, reference_arrays, reference_inputs
+from reference import FIGURES, reference_arrays, reference_inputs, reference_loss, reference_network
 from torch import Tensor
 
-from yoloflow.losses import create_loss
-from yoloflow.models import Network, create_model
-from yoloflow.weights.mindyolo import load_mindyolo, mindyolo_names
+from yoloflow.weights.mindyolo import mindyolo_names
 
 # One line for each folder of reference figures.
 FAMILIES = [
@@ -57,25 +54,6 @@ class Results(NamedTuple):
     gradients: dict[str, np.ndarray]
 
 
-def reference_config(family: str) -> dict[str, Any]:
-    """The reference's own configuration file of the figures."""
-    return yaml.safe_load((FIGURES / f"{family}_config.yaml").read_text())
-
-
-def reference_network(family: str) -> Network:
-    """Our network in the reference's variant, with the reference's weights."""
-    config = reference_config(family)
-    network = create_model(config["network"]["model_name"], config["network"], 5, variant="mindyolo")
-    load_mindyolo(network, reference_arrays(family))
-    return network
-
-
-def reference_loss(family: str, network: Network) -> torch.nn.Module:
-    config = reference_config(family)
-    facts = {"stride": network.stride, "nc": 5, "variant": "mindyolo"}
-    return create_loss(**config["loss"], anchors=config["network"].get("anchors", 1), **facts)
-
-
 def flatten(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Arrays of a nested output, named by their positions."""
     if isinstance(value, Tensor):
@@ -100,7 +78,7 @@ def results(family: str) -> Results:
     statistics = {
         names[name]: buffer.clone().numpy() for name, buffer in network.named_buffers() if name in names
     }
-    loss, items = reference_loss(family, network)(trained, labels, images)
+    loss, items = reference_loss(family)(trained, labels, images)
     loss.backward()
     gradients = {names[name]: p.grad.numpy() for name, p in network.named_parameters() if p.grad is not None}
     return Results(outputs, statistics, loss.item(), items.numpy(), gradients)

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from reference import FIGURES, reference_arrays
+from reference import reference_arrays, reference_config
 
 from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.structures import YoloflowError
@@ -18,7 +17,7 @@ from yoloflow.weights.mindyolo import load_mindyolo, mindyolo_names
 
 
 def small_network(num_classes: int = 5) -> Network:
-    section = yaml.safe_load((FIGURES / "yolov8_config.yaml").read_text())["network"] | {"nc": num_classes}
+    section = reference_config("yolov8")["network"] | {"nc": num_classes}
     return create_model("yolov8", section, num_classes)
 
 
@@ -84,7 +83,7 @@ def test_a_network_continues_from_its_own_weights(tmp_path: Path, suffix: str) -
 def test_create_model_starts_from_a_checkpoint(tmp_path: Path) -> None:
     first = small_network()
     save_weights(tmp_path / "w.safetensors", first.state_dict())
-    section = yaml.safe_load((FIGURES / "yolov8_config.yaml").read_text())["network"]
+    section = reference_config("yolov8")["network"]
     second = create_model("yolov8", section, 5, checkpoint_path=tmp_path / "w.safetensors")
     torch.testing.assert_close(second.get_parameter("0.conv.weight"), first.get_parameter("0.conv.weight"))
 
