@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from yoloflow.engine.diagnose import diagnose_result
+from yoloflow.engine.diagnose import diagnostics_of_run, doubt_about, identify_weights
 from yoloflow.engine.run_folder import find_weights
 from yoloflow.flow import evaluate_run
 from yoloflow.report.page.document import render_page
@@ -25,8 +25,9 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, e
     Args:
         runs: run folders, finished or not.
         out: the file; None for `report.html` in the first run.
-        evaluate: evaluate the best weights of a run without diagnostics first, and keep them as its
-            `diagnostics.json`; where that is not possible a warning says why, and so does the page.
+        evaluate: evaluate the best weights of a run first if it has no diagnostics or those of other weights,
+            and keep them as its `diagnostics.json`; where that is not possible a warning says why, and so
+            does the page. Diagnostics of other weights are never shown without a word that they are.
 
     Returns:
         the file.
@@ -39,11 +40,14 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, e
     # 1. What each run tells
     read = [read_run(run) for run in runs]
 
-    # 2. Diagnostics, where a run has weights and none of them
-    if evaluate:
-        for run in read:
-            if run["diagnostics"] is None:
-                _diagnose(run)
+    # 2. Diagnostics, where a run has none of its weights
+    for run in read:
+        if run["diagnostics"] is not None:
+            run["doubt"] = doubt_about(run["diagnostics"], Path(run["path"]))
+        if evaluate and (run["diagnostics"] is None or run["doubt"]):
+            _diagnose(run)
+        elif run["doubt"]:
+            logger.warning("%s: %s; without --no-evaluate it is evaluated again", run["path"], run["doubt"])
 
     # 3. The page
     path = Path(runs[0]) / "report.html" if out is None else Path(out)
@@ -59,17 +63,21 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, e
 
 def _diagnose(run: dict[str, Any]) -> None:
     """Evaluate a run's best weights and keep what they are wrong in."""
-    folder = Path(run["path"])
+    folder, doubt = Path(run["path"]), run["doubt"]
     try:
-        weights = find_weights(folder)
-        result = evaluate_run(str(folder))
+        path = find_weights(folder)
+        # Before the evaluation: if a training replaces the file meanwhile, the next report tells.
+        weights = identify_weights(path)
+        if doubt:
+            logger.info("%s: %s; evaluated again", folder, doubt)
+        result = evaluate_run(str(folder), weight=str(path))
     except YoloflowError as error:
-        logger.warning("%s is not evaluated: %s", folder, error)
+        logger.warning("%s is not evaluated: %s%s", folder, error, f"; {doubt}" if doubt else "")
         run["absent"] = f"This run was not evaluated: {error}"
         return
-    content = diagnose_result(result, result.index, weights.name).to_json()
+    content = diagnostics_of_run(result, weights)
     try:
         write_atomically(folder / "diagnostics.json", json.dumps(content).encode())
     except OSError as error:
         logger.warning("%s: diagnostics.json cannot be written (%s)", folder, error.strerror)
-    run["diagnostics"] = content
+    run["diagnostics"], run["doubt"] = content, None

@@ -1,13 +1,18 @@
-"""The diagnostics of an evaluated network."""
+"""The diagnostics of an evaluated network, and to which weights of a run they belong."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from yoloflow.engine.evaluation_result import EvaluationResult
+from yoloflow.engine.run_folder import find_weights
 from yoloflow.evaluation.diagnostics import Diagnostics, diagnose
 from yoloflow.evaluation.records import ground_truth_of, result_array
-from yoloflow.structures import DatasetIndex
+from yoloflow.structures import DatasetIndex, YoloflowError
+from yoloflow.weights.files import sha256_of
 
 
 def diagnose_result(result: EvaluationResult, index: DatasetIndex, what: str = "") -> Diagnostics:
@@ -29,3 +34,50 @@ def diagnose_result(result: EvaluationResult, index: DatasetIndex, what: str = "
         what=what,
     )
     return replace(diagnostics, speed=result.to_json()["speed"])
+
+
+def identify_weights(weights: Path) -> dict[str, str]:
+    """What tells weights from any others: `file` (the name) and `sha256` of its bytes.
+
+    Raises:
+        YoloflowError: the file cannot be read.
+    """
+    return {"file": weights.name, "sha256": sha256_of(weights)}
+
+
+def diagnostics_of_run(result: EvaluationResult, weights: Mapping[str, str]) -> dict[str, Any]:
+    """The content of a run's `diagnostics.json`, which says of which weights it is.
+
+    Args:
+        result: the evaluation of these weights.
+        weights: of `identify_weights`; for a file that may still change, from before it was evaluated.
+
+    Raises:
+        YoloflowError: result and data set do not fit together.
+    """
+    content = diagnose_result(result, result.index, weights["file"]).to_json()
+    return content | {"weights": dict(weights)}
+
+
+def doubt_about(diagnostics: Mapping[str, Any], folder: Path) -> str | None:
+    """Why a run's diagnostics may be of other weights than those that the run would use now; None if not.
+
+    Args:
+        diagnostics: content of its `diagnostics.json`.
+        folder: the run folder.
+
+    Raises:
+        YoloflowError: the weights cannot be read.
+    """
+    said = diagnostics.get("weights")
+    if said is None:
+        return "diagnostics.json does not say of which weights it is"
+    try:
+        weights = find_weights(folder)
+    except YoloflowError:
+        return f"diagnostics.json is of {said['file']}, and the run has no weights to compare with"
+    if said["sha256"] == sha256_of(weights):
+        return None
+    if said["file"] != weights.name:
+        return f"diagnostics.json is of {said['file']}, and the weights to use are now {weights.name}"
+    return f"diagnostics.json is of other weights than {weights.name} has now"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from yoloflow.report.json_files import read_checked, read_names
 from yoloflow.runtime import Ranks
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import write_atomically
@@ -77,9 +78,7 @@ class RunFolder:
     @property
     def finished_summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None."""
-        if not self.summary.exists():
-            return None
-        summary: dict[str, Any] = json.loads(self.summary.read_text())
+        summary: dict[str, Any] | None = read_checked(self.summary, dict)
         return summary
 
 
@@ -129,12 +128,12 @@ def find_weights(path: Path) -> Path:
 
 
 def names_of_run(path: Path) -> list[str] | None:
-    """The class names that a run was trained with, in class order; None if `path` is no run folder."""
-    file = path / "names.json"
-    if not file.is_file():
-        return None
-    names: list[str] = json.loads(file.read_text())
-    return names
+    """The class names that a run was trained with, in class order; None if `path` is no run folder.
+
+    Raises:
+        YoloflowError: `names.json` is damaged.
+    """
+    return read_names(path / "names.json")
 
 
 def _json_bytes(content: object) -> bytes:

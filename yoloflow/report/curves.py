@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from yoloflow.report.json_files import NUMBER, wrong_places
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -20,6 +22,15 @@ logger = logging.getLogger("yoloflow")
 
 # What a step record holds beside its loss items.
 _STEP_KEYS = {"kind", "epoch", "step", "update", "lr", "momentum", "images_per_second", "time"}
+# What is read of each kind of record; see `json_files.wrong_places`.
+_FORMS: dict[str, dict[str, object]] = {
+    "step": {"epoch": int, "step": int, "lr?": [NUMBER], "time?": NUMBER},
+    "evaluation": {"epoch": int, "step": int, "time?": NUMBER},
+    "stage": {"epoch": int, "stage": int, "step": int, "steps_per_epoch?": NUMBER, "time?": NUMBER},
+    "loading": {"waited_share?": NUMBER},
+}
+NO_OBJECTS = "no objects in the validation set"
+"""Said where COCO's figures are -1: there is nothing that could be found."""
 # Colour-blind safe (Okabe and Ito 2008), darkest first.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _INK, _MUTED, _LIGHT = "#222222", "#777777", "#e4e4e4"
@@ -39,6 +50,17 @@ class Metrics:
         """Loss items of the step records, in order of first appearance."""
         return list(dict.fromkeys(key for record in self.steps for key in record if key not in _STEP_KEYS))
 
+    @property
+    def valued_evaluations(self) -> list[dict[str, Any]]:
+        """Evaluations with an AP: finite, and not the -1 of a validation set without objects."""
+        return [row for row in self.evaluations if has_ap(row)]
+
+    @property
+    def has_no_objects(self) -> bool:
+        """Whether the newest evaluation found no object that could be found."""
+        newest = self.evaluations[-1].get("map") if self.evaluations else None
+        return _is_number(newest) and newest < 0
+
     def epochs_at(self, records: Sequence[Mapping[str, Any]]) -> list[float]:
         """Where records lie on the axis of epochs done: 1.5 is the middle of the second epoch."""
         steps_per_epoch = self.steps_per_epoch
@@ -52,7 +74,7 @@ class Metrics:
         if self.stages and (stated := self.stages[-1].get("steps_per_epoch")):
             return float(stated)
         records = [*self.steps, *self.evaluations]
-        if not records or not all("step" in record for record in records):
+        if not records:
             return None
         last_steps: dict[int, int] = {}
         for record in records:
@@ -60,13 +82,19 @@ class Metrics:
         # The newest epoch may be in progress; an earlier one, or an evaluated one, is whole.
         whole = {record["epoch"] for record in self.evaluations} | set(sorted(last_steps)[:-1])
         epoch = max(whole or last_steps)
-        return last_steps[epoch] / epoch or None
+        return last_steps[epoch] / epoch or None if epoch > 0 else None
+
+
+def has_ap(figures: Mapping[str, Any]) -> bool:
+    """Whether `map` and `map50` are figures; COCO's -1 says that there was no object."""
+    return all(_is_number(value) and value >= 0 for value in (figures.get("map"), figures.get("map50")))
 
 
 def read_metrics(path: str | Path, *, is_growing: bool = False) -> Metrics:
     """Read a metrics file.
 
-    A line that is no JSON object (the last one of a killed run) is left out with a warning.
+    A line that is no JSON object (the last one of a killed run), or an object without what its kind has,
+    is left out with a warning.
 
     Args:
         path: `metrics.jsonl` of a run folder.
@@ -83,16 +111,20 @@ def read_metrics(path: str | Path, *, is_growing: bool = False) -> Metrics:
         for number, line in enumerate(file, 1):
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 record = None
             if not isinstance(record, dict):
                 if is_growing and not line.endswith("\n"):
                     break
                 logger.warning("%s:%d: not a JSON object, left out: %.40r", path, number, line)
                 continue
-            home = homes.get(record.get("kind", ""))
-            if home is not None:
-                home.append(record)
+            kind = record.get("kind")
+            if not isinstance(kind, str) or kind not in homes:
+                continue
+            if wrong := next(wrong_places(record, _FORMS[kind]), None):
+                logger.warning("%s:%d: a record of kind %r is left out: %s", path, number, kind, wrong)
+                continue
+            homes[kind].append(record)
     return metrics
 
 
@@ -168,11 +200,9 @@ def _plot_rates(axes: Axes, metrics: Metrics) -> None:
 
 def _plot_ap(axes: Axes, metrics: Metrics) -> None:
     axes.set_title("Validation AP", loc="left", color=_INK, fontsize=11, fontweight="bold")
-    records = [
-        record for record in metrics.evaluations if _is_number(record["map"]) and _is_number(record["map50"])
-    ]
+    records = metrics.valued_evaluations
     if not records:
-        _say_empty(axes, "not evaluated yet")
+        _say_empty(axes, NO_OBJECTS if metrics.has_no_objects else "not evaluated yet")
         return
     epochs = metrics.epochs_at(records)
     for key, name, colour in (("map50", "AP50", _COLOURS[1]), ("map", "AP", _COLOURS[0])):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from yoloflow.report.curves import Metrics, read_metrics
+from yoloflow.report.json_files import read_checked
 from yoloflow.structures import YoloflowError
 
 State = Literal["waiting", "running", "silent", "finished"]
@@ -108,7 +108,6 @@ class RunFiles:
         left = None
         if epochs is not None and steps_per_epoch and state == "running":
             left = _seconds_left(records, epochs * steps_per_epoch - step, now)
-        valued = [row for row in metrics.evaluations if _is_finite(row.get("map"))]
         return Progress(
             run=self.run,
             state=state,
@@ -117,7 +116,7 @@ class RunFiles:
             epochs_done=step / steps_per_epoch if steps_per_epoch else 0.0,
             seconds_left=left,
             silent_seconds=silent_seconds,
-            best=max(valued, key=lambda row: float(row["map"]), default=None),
+            best=max(metrics.valued_evaluations, key=lambda row: float(row["map"]), default=None),
             summary=summary,
         )
 
@@ -154,20 +153,15 @@ def _what_instead(folder: Path) -> str:
 def _planned_epochs(path: Path) -> int | None:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise YoloflowError(f"{path}: is not YAML; it should hold the settings of the run") from error
     epochs = settings.get("epochs") if isinstance(settings, dict) else None
     return epochs if isinstance(epochs, int) and epochs > 0 else None
 
 
 def _read_summary(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise YoloflowError(f"{path}: is not JSON ({error})") from error
-    return summary if isinstance(summary, dict) else {}
+    summary: dict[str, Any] | None = read_checked(path, dict)
+    return summary
 
 
 def _intervals(records: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:

@@ -12,7 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from yoloflow.report.curves import smooth
+from yoloflow.report.curves import NO_OBJECTS, has_ap, smooth
+from yoloflow.report.json_files import NUMBER, wrong_places
 from yoloflow.report.progress import Progress
 from yoloflow.report.text_plot import Curve, plot
 
@@ -20,7 +21,7 @@ _LOADER_BOUND = 0.1
 _STATE_STYLES = {"waiting": "yellow", "running": "green", "silent": "red", "finished": "cyan"}
 _MIN_PLOT_WIDTH, _MAX_PLOTS = 38, 3
 _CLASS_WIDTH, _CLASS_FIGURES = 36, 21
-_HEAD_LINES = 5
+_CLASS_ROW = {"name": str, "num_objects": int, "ap": NUMBER, "ap50": NUMBER}
 _PLAIN_CLASSES = 20
 
 
@@ -37,17 +38,23 @@ class RunView:
     height: int | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Head, curves, classes."""
+        """Head, curves, classes. A screen has only so many lines; elsewhere a long line takes two."""
         width, height = options.max_width, self.height
-        yield _title(self.progress, width)
+        lines = list(_figures(self.progress))
+        if height is None:
+            yield from _whole_title(self.progress, width)
+        else:
+            yield _title(self.progress, width)
+            lines = [_cut(line, width) for line in lines]
         yield _bar(self.progress)
-        yield from (_cut(line, width) for line in _figures(self.progress))
+        yield from lines
         yield Text()
+        num_head_lines = 3 + len(lines)
         rows = _class_rows(self.progress)
-        plot_height = 12 if height is None else _plot_height(height - _HEAD_LINES, len(rows))
+        plot_height = 12 if height is None else _plot_height(height - num_head_lines, len(rows))
         if plot_height:
             yield from _plots(self.progress, width, plot_height, options.ascii_only)
-        room = _PLAIN_CLASSES if height is None else height - _HEAD_LINES - plot_height - 1
+        room = _PLAIN_CLASSES if height is None else height - num_head_lines - plot_height - 1
         if rows and room > 2:
             yield Text()
             yield from _classes(rows, width, room)
@@ -62,7 +69,25 @@ def _plot_height(room: int, num_classes: int) -> int:
 
 
 def _title(progress: Progress, width: int) -> Text:
-    """The run and its state, at both ends of the line."""
+    """The run and its state, at both ends of the line; a name that is too long is cut."""
+    name, state = Text(str(progress.run), style="bold"), _state(progress)
+    _shorten(name, max(width - state.cell_len - 2, 8))
+    name.append(" " * max(width - name.cell_len - state.cell_len, 2))
+    return name.append_text(state)
+
+
+def _whole_title(progress: Progress, width: int) -> Iterator[Text]:
+    """The same with nothing cut: on two lines where they do not fit into one."""
+    name, state = Text(str(progress.run), style="bold"), _state(progress)
+    if name.cell_len + state.cell_len + 2 <= width:
+        yield _title(progress, width)
+    else:
+        yield name
+        yield state
+
+
+def _state(progress: Progress) -> Text:
+    """What the run is at."""
     metrics, summary = progress.metrics, progress.summary
     state: str = progress.state
     if progress.state == "silent":
@@ -73,10 +98,7 @@ def _title(progress: Progress, width: int) -> Text:
         state = f"finished in {_duration(seconds)}"
     if metrics.stages and progress.state != "finished":
         state = f"stage {metrics.stages[-1]['stage'] + 1}, {state}"
-    name = Text(str(progress.run), style="bold")
-    name.truncate(max(width - len(state) - 2, 8), overflow="crop")
-    name.append(" " * max(width - name.cell_len - len(state), 2))
-    return name.append(state, style=_STATE_STYLES[progress.state])
+    return Text(state, style=_STATE_STYLES[progress.state])
 
 
 def _bar(progress: Progress) -> Table:
@@ -99,7 +121,7 @@ def _bar(progress: Progress) -> Table:
 
 
 def _figures(progress: Progress) -> Iterator[Text]:
-    """Newest losses, rate and speed; newest and best AP."""
+    """Newest losses, rate and speed; newest and best AP; that it waits for data, where it does."""
     metrics = progress.metrics
     line = Text()
     if metrics.steps:
@@ -109,15 +131,23 @@ def _figures(progress: Progress) -> Iterator[Text]:
                 line.append(f"{name} ", style="dim").append(f"{_number(newest[name])}  ")
         rates = sorted({_number(rate) for rate in newest.get("lr", ())}, key=float, reverse=True)
         line.append("lr ", style="dim").append(f"{'/'.join(rates)}  ")
-        line.append(f"{newest.get('images_per_second', 0):.3g} images/s  ")
-    if metrics.loading and (waited := metrics.loading[-1].get("waited_share", 0.0)) >= _LOADER_BOUND:
-        line.append(f"{waited:.0%} of the time waiting for data", style="yellow")
+        line.append(f"{_number(newest.get('images_per_second'), '.3g')} images/s")
     yield line
-    line = Text()
+    yield _evaluated(progress)
+    if metrics.loading and (waited := metrics.loading[-1].get("waited_share") or 0.0) >= _LOADER_BOUND:
+        yield Text(f"{waited:.0%} of the time waiting for data", style="yellow")
+
+
+def _evaluated(progress: Progress) -> Text:
+    """Newest and best AP."""
+    line, metrics = Text(), progress.metrics
     if metrics.evaluations:
         newest = metrics.evaluations[-1]
-        line.append("AP ", style="dim").append(f"{_number(newest.get('map'))}  ")
-        line.append("AP50 ", style="dim").append(f"{_number(newest.get('map50'))}  ")
+        if has_ap(newest) or not metrics.has_no_objects:
+            line.append("AP ", style="dim").append(f"{_number(newest.get('map'))}  ")
+            line.append("AP50 ", style="dim").append(f"{_number(newest.get('map50'))}  ")
+        else:
+            line.append("AP ", style="dim").append(f"n/a: {NO_OBJECTS}  ")
         line.append(f"(epoch {newest['epoch']})", style="dim")
         if progress.best is not None:
             best = progress.best
@@ -125,7 +155,7 @@ def _figures(progress: Progress) -> Iterator[Text]:
             line.append(f"  (epoch {best['epoch']})", style="dim")
     else:
         line.append("not evaluated yet", style="dim")
-    yield line
+    return line
 
 
 def _plots(progress: Progress, width: int, height: int, ascii_only: bool) -> Iterator[Text]:
@@ -135,7 +165,7 @@ def _plots(progress: Progress, width: int, height: int, ascii_only: bool) -> Ite
     metrics = progress.metrics
     steps = [record for record in metrics.steps if _is_finite(record.get("loss"))]
     losses = smooth(np.array([record["loss"] for record in steps], np.float64))
-    valued = [row for row in metrics.evaluations if _is_finite(row["map"]) and _is_finite(row["map50"])]
+    valued = metrics.valued_evaluations
     aps = [
         Curve(name, metrics.epochs_at(valued), [row[key] for row in valued], style)
         for key, name, style in (("map50", "AP50", "yellow"), ("map", "AP", "cyan"))
@@ -159,7 +189,8 @@ def _class_rows(progress: Progress) -> list[dict[str, Any]]:
     if not progress.metrics.evaluations:
         return []
     rows = progress.metrics.evaluations[-1].get("per_class") or []
-    return sorted((row for row in rows if row.get("ap") is not None), key=lambda row: float(row["ap"]))
+    known = [row for row in rows if next(wrong_places(row, _CLASS_ROW), None) is None]
+    return sorted(known, key=lambda row: float(row["ap"]))
 
 
 def _classes(rows: list[dict[str, Any]], width: int, height: int) -> Iterator[Text]:
@@ -179,7 +210,7 @@ def _classes(rows: list[dict[str, Any]], width: int, height: int) -> Iterator[Te
         parts = []
         for row in shown[line::per_column]:
             name = Text(str(row["name"]))
-            name.truncate(name_width - 1, overflow="crop")
+            _shorten(name, name_width - 1)
             name.pad_right(name_width - name.cell_len)
             name.append(f"{row['num_objects']:>8}", style="dim")
             parts.append(name.append(f"{row['ap']:>6.3f}{row['ap50']:>7.3f}"))
@@ -191,10 +222,19 @@ def _cut(line: Text, width: int) -> Text:
     return line
 
 
-def _number(value: object) -> str:
-    """A figure to about four digits."""
+def _shorten(name: Text, width: int) -> None:
+    """Cut a name and show that it goes on, in letters that every terminal has."""
+    if name.cell_len > width:
+        name.truncate(width - 2, overflow="crop")
+        name.append("..")
+
+
+def _number(value: object, style: str | None = None) -> str:
+    """A figure to about four digits, or as a format says."""
     if not isinstance(value, int | float):
         return "-"
+    if style is not None:
+        return format(value, style)
     return f"{value:.3f}" if 0.1 <= abs(value) < 100 else f"{value:.3g}"
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from yoloflow.data.clock import describe_work
 from yoloflow.engine.callbacks.base import BaseCallback, RunContext
 from yoloflow.engine.run_folder import find_weights
+from yoloflow.report.curves import NO_OBJECTS
 
 logger = logging.getLogger("yoloflow")
 
@@ -95,14 +96,11 @@ class ConsoleCallback(BaseCallback):
         result = context.evaluation
         if result is not None and context.ranks.is_main:
             best = "  best so far" if context.best.get("epoch") == context.epoch + 1 else ""
-            logger.info(
-                "epoch %s: AP %.4f  AP50 %.4f  (%.0f s)%s",
-                self._epoch(context),
-                result.map,
-                result.map50,
-                time.monotonic() - self._start_seconds,
-                best,
-            )
+            found = f"AP {result.map:.4f}  AP50 {result.map50:.4f}"
+            if result.map < 0:  # COCO's word for it
+                found = f"AP n/a: {NO_OBJECTS}"
+            seconds = time.monotonic() - self._start_seconds
+            logger.info("epoch %s: %s  (%.0f s)%s", self._epoch(context), found, seconds, best)
 
     def on_train_end(self, context: RunContext) -> None:
         """Close the bar and say where everything lies."""

@@ -5,6 +5,8 @@ const { runs } = data;
 const isSeveral = runs.length > 1;
 const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)"];
+// There are fewer colours than there may be runs: from then on lines are dashed.
+const runDash = (k) => [null, "7 3", "2 3", "9 3 2 3"][Math.floor(k / COLOURS.length) % 4];
 const runColour = (k) => COLOURS[k % COLOURS.length];
 
 // An element; keys are attributes, but `text`, and `on...` for listeners. Text is never read as HTML.
@@ -30,6 +32,21 @@ const count = (value) => (isNumber(value) ? value.toLocaleString("en-GB") : "–
 const percent = (value) =>
   isNumber(value) ? `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %` : "–";
 const plural = (n, word, more) => `${count(n)} ${n === 1 ? word : more || word + "s"}`;
+// A name within a sentence, however long it is.
+const brief = (name, most = 40) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
+// A run's name where there is little room: names of runs often differ in their ends only.
+function briefRun(name, most = 20) {
+  if (name.length <= most) return name;
+  const end = Math.floor((most - 1) / 2);
+  return `${name.slice(0, most - 1 - end)}…${name.slice(-end)}`;
+}
+// A name in a cell of its own: what has no room is shown by pointing at it.
+const nameCell = (name, shown = name) => el("span", { class: "name", title: name, text: shown });
+// "a", "a and b", "a and 9 others".
+function namesInWords(names) {
+  if (names.length > 2) return `${brief(names[0])} and ${count(names.length - 1)} others`;
+  return names.map((name) => brief(name)).join(" and ");
+}
 const fileName = (path) => String(path).split(/[\\/]/).pop();
 
 // A number of any size in few letters: 0.0021, 3.4, 120.

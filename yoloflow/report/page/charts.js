@@ -49,7 +49,8 @@ function legend(named) {
         "stroke-dasharray": one.dash,
       });
       line.style.stroke = one.colour;
-      return el("span", {}, svg("svg", { width: 20, height: 10, "aria-hidden": "true" }, line), one.name);
+      const sample = svg("svg", { width: 20, height: 10, "aria-hidden": "true" }, line);
+      return el("span", { title: one.name }, sample, briefRun(one.name, 32));
     }),
   );
 }
@@ -263,7 +264,13 @@ function showValues(state, { inner, toX, toY, cursor, width }, at) {
     const swatch = el("i");
     swatch.style.background = one.colour;
     tip.append(
-      el("span", {}, swatch, `${one.name} `, el("b", { text: (y.value || y.format || short)(yValue) })),
+      el(
+        "span",
+        {},
+        swatch,
+        `${briefRun(one.name, 32)} `,
+        el("b", { text: (y.value || y.format || short)(yValue) }),
+      ),
     );
   }
   tip.hidden = false;
@@ -358,7 +365,7 @@ function intervalChart(title, rows) {
           class: "row-name",
           x: 0,
           y: at + 4,
-          text: row.name.length > left / 8 ? `${row.name.slice(0, left / 8 - 1)}…` : row.name,
+          text: briefRun(row.name, Math.floor(left / 8)),
         }),
       );
       parts.push(

@@ -12,6 +12,7 @@ function comparisonSection() {
     ["Ended", (run) => day(run.ended)],
   ].map(([name, show]) => [name, ...runs.map((run) => String(show(run)))]);
   const names = runs.map((run) => run.name);
+  const doubted = runs.filter((run) => run.doubt && run.diagnostics);
   const dots = intervalChart(
     "AP with its confidence interval",
     runs.map((run, k) => ({
@@ -35,6 +36,11 @@ function comparisonSection() {
     lead,
     dots,
     plainTable("Figures of each run", ["", ...names], rows),
+    doubted.length
+      ? note(
+          `AP of each class below may be of other weights than the best: ${doubted.map((run) => `${brief(run.name)} (${run.doubt})`).join("; ")}.`,
+        )
+      : null,
     el("h3", { text: "Settings that differ" }),
     settings,
     classComparison(names),
@@ -53,9 +59,10 @@ function classComparison(names) {
     return known.length > 1 ? Math.max(...known) - Math.min(...known) : null;
   };
   const columns = [
-    { name: "Class", isText: true, key: (name) => name, show: (name) => name },
+    { name: "Class", isText: true, key: (name) => name, show: nameCell },
     ...names.map((run, k) => ({
-      name: run,
+      name: briefRun(run),
+      title: run,
       key: (name) => tables[k].get(name),
       show: (name) => figure(tables[k].get(name)),
       bar: 1,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from yoloflow.report.curves import NO_OBJECTS, has_ap
+
 # Where a run lies says nothing of how it was trained.
 _OF_THE_FOLDER = {"name", "save_dir", "resume"}
 _MOST_LETTERS = 120
@@ -31,21 +33,28 @@ def differing_settings(settings: Sequence[Mapping[str, str]]) -> list[dict[str, 
 def best_figures(run: Mapping[str, Any]) -> dict[str, Any]:
     """The head figures of a run: of its diagnostics, else of its summary, else of its curves.
 
+    Diagnostics that may be of other weights than the best epoch's do not stand beside it.
+
     Args:
         run: of `read_run`.
 
     Returns:
-        `map`, `map50`, `epoch` (of the best evaluation), `intervals`; None for what is not known.
+        `map`, `map50`, `epoch` (of the best evaluation), `intervals`; None for what is not known. `why` is a
+        reason why there is no AP.
     """
     evaluations = run["curves"]["evaluations"]
     best: Mapping[str, Any] = (run["summary"] or {}).get("best") or _best_evaluation(evaluations)
-    diagnostics = run["diagnostics"]
-    stats = diagnostics.get("stats") if diagnostics else None
+    diagnostics = None if run["doubt"] else run["diagnostics"]
+    figures = dict(zip(("map", "map50"), diagnostics["stats"], strict=False)) if diagnostics else best
+    if figures and not has_ap(figures):
+        figures = {}
+    is_empty = diagnostics["stats"][0] < 0 if diagnostics else evaluations["has_no_objects"]
     return {
-        "map": stats[0] if stats else best.get("map"),
-        "map50": stats[1] if stats else best.get("map50"),
+        "map": figures.get("map"),
+        "map50": figures.get("map50"),
         "epoch": best.get("epoch"),
         "intervals": diagnostics.get("intervals") if diagnostics else None,
+        "why": NO_OBJECTS if is_empty else None,
     }
 
 

@@ -3,12 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from yoloflow.report.json_files import NUMBER, read_json, wrong_places
+from yoloflow.structures import YoloflowError
 
 MOST_CONFUSED = 60
 """Classes of the confusion matrix at most."""
 MOST_LABEL_ERRORS = 300
 """Suspicious labels that the page lists."""
+
+
+SCHEMA = 1
+"""The form of `diagnostics.json` that the page knows."""
+_CURVES = {"precision": list, "recall": list, "f1": list}
+_BOX = {"box_xyxy": [NUMBER], "category_id": int, "kind": str}
+_FORM = {
+    "num_images": int,
+    "conf_thres": NUMBER,
+    "iou_thres": NUMBER,
+    "stats": [NUMBER],
+    "weights?": {"file": str, "sha256": str},
+    "classes": [{"category_id": int, "name": str, "num_objects": int}],
+    "confidence_curves?": {
+        "confidence": [NUMBER],
+        "all": _CURVES,
+        "per_class": [{"category_id": int} | _CURVES],
+    },
+    "pr_curves?": {
+        "iou": NUMBER,
+        "recall": [NUMBER],
+        "all": list,
+        "per_class": [{"category_id": int, "precision": list}],
+    },
+    "confusion?": {"labels": [str], "matrix": [list], "convention": str},
+    "errors?": {"base_ap50": NUMBER, "kinds": [{"kind": str, "count": int}]},
+    "calibration?": {"bins": [{"lower": NUMBER, "upper": NUMBER, "count": int}]},
+    "intervals?": {"level": NUMBER, "AP": [NUMBER], "AP50": [NUMBER]},
+    "label_errors?": [{"file": str, "kind": str, "box_xyxy": [NUMBER]}],
+    "images": [{"file": str, "width": NUMBER, "height": NUMBER, "boxes": [_BOX]}],
+    "speed?": {"milliseconds_per_image": dict},
+}
+
+
+def read_diagnostics(path: Path) -> dict[str, Any] | None:
+    """A `diagnostics.json`, its form checked; None where there is no such file.
+
+    Raises:
+        YoloflowError: it is damaged, or of a schema that this version does not know.
+    """
+    again = "remove it, and `yoloflow report` evaluates the run again"
+    head = read_json(path)
+    if head is None and not path.exists():
+        return None
+    if not isinstance(head, dict) or head.get("schema") != SCHEMA:
+        found = f"schema {head['schema']!r}" if isinstance(head, dict) and "schema" in head else "no schema"
+        raise YoloflowError(f"{path}: has {found} where {SCHEMA} is expected; {again}")
+    content: dict[str, Any] = head
+    for place in wrong_places(content, _FORM):
+        raise YoloflowError(f"{path}: {place}; {again}")
+    if len(content["stats"]) < 2:
+        raise YoloflowError(f"{path}: stats has {len(content['stats'])} figures, not 12; {again}")
+    return content
 
 
 def compact_diagnostics(diagnostics: Mapping[str, Any], num_classes: int) -> dict[str, Any]:

@@ -23,13 +23,13 @@ function labelsSection(run) {
       name: "Labelled",
       isText: true,
       key: (row) => text(row.true_category_id),
-      show: (row) => text(row.true_category_id),
+      show: (row) => nameCell(text(row.true_category_id)),
     },
     {
       name: "Found",
       isText: true,
       key: (row) => text(row.category_id),
-      show: (row) => text(row.category_id),
+      show: (row) => nameCell(text(row.category_id)),
     },
     { name: "Score", key: (row) => row.score, show: (row) => share(row.score) },
     { name: "IoU", key: (row) => row.iou, show: (row) => fixed(2)(row.iou) },
@@ -58,13 +58,13 @@ function labelsSection(run) {
 // A file's name; it opens the picture where the gallery has it.
 function suspectLink(run, row, nameOf) {
   const image = run.gallery.images.find((one) => one.file === row.file && one.picture !== null);
-  if (!image) return el("span", { title: row.file, text: fileName(row.file) });
+  if (!image) return el("span", { class: "name", title: row.file, text: fileName(row.file) });
   const box = [...row.box_xyxy, row.category_id, "suspect", row.score, row.iou, row.true_category_id];
   const shown = { ...image, boxes: [...image.boxes, box] };
   const open = () => openViewer([shown], shown, (one) => one[KIND] === "suspect", nameOf);
   return el("button", {
     type: "button",
-    class: "link",
+    class: "link name",
     title: row.file,
     text: fileName(row.file),
     onclick: open,

@@ -50,7 +50,7 @@ function gallery(run, nameOf) {
     grid.replaceChildren(
       ...shown.map((image) => card(image, fits, () => openViewer(wanted, image, fits, nameOf))),
     );
-    const what = [state.kind, state.category && nameOf(Number(state.category))].filter(Boolean).join(", ");
+    const what = [state.kind, state.category && brief(nameOf(Number(state.category)))].filter(Boolean).join(", ");
     told.textContent = `${count(shown.length)} of ${plural(wanted.length, "picture")}${what ? ` with ${what}` : " with errors"}.`;
     more.hidden = shown.length === wanted.length;
     more.textContent = `Show ${Math.min(24, wanted.length - shown.length)} more`;

@@ -25,7 +25,7 @@ function head() {
     el("span", { text: isSeveral ? "yoloflow · runs compared" : "yoloflow · training report" }),
     button,
   );
-  const title = el("h1", { text: isSeveral ? runs.map((run) => run.name).join(" · ") : runs[0].name });
+  const title = el("h1", { text: isSeveral ? titleOfAll() : runs[0].name });
   return el(
     "header",
     {},
@@ -34,6 +34,13 @@ function head() {
     el("p", { class: "standfirst", text: isSeveral ? standfirstOfAll() : standfirst(runs[0]) }),
     isSeveral ? null : headFigures(runs[0]),
   );
+}
+
+// The names, where they are few enough for a heading.
+function titleOfAll() {
+  const names = runs.map((run) => run.name);
+  const whole = names.join(" · ");
+  return names.length > 3 || whole.length > 80 ? `${count(names.length)} runs` : whole;
 }
 
 function standfirst(run) {
@@ -57,18 +64,22 @@ function standfirstOfAll() {
   const ranked = runs.filter((run) => isNumber(run.best.map)).sort((a, b) => b.best.map - a.best.map);
   if (ranked.length < 2) return "Too few of these runs were evaluated to say which is best.";
   const [first, second] = ranked;
-  const ahead = first.best.map - second.best.map;
+  // What is printed is compared, so that no figure contradicts the sentence.
+  const printed = (run) => Number(figure(run.best.map));
+  const sharing = ranked.filter((run) => printed(run) === printed(first)).map((run) => run.name);
+  if (sharing.length > 1) return `${namesInWords(sharing)} share the best AP, ${figure(first.best.map)}.`;
+  const ahead = printed(first) - printed(second);
   const inside = (value, interval) => interval && value >= interval[0] && value <= interval[1];
   const isClose =
     inside(second.best.map, first.best.intervals?.AP) || inside(first.best.map, second.best.intervals?.AP);
-  if (ahead < 0.0005) return `${first.name} and ${second.name} share the best AP, ${figure(first.best.map)}.`;
   const doubt = isClose ? ", a lead within the confidence interval" : "";
-  return `${first.name} has the best AP, ${figure(first.best.map)}: ${figure(ahead)} ahead of ${second.name}${doubt}.`;
+  return `${brief(first.name)} has the best AP, ${figure(first.best.map)}: ${figure(ahead)} ahead of ${brief(second.name)}${doubt}.`;
 }
 
 function headFigures(run) {
   const { best } = run;
   const range = (key) => {
+    if (best.why) return best.why;
     const found = best.intervals?.[key];
     return found
       ? `${percent(best.intervals.level)} interval ${figure(found[0])} to ${figure(found[1])}`
@@ -84,8 +95,8 @@ function headFigures(run) {
   return el(
     "dl",
     { class: "figures" },
-    big(figure(best.map), "AP", range("AP")),
-    big(figure(best.map50), "AP50", range("AP50")),
+    big(best.why ? "n/a" : figure(best.map), "AP", range("AP")),
+    big(best.why ? "n/a" : figure(best.map50), "AP50", range("AP50")),
     big(best.epoch ? String(best.epoch) : "–", "Best epoch", run.epochs ? `of ${run.epochs}` : ""),
     big(duration(run.summary?.wall_seconds), "Time", run.finished ? "in all" : "not finished"),
     big(short(run.summary?.images_per_second), "Images a second", "in training"),
@@ -112,7 +123,7 @@ function stageMarks() {
 function lossChart(name, marks) {
   const series = runs.flatMap((run, k) => {
     const [xs, ys] = [run.curves.steps.epoch, run.curves.steps.losses[name] || []];
-    const line = { name: run.name, colour: runColour(k), xs };
+    const line = { name: run.name, colour: runColour(k), dash: runDash(k), xs };
     if (ys.length <= 40) return [{ ...line, ys }];
     return [
       { ...line, ys, width: 1, opacity: 0.28, silent: true },
@@ -161,6 +172,7 @@ function figureChart(title, keys, marks, height) {
     keys.map(([key, name], n) => ({
       name: isSeveral ? run.name : name,
       colour: runColour(isSeveral ? k : n),
+      dash: isSeveral ? runDash(k) : null,
       dots: true,
       width: 2.4,
       xs: run.curves.evaluations.epoch,
@@ -174,7 +186,7 @@ function figureChart(title, keys, marks, height) {
     y: { value: share },
     marks,
     height,
-    empty: "not evaluated yet",
+    empty: runs.map((run) => run.best.why).find(Boolean) || "not evaluated yet",
   });
 }
 
@@ -220,7 +232,8 @@ function trainingSection() {
 
 function trainingLead(run) {
   const known = run.curves.evaluations.map.filter(isNumber);
-  if (!known.length) return "No evaluation yet.";
+  if (!known.length)
+    return run.best.why ? `There is no AP: ${run.best.why}.` : "No evaluation yet.";
   const last = known[known.length - 1];
   const stages = stagesOf(run).map((mark) => `${mark.text} began after epoch ${short(mark.at)}`);
   const highest = Math.max(...known);
@@ -238,6 +251,7 @@ function partsOf(run) {
     if (pictures.showClass?.(id)) pictures.scrollIntoView();
   };
   return [
+    run.doubt && run.diagnostics ? doubtNote(run) : null,
     classesSection(run, jump),
     curvesSection(run),
     confusionSection(run),
@@ -248,8 +262,16 @@ function partsOf(run) {
     speedSection(run),
     dataSection(run),
     settingsSection(run),
-  ];
+  ].filter(Boolean);
 }
+
+// Said above all that is made of diagnostics which may be of other weights.
+const doubtNote = (run) =>
+  el("p", {
+    class: "absent doubt",
+    role: "note",
+    text: `The parts below may not be of the best weights: ${run.doubt}. AP and best epoch at the top are those of the training.${run.absent ? ` ${run.absent}` : ""}`,
+  });
 
 function tabs(panel) {
   const buttons = runs.map((run, k) => {
@@ -259,7 +281,7 @@ function tabs(panel) {
       "button",
       { type: "button", role: "tab", id: `tab-${k}`, "aria-controls": "run", onclick: () => choose(k) },
       swatch,
-      run.name,
+      nameCell(run.name),
     );
   });
   function choose(k) {

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from yoloflow.report.curves import Metrics, read_metrics
+from yoloflow.report.curves import Metrics, has_ap, read_metrics
+from yoloflow.report.json_files import read_checked, read_names, wrong_places
+from yoloflow.report.page.diagnostics import read_diagnostics
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -23,6 +25,12 @@ MOST_POINTS = 400
 """Points of a curve; a longer one is drawn from means over equally many logged steps."""
 MOST_PROBLEMS = 50
 """Problems of a data set that the page names one by one."""
+_SUMMARY = {"best?": dict, "versions?": dict}
+_ACCOUNT = {
+    "images": {"used": int, "dropped?": dict},
+    "boxes": {"dropped?": dict, "clipped?": dict},
+    "problems?": [{"kind": str, "action": str}],
+}
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
@@ -33,7 +41,8 @@ def read_run(folder: str | Path) -> dict[str, Any]:
 
     Returns:
         plain data: `name`, `path`, `finished`, `ended` (ISO time), `names`, `config` (text), `settings`
-        (dotted keys), `summary`, `curves`, `data`, `diagnostics`; None for what is not there.
+        (dotted keys), `summary`, `curves`, `data`, `diagnostics`; None for what is not there. `doubt` is None:
+        who can compare the diagnostics with the weights says there why they may be of others.
 
     Raises:
         YoloflowError: it is no run folder, or a file in it is damaged.
@@ -42,7 +51,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     config = path / "config.yaml"
     if not config.is_file():
         raise YoloflowError(f"{path}: no run folder (config.yaml is missing); give the folder of a training")
-    summary = _read_json(path / "summary.json")
+    summary = read_checked(path / "summary.json", _SUMMARY)
     metrics_file = path / "metrics.jsonl"
     metrics = read_metrics(metrics_file) if metrics_file.is_file() else Metrics()
     text = config.read_text(encoding="utf-8", errors="replace")
@@ -52,13 +61,14 @@ def read_run(folder: str | Path) -> dict[str, Any]:
         "path": str(path),
         "finished": summary is not None,
         "ended": _time_of(ended),
-        "names": _read_json(path / "names.json"),
+        "names": read_names(path / "names.json"),
         "config": text,
         "settings": flat_settings(_parse_yaml(text, config)),
         "summary": summary,
         "curves": curves_of(metrics),
-        "data": data_of(_read_json(path / "data_problems.json")),
-        "diagnostics": _read_json(path / "diagnostics.json"),
+        "data": data_of(_read_accounts(path / "data_problems.json")),
+        "diagnostics": read_diagnostics(path / "diagnostics.json"),
+        "doubt": None,
     }
 
 
@@ -91,7 +101,11 @@ def curves_of(metrics: Metrics) -> dict[str, Any]:
         },
         "evaluations": {
             "epoch": metrics.epochs_at(evaluations),
-            **{key: [_number(record.get(key)) for record in evaluations] for key in ("map", "map50")},
+            **{
+                key: [_number(record.get(key)) if has_ap(record) else None for record in evaluations]
+                for key in ("map", "map50")
+            },
+            "has_no_objects": metrics.has_no_objects,
         },
         "stages": [
             {"stage": record["stage"], "epoch": begin}
@@ -163,19 +177,22 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except json.JSONDecodeError as error:
-        raise YoloflowError(f"{path}: no valid JSON ({error}); restore the file, or remove it") from error
+def _read_accounts(path: Path) -> dict[str, Any] | None:
+    """The accounts of the data sets."""
+    report: dict[str, Any] | None = read_checked(path, dict)
+    for key, account in (report or {}).items():
+        if not isinstance(account, dict) or "images" in account:
+            for place in wrong_places(account, _ACCOUNT, key):
+                raise YoloflowError(f"{path}: {place}; restore the file, or remove it")
+    return report
 
 
 def _parse_yaml(text: str, path: Path) -> object:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise YoloflowError(f"{path}: no valid YAML (nested too deeply); restore the file") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise YoloflowError(f"{path}: no valid YAML ({error}); restore the file") from error
 
 

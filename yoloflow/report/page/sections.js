@@ -16,7 +16,7 @@ function classesSection(run, jump) {
   let lead = `${plural(rows.length, "class", "classes")}.`;
   if (known.length > 1) {
     const [worst, best] = [known[0], known[known.length - 1]];
-    lead = `${best.name} is found best (AP ${figure(best.ap)}), ${worst.name} worst (${figure(worst.ap)}).`;
+    lead = `${brief(best.name)} is found best (AP ${figure(best.ap)}), ${brief(worst.name)} worst (${figure(worst.ap)}).`;
   }
   const without = rows.length - known.length;
   if (without) lead += ` ${plural(without, "class has", "classes have")} no object in the validation set.`;
@@ -29,8 +29,8 @@ function classesSection(run, jump) {
   const button = (row) =>
     el("button", {
       type: "button",
-      class: "link",
-      title: "its pictures",
+      class: "link name",
+      title: `${row.name}: its pictures`,
       text: row.name,
       onclick: () => jump(row.category_id),
     });
@@ -90,7 +90,7 @@ function curvesSection(run) {
     }));
     const one = pr.per_class.find((row) => String(row.category_id) === chosen);
     const main = {
-      name: one ? nameOf(one.category_id) : "all classes",
+      name: one ? brief(nameOf(one.category_id)) : "all classes",
       colour: "var(--c0)",
       xs: pr.recall,
       ys: one ? one.precision : pr.all,
@@ -98,7 +98,7 @@ function curvesSection(run) {
     };
     const unit = { min: 0, max: 1 };
     const prChart = lineChart({
-      title: `Precision over recall, IoU ${pr.iou}: ${main.name}`,
+      title: `Precision over recall, IoU ${pr.iou}: ${brief(main.name)}`,
       series: [...others, main],
       x: { label: "recall", ...unit },
       y: { ...unit, value: share },
@@ -115,7 +115,7 @@ function curvesSection(run) {
     });
     const marks = [{ at: diagnostics.conf_thres, text: `chosen ${share(diagnostics.conf_thres)}` }];
     const f1Chart = lineChart({
-      title: `By confidence threshold: ${main.name}`,
+      title: `By confidence threshold: ${brief(main.name)}`,
       series: [curve("Precision", 1, "6 3"), curve("Recall", 2, "2 3"), curve("F1", 0)],
       x: { label: "confidence", ...unit },
       y: { ...unit, value: share },

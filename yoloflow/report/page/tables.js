@@ -14,7 +14,7 @@ function sortedTable({ label, columns, rows, sortBy = 0, descending = true, filt
   const heads = columns.map((column, k) => {
     const button = el("button", {
       type: "button",
-      title: column.title,
+      title: column.title || column.name,
       text: column.name,
       onclick: () => sort(k),
     });
@@ -92,6 +92,12 @@ function filterField(lines, filterOn, filterLabel) {
   );
 }
 
+// A short value, as any figure is, stays on one line; a longer one breaks wherever it must.
+const plainCell = (value, column) =>
+  column
+    ? el("td", { class: value.length <= 16 ? "figure" : null, text: value })
+    : el("th", { scope: "row" }, nameCell(value));
+
 const plainTable = (label, head, rows) =>
   el(
     "div",
@@ -106,7 +112,7 @@ const plainTable = (label, head, rows) =>
         el(
           "tr",
           {},
-          head.map((text) => el("th", { scope: "col", text })),
+          head.map((text) => el("th", { scope: "col" }, nameCell(text, briefRun(text)))),
         ),
       ),
       el(
@@ -116,7 +122,7 @@ const plainTable = (label, head, rows) =>
           el(
             "tr",
             {},
-            row.map((value, k) => el(k ? "td" : "th", { scope: k ? null : "row" }, value ?? "–")),
+            row.map((value, k) => plainCell(value ?? "–", k)),
           ),
         ),
       ),
@@ -190,8 +196,8 @@ function confusionsInWords({ labels, cells }) {
     .filter(([row, column]) => row !== column)
     .sort((a, b) => b[2] - a[2])
     .map(([row, column, n]) => {
-      if (column === last) return `${plural(n, "object")} of class ${labels[row]} missed`;
-      if (row === last) return `${count(n)} × ${labels[column]} found where nothing is`;
-      return `${count(n)} × ${labels[row]} found as ${labels[column]}`;
+      if (column === last) return `${plural(n, "object")} of class ${brief(labels[row])} missed`;
+      if (row === last) return `${count(n)} × ${brief(labels[column])} found where nothing is`;
+      return `${count(n)} × ${brief(labels[row])} found as ${brief(labels[column])}`;
     });
 }
