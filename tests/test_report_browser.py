@@ -255,6 +255,121 @@ def test_runs_side_by_side_share_curves_and_have_a_tab_each(browser: Browser, tw
     assert_calm(browser, two_runs)
 
 
+def write_runs(folder: Path, number: int) -> list[Path]:
+    settings = "data: {{train_set: /home/somebody/data/of/the/project/{0}/annotations/train.json}}\n"
+    return [
+        write_run(folder / f"yolov8n-small-data-{k}", seed=k, settings=settings.format(k))
+        for k in range(number)
+    ]
+
+
+@pytest.fixture(scope="module")
+def ten_runs(folder: Path) -> Path:
+    return write_page(folder / "ten.html", *write_runs(folder / "ten", 10))
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_figures_of_many_runs_stay_on_one_line_and_their_tables_scroll_in_themselves(
+    browser: Browser, ten_runs: Path, width: int
+) -> None:
+    browser.open(ten_runs, width)
+    assert browser.run("document.documentElement.scrollWidth") == width
+    assert len(texts(browser, "#comparison .plain")) == 2
+    narrow = "[...document.querySelectorAll('.plain td')].filter((cell) => cell.offsetWidth < 90).length"
+    assert browser.run(narrow) == 0
+    figures = "[...document.querySelectorAll('#comparison .plain:first-of-type td')]"
+    height = f"Math.max(...{figures}.filter((cell) => /^[0-9.]+$/.test(cell.textContent))" + (
+        ".map((cell) => cell.offsetHeight))"
+    )
+    assert browser.run(height) < 45, "one line"
+    boxes = "[...document.querySelectorAll('#comparison .scroll')].map((n) => n.scrollWidth > n.clientWidth)"
+    assert browser.run(boxes) == [True] * 3
+    # What runs differ in, the ends of their names, is seen.
+    heads = texts(browser, "#comparison .scroll:nth-of-type(1) thead th .name")
+    assert [name[-1] for name in heads if name.startswith("yolo")][:10] == list("0123456789")
+    assert_calm(browser, ten_runs)
+
+
+def test_runs_that_are_equal_at_printed_precision_share_the_best_ap(browser: Browser, folder: Path) -> None:
+    def page_of(name: str, *maps: float) -> Path:
+        runs = [write_run(folder / name / f"run{k}", evaluated=False) for k in range(len(maps))]
+        for run, value in zip(runs, maps, strict=True):
+            summary = json.loads((run / "summary.json").read_text())
+            summary["best"]["map"] = value
+            (run / "summary.json").write_text(json.dumps(summary))
+        return write_page(folder / f"{name}.html", *runs)
+
+    cases = {
+        "apart": ((0.5126, 0.5124), "run0 has the best AP, 0.513: 0.001 ahead of run1."),
+        "both": ((0.5124, 0.5116, 0.4), "run0 and run1 share the best AP, 0.512."),
+        "many": ((0.5, 0.5004, 0.5003, 0.4996, 0.1), "run1 and 3 others share the best AP, 0.500."),
+    }
+    for name, (maps, said) in cases.items():
+        browser.open(page_of(name, *maps))
+        assert texts(browser, ".standfirst") == [said]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "long words " * 27])
+def test_a_class_or_run_with_a_very_long_name_does_not_spoil_the_page(
+    browser: Browser, folder: Path, name: str
+) -> None:
+    files = [noise_picture(folder / "long" / "a.jpg")]
+    run = write_run(folder / name[0] / (name[0] * 200), [name, "cat", f"{name}2"], files)
+    other = write_run(folder / name[0] / "other", [name, "cat", f"{name}2"], files, seed=1)
+    for pages in ((run,), (run, other)):
+        page = write_page(folder / f"{name[0]}{len(pages)}.html", *pages)
+        browser.open(page, 400)
+        assert browser.run("document.documentElement.scrollWidth") == 400
+        cells = (
+            "[...document.querySelectorAll('#classes tbody th .name, #comparison .sorted tbody th .name')]"
+        )
+        assert browser.run(f"Math.max(...{cells}.map((cell) => cell.offsetWidth))") <= 200
+        assert browser.run(f"{cells}.every((cell) => cell.title.startsWith(cell.textContent.trim()))")
+        wide = "[...document.querySelectorAll('select')].filter((n) => n.offsetWidth > 400 - 32).length"
+        assert browser.run(wide) == 0
+        # With a class chosen everywhere and a picture open, too.
+        browser.choose("#precision select", "1")
+        browser.choose("#gallery .choice:nth-child(1) select", "1")
+        browser.choose("#gallery .choice:nth-child(2) select", "")
+        browser.wait("document.querySelectorAll('#precision svg[tabindex]').length === 2")
+        browser.run("document.querySelector('#gallery .gallery button').click()")
+        assert browser.run("document.documentElement.scrollWidth") == 400
+        assert browser.run(
+            "(({scrollWidth, clientWidth}) => scrollWidth <= clientWidth)(document.querySelector('dialog'))"
+        )
+        assert_calm(browser, page)
+
+
+def test_a_validation_set_without_objects_is_said_on_the_page(browser: Browser, folder: Path) -> None:
+    run = write_run(folder / "empty", evaluated=False)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    rows = [row | {"map": -1.0, "map50": -1.0} if row["kind"] == "evaluation" else row for row in rows]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"best": {}, "map": -1.0}))
+    browser.open(write_page(folder / "empty.html", run))
+    assert texts(browser, ".figures strong")[:2] == ["n/a", "n/a"]
+    assert texts(browser, ".figures small")[:2] == ["no objects in the validation set"] * 2
+    assert texts(browser, "#training .lead") == ["There is no AP: no objects in the validation set."]
+    assert "no objects in the validation set" in texts(browser, "#training .absent")
+
+
+def test_diagnostics_of_other_weights_are_called_so_above_what_they_tell(
+    browser: Browser, folder: Path, run: Path
+) -> None:
+    said = "diagnostics.json is of other weights than best.safetensors has now"
+    page = folder / "doubt.html"
+    page.write_text(render_page([read_run(run) | {"doubt": said}]))
+    browser.open(page, 400)
+    assert said in texts(browser, "#run > .doubt:first-child")[0]
+    assert texts(browser, ".figures strong")[0] == "0.510", "the training's own, of its best epoch"
+    assert browser.run("document.documentElement.scrollWidth") == 400
+    page.write_text(render_page([read_run(run) | {"doubt": said}, read_run(run)]))
+    browser.open(page)
+    assert any(said in text for text in texts(browser, "#comparison .note"))
+
+
 def test_hostile_names_are_shown_as_they_are_and_do_nothing(browser: Browser, folder: Path) -> None:
     run = write_run(folder / "hostile", HOSTILE, [f"/nowhere/{name}" for name in HOSTILE])
     page = write_page(folder / "hostile.html", run)

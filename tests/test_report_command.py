@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
-from yoloflow.engine.diagnose import diagnose_result
+from yoloflow.engine.diagnose import diagnose_result, doubt_about
 from yoloflow.flow import evaluate_run, train
 from yoloflow.reporting import write_report
 from yoloflow.structures import YoloflowError
+from yoloflow.weights.files import load_weights, save_weights, sha256_of
 
 SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
 
@@ -54,9 +55,9 @@ def page_data(page: Path) -> dict[str, Any]:
 
 
 def without_times(content: dict[str, Any]) -> dict[str, Any]:
-    """Plain JSON, as a file gives it back, without what depends on the clock."""
+    """Plain JSON, as a file gives it back, without what depends on the clock or names the weights."""
     plain: dict[str, Any] = json.loads(json.dumps(content))
-    return {key: value for key, value in plain.items() if key != "speed"}
+    return {key: value for key, value in plain.items() if key not in ("speed", "weights")}
 
 
 def test_a_training_ends_with_diagnostics_of_its_best_weights_and_a_page(finished: Path) -> None:
@@ -155,6 +156,103 @@ def test_a_run_whose_data_are_gone_gives_a_page_that_says_so(
     assert "gone.json" in told["absent"]
     assert told["best"]["map"] is not None
     assert f"{again} is not evaluated" in caplog.text
+
+
+def other_weights(run: Path) -> None:
+    """The run's best weights as another training would leave them."""
+    path = run / "weights" / "best_ema.safetensors"
+    state = load_weights(path)
+    save_weights(path, {name: tensor * 1.5 for name, tensor in state.items()})
+
+
+def test_diagnostics_of_other_weights_are_made_anew(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(finished, again)
+    before = (again / "diagnostics.json").read_bytes()
+    write_report([again])
+    assert (again / "diagnostics.json").read_bytes() == before, "they are of these weights"
+    other_weights(again)
+    with caplog.at_level(logging.INFO):
+        (told,) = page_data(write_report([again]))["runs"]
+    assert "diagnostics.json is of other weights than best_ema.safetensors has now; evaluated" in caplog.text
+    found = json.loads((again / "diagnostics.json").read_text())
+    result = evaluate_run(str(again))
+    expected = without_times(diagnose_result(result, result.index, "best_ema.safetensors").to_json())
+    assert without_times(found) == expected
+    assert found["weights"]["sha256"] == sha256_of(again / "weights" / "best_ema.safetensors")
+    assert told["doubt"] is None
+    assert doubt_about(found, again) is None
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_diagnostics_of_other_weights_are_called_so_where_nothing_is_evaluated(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, has_data: bool
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(finished, again)
+    other_weights(again)
+    content = json.loads((again / "diagnostics.json").read_text())
+    content["stats"][0] = 0.999
+    (again / "diagnostics.json").write_text(json.dumps(content))
+    if not has_data:
+        config = (again / "config.yaml").read_text()
+        (again / "config.yaml").write_text(config.replace("val_set: ", "val_set: /gone"))
+    (told,) = page_data(write_report([again], evaluate=not has_data))["runs"]
+    said = "diagnostics.json is of other weights than best_ema.safetensors has now"
+    assert told["doubt"] == said
+    assert said in caplog.text
+    assert ("is not evaluated" in caplog.text) != has_data
+    summary = json.loads((again / "summary.json").read_text())
+    assert told["best"]["map"] == pytest.approx(summary["best"]["map"], abs=1e-4), "that of the best epoch"
+    assert told["best"]["intervals"] is None
+    assert told["diagnostics"]["stats"][0] == 0.999
+
+
+def test_diagnostics_that_do_not_say_of_which_weights_they_are_or_cannot_be_compared_are_in_doubt(
+    finished: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(finished, again)
+    content = json.loads((again / "diagnostics.json").read_text())
+    assert doubt_about(content, again) is None
+    unknown = {key: value for key, value in content.items() if key != "weights"}
+    assert doubt_about(unknown, again) == "diagnostics.json does not say of which weights it is"
+    (again / "weights" / "best_ema.safetensors").unlink()
+    said = "diagnostics.json is of best_ema.safetensors, and the weights to use are now best.safetensors"
+    assert doubt_about(content, again) == said
+    shutil.rmtree(again / "weights")
+    said = "diagnostics.json is of best_ema.safetensors, and the run has no weights to compare with"
+    assert doubt_about(content, again) == said
+    (told,) = page_data(write_report([again]))["runs"]
+    assert told["doubt"] == said
+    assert "no weights are there" in told["absent"]
+
+
+def test_a_validation_set_without_objects_has_no_ap_and_that_is_said(
+    scenes: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = json.loads(scenes[1].read_text()) | {"annotations": []}
+    empty = scenes[1].with_name("empty.json")
+    empty.write_text(json.dumps(content))
+    with caplog.at_level(logging.INFO):
+        run((scenes[0], empty), tmp_path, "epochs=1", "name=run")
+    folder = tmp_path / "run"
+    assert "epoch 1/1: AP n/a: no objects in the validation set  (" in caplog.text
+    (told,) = page_data(write_report([folder]))["runs"]
+    assert told["best"] == {
+        "map": None,
+        "map50": None,
+        "epoch": None,
+        "intervals": None,
+        "why": "no objects in the validation set",
+    }
+    assert told["curves"]["evaluations"]["map"] == [None]
+    assert told["diagnostics"]["stats"][0] == -1
+    done = CliRunner().invoke(app, ["watch", str(folder)])
+    assert "AP n/a: no objects in the validation set" in done.output
+    assert "-1.0" not in done.output + caplog.text
 
 
 def test_mistakes_are_named(finished: Path, tmp_path: Path) -> None:

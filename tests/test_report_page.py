@@ -79,6 +79,7 @@ def test_a_page_holds_curves_figures_diagnostics_pictures_and_settings(tmp_path:
         "map50": 0.81,
         "epoch": 3,
         "intervals": {"level": 0.95, "samples": 1000, "AP": [0.49, 0.55], "AP50": [0.77, 0.84]},
+        "why": None,
     }
     assert run["curves"]["stages"] == [{"stage": 0, "epoch": 0.0}, {"stage": 1, "epoch": 2.0}]
     assert list(run["curves"]["steps"]["losses"]) == ["loss", "lbox", "lcls"]
@@ -203,7 +204,7 @@ def test_a_run_that_has_just_begun_and_one_without_evaluation_give_a_page(tmp_pa
         (folder / name).unlink()
     (run,) = page_of(folder).data["runs"]
     assert run["data"] is None
-    assert run["best"] == {"map": None, "map50": None, "epoch": None, "intervals": None}
+    assert run["best"] == {"map": None, "map50": None, "epoch": None, "intervals": None, "why": None}
 
 
 def test_a_folder_that_is_no_run_and_a_damaged_file_are_named(tmp_path: Path) -> None:

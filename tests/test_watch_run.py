@@ -18,6 +18,7 @@ from rich.console import Console
 from toy_training import EPOCHS, STEPS_PER_EPOCH, toy_step, toy_trainer
 
 from yoloflow.engine.callbacks import MetricsFileCallback
+from yoloflow.report.curves import plot_curves
 from yoloflow.report.progress import RunFiles
 from yoloflow.report.terminal import RunView
 from yoloflow.report.text_plot import Curve, plot
@@ -165,6 +166,40 @@ def test_the_view_fits_every_terminal(
     if epochs_done == 7.3:
         assert any("best AP 0.500" in line for line in lines) or width < 60
         assert any("loss, smoothed" in line for line in lines) or height == 8
+
+
+def test_where_there_is_no_screen_nothing_is_cut_off(tmp_path: Path) -> None:
+    run = write_run(tmp_path / ("long-name-" * 12), 2.0)
+    names = ("lbox", "lobj", "lcls", "dfl", "lbox_auxiliary", "lcls_auxiliary", "dfl_auxiliary")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows[-2] |= dict.fromkeys(names, 0.12345)
+    rows.append({"kind": "loading", "epoch": 2, "waited_share": 0.37, "seconds": {}})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = rendered(RunView(RunFiles(run).read(end_of(run))), 100)
+    assert "37% of the time waiting for data" in lines, "on a line of its own"
+    text = "".join(lines)
+    assert str(run) in text
+    assert "running" in text
+    for name in names:
+        assert f"{name} 0.123" in " ".join(" ".join(lines).split())
+    assert "31.5 images/s" in " ".join(lines)
+    # A screen has room for one line only.
+    assert len(rendered(RunView(RunFiles(run).read(end_of(run)), 24), 100)) <= 24
+
+
+def test_a_validation_set_without_objects_is_said_instead_of_an_ap_of_minus_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 2.0)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["kind"] == "evaluation":
+            row |= {"map": -1.0, "map50": -1.0, "per_class": []}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    progress = RunFiles(run).read(end_of(run))
+    assert progress.best is None
+    text = "\n".join(rendered(RunView(progress), 100))
+    assert "AP n/a: no objects in the validation set  (epoch 2)" in text
+    assert "-1.0" not in text
+    plot_curves(run / "metrics.jsonl", tmp_path / "curves.png")
 
 
 def test_all_that_there_is_room_for_is_shown(tmp_path: Path) -> None:

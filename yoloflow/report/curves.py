@@ -59,7 +59,7 @@ class Metrics:
     def has_no_objects(self) -> bool:
         """Whether the newest evaluation found no object that could be found."""
         newest = self.evaluations[-1].get("map") if self.evaluations else None
-        return _is_number(newest) and newest < 0
+        return newest is not None and _is_number(newest) and newest < 0
 
     def epochs_at(self, records: Sequence[Mapping[str, Any]]) -> list[float]:
         """Where records lie on the axis of epochs done: 1.5 is the middle of the second epoch."""
@@ -87,7 +87,8 @@ class Metrics:
 
 def has_ap(figures: Mapping[str, Any]) -> bool:
     """Whether `map` and `map50` are figures; COCO's -1 says that there was no object."""
-    return all(_is_number(value) and value >= 0 for value in (figures.get("map"), figures.get("map50")))
+    values = (figures.get(key, -1.0) for key in ("map", "map50"))
+    return all(_is_number(value) and value >= 0 for value in values)
 
 
 def read_metrics(path: str | Path, *, is_growing: bool = False) -> Metrics:

@@ -65,8 +65,8 @@ def wrong_places(content: object, form: object, place: str = "the content") -> I
 
     Args:
         content: plain data.
-        form: a type or `NUMBER`; a list with the form of each item; or the keys of an object with their forms,
-            where a key that ends in "?" may be absent or null. Keys of an object that are not named are free.
+        form: a type or `NUMBER`; a list with the form of each item; or the keys of an object with their
+            forms, where a key that ends in "?" may be absent or null. Keys that are not named are free.
         place: words for the content.
     """
     if isinstance(form, dict):
@@ -78,7 +78,7 @@ def wrong_places(content: object, form: object, place: str = "the content") -> I
         for number, item in enumerate(content):
             yield from wrong_places(item, form[0], f"{place}[{number}]")
     elif not isinstance(content, form) or isinstance(content, bool):  # type: ignore[arg-type]
-        yield f"{place} should be {_WORDS[form]}"  # type: ignore[index]
+        yield f"{place} should be {_WORDS[form]}"
 
 
 def _wrong_keys(content: object, form: Mapping[str, object], place: str) -> Iterator[str]:

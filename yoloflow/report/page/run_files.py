@@ -41,8 +41,8 @@ def read_run(folder: str | Path) -> dict[str, Any]:
 
     Returns:
         plain data: `name`, `path`, `finished`, `ended` (ISO time), `names`, `config` (text), `settings`
-        (dotted keys), `summary`, `curves`, `data`, `diagnostics`; None for what is not there. `doubt` is None:
-        who can compare the diagnostics with the weights says there why they may be of others.
+        (dotted keys), `summary`, `curves`, `data`, `diagnostics`; None for what is not there. `doubt` is
+        None; who can compare the diagnostics with the weights says there why they may be of others.
 
     Raises:
         YoloflowError: it is no run folder, or a file in it is damaged.
