@@ -1,4 +1,4 @@
-"""Damaged files of a run: each mistake names its file and says what to do, and no command ends in a traceback."""
+"""Damaged files of a run: the message names the file and what to do, and nothing ends in a traceback."""
 
 import json
 from pathlib import Path
