@@ -23,7 +23,7 @@ from yoloflow.data.transforms import create_transforms
 from yoloflow.data.transforms.pipeline import Pipeline
 from yoloflow.engine.run_folder import find_weights, names_of_run
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
-from yoloflow.models import Network, create_model, load_pretrain
+from yoloflow.models import Network, create_model, load_pretrain, predict_images, prepare_for_inference
 from yoloflow.runtime import select_device
 from yoloflow.structures import (
     Detections,
@@ -68,7 +68,7 @@ class Detector:
     """A network, its classes and how it wants to see a picture; `Detector.load` makes one of a run.
 
     Attributes:
-        network: fused, in eval mode, on its device.
+        network: made ready to predict (`prepare_for_inference`), on its device.
         names: class names in class order.
         img_size: longer side of its input in pixels.
         transforms: as in evaluation; they bring a picture to the input size.
@@ -107,7 +107,7 @@ class Detector:
             raise YoloflowError(f"img_size={size}: must be a multiple of {max(network.stride)}")
         rows = config.data.test_transforms or [{"func_name": "letterbox"}]
         transforms = create_transforms(rows, "test_transforms")
-        network = network.to(select_device(device)).fuse()
+        network = prepare_for_inference(network.to(select_device(device)))
         return cls(network, names, size, transforms, config.data.test_shrink, config.data.test_rect)
 
     def __call__(
@@ -220,7 +220,7 @@ class Detector:
         """Detections of prepared pictures of one shape."""
         pixels = np.stack([sample.image[..., ::-1].transpose(2, 0, 1) for sample in samples])
         device = next(self.network.parameters()).device
-        decoded, _ = self.network(torch.from_numpy(pixels).to(device))
+        decoded = predict_images(self.network, torch.from_numpy(pixels).to(device))
         kind = self.network.output_kind
         found = non_max_suppression(
             decoded,
