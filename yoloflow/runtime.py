@@ -9,17 +9,19 @@ import logging
 import os
 import random
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
+from uuid import uuid4
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from yoloflow.structures import YoloflowError, nearest_names
@@ -101,7 +103,7 @@ def init_ranks(
     if ranks.rank_size > 1 and not dist.is_initialized():
         dist.init_process_group(
             dist.get_default_backend_for_device(device),
-            store=_meeting_place(timedelta(seconds=timeout_s)),
+            store=_meeting_place(ranks, timedelta(seconds=timeout_s)),
             rank=ranks.rank,
             world_size=ranks.rank_size,
             timeout=timedelta(seconds=timeout_s),
@@ -110,14 +112,52 @@ def init_ranks(
     return ranks, device
 
 
-def _meeting_place(timeout: timedelta) -> PrefixStore:
-    """Where the processes find each other: torchrun's own store, a part of it for each start of the ranks.
+def _meeting_place(ranks: Ranks, timeout: timedelta) -> PrefixStore:
+    """Where the processes find each other: a part of torchrun's store that those started together share.
 
-    Without parts, ranks that torchrun has started again find the addresses of the dead ones there and wait
-    for them (pytorch/pytorch issue 135712).
+    torchrun keeps one store while it starts ranks again. Without parts they find the addresses of the dead
+    ones and wait for them, and the parts that torchrun itself has do not help: machines count the starts
+    differently (pytorch/pytorch issue 135712).
     """
-    store, _, _ = next(rendezvous("env://", timeout=timeout))
-    return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+    except dist.DistError as error:
+        raise YoloflowError(
+            f"rank {ranks.rank}: the ranks' meeting place cannot be used ({error})"
+        ) from error
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    return PrefixStore(_name_of_start(store, ranks, timeout), store)
+
+
+def _name_of_start(store: Store, ranks: Ranks, timeout: timedelta) -> str:
+    """A name that the processes started together share, and no others.
+
+    Each rank leaves a word that nobody had before. The first answers every word it finds, be it of a dead
+    rank, with its own, which is the name, until all ranks have taken it.
+
+    Raises:
+        YoloflowError: not all ranks come in time.
+    """
+    own, limit = uuid4().hex, f"within {timeout.total_seconds():g} seconds (rank_timeout)"
+    if not ranks.is_main:
+        store.set(f"word of rank {ranks.rank}", own)
+        try:
+            name = str(store.get(f"answer to {own}"), "ascii")
+        except dist.DistStoreError as error:
+            raise YoloflowError(f"rank {ranks.rank}: rank 0 did not answer {limit}") from error
+        store.set(f"{name} taken by rank {ranks.rank}", "")
+        return name
+    missing, deadline = list(range(1, ranks.rank_size)), time.monotonic() + timeout.total_seconds()
+    while missing := [rank for rank in missing if not store.check([f"{own} taken by rank {rank}"])]:
+        if time.monotonic() > deadline:
+            numbers = ", ".join(map(str, missing))
+            raise YoloflowError(f"of {ranks.rank_size} ranks these did not come {limit}: {numbers}")
+        for word in (f"word of rank {rank}" for rank in missing):
+            if store.check([word]):
+                store.set(f"answer to {str(store.get(word), 'ascii')}", own)
+        time.sleep(0.02)
+    return own
 
 
 def can_pin_memory() -> bool:
