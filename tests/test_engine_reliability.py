@@ -20,7 +20,7 @@ from yoloflow.data.digits import SceneRecipe, digits_dataset
 SCRIPT = Path(__file__).with_name("dying_training.py")
 SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
 # What tells the time or the checkout, and the sum of a manifest that does.
-TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds", "git_commit", "sum", "time"}
+TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds", "git_commit", "sum", "time", "taken"}
 
 
 def in_full(value: object) -> Any:
@@ -247,6 +247,31 @@ def test_a_run_that_is_asked_to_stop_saves_at_once_and_goes_on_with_the_same_byt
     assert states
     assert not (trainings.folder / name / "summary.json").exists()
     assert_resumes(trainings, name, whole[0])
+
+
+def test_a_run_that_goes_on_otherwise_than_it_began_is_refused_and_left_as_it_is(
+    trainings: Trainings,
+) -> None:
+    assert trainings.run("other", "_begin_epoch:4", signal.SIGTERM)[0] == 128 + signal.SIGTERM
+    run = trainings.folder / "other"
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    fewer = SceneRecipe(num_train=16, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
+    data = digits_dataset("train", fewer, trainings.folder / "fewer")
+    for setting, complaint in (
+        ("per_batch_size=4", "images of a step: 8 when the state was written, 4 now"),
+        (f"data.train_set={data}", "training set: 24 images (sum "),
+        ("network.width_multiple=0.25", "misshaped"),
+        ("epochs=2", "epochs: the state is that of step 10, this training has 6"),
+    ):
+        process = Trainings(trainings.folder, setting).start("other")
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 1
+        assert complaint in errors
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+    process = trainings.start("other", ranks=2)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert (run / "summary.json").exists()
 
 
 def test_a_full_disk_costs_no_good_state(trainings: Trainings, whole: tuple[dict[str, Any], int]) -> None:

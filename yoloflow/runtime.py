@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -267,6 +268,33 @@ def set_determinism(level: str) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = is_bitwise
     torch.backends.cudnn.benchmark = level == "none"
+
+
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """All global random generators of this process, by name: torch's, the device's, NumPy's and Python's."""
+    state = {"torch": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(device)
+    _, keys, *rest = np.random.get_state()  # noqa: NPY002  third-party code may draw from it
+    state["numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+    state["numpy_rest"] = torch.tensor(rest, dtype=torch.float64)
+    version, words, following = random.getstate()
+    state["python"] = torch.tensor([version, *words])
+    state["python_rest"] = torch.tensor([np.nan if following is None else following], dtype=torch.float64)
+    return state
+
+
+def set_rng_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Go on drawing where `rng_state` was taken; a generator of another kind of device is left as it is."""
+    torch.set_rng_state(state["torch"].cpu())
+    if device.type in state:
+        torch.get_device_module(device).set_rng_state(state[device.type].cpu(), device)
+    position, has_normal, normal = state["numpy_rest"].tolist()
+    keys = state["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_normal), normal))  # noqa: NPY002
+    version, *words = state["python"].tolist()
+    following = state["python_rest"].item()
+    random.setstate((version, tuple(words), None if np.isnan(following) else following))
 
 
 def seed_everything(seed: int) -> None:
