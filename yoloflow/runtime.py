@@ -10,7 +10,8 @@ import os
 import random
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
@@ -226,8 +227,29 @@ def gather_over_ranks(value: T) -> list[T]:
 
 
 def count_ranks() -> int:
-    """Processes that have joined the group; 1 without one."""
+    """Processes that have joined the group; 1 without one, and within `alone`."""
+    if _Talk.is_off:
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _Talk:
+    """Whether processes talk: one flag for all threads, since backward recomputes in threads of its own."""
+
+    is_off = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A block in which this process sums and gathers over itself, and so waits for no other.
+
+    It is for what one rank may fail at while the others go on. Compiled code heeds it: torch compiles anew.
+    """
+    before, _Talk.is_off = _Talk.is_off, True
+    try:
+        yield
+    finally:
+        _Talk.is_off = before
 
 
 def leave_ranks() -> None:
