@@ -7,6 +7,7 @@ import ctypes
 import gc
 import logging
 import os
+import platform
 import random
 import sys
 import time
@@ -159,6 +160,13 @@ def _name_of_start(store: Store, ranks: Ranks, timeout: timedelta) -> str:
                 store.set(f"answer to {str(store.get(word), 'ascii')}", own)
         time.sleep(0.02)
     return own
+
+
+def device_name(device: torch.device) -> str:
+    """A device in words: its kind, and the model where torch tells it (it does so for CUDA alone)."""
+    if device.type == "cuda":
+        return f"{device.type} ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
 def can_pin_memory() -> bool:
