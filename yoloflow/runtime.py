@@ -272,6 +272,20 @@ def leave_ranks() -> None:
         dist.destroy_process_group()
 
 
+def require_jit_backend(name: str) -> None:
+    """Refuse a back end of `torch.compile` that there is not here.
+
+    Args:
+        name: any that torch lists; those for debugging are taken too, but not named.
+
+    Raises:
+        YoloflowError: there is none of that name.
+    """
+    if name not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(torch.compiler.list_backends())
+        raise YoloflowError(f"jit_backend={name}: torch.compile has no such back end here; known: {known}")
+
+
 def set_determinism(level: str) -> None:
     """State how much of a training a second one repeats; call it before anything runs on the device.
 
