@@ -7,11 +7,12 @@ import ctypes
 import gc
 import logging
 import os
+import platform
 import random
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
@@ -161,6 +162,13 @@ def _name_of_start(store: Store, ranks: Ranks, timeout: timedelta) -> str:
     return own
 
 
+def device_name(device: torch.device) -> str:
+    """A device in words: its kind, and the model where torch tells it (it does so for CUDA alone)."""
+    if device.type == "cuda":
+        return f"{device.type} ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({platform.processor() or platform.machine()})"
+
+
 def can_pin_memory() -> bool:
     """Whether page-locked memory makes the way to the accelerator faster (torch has it for CUDA alone)."""
     return torch.cuda.is_available()
@@ -227,8 +235,29 @@ def gather_over_ranks(value: T) -> list[T]:
 
 
 def count_ranks() -> int:
-    """Processes that have joined the group; 1 without one."""
+    """Processes that have joined the group; 1 without one, and within `alone`."""
+    if _Talk.is_off:
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _Talk:
+    """Whether processes talk: one flag for all threads, since backward recomputes in threads of its own."""
+
+    is_off = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A block in which this process sums and gathers over itself, and so waits for no other.
+
+    It is for what one rank may fail at while the others go on. Compiled code heeds it: torch compiles anew.
+    """
+    before, _Talk.is_off = _Talk.is_off, True
+    try:
+        yield
+    finally:
+        _Talk.is_off = before
 
 
 def leave_ranks() -> None:
@@ -241,6 +270,20 @@ def leave_ranks() -> None:
         # A train step that is kept by a cycle of references keeps the group and its threads.
         gc.collect()
         dist.destroy_process_group()
+
+
+def require_jit_backend(name: str) -> None:
+    """Refuse a back end of `torch.compile` that there is not here.
+
+    Args:
+        name: any that torch lists; those for debugging are taken too, but not named.
+
+    Raises:
+        YoloflowError: there is none of that name.
+    """
+    if name not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(torch.compiler.list_backends())
+        raise YoloflowError(f"jit_backend={name}: torch.compile has no such back end here; known: {known}")
 
 
 def set_determinism(level: str) -> None:

@@ -16,7 +16,7 @@ from yoloflow.config.section import Count, NotNegative, Row, Section, Share, Wor
 from yoloflow.data.stage_loaders import LoaderOptions
 from yoloflow.data.stages import Stage
 from yoloflow.optim.settings import OptimizerSettings, RunLength
-from yoloflow.runtime import Determinism
+from yoloflow.runtime import Determinism, require_jit_backend
 from yoloflow.structures import DatasetIndex
 
 
@@ -342,7 +342,11 @@ class Config(Section):
         Args:
             rank_size: devices that train together.
             reduction: of the loss.
+
+        Raises:
+            YoloflowError: torch has no such `jit_backend` here.
         """
+        require_jit_backend(self.jit_backend)
         accumulate = self.micro_batches_per_update(rank_size)
         ratio = rank_size if reduction == "sum" else 1 / accumulate
         return {

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from yoloflow.engine.callbacks import RunContext
+from yoloflow.runtime import device_name
 
 
 @dataclass(slots=True)
@@ -77,13 +78,6 @@ def run_summary(context: RunContext, taken: TrainingTime) -> dict[str, Any]:
         "platform": platform.platform(),
         "git_commit": _git_commit(),
     }
-
-
-def device_name(device: torch.device) -> str:
-    """A device in words: its kind, and the model where torch knows it."""
-    if device.type == "cuda":
-        return f"{device.type} ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
 def _installed_version() -> str | None:
