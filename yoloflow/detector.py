@@ -116,7 +116,7 @@ class Detector:
         *,
         conf_thres: float = 0.25,
         iou_thres: float = 0.7,
-        classes: Sequence[str | int] | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
         batch_size: int = 8,
     ) -> list[Detections]:
         """The detections in each of the pictures, boxes in its own pixels.
@@ -125,7 +125,7 @@ class Detector:
             pictures: one or several: files, or (H, W, 3) uint8 BGR pixels, of any sizes.
             conf_thres: scores must be above it.
             iou_thres: largest IoU of two detections of a class.
-            classes: names or numbers of the classes to report; all by default.
+            classes: name or number of the class to report, or several; all by default.
             batch_size: pictures that go through the network together.
 
         Raises:
@@ -142,7 +142,7 @@ class Detector:
         *,
         conf_thres: float = 0.25,
         iou_thres: float = 0.7,
-        classes: Sequence[str | int] | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
         batch_size: int = 8,
         problems: list[Problem] | None = None,
     ) -> Iterator[tuple[Frame, Detections]]:
@@ -154,7 +154,7 @@ class Detector:
             sources: what `yoloflow predict` takes: files, folders, patterns, `camera:0`, `-`.
             conf_thres: scores must be above it.
             iou_thres: largest IoU of two detections of a class.
-            classes: names or numbers of the classes to report; all by default.
+            classes: name or number of the class to report, or several; all by default.
             batch_size: pictures that go through the network together.
             problems: takes what could not be read.
 
@@ -166,7 +166,7 @@ class Detector:
         frames = read_frames(opened, [] if problems is None else problems, ahead=2 * batch_size)
         return self.detect_all(frames, settings, batch_size)
 
-    def class_numbers(self, classes: Sequence[str | int] | None) -> tuple[int, ...] | None:
+    def class_numbers(self, classes: str | int | Sequence[str | int] | None) -> tuple[int, ...] | None:
         """Numbers of classes given by name or number; a name that looks like a number is a name first.
 
         Raises:
@@ -175,7 +175,7 @@ class Detector:
         if classes is None:
             return None
         numbers = []
-        for given in classes:
+        for given in [classes] if isinstance(classes, str | int) else classes:
             if isinstance(given, str) and given in self.names:
                 numbers.append(self.names.index(given))
             elif str(given).isdecimal() and int(given) < len(self.names):

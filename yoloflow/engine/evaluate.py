@@ -262,6 +262,14 @@ def _to_original(rows: list[Tensor], batch: Batch) -> list[Detections]:
     return detections
 
 
+def _write_json(path: Path, content: object) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(content).encode())
+    except OSError as error:
+        raise YoloflowError(f"{path}: the detections cannot be written there ({error.strerror})") from error
+
+
 def _conclude(
     part: _RankPart,
     index: DatasetIndex,
@@ -280,7 +288,7 @@ def _conclude(
         logger.warning("%d of %d images evaluated: the loader gives no others", len(detections), len(index))
     results = result_array(detections, index)
     if save_json is not None and synchronizer.is_main:
-        write_atomically(save_json, json.dumps(result_rows(results)).encode())
+        _write_json(Path(save_json), result_rows(results))
     image_ids = index.image_ids[list(detections)].tolist()
     coco = evaluate_coco(ground_truth_of(index), results, image_ids)
     slowest = {name: max(other.seconds[name] for other in parts) for name in part.seconds}
