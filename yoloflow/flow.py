@@ -29,6 +29,7 @@ from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
 from yoloflow.engine.exported import EXPORT_SUFFIX, ExportedNetwork
 from yoloflow.engine.precision import Precision
 from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights, names_of_run
+from yoloflow.engine.run_lock import claims
 from yoloflow.engine.stop import StopRequest
 from yoloflow.engine.train_step import (
     StepOptions,
@@ -48,6 +49,7 @@ from yoloflow.structures import DatasetIndex
 logger = logging.getLogger("yoloflow")
 
 
+@claims()
 @naming_waits("preparing to train")
 def train(config: Config) -> dict[str, Any]:
     """Train and evaluate as `config` says.
@@ -64,8 +66,7 @@ def train(config: Config) -> dict[str, Any]:
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
     run = choose_run(config.save_dir, config.name, config.recipe or "run", config.resume, ranks)
     if run.finished_summary is not None:
-        logger.info("%s is finished: nothing is left to train", run.path)
-        return run.finished_summary
+        return _say_finished(run, run.finished_summary, config, ranks)
     sets = _read_sets(config, ranks)
     class_names = sets["train_set"].names
     set_determinism(config.determinism)
@@ -205,15 +206,35 @@ def _begin_run(run: RunFolder, config: Config, sets: Mapping[str, DatasetIndex],
     """Make the run folder (rank 0), now that nothing of settings, data and state can be refused any more."""
     if not ranks.is_main:
         return
-    if run.resumed:
-        before = load_config(run.path)
-        changed = [key for key in Config.model_fields if getattr(before, key) != getattr(config, key)]
-        if changed := [key for key in changed if key != "resume"]:
-            logger.warning(
-                "%s: goes on with other settings than it began with: %s", run.path, ", ".join(changed)
-            )
+    if run.resumed and (changed := _changed_settings(run, config)):
+        logger.warning("%s: goes on with other settings than it began with: %s", run.path, ", ".join(changed))
     report = {key: problems_report(index) for key, index in sets.items()}
-    run.create(dump_config(config), sets["train_set"].names, report)
+    named = config.model_copy(update={"name": run.path.name})
+    run.create(dump_config(named), sets["train_set"].names, report)
+
+
+def _say_finished(run: RunFolder, summary: dict[str, Any], config: Config, ranks: Ranks) -> dict[str, Any]:
+    """The summary of a run that is resumed but finished."""
+    if ranks.is_main:
+        logger.info("%s is finished: nothing is left to train", run.path)
+        if changed := _changed_settings(run, config):
+            logger.warning(
+                "%s: these settings are not those it was trained with: %s. A finished run is not trained "
+                "further: begin another with name=... (and weight=FILE, one of those in %s)",
+                *(run.path, ", ".join(changed), run.weights),
+            )
+    return summary
+
+
+def _changed_settings(run: RunFolder, config: Config) -> list[str]:
+    """The settings, by their top-level keys, that differ from those in a run folder."""
+    before = load_config(run.path)
+    where = {"resume", "name", "save_dir"}
+    return [
+        key
+        for key in Config.model_fields
+        if key not in where and getattr(before, key) != getattr(config, key)
+    ]
 
 
 def _identity(config: Config, index: DatasetIndex, ranks: Ranks) -> dict[str, Any]:

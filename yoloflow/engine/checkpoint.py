@@ -142,6 +142,23 @@ def newest_step(folder: Path) -> int | None:
     return next((_step_of(path) for path in _manifests(folder)), None)
 
 
+def remove_leftovers(run: Path, weights: Path) -> int:
+    """Remove what killed processes were writing: partial files, and tensors whose state was never completed.
+
+    Args:
+        run: the run folder, in which no other process writes.
+        weights: its folder of states.
+
+    Returns:
+        how many files.
+    """
+    tensors = [path for path in weights.glob("state-*.safetensors") if not path.with_suffix(".json").exists()]
+    leftovers = [*run.rglob(".*.partial"), *tensors]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
 def set_aside_newer(folder: Path, step: int) -> None:
     """Rename the states after a step, which must not count, to `*.damaged`.
 

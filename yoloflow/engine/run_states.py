@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from yoloflow.engine.callbacks import BaseCallback, RunContext
-from yoloflow.engine.checkpoint import StateWriter, TrainingState, load_newest_state, set_aside_newer
+from yoloflow.engine.checkpoint import (
+    StateWriter,
+    TrainingState,
+    load_newest_state,
+    remove_leftovers,
+    set_aside_newer,
+)
 from yoloflow.engine.run_summary import TrainingTime
 from yoloflow.engine.sentinel import Sentinel
 from yoloflow.runtime import gather_over_ranks, rng_state, set_rng_state
@@ -98,7 +104,11 @@ class RunStates:
         else:
             self._take_up(state)
         self._require_one_step()
-        if state is not None and context.ranks.is_main:
+        if not context.ranks.is_main:
+            return
+        if removed := remove_leftovers(context.run.path, context.run.weights):
+            logger.info("%s: %d unfinished files of a killed process removed", context.run.path, removed)
+        if state is not None:
             set_aside_newer(context.run.weights, context.step)
             logger.info("resumed %s at step %d", context.run.path, context.step)
 

@@ -167,6 +167,8 @@ def read_json(path: str | Path, object_hook: Callable[[dict[str, Any]], Any] | N
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise YoloflowError(f"{path}: is not JSON ({error.msg} at {place})") from error
+    except (ValueError, RecursionError) as error:  # a number too long, lists too deep
+        raise YoloflowError(f"{path}: is not JSON that can be read ({error})") from error
 
 
 def _read_detections_fast(path: Path, truth: GroundTruth) -> hotcoco.COCO | None:
