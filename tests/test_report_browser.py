@@ -233,6 +233,41 @@ def test_the_theme_can_be_turned(browser: Browser, page: Path) -> None:
     assert texts(browser, ".theme") == ["Light"]
 
 
+@pytest.fixture(scope="module")
+def ten_runs(folder: Path) -> Path:
+    names = ["cat", "x" * 300]
+    runs = []
+    for k in range(10):
+        settings = f"weight: /a/path/without/an/end/{'of/folders/' * 5}run{k}/best_ema.safetensors\n"
+        runs.append(write_run(folder / f"run{k}", names, seed=k, settings=settings))
+    return write_page(folder / "ten.html", *runs)
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_ten_runs_and_names_without_end_stay_readable(browser: Browser, ten_runs: Path, width: int) -> None:
+    browser.open(ten_runs, width)
+    assert browser.run("document.documentElement.scrollWidth") == width
+    assert "run0 and 9 others share the best AP, 0.520." in texts(browser, "header p")
+    line = browser.run(
+        "parseFloat(getComputedStyle(document.querySelector('#comparison .plain td')).lineHeight)"
+    )
+    figures = "[...document.querySelectorAll('#comparison .plain:nth-of-type(1) tbody tr:first-child td')]"
+    assert browser.run(f"Math.max(...{figures}.map((cell) => cell.clientHeight))") < 2 * (line or 20) + 16
+    assert browser.run(f"Math.min(...{figures}.map((cell) => cell.clientWidth))") >= 60
+    names = "[...document.querySelectorAll('.sorted tbody th')].filter((cell) => cell.title)"
+    assert browser.run(f"{names}.length") >= 1
+    assert browser.run(f"Math.max(...{names}.map((cell) => cell.clientWidth))") <= max(0.4 * width + 20, 320)
+    assert_calm(browser, ten_runs)
+
+
+def test_diagnostics_of_other_weights_are_remarked_on(browser: Browser, folder: Path, run: Path) -> None:
+    page = folder / "stale.html"
+    page.write_text(render_page([read_run(run) | {"remark": "they are of other weights"}]), encoding="utf-8")
+    browser.open(page)
+    assert texts(browser, "header .beware") == ["Beware: they are of other weights."]
+    assert "Best epoch–of 3" in texts(browser, "header .figures > div")
+
+
 def test_runs_side_by_side_share_curves_and_have_a_tab_each(browser: Browser, two_runs: Path) -> None:
     browser.open(two_runs)
     assert texts(browser, "#comparison .plain:nth-of-type(1) thead th")[1:3] == ["pets", "killed"]

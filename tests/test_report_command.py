@@ -54,9 +54,9 @@ def page_data(page: Path) -> dict[str, Any]:
 
 
 def without_times(content: dict[str, Any]) -> dict[str, Any]:
-    """Plain JSON, as a file gives it back, without what depends on the clock."""
+    """Plain JSON, as a file gives it back, without the clock's figures and the sum of the weights."""
     plain: dict[str, Any] = json.loads(json.dumps(content))
-    return {key: value for key, value in plain.items() if key != "speed"}
+    return {key: value for key, value in plain.items() if key not in ("speed", "weights_sha256")}
 
 
 def test_a_training_ends_with_diagnostics_of_its_best_weights_and_a_page(finished: Path) -> None:
@@ -126,6 +126,26 @@ def test_the_command_evaluates_runs_that_have_no_diagnostics_and_keeps_them(
     assert data["settings"] == []
     first, second = (json.loads((folder / "diagnostics.json").read_text()) for folder in (finished, again))
     assert without_times(first) == without_times(second)
+
+
+def test_diagnostics_of_other_weights_are_made_anew_or_named(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(finished, again)
+    own = json.loads((again / "diagnostics.json").read_text())
+    assert write_report([again])
+    assert "other weights" not in caplog.text
+    stale = json.dumps({**own, "weights_sha256": "0" * 64, "stats": [0.99] * 12})
+    (again / "diagnostics.json").write_text(stale)
+    (told,) = page_data(write_report([again], evaluate=False))["runs"]
+    assert told["remark"].startswith("the diagnostics are of other weights")
+    assert told["best"]["epoch"] is None
+    assert f"{again}: the diagnostics are of other weights" in caplog.text
+    (told,) = page_data(write_report([again]))["runs"]
+    assert told["remark"] is None
+    assert told["best"]["epoch"] is not None
+    assert without_times(json.loads((again / "diagnostics.json").read_text())) == without_times(own)
 
 
 def test_the_command_can_leave_the_evaluation_out(finished: Path, tmp_path: Path) -> None:

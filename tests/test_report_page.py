@@ -213,6 +213,27 @@ def test_a_folder_that_is_no_run_and_a_damaged_file_are_named(tmp_path: Path) ->
     (folder / "diagnostics.json").write_text('{"schema": 1,')
     with pytest.raises(YoloflowError, match=r"diagnostics\.json: no valid JSON"):
         read_run(folder)
+    for content, complaint in (
+        ("{}", r"no diagnostics of this version of yoloflow \(without classes\); remove the file"),
+        (
+            '{"schema": 2, "stats": [], "num_images": 1, "classes": [], "images": []}',
+            "no diagnostics of this",
+        ),
+        ("[]", "holds no dict; restore the file, or remove it"),
+        ("[" * 100_000, "no valid JSON"),
+    ):
+        (folder / "diagnostics.json").write_text(content)
+        with pytest.raises(YoloflowError, match=rf"diagnostics\.json: {complaint}"):
+            read_run(folder)
+
+
+def test_a_set_without_objects_has_no_curve_of_ap(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "empty", evaluated=False)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [row | {"map": -1.0, "map50": -1.0} if row["kind"] == "evaluation" else row for row in lines]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run,) = page_of(folder).data["runs"]
+    assert run["curves"]["evaluations"]["map"] == [None] * 3
 
 
 def test_settings_that_differ_are_found_at_any_depth(tmp_path: Path) -> None:

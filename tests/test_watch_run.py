@@ -18,6 +18,7 @@ from rich.console import Console
 from toy_training import EPOCHS, STEPS_PER_EPOCH, toy_step, toy_trainer
 
 from yoloflow.engine.callbacks import MetricsFileCallback
+from yoloflow.report.curves import plot_curves
 from yoloflow.report.progress import RunFiles
 from yoloflow.report.terminal import RunView
 from yoloflow.report.text_plot import Curve, plot
@@ -81,6 +82,45 @@ def test_progress_and_time_left_follow_from_the_records(tmp_path: Path) -> None:
     assert RunFiles(run).read(end_of(run) + 20).seconds_left == pytest.approx(progress.seconds_left - 20)
     assert progress.best is not None
     assert (progress.best["epoch"], progress.best["map"]) == (3, 0.5)
+
+
+def test_what_is_wrong_with_the_loading_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 4.5)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    parts = {f"a loss with a long name {k}": 0.5 for k in range(4)}
+    rows = [row | parts if row["kind"] == "step" else row for row in rows]
+    rows.append({"kind": "loading", "epoch": 4, "step": 40, "waited_share": 0.42, "seconds": {}})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for height in (None, 30):
+        lines = rendered(RunView(RunFiles(run).read(), height), 100, height)
+        assert "42% of the time waiting for data" in [line.strip() for line in lines]
+        assert height is None or len(lines) <= height
+
+
+def test_a_set_without_objects_has_no_ap(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 4.5)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row | {"map": -1.0, "map50": -1.0} if row["kind"] == "evaluation" else row for row in rows]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    progress = RunFiles(run).read()
+    assert progress.best is None
+    text = "\n".join(rendered(RunView(progress), 100))
+    assert "no objects in the validation set" in text
+    assert "AP -" not in text
+    plot_curves(run / "metrics.jsonl", tmp_path / "curves.png")
+
+
+def test_records_without_step_or_epoch_are_left_out_with_their_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = write_run(tmp_path / "run", 2.0)
+    whole = RunFiles(run).read(end_of(run)).metrics
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(
+            '{"kind": "step", "loss": 1}\n{"kind": "evaluation", "epoch": 3, "step": null}\n{"kind": 3}\n'
+        )
+    assert RunFiles(run).read().metrics == whole
+    assert "metrics.jsonl:24: without epoch or step, left out" in caplog.text
 
 
 def test_the_callbacks_own_file_says_how_long_an_epoch_is_from_the_first_line_on(tmp_path: Path) -> None:
@@ -286,7 +326,9 @@ def test_the_screen_follows_the_run_and_ends_with_it(tmp_path: Path) -> None:
     write_run(run, 3.5)
     terminal.read_until("epoch 3.5/10")
     write_run(run, 10)
-    (run / "summary.json").write_text('{"wall_seconds": 4000}')
+    # In one move, as a training writes it: the command may be reading just now.
+    (tmp_path / "summary.json").write_text('{"wall_seconds": 4000}')
+    (tmp_path / "summary.json").rename(run / "summary.json")
     terminal.read_until("finished in 67 min")
     assert terminal.exit_code() == 0
 

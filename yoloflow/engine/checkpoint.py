@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.files import load_weights, save_weights, write_atomically
+from yoloflow.weights.files import load_weights, save_weights, sha256_of, write_atomically
 
 logger = logging.getLogger("yoloflow")
 
@@ -50,7 +50,7 @@ def save_state(folder: Path, step: int, state: TrainingState, keep_latest: int =
     """
     tensors_path = folder / f"state-{step:08d}.safetensors"
     save_weights(tensors_path, state.tensors)
-    manifest = {"schema": SCHEMA, "step": step, "sha256": _sha256(tensors_path), "numbers": state.numbers}
+    manifest = {"schema": SCHEMA, "step": step, "sha256": sha256_of(tensors_path), "numbers": state.numbers}
     manifest["sum"] = _sum(manifest)
     manifest_path = tensors_path.with_suffix(".json")
     write_atomically(manifest_path, json.dumps(manifest, indent=1).encode())
@@ -214,7 +214,7 @@ def _load(manifest_path: Path) -> TrainingState:
     if manifest_path.stem != f"state-{manifest['step']:08d}":
         raise ValueError(f"it is the state of step {manifest['step']}")
     tensors_path = manifest_path.with_suffix(".safetensors")
-    if not tensors_path.exists() or _sha256(tensors_path) != manifest["sha256"]:
+    if not tensors_path.exists() or sha256_of(tensors_path) != manifest["sha256"]:
         raise ValueError("its tensors file is missing or has changed")
     return TrainingState(load_weights(tensors_path), manifest["numbers"])
 
@@ -233,8 +233,3 @@ def _manifests(folder: Path) -> list[Path]:
 def _step_of(manifest_path: Path) -> int:
     digits = manifest_path.stem.removeprefix("state-")
     return int(digits) if digits.isdecimal() else 0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

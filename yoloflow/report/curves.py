@@ -90,10 +90,19 @@ def read_metrics(path: str | Path, *, is_growing: bool = False) -> Metrics:
                     break
                 logger.warning("%s:%d: not a JSON object, left out: %.40r", path, number, line)
                 continue
-            home = homes.get(record.get("kind", ""))
-            if home is not None:
-                home.append(record)
+            home = homes.get(str(record.get("kind")))
+            if home is None:
+                continue
+            if not all(_is_number(record.get(key)) for key in ("epoch", "step")):
+                logger.warning("%s:%d: without epoch or step, left out: %.40r", path, number, line)
+                continue
+            home.append(record)
     return metrics
+
+
+def is_ap(value: object) -> bool:
+    """Whether a record's value is an AP: COCO's -1 stands for a set without objects."""
+    return isinstance(value, int | float) and bool(np.isfinite(value)) and value >= 0
 
 
 def plot_curves(metrics_path: str | Path, picture_path: str | Path) -> None:
@@ -169,10 +178,10 @@ def _plot_rates(axes: Axes, metrics: Metrics) -> None:
 def _plot_ap(axes: Axes, metrics: Metrics) -> None:
     axes.set_title("Validation AP", loc="left", color=_INK, fontsize=11, fontweight="bold")
     records = [
-        record for record in metrics.evaluations if _is_number(record["map"]) and _is_number(record["map50"])
+        record for record in metrics.evaluations if is_ap(record.get("map")) and is_ap(record.get("map50"))
     ]
     if not records:
-        _say_empty(axes, "not evaluated yet")
+        _say_empty(axes, "no objects in the validation set" if metrics.evaluations else "not evaluated yet")
         return
     epochs = metrics.epochs_at(records)
     for key, name, colour in (("map50", "AP50", _COLOURS[1]), ("map", "AP", _COLOURS[0])):

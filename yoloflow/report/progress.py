@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from yoloflow.report.curves import Metrics, read_metrics
+from yoloflow.report.curves import Metrics, is_ap, read_metrics
 from yoloflow.structures import YoloflowError
 
 State = Literal["waiting", "running", "silent", "finished"]
@@ -108,7 +108,7 @@ class RunFiles:
         left = None
         if epochs is not None and steps_per_epoch and state == "running":
             left = _seconds_left(records, epochs * steps_per_epoch - step, now)
-        valued = [row for row in metrics.evaluations if _is_finite(row.get("map"))]
+        valued = [row for row in metrics.evaluations if is_ap(row.get("map"))]
         return Progress(
             run=self.run,
             state=state,
@@ -165,7 +165,7 @@ def _read_summary(path: Path) -> dict[str, Any] | None:
         return None
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise YoloflowError(f"{path}: is not JSON ({error})") from error
     return summary if isinstance(summary, dict) else {}
 

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from yoloflow.report.curves import smooth
+from yoloflow.report.curves import is_ap, smooth
 from yoloflow.report.progress import Progress
 from yoloflow.report.text_plot import Curve, plot
 
@@ -20,7 +20,7 @@ _LOADER_BOUND = 0.1
 _STATE_STYLES = {"waiting": "yellow", "running": "green", "silent": "red", "finished": "cyan"}
 _MIN_PLOT_WIDTH, _MAX_PLOTS = 38, 3
 _CLASS_WIDTH, _CLASS_FIGURES = 36, 21
-_HEAD_LINES = 5
+_HEAD_LINES = 3  # beside the figures
 _PLAIN_CLASSES = 20
 
 
@@ -41,13 +41,15 @@ class RunView:
         width, height = options.max_width, self.height
         yield _title(self.progress, width)
         yield _bar(self.progress)
-        yield from (_cut(line, width) for line in _figures(self.progress))
+        figures = [_cut(line, width) for line in _figures(self.progress)]
+        yield from figures
         yield Text()
         rows = _class_rows(self.progress)
-        plot_height = 12 if height is None else _plot_height(height - _HEAD_LINES, len(rows))
+        head = _HEAD_LINES + len(figures)
+        plot_height = 12 if height is None else _plot_height(height - head, len(rows))
         if plot_height:
             yield from _plots(self.progress, width, plot_height, options.ascii_only)
-        room = _PLAIN_CLASSES if height is None else height - _HEAD_LINES - plot_height - 1
+        room = _PLAIN_CLASSES if height is None else height - head - plot_height - 1
         if rows and room > 2:
             yield Text()
             yield from _classes(rows, width, room)
@@ -110,11 +112,13 @@ def _figures(progress: Progress) -> Iterator[Text]:
         rates = sorted({_number(rate) for rate in newest.get("lr", ())}, key=float, reverse=True)
         line.append("lr ", style="dim").append(f"{'/'.join(rates)}  ")
         line.append(f"{newest.get('images_per_second', 0):.3g} images/s  ")
-    if metrics.loading and (waited := metrics.loading[-1].get("waited_share", 0.0)) >= _LOADER_BOUND:
-        line.append(f"{waited:.0%} of the time waiting for data", style="yellow")
     yield line
+    if metrics.loading and (waited := metrics.loading[-1].get("waited_share", 0.0)) >= _LOADER_BOUND:
+        yield Text(f"{waited:.0%} of the time waiting for data", style="yellow")
     line = Text()
-    if metrics.evaluations:
+    if metrics.evaluations and progress.best is None:
+        line.append("no objects in the validation set, so no AP", style="dim")
+    elif metrics.evaluations:
         newest = metrics.evaluations[-1]
         line.append("AP ", style="dim").append(f"{_number(newest.get('map'))}  ")
         line.append("AP50 ", style="dim").append(f"{_number(newest.get('map50'))}  ")
@@ -135,7 +139,7 @@ def _plots(progress: Progress, width: int, height: int, ascii_only: bool) -> Ite
     metrics = progress.metrics
     steps = [record for record in metrics.steps if _is_finite(record.get("loss"))]
     losses = smooth(np.array([record["loss"] for record in steps], np.float64))
-    valued = [row for row in metrics.evaluations if _is_finite(row["map"]) and _is_finite(row["map50"])]
+    valued = [row for row in metrics.evaluations if is_ap(row.get("map")) and is_ap(row.get("map50"))]
     aps = [
         Curve(name, metrics.epochs_at(valued), [row[key] for row in valued], style)
         for key, name, style in (("map50", "AP50", "yellow"), ("map", "AP", "cyan"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import zipfile
@@ -53,6 +54,12 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     raise YoloflowError(
         f"{path}: weights are read from .safetensors, .pt and .pth files, not from {path.suffix!r}"
     )
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

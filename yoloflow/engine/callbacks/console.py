@@ -93,7 +93,11 @@ class ConsoleCallback(BaseCallback):
     def on_evaluation(self, context: RunContext) -> None:
         """One line with the figures."""
         result = context.evaluation
-        if result is not None and context.ranks.is_main:
+        if result is None or not context.ranks.is_main:
+            return
+        if result.map < 0:
+            logger.warning("epoch %s: no AP, for the validation set has no objects", self._epoch(context))
+        else:
             best = "  best so far" if context.best.get("epoch") == context.epoch + 1 else ""
             logger.info(
                 "epoch %s: AP %.4f  AP50 %.4f  (%.0f s)%s",

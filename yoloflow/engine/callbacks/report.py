@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from yoloflow.engine.callbacks.base import BaseCallback, RunContext
-from yoloflow.engine.diagnose import diagnose_result
+from yoloflow.engine.diagnose import write_diagnostics
 from yoloflow.engine.evaluate import EvaluationResult
 from yoloflow.engine.run_folder import find_weights
 from yoloflow.report.page.document import render_page
@@ -67,8 +66,7 @@ class ReportCallback(BaseCallback):
     def _write(context: RunContext, result: EvaluationResult | None) -> None:
         folder = context.run.path
         if result is not None:
-            content = diagnose_result(result, result.index, find_weights(folder).name).to_json()
-            write_atomically(folder / "diagnostics.json", json.dumps(content).encode())
+            write_diagnostics(folder, result)
         page = folder / "report.html"
         write_atomically(page, render_page([read_run(folder)]).encode("utf-8", "replace"))
         logger.info("report    %s", page)

@@ -44,7 +44,8 @@ def best_figures(run: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "map": stats[0] if stats else best.get("map"),
         "map50": stats[1] if stats else best.get("map50"),
-        "epoch": best.get("epoch"),
+        # Of diagnostics of other weights nobody knows the epoch.
+        "epoch": None if run.get("remark") else best.get("epoch"),
         "intervals": diagnostics.get("intervals") if diagnostics else None,
     }
 

@@ -89,6 +89,7 @@ def _of_run(run: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
         "best": best_figures(run),
         "environment": _environment(run),
         "absent": run.get("absent"),
+        "remark": run.get("remark"),
         "diagnostics": None if diagnostics is None else compact_diagnostics(diagnostics, num_classes),
         "gallery": {
             "images": [] if diagnostics is None else compact_images(diagnostics["images"]),

@@ -33,8 +33,12 @@ function head() {
     title,
     el("p", { class: "standfirst", text: isSeveral ? standfirstOfAll() : standfirst(runs[0]) }),
     isSeveral ? null : headFigures(runs[0]),
+    isSeveral ? null : beware(runs[0]),
   );
 }
+
+const beware = (run) =>
+  run.remark ? el("p", { class: "beware", role: "note", text: `Beware: ${run.remark}.` }) : null;
 
 function standfirst(run) {
   const used = run.data?.train_set?.images.used;
@@ -57,11 +61,15 @@ function standfirstOfAll() {
   const ranked = runs.filter((run) => isNumber(run.best.map)).sort((a, b) => b.best.map - a.best.map);
   if (ranked.length < 2) return "Too few of these runs were evaluated to say which is best.";
   const [first, second] = ranked;
+  const equal = ranked.filter((run) => figure(run.best.map) === figure(first.best.map));
+  if (equal.length > 1) {
+    const others = equal.length === 2 ? second.name : plural(equal.length - 1, "other");
+    return `${first.name} and ${others} share the best AP, ${figure(first.best.map)}.`;
+  }
   const ahead = first.best.map - second.best.map;
   const inside = (value, interval) => interval && value >= interval[0] && value <= interval[1];
   const isClose =
     inside(second.best.map, first.best.intervals?.AP) || inside(first.best.map, second.best.intervals?.AP);
-  if (ahead < 0.0005) return `${first.name} and ${second.name} share the best AP, ${figure(first.best.map)}.`;
   const doubt = isClose ? ", a lead within the confidence interval" : "";
   return `${first.name} has the best AP, ${figure(first.best.map)}: ${figure(ahead)} ahead of ${second.name}${doubt}.`;
 }
@@ -219,8 +227,9 @@ function trainingSection() {
 }
 
 function trainingLead(run) {
-  const known = run.curves.evaluations.map.filter(isNumber);
-  if (!known.length) return "No evaluation yet.";
+  const { map } = run.curves.evaluations;
+  const known = map.filter(isNumber);
+  if (!known.length) return map.length ? "The validation set has no objects, so no AP." : "No evaluation yet.";
   const last = known[known.length - 1];
   const stages = stagesOf(run).map((mark) => `${mark.text} began after epoch ${short(mark.at)}`);
   const highest = Math.max(...known);
@@ -238,6 +247,7 @@ function partsOf(run) {
     if (pictures.showClass?.(id)) pictures.scrollIntoView();
   };
   return [
+    isSeveral ? beware(run) : null,
     classesSection(run, jump),
     curvesSection(run),
     confusionSection(run),
@@ -248,7 +258,7 @@ function partsOf(run) {
     speedSection(run),
     dataSection(run),
     settingsSection(run),
-  ];
+  ].filter(Boolean);
 }
 
 function tabs(panel) {

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from yoloflow.report.curves import Metrics, read_metrics
+from yoloflow.report.curves import Metrics, is_ap, read_metrics
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
 
 MOST_POINTS = 400
 """Points of a curve; a longer one is drawn from means over equally many logged steps."""
+_NEEDED_DIAGNOSTICS = {"stats", "num_images", "classes", "images"}
 MOST_PROBLEMS = 50
 """Problems of a data set that the page names one by one."""
 
@@ -42,7 +43,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     config = path / "config.yaml"
     if not config.is_file():
         raise YoloflowError(f"{path}: no run folder (config.yaml is missing); give the folder of a training")
-    summary = _read_json(path / "summary.json")
+    summary = _read_json(path / "summary.json", dict)
     metrics_file = path / "metrics.jsonl"
     metrics = read_metrics(metrics_file) if metrics_file.is_file() else Metrics()
     text = config.read_text(encoding="utf-8", errors="replace")
@@ -52,13 +53,13 @@ def read_run(folder: str | Path) -> dict[str, Any]:
         "path": str(path),
         "finished": summary is not None,
         "ended": _time_of(ended),
-        "names": _read_json(path / "names.json"),
+        "names": _read_json(path / "names.json", list),
         "config": text,
         "settings": flat_settings(_parse_yaml(text, config)),
         "summary": summary,
         "curves": curves_of(metrics),
-        "data": data_of(_read_json(path / "data_problems.json")),
-        "diagnostics": _read_json(path / "diagnostics.json"),
+        "data": data_of(_read_json(path / "data_problems.json", dict)),
+        "diagnostics": _read_diagnostics(path / "diagnostics.json"),
     }
 
 
@@ -91,7 +92,10 @@ def curves_of(metrics: Metrics) -> dict[str, Any]:
         },
         "evaluations": {
             "epoch": metrics.epochs_at(evaluations),
-            **{key: [_number(record.get(key)) for record in evaluations] for key in ("map", "map50")},
+            **{
+                key: [float(record[key]) if is_ap(record.get(key)) else None for record in evaluations]
+                for key in ("map", "map50")
+            },
         },
         "stages": [
             {"stage": record["stage"], "epoch": begin}
@@ -163,13 +167,29 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _read_json(path: Path) -> Any:
+def _read_diagnostics(path: Path) -> dict[str, Any] | None:
+    content: dict[str, Any] | None = _read_json(path, dict)
+    if content is not None:
+        missing = sorted(_NEEDED_DIAGNOSTICS - content.keys())
+        if content.get("schema") != 1 or missing:
+            lacks = f" (without {missing[0]})" if missing else ""
+            raise YoloflowError(
+                f"{path}: no diagnostics of this version of yoloflow{lacks}; remove the file, and `yoloflow "
+                "report` makes it anew"
+            )
+    return content
+
+
+def _read_json(path: Path, kind: type) -> Any:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (ValueError, RecursionError) as error:
         raise YoloflowError(f"{path}: no valid JSON ({error}); restore the file, or remove it") from error
+    if not isinstance(content, kind):
+        raise YoloflowError(f"{path}: holds no {kind.__name__}; restore the file, or remove it")
+    return content
 
 
 def _parse_yaml(text: str, path: Path) -> object:

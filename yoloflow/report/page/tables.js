@@ -60,6 +60,7 @@ function cell(column, row, isFirst) {
   const shown = column.show(row);
   const node = isFirst ? el("th", { scope: "row" }) : el("td", { class: column.isText ? "words" : null });
   node.append(shown ?? "–");
+  if (node.textContent.length > 40) node.title = node.textContent;
   if (column.bar && isNumber(column.key(row)) && column.key(row) >= 0) {
     const bar = el("span", { class: "cell-bar", "aria-hidden": "true" }, el("i"));
     bar.firstChild.style.width = `${100 * Math.min(column.key(row) / column.bar, 1)}%`;
