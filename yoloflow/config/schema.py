@@ -242,6 +242,15 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _maps_of_whole_cells(self) -> Self:
+        stride, sizes = max(self.network.stride), self.data.train_img_size
+        for size in [self.img_size, *(sizes if isinstance(sizes, list) else [sizes or self.img_size])]:
+            if size % stride:
+                larger = (size // stride + 1) * stride
+                raise ValueError(f"an image size of {size}: must be a multiple of {stride}, such as {larger}")
+        return self
+
     def micro_batches_per_update(self, rank_size: int = 1) -> int:
         """Micro-batches summed for an optimizer update: `accumulate`, or what brings a batch near `nbs`."""
         if not self.auto_accumulate:
