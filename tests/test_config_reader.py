@@ -38,6 +38,16 @@ def test_an_image_size_without_whole_cells_is_refused(override: str) -> None:
     assert "an image size of 100: must be a multiple of 32, such as 128" in complaint("yolov8n", override)
 
 
+def test_a_data_set_file_in_the_place_of_a_recipe_is_told_where_it_belongs(tmp_path: Path) -> None:
+    path = write(tmp_path, "path: .\ntrain: images/train\nval: images/val\nnames: [cat]\n", "data.yaml")
+    assert f"{path}: describes a data set, not how to train; give it after a recipe" in complaint(path)
+
+
+def test_a_part_of_a_key_s_name_leads_to_the_key() -> None:
+    assert "lr: unknown key; did you mean optimizer.lr_init or " in complaint("yolov8n", "lr=0.1")
+    assert "did you mean optimizer.warmup_epochs or " in complaint("yolov8n", "warmup=3")
+
+
 def test_the_largest_stride_of_the_network_counts() -> None:
     assert "must be a multiple of 64, such as 1280" in complaint("yolov7-w6", "img_size=1248")
 
