@@ -155,7 +155,7 @@ class RunStates:
             )
 
     def _restore_callbacks(self, saved: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """To each callback the state of the one of its kind; those without a state may come and go."""
+        """To each callback the state of the one of its kind; callbacks may come and go."""
         left = list(saved)
         for callback in self._callbacks:
             found = next((entry for entry in left if entry[0] == type(callback).__name__), None)
@@ -163,9 +163,10 @@ class RunStates:
                 left.remove(found)
                 callback.load_state_dict(found[1])
         if lost := [name for name, state in left if state]:
-            raise YoloflowError(
-                f"{self._context.run.path}: the state has figures of {', '.join(lost)}, which this training "
-                "does not have among its callbacks; resume with the run's own settings"
+            logger.warning(
+                "%s: the state has figures of %s, which this training does not have among its callbacks: they "
+                "are lost",
+                *(self._context.run.path, ", ".join(lost)),
             )
 
     def _require_one_step(self) -> None:
