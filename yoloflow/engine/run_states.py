@@ -164,8 +164,8 @@ class RunStates:
                 callback.load_state_dict(found[1])
         if lost := [name for name, state in left if state]:
             logger.warning(
-                "%s: the state has figures of %s, which this training does not have among its callbacks: they "
-                "are lost",
+                "%s: the state has figures of %s, which this training does not have among its callbacks; "
+                "they are left out",
                 *(self._context.run.path, ", ".join(lost)),
             )
 
