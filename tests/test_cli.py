@@ -74,7 +74,7 @@ def test_two_files_of_predictions_are_compared(
     contents = {
         "truth": {
             "images": [{"id": 1}],
-            "categories": [{"id": 1, "name": "cat"}],
+            "categories": [{"id": 1, "name": "[/] :cat: [red]"}],  # no markup
             "annotations": [box | {"id": 1, "area": 2500, "iscrowd": 0}],
         },
         "good": [box | {"score": 0.9}],
@@ -88,6 +88,7 @@ def test_two_files_of_predictions_are_compared(
     shown = capsys.readouterr().out
     assert "+0.3000 to +0.3000" in shown
     assert "good.json" in shown
+    assert "[/] :cat: [red]" in shown
     result = json.loads(Path(files["out"]).read_text())
     assert result["AP"]["difference"] == pytest.approx(0.3)
     assert result["per_class"][0]["ap_b"] == pytest.approx(0.7)
@@ -124,7 +125,16 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
             ["test", "yolov8n", "--predictions", "a.json", "--annotations", "b.json"],
             "without a run or recipe",
         ),
-        (["test", "yolov8n", "--against", "a.json"], "--against needs --predictions FILE --annotations FILE"),
+        (["test", "yolov8n", "--against", "a.json"], "--against needs both"),
+        (
+            ["test", "--predictions", "a.json", "--annotations", "b.json", "--save-predictions", "c.json"],
+            "without a run or recipe, --weight and --save-predictions",
+        ),
+        (["test", "yolov8n", "--json", "."], ".: is a folder"),
+        (
+            ["test", "yolov8n", "--save-predictions", "/dev/null/c.json"],
+            "/dev/null/c.json: cannot be written",
+        ),
         (["plan", "yolov8n"], "data.train_set is not set"),
         (["--log-level", "loud", "recipes"], "--log-level loud"),
     ],

@@ -31,6 +31,27 @@ def complaint(recipe: str | Path, *overrides: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "override", ["img_size=100", "data.train_img_size=100", "data.train_img_size=[64,100]"]
+)
+def test_an_image_size_without_whole_cells_is_refused(override: str) -> None:
+    assert "an image size of 100: must be a multiple of 32, such as 128" in complaint("yolov8n", override)
+
+
+def test_a_data_set_file_in_the_place_of_a_recipe_is_told_where_it_belongs(tmp_path: Path) -> None:
+    path = write(tmp_path, "path: .\ntrain: images/train\nval: images/val\nnames: [cat]\n", "data.yaml")
+    assert f"{path}: describes a data set, not how to train; give it after a recipe" in complaint(path)
+
+
+def test_a_part_of_a_key_s_name_leads_to_the_key() -> None:
+    assert "lr: unknown key; did you mean optimizer.lr_init or " in complaint("yolov8n", "lr=0.1")
+    assert "did you mean optimizer.warmup_epochs or " in complaint("yolov8n", "warmup=3")
+
+
+def test_the_largest_stride_of_the_network_counts() -> None:
+    assert "must be a multiple of 64, such as 1280" in complaint("yolov7-w6", "img_size=1248")
+
+
 # Recipes
 
 
@@ -211,7 +232,9 @@ def test_a_base_may_be_a_recipe_s_name_and_a_file_beside_comes_first(tmp_path: P
         ("? [a, b]\n: 3", 3, "a key must be a word"),
         ("callback: &me [*me]", 3, "this value contains itself"),
         ("seed: !!int x", 3, "'x' is no int"),
-        ("data: nowhere.yaml", 3, "data: nowhere.yaml is no YAML file that describes a data set"),
+        ("data: nowhere.yaml", 3, "data: nowhere.yaml: there is no such file; did you mean mine.yaml?"),
+        ("data: mine.yml", 3, "data: mine.yml: there is no such file; did you mean mine.yaml?"),
+        ("data: .", 3, "data: .: there is no such file"),
     ],
 )
 def test_a_mistake_in_a_file_is_told_with_file_and_line(
@@ -366,7 +389,7 @@ def test_transforms_are_replaced_as_a_whole() -> None:
         ("data.train_transforms.trans_list.5.0.prob=3", "data.train_transforms.trans_list is a list of 2"),
         ("freeze.0.1=3", "there is no list at freeze"),
         ("name=[1", "not valid YAML"),
-        ("data=foo.yaml", "data: foo.yaml is no YAML file"),
+        ("data=foo.yaml", "data: foo.yaml: there is no such file"),
         ("network.strid=3", "network.strid: unknown key; did you mean stride?"),
         (
             "data.train_transforms.trans_list.0.2={func_name: fliplrr}",

@@ -12,9 +12,6 @@ import torch
 from data_sets import Bomb
 
 from yoloflow.engine.checkpoint import StateWriter, TrainingState, load_newest_state, save_state
-from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights
-from yoloflow.runtime import Ranks
-from yoloflow.structures import YoloflowError
 
 
 def state_of(step: int) -> TrainingState:
@@ -143,46 +140,6 @@ def test_a_foreign_or_evil_state_is_refused_and_nothing_is_executed(
 
 def test_a_folder_without_states_gives_none(tmp_path: Path) -> None:
     assert load_newest_state(tmp_path) is None
-
-
-def begin_run(
-    folder: Path, name: str | None, resume: str = "never", config_text: str = "epochs: 1\n"
-) -> RunFolder:
-    run = choose_run(str(folder), name, "yolov8n", resume, Ranks())
-    run.create(config_text, ["cat"], {})
-    return run
-
-
-def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
-    begin_run(tmp_path, "pets")
-    with pytest.raises(YoloflowError, match="pets exists already.*resume=auto"):
-        begin_run(tmp_path, "pets")
-
-
-def test_a_run_without_a_name_takes_the_recipes_and_a_number(tmp_path: Path) -> None:
-    assert [begin_run(tmp_path, None).path.name for _ in range(3)] == ["yolov8n", "yolov8n-2", "yolov8n-3"]
-
-
-def test_resume_auto_starts_afresh_and_then_continues(tmp_path: Path) -> None:
-    first = begin_run(tmp_path, "pets", "auto")
-    second = begin_run(tmp_path, "pets", "auto", "epochs: 2\n")
-    assert (first.resumed, second.resumed) == (False, True)
-    assert first.path == second.path
-
-
-def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(YoloflowError, match="cannot be written"):
-        begin_run(tmp_path / "file", "pets")
-
-
-def test_the_best_averaged_weights_are_the_ones_to_use(tmp_path: Path) -> None:
-    run = begin_run(tmp_path, "pets")
-    with pytest.raises(YoloflowError, match="no weights are there"):
-        find_weights(run.path)
-    for name in ("last", "last_ema", "best", "best_ema"):
-        (run.weights / f"{name}.safetensors").write_bytes(b"")
-        assert find_weights(run.path).stem == name
 
 
 def test_a_state_is_that_of_the_moment_although_the_training_goes_on(tmp_path: Path) -> None:

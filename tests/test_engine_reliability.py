@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_runtime_ranks import free_port
 
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 
 SCRIPT = Path(__file__).with_name("dying_training.py")
 SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
 # What tells the time or the checkout, and the sum of a manifest that does.
-TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds", "git_commit", "sum", "time"}
+TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds", "git_commit", "sum", "time", "taken"}
 
 
 def in_full(value: object) -> Any:
     """A case for `.ci/full` only."""
-    return pytest.param(value, marks=pytest.mark.full)
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.full)
 
 
 class Trainings:
@@ -83,6 +84,29 @@ class Trainings:
             preexec_fn=limit,  # noqa: PLW1509  no threads run yet in the child
             env=os.environ | {"OMP_NUM_THREADS": "1", "DYING_RANK": str(dying_rank or 0)},
         )
+
+    def start_on_two_machines(
+        self, name: str, count: int = 0, dying_rank: int = 0, own_store: bool = False
+    ) -> list[subprocess.Popen[str]]:
+        """Two torchruns with a rank each, as on two machines that see the same folder.
+
+        With `own_store` the first rank keeps the ranks' store, and not the first torchrun.
+        """
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+        launcher += [f"--rdzv-endpoint=localhost:{free_port()}", "--rdzv-backend=c10d", f"--rdzv-id={name}"]
+        command = [*launcher, "--max-restarts=1", str(SCRIPT), str(count), str(int(signal.SIGKILL))]
+        mark = {"DYING_RANK": str(dying_rank), "DYING_ONCE": str(self.folder / f"{name}.died")}
+        store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(own_store))}
+        return [
+            subprocess.Popen(
+                [*command, *self.settings, f"name={name}", "per_batch_size=4", "rank_timeout=60"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | mark | store,
+            )
+            for _ in range(2)
+        ]
 
     def run(self, name: str, count: int | str = 0, number: int = signal.SIGKILL) -> tuple[int, str]:
         """Likewise, to its end: exit code and output."""
@@ -225,6 +249,31 @@ def test_a_run_that_is_asked_to_stop_saves_at_once_and_goes_on_with_the_same_byt
     assert_resumes(trainings, name, whole[0])
 
 
+def test_a_run_that_goes_on_otherwise_than_it_began_is_refused_and_left_as_it_is(
+    trainings: Trainings,
+) -> None:
+    assert trainings.run("other", "_begin_epoch:4", signal.SIGTERM)[0] == 128 + signal.SIGTERM
+    run = trainings.folder / "other"
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    fewer = SceneRecipe(num_train=16, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
+    data = digits_dataset("train", fewer, trainings.folder / "fewer")
+    for setting, complaint in (
+        ("per_batch_size=4", "images of a step: 8 when the state was written, 4 now"),
+        (f"data.train_set={data}", "training set: 24 images (sum "),
+        ("network.width_multiple=0.25", "misshaped"),
+        ("epochs=2", "epochs: the state is that of step 10, this training has 6"),
+    ):
+        process = Trainings(trainings.folder, setting).start("other")
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 1
+        assert complaint in errors
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+    process = trainings.start("other", ranks=2)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert (run / "summary.json").exists()
+
+
 def test_a_full_disk_costs_no_good_state(trainings: Trainings, whole: tuple[dict[str, Any], int]) -> None:
     assert trainings.run("room", "on_evaluation:1", signal.SIGTERM)[0] == 128 + signal.SIGTERM
     process = trainings.start("room", largest_file=100_000)
@@ -291,6 +340,20 @@ def test_torchrun_starts_killed_ranks_again_and_they_end_with_the_same_bytes(
     assert process.returncode == 0, errors
     assert "exitcode: -9" in errors, errors
     assert_same(trainings.outcome(f"pair{seed}"), whole_pair[0])
+
+
+@pytest.mark.parametrize(
+    ("dying_rank", "own_store"), [(1, False), *(in_full(case) for case in [(0, False), (0, True), (1, True)])]
+)
+def test_ranks_on_two_machines_start_again_and_end_with_the_bytes_of_one_machine(
+    dying_rank: int, own_store: bool, trainings: Trainings, whole_pair: tuple[dict[str, Any], int]
+) -> None:
+    name, moment = f"machines{dying_rank}{own_store}", whole_pair[1] // 2
+    machines = trainings.start_on_two_machines(name, moment, dying_rank, own_store)
+    endings = [process.communicate(timeout=300) for process in machines]
+    assert [process.returncode for process in machines] == [0, 0], endings
+    assert (trainings.folder / f"{name}.died").exists()
+    assert_same(trainings.outcome(name), whole_pair[0])
 
 
 @pytest.mark.parametrize("seed", [400, *(in_full(seed) for seed in range(401, 406))])

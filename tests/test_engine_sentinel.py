@@ -12,6 +12,7 @@ from toy_training import ToyLoader, everything, toy_step, toy_trainer
 
 from yoloflow.engine.sentinel import NonFiniteError
 from yoloflow.engine.train_step import StepOptions
+from yoloflow.optim import Schedule
 from yoloflow.runtime import Ranks, leave_ranks
 from yoloflow.structures import Batch
 from yoloflow.weights.files import load_weights
@@ -112,16 +113,38 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
     step = toy_step()
     with torch.no_grad():
         step.network.last.weight[0, 0] = NAN
-    with pytest.raises(NonFiniteError, match=r"step 1 .*not finite: weight last\.weight"):
+    with pytest.raises(
+        NonFiniteError, match=r"after step 0: weight last\.weight is not finite; no state was"
+    ):
         toy_trainer(tmp_path, step).train()
+
+
+@pytest.mark.parametrize("sink_size", [1, 50])
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_an_update_that_ruins_a_weight_is_named_with_its_images_and_the_state_left(
+    tmp_path: Path, policy: str, sink_size: int
+) -> None:
+    step = toy_step()
+    rates = {name: table.copy() for name, table in step.schedule.lr_by_group.items()}
+    for table in rates.values():
+        table[8] = INF
+    step.schedule = Schedule(rates, step.schedule.momentum)
+    trainer = toy_trainer(tmp_path, step, save_steps=5, non_finite=policy)
+    with pytest.raises(
+        NonFiniteError, match=r"^step 9 .*not finite: weight .* after update 9; images image32"
+    ):
+        trainer.train_with_datasink(sink_size)
+    (report,) = (tmp_path / "faults").glob("*.json")
+    content = json.loads(report.read_text())
+    assert "is that of step 6: resume=auto goes on from there" in content["message"]
+    kept = load_weights(Path(content["found"][0]["batch"]))
+    assert torch.equal(kept["images"], ToyLoader().batch(8).images)
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     step = toy_step(StepOptions(overflow_still_update=True))
     step.scaler.scale.fill_(3e38)
-    with pytest.raises(
-        NonFiniteError, match=r"after step 1: .* of the network is not finite; the newest state"
-    ):
+    with pytest.raises(NonFiniteError, match=r"step 1 .*weight first\.weight after update 1; .*no state was"):
         toy_trainer(tmp_path, step, save_steps=1).train()
     assert not list((tmp_path / "weights").glob("state-*"))
 

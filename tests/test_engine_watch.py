@@ -70,12 +70,10 @@ def go_on_as_a_rank(rank: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
-    trainer = toy_trainer(home, toy_step(is_parallel=True), resumed=True, ranks=Ranks(rank, 2, rank))
     try:
-        trainer.train()
+        toy_trainer(home, toy_step(is_parallel=True), resumed=True, ranks=Ranks(rank, 2, rank))
     except YoloflowError as error:
         Path(folder, f"rank{rank}.txt").write_text(str(error))
-    del trainer
     leave_ranks()
 
 

@@ -137,6 +137,8 @@ WRONG_DETECTIONS: list[tuple[Any, str]] = [
     ([FOUND_CAT | {"bbox": [1, 2, 3, None]}], r"\[0\]\.bbox should be four finite numbers"),
     ([FOUND_CAT | {"bbox": [1, 2, 3, float("nan")]}], r"\[0\]\.bbox should be four finite numbers"),
     ([FOUND_CAT | {"score": float("nan")}], r"\[0\]\.score should be a finite number, found nan"),
+    ([FOUND_CAT | {"score": None}], r"\[0\]\.score should be a finite number, found None"),
+    ([FOUND_CAT | {"bbox": None}], r"\[0\]\.bbox should be four numbers x, y, w, h, found None"),
     ([FOUND_CAT | {"score": "high"}], r"\[0\]\.score should be a finite number, found 'high'"),
     ([{key: FOUND_CAT[key] for key in ("image_id", "category_id", "bbox")}], r"\[0\]\.score .* found None"),
     ([{key: FOUND_CAT[key] for key in ("image_id", "category_id", "score")}], r"\[0\]\.bbox .* found None"),
@@ -166,6 +168,7 @@ WRONG_TRUTH: list[tuple[Any, str]] = [
     (truth_of(CAT | {"image_id": 5}), r"annotations\[0\]\.image_id is 5, which"),
     (truth_of(CAT | {"category_id": 5}), r"annotations\[0\]\.category_id is 5, which"),
     (truth_of(CAT | {"bbox": [1]}), r"annotations\[0\]\.bbox should be four numbers"),
+    (truth_of(CAT | {"iscrowd": "0"}), r"annotations\[0\]\.iscrowd should be 0 or 1, found '0'"),
     (truth_of(CAT | {"area": None}), r"annotations\[0\]\.area should be a finite number"),
 ]
 

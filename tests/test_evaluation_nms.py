@@ -178,7 +178,18 @@ def test_boxes_that_are_not_finite_are_left_out_and_counted(caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING, "yoloflow"):
         (kept,) = non_max_suppression(prediction)
     assert kept[:, 4].tolist() == pytest.approx([0.9])
-    assert "2 predicted boxes" in caplog.text
+    assert "2 predicted boxes of 1 images" in caplog.text
+
+
+def test_scores_that_are_not_finite_are_counted_once_a_batch(caplog: pytest.LogCaptureFixture) -> None:
+    prediction = random_prediction(2, images=3)
+    expected = non_max_suppression(prediction[:, 2:])
+    prediction[:, :2, 4:] = float("nan")
+    with caplog.at_level(logging.WARNING, "yoloflow"):
+        found = non_max_suppression(prediction)
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message == "6 predicted boxes of 3 images are not finite and were left out"
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_the_time_limit_warns_and_drops_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -162,6 +162,8 @@ def test_a_refused_training_leaves_no_folder(scenes: tuple[Path, Path], tmp_path
         run(scenes, tmp_path, "per_batch_size=100", "name=large")
     with pytest.raises(YoloflowError, match="no such weights file"):
         run(scenes, tmp_path, "weight=nowhere.safetensors", "name=weights")
+    with pytest.raises(YoloflowError, match=r"jit_backend=induktor: .*known: .*\binductor\b"):
+        run(scenes, tmp_path, "jit_backend=induktor", "name=compiled")
     assert list(tmp_path.iterdir()) == []
 
 

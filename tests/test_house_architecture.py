@@ -43,6 +43,11 @@ def test_no_eval_no_star_import_no_blanket_except(path: Path) -> None:
             assert caught not in {"", "Exception"}, f"{relative(path)}:{node.lineno}"
 
 
+def test_only_the_runtime_names_what_cuda_alone_has() -> None:
+    names = re.compile(r"torch\.cuda|torch\.backends\.cud|from torch import .*\bcuda\b")
+    assert [relative(path) for path in FILES if names.search(path.read_text())] == ["yoloflow/runtime.py"]
+
+
 def test_the_flow_is_at_most_80_lines_with_eight_numbered_steps() -> None:
     text = (PACKAGE / "flow.py").read_text()
     tree = ast.parse(text)

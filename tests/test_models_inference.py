@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from yoloflow.config.reader import load_config
 from yoloflow.engine.evaluate import EvaluationResult, test
 from yoloflow.engine.precision import auto_mixed_precision
-from yoloflow.models import Network, create_model, prepare_for_inference
+from yoloflow.models import Network, create_model, predict_images, prepare_for_inference
 from yoloflow.structures import Batch, DatasetIndex
 
 # With one-to-one branches, auxiliary branches, re-parameterised layers, other activations.
@@ -95,6 +95,17 @@ def test_its_maps_lie_channels_last_on_a_cpu() -> None:
     kernels = [module.weight for module in ready.modules() if isinstance(module, nn.Conv2d)]
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
     assert all(kernel.dtype == torch.float32 for kernel in kernels)
+
+
+@pytest.mark.parametrize("recipe", ["yolov8n", "yolov7-tiny"])
+def test_images_of_one_shape_after_the_other_are_predicted_as_by_the_network(recipe: str) -> None:
+    network = network_of(recipe).eval()
+    ready = prepare_for_inference(network)
+    with torch.inference_mode():
+        for count, height, width in ((2, 64, 64), (1, 64, 96), (3, 96, 32), (2, 64, 64)):
+            images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
+            torch.testing.assert_close(ready(images)[0], network(images)[0], rtol=1e-4, atol=1e-3)
+            assert torch.equal(predict_images(ready, images), ready(images)[0])
 
 
 def test_evaluation_of_a_network_is_that_of_its_fused_copy_twice_alike() -> None:

@@ -280,6 +280,8 @@ def test_the_detector_takes_files_and_pixels_one_or_several(run: Path, pictures:
             assert len(alone) > 0
     assert detector([]) == []
     (bees,) = detector(paths[0], conf_thres=0.0, classes=["bee"])
+    (same,) = detector(paths[0], conf_thres=0.0, classes="bee")
+    assert np.array_equal(same.scores, bees.scores)
     assert set(bees.classes.tolist()) == {1}
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -274,3 +275,13 @@ def test_files_that_cannot_be_read_make_exit_code_1_and_a_list(
     (problem,) = json.loads((out / "problems.json").read_text())
     assert Path(problem["file"]).name == "text.png"
     assert cv2.imread(str(out / "x.jpg")).shape == (50, 80, 3)
+
+
+def test_a_file_name_that_is_no_text_keeps_its_bytes_in_labels_csv(
+    run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    odd = os.fsencode(pictures) + b"/\xe4.jpg"
+    Path(os.fsdecode(odd)).write_bytes((pictures / "a/x.jpg").read_bytes())
+    settings = replace(ALL, formats=("json", "yolo"))
+    predict(run, [os.fsdecode(odd)], tmp_path / "out", settings)
+    assert odd in (tmp_path / "out" / "labels.csv").read_bytes()

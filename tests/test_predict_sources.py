@@ -160,6 +160,15 @@ def test_a_camera_that_is_not_there_is_a_clear_error(run: Path, capfd: pytest.Ca
         open_sources(["camera:"])
 
 
+class EndedAtThird(JsonFormat):
+    """SIGTERM comes while the third image is written."""
+
+    def write(self, image: PredictedImage) -> None:
+        super().write(image)
+        if image.stem == "02":
+            signal.raise_signal(signal.SIGTERM)
+
+
 class InterruptedAtThird(JsonFormat):
     """Somebody presses Ctrl-C while the third image is written."""
 
@@ -174,9 +183,32 @@ class InterruptedAtThird(JsonFormat):
 
 @pytest.fixture
 def _interrupted() -> Iterator[None]:
-    FORMATS["interrupted"] = InterruptedAtThird
+    FORMATS.update(interrupted=InterruptedAtThird, ended=EndedAtThird)
     yield
-    del FORMATS["interrupted"]
+    for name in ("interrupted", "ended"):
+        del FORMATS[name]
+
+
+@pytest.mark.usefixtures("_interrupted")
+def test_sigterm_ends_a_prediction_with_what_was_done_and_exit_code_143(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    options = [
+        "--format",
+        "ended",
+        "--save-dir",
+        str(tmp_path / "out"),
+        "--no-save-images",
+        "--device",
+        "cpu",
+    ]
+    monkeypatch.setattr(sys, "argv", ["yoloflow", "predict", str(run), str(pictures), *options])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 143
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 3
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.usefixtures("_interrupted")

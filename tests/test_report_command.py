@@ -57,7 +57,7 @@ def page_data(page: Path) -> dict[str, Any]:
 def without_times(content: dict[str, Any]) -> dict[str, Any]:
     """Plain JSON, as a file gives it back, without what depends on the clock or names the weights."""
     plain: dict[str, Any] = json.loads(json.dumps(content))
-    return {key: value for key, value in plain.items() if key not in ("speed", "weights")}
+    return {key: value for key, value in plain.items() if key not in ("speed", "weights_sha256")}
 
 
 def test_a_training_ends_with_diagnostics_of_its_best_weights_and_a_page(finished: Path) -> None:
@@ -181,7 +181,7 @@ def test_diagnostics_of_other_weights_are_made_anew(
     result = evaluate_run(str(again))
     expected = without_times(diagnose_result(result, result.index, "best_ema.safetensors").to_json())
     assert without_times(found) == expected
-    assert found["weights"]["sha256"] == sha256_of(again / "weights" / "best_ema.safetensors")
+    assert found["weights_sha256"] == sha256_of(again / "weights" / "best_ema.safetensors")
     assert told["doubt"] is None
     assert doubt_about(found, again) is None
 
@@ -217,7 +217,7 @@ def test_diagnostics_that_do_not_say_of_which_weights_they_are_or_cannot_be_comp
     shutil.copytree(finished, again)
     content = json.loads((again / "diagnostics.json").read_text())
     assert doubt_about(content, again) is None
-    unknown = {key: value for key, value in content.items() if key != "weights"}
+    unknown = {key: value for key, value in content.items() if key != "weights_sha256"}
     assert doubt_about(unknown, again) == "diagnostics.json does not say of which weights it is"
     (again / "weights" / "best_ema.safetensors").unlink()
     said = "diagnostics.json is of best_ema.safetensors, and the weights to use are now best.safetensors"

@@ -63,7 +63,7 @@ def test_a_file_of_another_form_is_named_with_the_place(
         (["images"], {}, "images should be a list"),
         (["stats"], [], "stats has 0 figures, not 12"),
         (["confusion"], {"labels": []}, "confusion has no 'matrix'"),
-        (["weights"], {"file": "best.safetensors"}, "weights has no 'sha256'"),
+        (["weights_sha256"], 5, "weights_sha256 should be a text"),
     ],
 )
 def test_wrong_places_within_diagnostics_are_named(

@@ -18,7 +18,7 @@ from yoloflow.engine.train_step import (
     get_gradreducer,
     get_loss_scaler,
 )
-from yoloflow.engine.trainer import Trainer
+from yoloflow.engine.trainer import Trainer, create_trainer
 from yoloflow.models.layers.normalization import synchronize_batch_norm
 from yoloflow.optim import (
     EMA,
@@ -150,7 +150,7 @@ def toy_trainer(
     context = RunContext(
         run, ranks or Ranks(), step, None, ["a"], ["loss", "mean"], **{"log_interval": 100, **settings}
     )
-    return Trainer(context, loader or ToyLoader(), callbacks)
+    return create_trainer(context, loader or ToyLoader(), callbacks)
 
 
 def everything(step: TrainStep) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ from yoloflow.data.transforms import create_transforms
 from yoloflow.data.transforms.pipeline import Pipeline
 from yoloflow.engine.run_folder import find_weights, names_of_run
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
-from yoloflow.models import Network, create_model, load_pretrain
+from yoloflow.models import Network, create_model, load_pretrain, predict_images, prepare_for_inference
 from yoloflow.runtime import select_device
 from yoloflow.structures import (
     Detections,
@@ -68,7 +68,7 @@ class Detector:
     """A network, its classes and how it wants to see a picture; `Detector.load` makes one of a run.
 
     Attributes:
-        network: fused, in eval mode, on its device.
+        network: made ready to predict (`prepare_for_inference`), on its device.
         names: class names in class order.
         img_size: longer side of its input in pixels.
         transforms: as in evaluation; they bring a picture to the input size.
@@ -107,7 +107,7 @@ class Detector:
             raise YoloflowError(f"img_size={size}: must be a multiple of {max(network.stride)}")
         rows = config.data.test_transforms or [{"func_name": "letterbox"}]
         transforms = create_transforms(rows, "test_transforms")
-        network = network.to(select_device(device)).fuse()
+        network = prepare_for_inference(network.to(select_device(device)))
         return cls(network, names, size, transforms, config.data.test_shrink, config.data.test_rect)
 
     def __call__(
@@ -116,7 +116,7 @@ class Detector:
         *,
         conf_thres: float = 0.25,
         iou_thres: float = 0.7,
-        classes: Sequence[str | int] | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
         batch_size: int = 8,
     ) -> list[Detections]:
         """The detections in each of the pictures, boxes in its own pixels.
@@ -125,7 +125,7 @@ class Detector:
             pictures: one or several: files, or (H, W, 3) uint8 BGR pixels, of any sizes.
             conf_thres: scores must be above it.
             iou_thres: largest IoU of two detections of a class.
-            classes: names or numbers of the classes to report; all by default.
+            classes: name or number of the class to report, or several; all by default.
             batch_size: pictures that go through the network together.
 
         Raises:
@@ -142,7 +142,7 @@ class Detector:
         *,
         conf_thres: float = 0.25,
         iou_thres: float = 0.7,
-        classes: Sequence[str | int] | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
         batch_size: int = 8,
         problems: list[Problem] | None = None,
     ) -> Iterator[tuple[Frame, Detections]]:
@@ -154,7 +154,7 @@ class Detector:
             sources: what `yoloflow predict` takes: files, folders, patterns, `camera:0`, `-`.
             conf_thres: scores must be above it.
             iou_thres: largest IoU of two detections of a class.
-            classes: names or numbers of the classes to report; all by default.
+            classes: name or number of the class to report, or several; all by default.
             batch_size: pictures that go through the network together.
             problems: takes what could not be read.
 
@@ -166,7 +166,7 @@ class Detector:
         frames = read_frames(opened, [] if problems is None else problems, ahead=2 * batch_size)
         return self.detect_all(frames, settings, batch_size)
 
-    def class_numbers(self, classes: Sequence[str | int] | None) -> tuple[int, ...] | None:
+    def class_numbers(self, classes: str | int | Sequence[str | int] | None) -> tuple[int, ...] | None:
         """Numbers of classes given by name or number; a name that looks like a number is a name first.
 
         Raises:
@@ -175,7 +175,7 @@ class Detector:
         if classes is None:
             return None
         numbers = []
-        for given in classes:
+        for given in [classes] if isinstance(classes, str | int) else classes:
             if isinstance(given, str) and given in self.names:
                 numbers.append(self.names.index(given))
             elif str(given).isdecimal() and int(given) < len(self.names):
@@ -220,7 +220,7 @@ class Detector:
         """Detections of prepared pictures of one shape."""
         pixels = np.stack([sample.image[..., ::-1].transpose(2, 0, 1) for sample in samples])
         device = next(self.network.parameters()).device
-        decoded, _ = self.network(torch.from_numpy(pixels).to(device))
+        decoded = predict_images(self.network, torch.from_numpy(pixels).to(device))
         kind = self.network.output_kind
         found = non_max_suppression(
             decoded,

@@ -24,10 +24,12 @@ from yoloflow.data.problems import problems_report, summarise_problems
 from yoloflow.data.shapes import Rectangular
 from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.engine.callbacks import RunContext, create_callback
+from yoloflow.engine.checkpoint import newest_step
 from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
 from yoloflow.engine.exported import EXPORT_SUFFIX, ExportedNetwork
 from yoloflow.engine.precision import Precision
 from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights, names_of_run
+from yoloflow.engine.run_lock import claims
 from yoloflow.engine.stop import StopRequest
 from yoloflow.engine.train_step import (
     StepOptions,
@@ -37,6 +39,7 @@ from yoloflow.engine.train_step import (
     get_loss_scaler,
 )
 from yoloflow.engine.trainer import create_trainer
+from yoloflow.engine.watch import naming_waits
 from yoloflow.losses import create_loss
 from yoloflow.models import Network, create_model, freeze_layers, load_pretrain
 from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
@@ -46,6 +49,8 @@ from yoloflow.structures import DatasetIndex
 logger = logging.getLogger("yoloflow")
 
 
+@claims()
+@naming_waits("preparing to train")
 def train(config: Config) -> dict[str, Any]:
     """Train and evaluate as `config` says.
 
@@ -61,8 +66,7 @@ def train(config: Config) -> dict[str, Any]:
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
     run = choose_run(config.save_dir, config.name, config.recipe or "run", config.resume, ranks)
     if run.finished_summary is not None:
-        logger.info("%s is finished: nothing is left to train", run.path)
-        return run.finished_summary
+        return _say_finished(run, run.finished_summary, config, ranks)
     sets = _read_sets(config, ranks)
     class_names = sets["train_set"].names
     set_determinism(config.determinism)
@@ -76,7 +80,7 @@ def train(config: Config) -> dict[str, Any]:
         sync_bn=config.sync_bn and ranks.rank_size > 1,
         variant=config.variant,
     ).to(device)
-    ema = _start_weights(config, network)
+    ema = _start_weights(config, network, has_state=run.resumed and newest_step(run.weights) is not None)
 
     # 2. Data loaders, one stage after the other
     loader = _create_train_loader(config, sets["train_set"], ranks)
@@ -119,15 +123,16 @@ def train(config: Config) -> dict[str, Any]:
         test_fn,
         class_names,
         loss_fn.loss_item_name,
-        stop=StopRequest(ranks.rank_size),
+        stop=StopRequest(ranks.rank_size, config.rank_timeout),
+        identity=_identity(config, sets["train_set"], ranks),
         **config.trainer_arguments(),
     )
-    if ranks.is_main:
-        _begin_run(run, config, sets)
     trainer = create_trainer(context, loader, callbacks)
+    _begin_run(run, config, sets, ranks)
     return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()
 
 
+@naming_waits("evaluating")
 def evaluate_run(
     run_or_recipe: str,
     overrides: Sequence[str] = (),
@@ -197,22 +202,53 @@ def _read_sets(config: Config, ranks: Ranks) -> dict[str, DatasetIndex]:
     return sets
 
 
-def _begin_run(run: RunFolder, config: Config, sets: Mapping[str, DatasetIndex]) -> None:
-    """Make the run folder, now that nothing of settings and data can be refused any more."""
-    if run.resumed:
-        before = load_config(run.path)
-        changed = [key for key in Config.model_fields if getattr(before, key) != getattr(config, key)]
-        if changed := [key for key in changed if key != "resume"]:
-            logger.warning(
-                "%s: goes on with other settings than it began with: %s", run.path, ", ".join(changed)
-            )
+def _begin_run(run: RunFolder, config: Config, sets: Mapping[str, DatasetIndex], ranks: Ranks) -> None:
+    """Make the run folder (rank 0), now that nothing of settings, data and state can be refused any more."""
+    if not ranks.is_main:
+        return
+    if run.resumed and (changed := _changed_settings(run, config)):
+        logger.warning("%s: goes on with other settings than it began with: %s", run.path, ", ".join(changed))
     report = {key: problems_report(index) for key, index in sets.items()}
-    run.create(dump_config(config), sets["train_set"].names, report)
+    named = config.model_copy(update={"name": run.path.name})
+    run.create(dump_config(named), sets["train_set"].names, report)
 
 
-def _start_weights(config: Config, network: Network) -> EMA | None:
-    """Load the weights to start from, freeze, and make the average."""
-    if config.weight is not None:
+def _say_finished(run: RunFolder, summary: dict[str, Any], config: Config, ranks: Ranks) -> dict[str, Any]:
+    """The summary of a run that is resumed but finished."""
+    if ranks.is_main:
+        logger.info("%s is finished: nothing is left to train", run.path)
+        if changed := _changed_settings(run, config):
+            logger.warning(
+                "%s: these settings are not those it was trained with: %s. A finished run is not trained "
+                "further: begin another with name=... (and weight=FILE, one of those in %s)",
+                *(run.path, ", ".join(changed), run.weights),
+            )
+    return summary
+
+
+def _changed_settings(run: RunFolder, config: Config) -> list[str]:
+    """The settings, by their top-level keys, that differ from those in a run folder."""
+    before = load_config(run.path)
+    where = {"resume", "name", "save_dir"}
+    return [
+        key
+        for key in Config.model_fields
+        if key not in where and getattr(before, key) != getattr(config, key)
+    ]
+
+
+def _identity(config: Config, index: DatasetIndex, ranks: Ranks) -> dict[str, Any]:
+    """What must be the same where a run goes on, in the words of messages."""
+    return {
+        "images of a step": config.per_batch_size * ranks.rank_size,
+        "training set": f"{len(index)} images (sum {index.fingerprint()})",
+        "classes": index.names,
+    }
+
+
+def _start_weights(config: Config, network: Network, has_state: bool) -> EMA | None:
+    """Load the weights to start from, which a state replaces, freeze, and make the average."""
+    if config.weight is not None and not has_state:
         load_pretrain(network, config.weight, config.strict_load)
     freeze_layers(network, config.freeze)
     if not config.ema:
@@ -220,7 +256,8 @@ def _start_weights(config: Config, network: Network) -> EMA | None:
     if config.ema_weight is None:
         return EMA(network, config.ema_decay, config.ema_tau)
     ema = EMA(network, config.ema_decay, config.ema_tau, updates=0)
-    load_pretrain(ema.network, config.ema_weight, config.strict_load)
+    if not has_state:
+        load_pretrain(ema.network, config.ema_weight, config.strict_load)
     return ema
 
 

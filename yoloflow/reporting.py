@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from yoloflow.engine.diagnose import diagnostics_of_run, doubt_about, identify_weights
+from yoloflow.engine.diagnose import diagnostics_of_run, doubt_about, read_sha256
 from yoloflow.engine.run_folder import find_weights
 from yoloflow.flow import evaluate_run
 from yoloflow.report.page.document import render_page
@@ -65,17 +65,17 @@ def _diagnose(run: dict[str, Any]) -> None:
     """Evaluate a run's best weights and keep what they are wrong in."""
     folder, doubt = Path(run["path"]), run["doubt"]
     try:
-        path = find_weights(folder)
+        weights = find_weights(folder)
         # Before the evaluation: if a training replaces the file meanwhile, the next report tells.
-        weights = identify_weights(path)
+        sha256 = read_sha256(weights)
         if doubt:
             logger.info("%s: %s; evaluated again", folder, doubt)
-        result = evaluate_run(str(folder), weight=str(path))
+        result = evaluate_run(str(folder), weight=str(weights))
     except YoloflowError as error:
         logger.warning("%s is not evaluated: %s%s", folder, error, f"; {doubt}" if doubt else "")
         run["absent"] = f"This run was not evaluated: {error}"
         return
-    content = diagnostics_of_run(result, weights)
+    content = diagnostics_of_run(result, weights, sha256)
     try:
         write_atomically(folder / "diagnostics.json", json.dumps(content).encode())
     except OSError as error:

@@ -7,19 +7,23 @@ import ctypes
 import gc
 import logging
 import os
+import platform
 import random
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
+from uuid import uuid4
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from yoloflow.structures import YoloflowError, nearest_names
@@ -101,7 +105,7 @@ def init_ranks(
     if ranks.rank_size > 1 and not dist.is_initialized():
         dist.init_process_group(
             dist.get_default_backend_for_device(device),
-            store=_meeting_place(timedelta(seconds=timeout_s)),
+            store=_meeting_place(ranks, timedelta(seconds=timeout_s)),
             rank=ranks.rank,
             world_size=ranks.rank_size,
             timeout=timedelta(seconds=timeout_s),
@@ -110,14 +114,59 @@ def init_ranks(
     return ranks, device
 
 
-def _meeting_place(timeout: timedelta) -> PrefixStore:
-    """Where the processes find each other: torchrun's own store, a part of it for each start of the ranks.
+def _meeting_place(ranks: Ranks, timeout: timedelta) -> PrefixStore:
+    """Where the processes find each other: a part of torchrun's store that those started together share.
 
-    Without parts, ranks that torchrun has started again find the addresses of the dead ones there and wait
-    for them (pytorch/pytorch issue 135712).
+    torchrun keeps one store while it starts ranks again. Without parts they find the addresses of the dead
+    ones and wait for them, and the parts that torchrun itself has do not help: machines count the starts
+    differently (pytorch/pytorch issue 135712).
     """
-    store, _, _ = next(rendezvous("env://", timeout=timeout))
-    return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+    except dist.DistError as error:
+        raise YoloflowError(
+            f"rank {ranks.rank}: the ranks' meeting place cannot be used ({error})"
+        ) from error
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    return PrefixStore(_name_of_start(store, ranks, timeout), store)
+
+
+def _name_of_start(store: Store, ranks: Ranks, timeout: timedelta) -> str:
+    """A name that the processes started together share, and no others.
+
+    Each rank leaves a word that nobody had before. The first answers every word it finds, be it of a dead
+    rank, with its own, which is the name, until all ranks have taken it.
+
+    Raises:
+        YoloflowError: not all ranks come in time.
+    """
+    own, limit = uuid4().hex, f"within {timeout.total_seconds():g} seconds (rank_timeout)"
+    if not ranks.is_main:
+        store.set(f"word of rank {ranks.rank}", own)
+        try:
+            name = str(store.get(f"answer to {own}"), "ascii")
+        except dist.DistStoreError as error:
+            raise YoloflowError(f"rank {ranks.rank}: rank 0 did not answer {limit}") from error
+        store.set(f"{name} taken by rank {ranks.rank}", "")
+        return name
+    missing, deadline = list(range(1, ranks.rank_size)), time.monotonic() + timeout.total_seconds()
+    while missing := [rank for rank in missing if not store.check([f"{own} taken by rank {rank}"])]:
+        if time.monotonic() > deadline:
+            numbers = ", ".join(map(str, missing))
+            raise YoloflowError(f"of {ranks.rank_size} ranks these did not come {limit}: {numbers}")
+        for word in (f"word of rank {rank}" for rank in missing):
+            if store.check([word]):
+                store.set(f"answer to {str(store.get(word), 'ascii')}", own)
+        time.sleep(0.02)
+    return own
+
+
+def device_name(device: torch.device) -> str:
+    """A device in words: its kind, and the model where torch tells it (it does so for CUDA alone)."""
+    if device.type == "cuda":
+        return f"{device.type} ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
 def can_pin_memory() -> bool:
@@ -186,8 +235,29 @@ def gather_over_ranks(value: T) -> list[T]:
 
 
 def count_ranks() -> int:
-    """Processes that have joined the group; 1 without one."""
+    """Processes that have joined the group; 1 without one, and within `alone`."""
+    if _Talk.is_off:
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _Talk:
+    """Whether processes talk: one flag for all threads, since backward recomputes in threads of its own."""
+
+    is_off = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A block in which this process sums and gathers over itself, and so waits for no other.
+
+    It is for what one rank may fail at while the others go on. Compiled code heeds it: torch compiles anew.
+    """
+    before, _Talk.is_off = _Talk.is_off, True
+    try:
+        yield
+    finally:
+        _Talk.is_off = before
 
 
 def leave_ranks() -> None:
@@ -200,6 +270,20 @@ def leave_ranks() -> None:
         # A train step that is kept by a cycle of references keeps the group and its threads.
         gc.collect()
         dist.destroy_process_group()
+
+
+def require_jit_backend(name: str) -> None:
+    """Refuse a back end of `torch.compile` that there is not here.
+
+    Args:
+        name: any that torch lists; those for debugging are taken too, but not named.
+
+    Raises:
+        YoloflowError: there is none of that name.
+    """
+    if name not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(torch.compiler.list_backends())
+        raise YoloflowError(f"jit_backend={name}: torch.compile has no such back end here; known: {known}")
 
 
 def set_determinism(level: str) -> None:
@@ -227,6 +311,33 @@ def set_determinism(level: str) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = is_bitwise
     torch.backends.cudnn.benchmark = level == "none"
+
+
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """All global random generators of this process, by name: torch's, the device's, NumPy's and Python's."""
+    state = {"torch": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(device)
+    _, keys, *rest = np.random.get_state()  # noqa: NPY002  third-party code may draw from it
+    state["numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+    state["numpy_rest"] = torch.tensor(rest, dtype=torch.float64)
+    version, words, following = random.getstate()
+    state["python"] = torch.tensor([version, *words])
+    state["python_rest"] = torch.tensor([np.nan if following is None else following], dtype=torch.float64)
+    return state
+
+
+def set_rng_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Go on drawing where `rng_state` was taken; a generator of another kind of device is left as it is."""
+    torch.set_rng_state(state["torch"].cpu())
+    if device.type in state:
+        torch.get_device_module(device).set_rng_state(state[device.type].cpu(), device)
+    position, has_normal, normal = state["numpy_rest"].tolist()
+    keys = state["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_normal), normal))  # noqa: NPY002
+    version, *words = state["python"].tolist()
+    following = state["python_rest"].item()
+    random.setstate((version, tuple(words), None if np.isnan(following) else following))
 
 
 def seed_everything(seed: int) -> None:

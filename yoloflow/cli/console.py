@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,6 +89,18 @@ def write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         raise mistake(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def make_place(path: Path) -> None:
+    """Make the folder of a file that will be written after long work, or say now that it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise mistake(f"{path}: cannot be written ({error.strerror})") from error
+    if path.is_dir():
+        raise mistake(f"{path}: is a folder; give the name of a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise mistake(f"{path}: cannot be written (Permission denied)")
 
 
 def mistake(message: str) -> YoloflowError:

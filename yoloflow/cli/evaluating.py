@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from yoloflow.cli.console import Overrides, app, mistake, write_json
+from yoloflow.cli.console import Overrides, app, make_place, mistake, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from yoloflow.evaluation.coco import CocoResult
     from yoloflow.evaluation.diagnostics import Comparison, Diagnostics
 
-CLASS_FIGURES = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AR100": "ar100"}
+CLASS_FIGURES = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "AP small": "ap_small",
+    "AP medium": "ap_medium",
+    "AP large": "ap_large",
+    "AR100": "ar100",
+}
 
 
 @app.command("test")
@@ -47,48 +55,78 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a run, weights or an exported file on a validation set, or a file of predictions (COCO AP)."""
-    if predictions is not None or annotations is not None:
-        if predictions is None or annotations is None or run_or_recipe is not None:
-            raise mistake("test: --predictions and --annotations go together, without a run or recipe")
+    for path in (json_file, save_predictions, diagnostics):
+        if path is not None:
+            make_place(path)
+    if predictions is None and annotations is None and against is None:
+        if run_or_recipe is None:
+            raise mistake("test: give a run or recipe, or --predictions FILE --annotations FILE")
+        outcome = _test_network(run_or_recipe, overrides, weight, save_predictions, diagnostics is not None)
+    else:
+        if predictions is None or annotations is None:
+            raise mistake("test: --predictions and --annotations go together, and --against needs both")
+        if run_or_recipe is not None or weight is not None or save_predictions is not None:
+            raise mistake(
+                "test: --predictions are evaluated without a run or recipe, --weight and --save-predictions"
+            )
         if against is not None:
             if diagnostics is not None:
                 raise mistake("test: --diagnostics is of one set of predictions, without --against")
             _compare(annotations, predictions, against, json_file)
             return
-        result, found = _evaluate_file(annotations, predictions, diagnostics is not None)
-        content, remarks = result.to_json(), [f"{predictions} as it is, against {annotations}"]
-        content["settings"] = {"predictions": str(predictions), "annotations": str(annotations)}
-    elif against is not None:
-        raise mistake("test: --against needs --predictions FILE --annotations FILE (see --save-predictions)")
-    elif run_or_recipe is not None:
-        from yoloflow.flow import evaluate_run
+        outcome = _test_file(annotations, predictions, diagnostics is not None)
+    if os.environ.get("RANK", "0") == "0":  # the first rank speaks for all
+        _tell(outcome, json_file, diagnostics)
 
-        evaluated = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions)
-        result, content, remarks = evaluated.coco, evaluated.to_json(), [evaluated.how, evaluated.speed]
-        found = _diagnose_run(evaluated, weight or run_or_recipe) if diagnostics is not None else None
+
+class Outcome(NamedTuple):
+    """What came of it: the figures, the same for a file, how they came about, what lies behind them."""
+
+    result: CocoResult
+    content: dict[str, Any]
+    remarks: list[str]
+    found: Diagnostics | None
+
+
+def _test_network(
+    run_or_recipe: str,
+    overrides: Overrides,
+    weight: str | None,
+    save_predictions: Path | None,
+    with_diagnostics: bool,
+) -> Outcome:
+    from yoloflow.flow import evaluate_run
+
+    evaluated = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions)
+    found = _diagnose_run(evaluated, weight or run_or_recipe) if with_diagnostics else None
+    return Outcome(evaluated.coco, evaluated.to_json(), [evaluated.how, evaluated.speed], found)
+
+
+def _test_file(annotations: Path, predictions: Path, with_diagnostics: bool) -> Outcome:
+    found = None
+    if with_diagnostics:
+        from yoloflow.evaluation.diagnostics import diagnose
+
+        found = diagnose(annotations, predictions, what=str(predictions))
+        result = found.coco
     else:
-        raise mistake("test: give a run or recipe, or --predictions FILE --annotations FILE")
-    if os.environ.get("RANK", "0") != "0":
-        return  # the first rank speaks for all
-    _show_result(result, remarks)
-    if json_file is not None:
-        write_json(json_file, content)
-    if found is not None and diagnostics is not None:
-        _show_diagnostics(found)
-        write_json(diagnostics, found.to_json())
-
-
-def _evaluate_file(
-    annotations: Path, predictions: Path, with_diagnostics: bool
-) -> tuple[CocoResult, Diagnostics | None]:
-    if not with_diagnostics:
         from yoloflow.evaluation.coco import evaluate_coco
 
-        return evaluate_coco(annotations, predictions), None
-    from yoloflow.evaluation.diagnostics import diagnose
+        result = evaluate_coco(annotations, predictions)
+    settings = {"predictions": str(predictions), "annotations": str(annotations)}
+    remarks = [f"{predictions} as it is, against {annotations}"]
+    return Outcome(result, {**result.to_json(), "settings": settings}, remarks, found)
 
-    found = diagnose(annotations, predictions, what=str(predictions))
-    return found.coco, found
+
+def _tell(outcome: Outcome, json_file: Path | None, diagnostics: Path | None) -> None:
+    """Files first: they are what is kept, whatever becomes of the terminal."""
+    if json_file is not None:
+        write_json(json_file, outcome.content)
+    if outcome.found is not None and diagnostics is not None:
+        write_json(diagnostics, outcome.found.to_json())
+    _show_result(outcome.result, outcome.remarks)
+    if outcome.found is not None:
+        _show_diagnostics(outcome.found)
 
 
 def _diagnose_run(evaluated: EvaluationResult, what: str) -> Diagnostics:
@@ -102,9 +140,9 @@ def _compare(annotations: Path, predictions: Path, against: Path, json_file: Pat
     from yoloflow.evaluation.diagnostics import compare
 
     found = compare(annotations, predictions, against)
-    _show_comparison(found, predictions.name, against.name)
     if json_file is not None:
         write_json(json_file, found.to_json())
+    _show_comparison(found, predictions.name, against.name)
 
 
 def _show_result(result: CocoResult, remarks: list[str]) -> None:
@@ -129,7 +167,7 @@ def _show_result(result: CocoResult, remarks: list[str]) -> None:
     console = _console()
     console.print(figures, classes)
     for remark in remarks:
-        console.print(remark, highlight=False, markup=False, soft_wrap=True)
+        console.print(remark, highlight=False, soft_wrap=True)
 
 
 def _show_diagnostics(found: Diagnostics) -> None:
@@ -181,10 +219,10 @@ def _show_comparison(found: Comparison, name: str, other: str) -> None:
 
 
 def _console() -> Console:
-    """Piped output keeps its columns whatever the width of the caller's terminal."""
+    """Piped output keeps its columns whatever the width of the caller's terminal; names stay as they are."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=120)
+    return Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
 
 
 def _figure(value: float | None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -70,7 +72,8 @@ def detect(  # noqa: PLR0913  one parameter for each option
 ) -> None:
     """Detect objects in pictures, videos or a camera: files of detections, and drawn pictures.
 
-    The exit code is 1 where some files could not be read; problems.json names them.
+    The exit code is 1 where some files could not be read; problems.json names them. Ctrl-C and SIGTERM end it
+    with 130 and 143; the files hold what was done.
     """
     from yoloflow.predict import PredictSettings, predict
 
@@ -87,7 +90,19 @@ def detect(  # noqa: PLR0913  one parameter for each option
         annotations=annotations,
         save_images=save_images,
     )
-    done = predict(weights, sources, save_dir, settings)
+    asked = [signal.SIGINT]
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        asked[0] = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)  # as Ctrl-C does it: the files hold what was done
+    try:
+        done = predict(weights, sources, save_dir, settings)
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + asked[0]) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for path in done.paths.values():
         typer.echo(path)
     if done.problems:

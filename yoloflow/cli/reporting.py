@@ -17,7 +17,7 @@ def report(
         Path | None, typer.Option(help="file to write (default: report.html in the first run)")
     ] = None,
     evaluate: Annotated[
-        bool, typer.Option(help="evaluate the best weights of a run that has no diagnostics yet")
+        bool, typer.Option(help="evaluate the best weights of a run that has no diagnostics of them")
     ] = True,
 ) -> None:
     """Write a page about a run, or several side by side: one HTML file that needs no network."""

@@ -17,8 +17,14 @@ def train(recipe: Recipe, overrides: Overrides = None) -> None:
     from yoloflow.config.reader import load_config
     from yoloflow.engine.stop import TrainingStopped
 
+    config = load_config(recipe, overrides or [])
+    if Path(recipe).is_dir() and not any(text.startswith(("name=", "save_dir=")) for text in overrides or []):
+        # The run that is named is the one that goes on, wherever it lies; else its settings make a new one.
+        run = Path(recipe).resolve()
+        place = {"save_dir": str(run.parent), "name": run.name} if config.resume == "auto" else {"name": None}
+        config = config.model_copy(update=place)
     try:
-        flow.train(load_config(recipe, overrides or []))
+        flow.train(config)
     except TrainingStopped as stopped:
         raise typer.Exit(stopped.exit_code) from None
 

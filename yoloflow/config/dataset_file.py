@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from yoloflow.config.document import Located, read_yaml
-from yoloflow.structures import YoloflowError
+from yoloflow.structures import YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
 
@@ -30,7 +30,11 @@ def expand_dataset_file(tree: Located, folder: Path) -> Located:
     if data is None or not isinstance(data.value, str):
         return tree
     path = folder / Path(data.value).expanduser()
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+    if not path.is_file():
+        others = [file.name for file in path.parent.glob("*.y*ml")]
+        near = f"; {nearest_names(path.name, others)}" if others else ""
+        raise YoloflowError(f"{data.place}: data: {data.value}: there is no such file{near}")
+    if path.suffix not in (".yaml", ".yml"):
         raise YoloflowError(
             f"{data.place}: data: {data.value} is no YAML file that describes a data set; "
             "give one, or the section's own keys (data.train_set=..., data.val_set=...)"

@@ -34,12 +34,23 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
     """
     path = find_recipe(recipe_or_path)
     tree = read_with_bases(path)
+    _refuse_data_set(tree, path)
     for text in overrides:
         tree = _override(tree, text)
     assert isinstance(tree.value, dict)
     if "recipe" not in tree.value:
         tree = Located({"recipe": Located(path.stem, str(path)), **tree.value}, tree.place)
     return validate(tree)
+
+
+def _refuse_data_set(tree: Located, path: Path) -> None:
+    """Say what a file is for that describes a data set and no training."""
+    assert isinstance(tree.value, dict)
+    if {"train", "val"} & tree.value.keys() and not {"network", "epochs", "optimizer"} & tree.value.keys():
+        raise YoloflowError(
+            f"{path}: describes a data set, not how to train; give it after a recipe, such as "
+            f"`yolov8n data={path}`"
+        )
 
 
 def dump_config(config: Config) -> str:

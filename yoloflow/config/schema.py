@@ -16,7 +16,7 @@ from yoloflow.config.section import Count, NotNegative, Row, Section, Share, Wor
 from yoloflow.data.stage_loaders import LoaderOptions
 from yoloflow.data.stages import Stage
 from yoloflow.optim.settings import OptimizerSettings, RunLength
-from yoloflow.runtime import Determinism
+from yoloflow.runtime import Determinism, require_jit_backend
 from yoloflow.structures import DatasetIndex
 
 
@@ -242,6 +242,15 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _maps_of_whole_cells(self) -> Self:
+        stride, sizes = max(self.network.stride), self.data.train_img_size
+        for size in [self.img_size, *(sizes if isinstance(sizes, list) else [sizes or self.img_size])]:
+            if size % stride:
+                larger = (size // stride + 1) * stride
+                raise ValueError(f"an image size of {size}: must be a multiple of {stride}, such as {larger}")
+        return self
+
     def micro_batches_per_update(self, rank_size: int = 1) -> int:
         """Micro-batches summed for an optimizer update: `accumulate`, or what brings a batch near `nbs`."""
         if not self.auto_accumulate:
@@ -342,7 +351,11 @@ class Config(Section):
         Args:
             rank_size: devices that train together.
             reduction: of the loss.
+
+        Raises:
+            YoloflowError: torch has no such `jit_backend` here.
         """
+        require_jit_backend(self.jit_backend)
         accumulate = self.micro_batches_per_update(rank_size)
         ratio = rank_size if reduction == "sum" else 1 / accumulate
         return {

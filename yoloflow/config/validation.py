@@ -20,6 +20,8 @@ from yoloflow.structures import YoloflowError, nearest_names
 
 Keys = tuple[str | int, ...]
 
+_MOST_AKIN = 4
+
 TYPE_NAMES: dict[Any, str] = {
     str: "text",
     int: "integer",
@@ -104,6 +106,10 @@ def _unknown_key(keys: Keys) -> str:
     begun = [name for name in known if name.startswith(key)]
     if begun:
         return f"unknown key; did you mean {' or '.join(begun)}?"
+    if not difflib.get_close_matches(key, known, n=1, cutoff=0.5):
+        akin = [dotted for dotted, _ in _fields(Config, "") if key in re.split(r"[._]", dotted)]
+        if akin:
+            return f"unknown key; did you mean {' or '.join(akin[:_MOST_AKIN])}?"
     return f"unknown key; {nearest_names(key, known)}"
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from typing import Any
 from torch import Tensor
 
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.files import load_weights, save_weights, write_atomically
+from yoloflow.weights.files import load_weights, save_weights, sha256_of, write_atomically
 
 logger = logging.getLogger("yoloflow")
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +50,23 @@ def save_state(folder: Path, step: int, state: TrainingState, keep_latest: int =
     """
     tensors_path = folder / f"state-{step:08d}.safetensors"
     save_weights(tensors_path, state.tensors)
-    manifest = {"schema": SCHEMA, "step": step, "sha256": _sha256(tensors_path), "numbers": state.numbers}
+    manifest = {"schema": SCHEMA, "step": step, "sha256": sha256_of(tensors_path), "numbers": state.numbers}
     manifest["sum"] = _sum(manifest)
     manifest_path = tensors_path.with_suffix(".json")
     write_atomically(manifest_path, json.dumps(manifest, indent=1).encode())
-    for old in _manifests(folder)[keep_latest:]:
+    upto = [path for path in _manifests(folder) if path <= manifest_path]
+    for old in upto[keep_latest:]:
         old.unlink(missing_ok=True)
         old.with_suffix(".safetensors").unlink(missing_ok=True)
     return manifest_path
 
 
 class StateWriter:
-    """Writes states while the training goes on, one after the other."""
+    """Writes states while the training goes on, one after the other.
+
+    Attributes:
+        written: step of the newest state that is on the disk; None before the first.
+    """
 
     def __init__(self, folder: Path, keep_latest: int = 2) -> None:
         """Write nothing yet.
@@ -70,7 +76,9 @@ class StateWriter:
             keep_latest: see `save_state`.
         """
         self._folder, self._keep_latest = folder, keep_latest
-        self._thread: threading.Thread | None = None
+        self._threads = ThreadPoolExecutor(1, "yoloflow-state")
+        self._begun: Future[None] | None = None
+        self.written: int | None = None
 
     def write(self, step: int, state: TrainingState) -> None:
         """Copy the tensors, which may change afterwards, and begin to write; waits for an earlier state.
@@ -84,18 +92,18 @@ class StateWriter:
         self.wait()
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors.items()}
         copied = TrainingState(copies, json.loads(json.dumps(state.numbers)))
-        self._thread = threading.Thread(target=self._save, args=(step, copied), name="yoloflow-state")
-        self._thread.start()
+        self._begun = self._threads.submit(self._save, step, copied)
 
     def wait(self) -> None:
-        """Return when nothing is left to write."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """Return when nothing is left to write; what went wrong, other than the disk, is raised here."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.result()
 
     def _save(self, step: int, state: TrainingState) -> None:
         try:
             save_state(self._folder, step, state, self._keep_latest)
+            self.written = step
         except OSError as error:
             logger.warning(
                 "%s: the state of step %d cannot be written (%s); the training goes on, "
@@ -107,13 +115,63 @@ class StateWriter:
 
 
 def load_newest_state(folder: Path) -> TrainingState | None:
-    """The newest state in `folder` whose sum is right, or None; damaged ones are named in the log."""
-    for manifest_path in _manifests(folder):
+    """The newest state in `folder` whose sum is right; damaged ones are named in the log.
+
+    Returns:
+        None if there is no state at all.
+
+    Raises:
+        YoloflowError: there are states, but none is good.
+    """
+    manifests = _manifests(folder)
+    for manifest_path in manifests:
         try:
             return _load(manifest_path)
         except (OSError, ValueError, RecursionError) as error:
             logger.warning("%s: skipped, %s; trying the one before", manifest_path, error)
-    return None
+    if not manifests:
+        return None
+    raise YoloflowError(
+        f"{folder}: none of its {len(manifests)} training states is good (the log says why), so there is "
+        "nothing to go on from. Begin a run with another name=...; weight=FILE starts it with weights of here"
+    )
+
+
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest state in `folder`, good or not; None without one."""
+    return next((_step_of(path) for path in _manifests(folder)), None)
+
+
+def remove_leftovers(run: Path, weights: Path) -> int:
+    """Remove what killed processes were writing: partial files, and tensors whose state was never completed.
+
+    Args:
+        run: the run folder, in which no other process writes.
+        weights: its folder of states.
+
+    Returns:
+        how many files.
+    """
+    tensors = [path for path in weights.glob("state-*.safetensors") if not path.with_suffix(".json").exists()]
+    leftovers = [*run.rglob(".*.partial"), *tensors]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def set_aside_newer(folder: Path, step: int) -> None:
+    """Rename the states after a step, which must not count, to `*.damaged`.
+
+    Args:
+        folder: where states lie.
+        step: of the newest good one.
+    """
+    for manifest_path in _manifests(folder):
+        if _step_of(manifest_path) > step:
+            for path in (manifest_path, manifest_path.with_suffix(".safetensors")):
+                with suppress(FileNotFoundError):
+                    path.rename(path.with_name(f"{path.name}.damaged"))
+            logger.warning("%s: is called %s.damaged now", manifest_path, manifest_path.name)
 
 
 def require_same_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
@@ -156,7 +214,7 @@ def _load(manifest_path: Path) -> TrainingState:
     if manifest_path.stem != f"state-{manifest['step']:08d}":
         raise ValueError(f"it is the state of step {manifest['step']}")
     tensors_path = manifest_path.with_suffix(".safetensors")
-    if not tensors_path.exists() or _sha256(tensors_path) != manifest["sha256"]:
+    if not tensors_path.exists() or sha256_of(tensors_path) != manifest["sha256"]:
         raise ValueError("its tensors file is missing or has changed")
     return TrainingState(load_weights(tensors_path), manifest["numbers"])
 
@@ -168,9 +226,10 @@ def _sum(manifest: dict[str, Any]) -> str:
 
 
 def _manifests(folder: Path) -> list[Path]:
+    """Newest first."""
     return sorted(folder.glob("state-*.json"), reverse=True)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _step_of(manifest_path: Path) -> int:
+    digits = manifest_path.stem.removeprefix("state-")
+    return int(digits) if digits.isdecimal() else 0

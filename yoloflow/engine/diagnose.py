@@ -36,27 +36,19 @@ def diagnose_result(result: EvaluationResult, index: DatasetIndex, what: str = "
     return replace(diagnostics, speed=result.to_json()["speed"])
 
 
-def identify_weights(weights: Path) -> dict[str, str]:
-    """What tells weights from any others: `file` (the name) and `sha256` of its bytes.
-
-    Raises:
-        YoloflowError: the file cannot be read.
-    """
-    return {"file": weights.name, "sha256": sha256_of(weights)}
-
-
-def diagnostics_of_run(result: EvaluationResult, weights: Mapping[str, str]) -> dict[str, Any]:
+def diagnostics_of_run(result: EvaluationResult, weights: Path, sha256: str) -> dict[str, Any]:
     """The content of a run's `diagnostics.json`, which says of which weights it is.
 
     Args:
         result: the evaluation of these weights.
-        weights: of `identify_weights`; for a file that may still change, from before it was evaluated.
+        weights: their file.
+        sha256: of its bytes; where the file may still change, from before it was evaluated.
 
     Raises:
         YoloflowError: result and data set do not fit together.
     """
-    content = diagnose_result(result, result.index, weights["file"]).to_json()
-    return content | {"weights": dict(weights)}
+    content = diagnose_result(result, result.index, weights.name).to_json()
+    return content | {"weights_sha256": sha256}
 
 
 def doubt_about(diagnostics: Mapping[str, Any], folder: Path) -> str | None:
@@ -69,15 +61,27 @@ def doubt_about(diagnostics: Mapping[str, Any], folder: Path) -> str | None:
     Raises:
         YoloflowError: the weights cannot be read.
     """
-    said = diagnostics.get("weights")
-    if said is None:
+    sha256 = diagnostics.get("weights_sha256")
+    if sha256 is None:
         return "diagnostics.json does not say of which weights it is"
     try:
         weights = find_weights(folder)
     except YoloflowError:
-        return f"diagnostics.json is of {said['file']}, and the run has no weights to compare with"
-    if said["sha256"] == sha256_of(weights):
+        return f"diagnostics.json is of {diagnostics['what']}, and the run has no weights to compare with"
+    if sha256 == read_sha256(weights):
         return None
-    if said["file"] != weights.name:
-        return f"diagnostics.json is of {said['file']}, and the weights to use are now {weights.name}"
+    if diagnostics["what"] != weights.name:
+        return f"diagnostics.json is of {diagnostics['what']}, and the weights to use are now {weights.name}"
     return f"diagnostics.json is of other weights than {weights.name} has now"
+
+
+def read_sha256(weights: Path) -> str:
+    """What tells weights from any others.
+
+    Raises:
+        YoloflowError: the file cannot be read.
+    """
+    try:
+        return sha256_of(weights)
+    except OSError as error:
+        raise YoloflowError(f"{weights}: cannot be read ({error.strerror})") from error

@@ -25,7 +25,7 @@ from yoloflow.engine.precision import Precision
 from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.evaluation.records import ground_truth_of, result_array, result_rows
-from yoloflow.models import Network, prepare_for_inference
+from yoloflow.models import Network, predict_images, prepare_for_inference
 from yoloflow.runtime import gather_over_ranks, peak_memory
 from yoloflow.structures import Batch, DatasetIndex, Detections, YoloflowError
 from yoloflow.weights.files import write_atomically
@@ -44,10 +44,6 @@ logger = logging.getLogger("yoloflow")
 T = TypeVar("T")
 
 NUM_PICTURES = 16
-
-# Pixels that go through the network at once on a CPU, where maps that fit its caches are up to twice as fast
-# as those of a whole batch: one image of 640 x 640, four of 320 x 320.
-_CPU_PIXELS = 640 * 640
 
 
 class OutputKind(Protocol):
@@ -172,7 +168,8 @@ def test(
         network = prepare_for_inference(network, in_float32=settings["precision"] == "float32")
 
     def detect(images: Tensor) -> Tensor:
-        prediction = _predict(network, images, precision)
+        with precision.autocast() if precision is not None else nullcontext():
+            prediction = predict_images(network, images)
         _check_classes(prediction, kind, index)
         return prediction
 
@@ -221,22 +218,6 @@ def _evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = was_training
 
 
-def _predict(network: nn.Module, images: Tensor, precision: Precision | None) -> Tensor:
-    """The decoded prediction: the first tensor of what the network returns."""
-    at_once = len(images)
-    if images.device.type == "cpu":
-        images = images.contiguous(memory_format=torch.channels_last)
-        at_once = max(_CPU_PIXELS // (images.shape[2] * images.shape[3]), 1)
-    predictions = []
-    with precision.autocast() if precision is not None else nullcontext():
-        for some in torch.split(images, at_once):
-            outputs = network(some)
-            while not isinstance(outputs, Tensor):
-                outputs = outputs[0]
-            predictions.append(outputs)
-    return torch.cat(predictions) if len(predictions) > 1 else predictions[0]
-
-
 def _settings_of(network: nn.Module, device: torch.device, precision: Precision | None) -> dict[str, Any]:
     """How it is done, beside the thresholds."""
     dtype = precision.dtype if precision is not None else None
@@ -281,6 +262,14 @@ def _to_original(rows: list[Tensor], batch: Batch) -> list[Detections]:
     return detections
 
 
+def _write_json(path: Path, content: object) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(content).encode())
+    except OSError as error:
+        raise YoloflowError(f"{path}: the detections cannot be written there ({error.strerror})") from error
+
+
 def _conclude(
     part: _RankPart,
     index: DatasetIndex,
@@ -299,7 +288,7 @@ def _conclude(
         logger.warning("%d of %d images evaluated: the loader gives no others", len(detections), len(index))
     results = result_array(detections, index)
     if save_json is not None and synchronizer.is_main:
-        write_atomically(save_json, json.dumps(result_rows(results)).encode())
+        _write_json(Path(save_json), result_rows(results))
     image_ids = index.image_ids[list(detections)].tolist()
     coco = evaluate_coco(ground_truth_of(index), results, image_ids)
     slowest = {name: max(other.seconds[name] for other in parts) for name in part.seconds}

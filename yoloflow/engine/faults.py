@@ -20,6 +20,8 @@ class FaultHold:
         is_on: whether updates are held; otherwise nothing is.
         losses_finite: () bool, whether the losses of the update in progress are.
         update: () int64, the first update that was held back; -1: none.
+        broken: () int64, the first update that left weights which are not finite; -1: none. What comes after
+            it is held back, whether `is_on` or not.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -27,6 +29,11 @@ class FaultHold:
         self.is_on = False
         self.losses_finite = torch.ones((), dtype=torch.bool, device=device)
         self.update = torch.full((), -1, dtype=torch.int64, device=device)
+        self.broken = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def is_clear(self) -> bool:
+        """Whether nothing is held back (waits for the device)."""
+        return int(torch.maximum(self.update, self.broken)) < 0
 
     def note_loss(self, loss: Tensor) -> Tensor:
         """Take note of a micro-batch; returns () bool, whether its loss is finite."""
@@ -37,8 +44,15 @@ class FaultHold:
     def note_update(self, is_fault: Tensor, number: int) -> Tensor:
         """Take note of an update; returns () bool, whether it is held back."""
         if self.is_on:
-            self.update.copy_(torch.where(is_fault & (self.update < 0), number, self.update))
-        return self.update >= 0
+            is_first = is_fault & (self.update < 0) & (self.broken < 0)
+            self.update.copy_(torch.where(is_first, number, self.update))
+        return (self.update >= 0) | (self.broken >= 0)
+
+    def note_weights(self, weights: list[nn.Parameter], number: int) -> None:
+        """Look at the weights that an update has left; those whose norm overflows are lost too."""
+        norm = torch.nn.utils.get_total_norm(weights)
+        is_first = ~torch.isfinite(norm) & (self.broken < 0) & (self.update < 0)
+        self.broken.copy_(torch.where(is_first, number, self.broken))
 
     def release(self) -> None:
         """Hold nothing back any more."""

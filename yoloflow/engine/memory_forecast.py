@@ -4,6 +4,9 @@ The largest batch that there can be (largest image side of all stages, as many o
 have) goes forward and backward once, without a trace in the training. An accelerator says when its memory is
 used up, so it simply tries. The CPU's process would be killed without a word: there two small batches come
 first, and the straight line through their peaks tells whether the whole one may be tried.
+
+Several ranks try the same size at the same time, each `alone`: the one that has the least room fails, and
+would leave the others waiting for it in the middle of a loss. After each try all hear what came of it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,14 @@ import torch
 from yoloflow.data.loader import BatchExtent
 from yoloflow.engine.faults import no_trace
 from yoloflow.engine.train_step import TrainStep
-from yoloflow.runtime import Ranks, forget_peak_memory, free_memory, gather_over_ranks, peak_memory
+from yoloflow.runtime import (
+    Ranks,
+    alone,
+    forget_peak_memory,
+    free_memory,
+    gather_over_ranks,
+    peak_memory,
+)
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -30,16 +40,33 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class MemoryForecast:
-    """What came of it on one device.
+    """What came of it, on all ranks.
 
     Attributes:
-        fits: images of the largest batch that can be computed, 0 if not even one.
-        peak: bytes in use at the peak of the whole batch, measured or, if it was not tried, from the line;
-            None where nobody tells.
+        fits: images of the largest batch that every rank can compute, 0 if not even one.
+        peak: bytes in use at the peak of the whole batch, measured (the most of all ranks) or, if it was not
+            tried, from the line of `rank`; None where nobody tells.
+        rank: that has no room for more; 0 where the whole batch fits.
     """
 
     fits: int
     peak: int | None
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of one try on one rank.
+
+    Attributes:
+        fits: whether it was computed.
+        peak: bytes in use at its peak, if it fits and somebody tells.
+        error: what went wrong, where that was not for want of memory.
+    """
+
+    fits: bool
+    peak: int | None = None
+    error: str | None = None
 
 
 class Batches(Protocol):
@@ -73,72 +100,132 @@ def forecast_memory(train_step: TrainStep, loader: Batches, ranks: Ranks) -> Non
         compute_batch(train_step, extent, batch_size)
 
     room = _room(ranks) - loader.cache_memory
-    own = forecast_batch(compute, extent.batch_size, train_step.device, room)
-    forecasts = gather_over_ranks(own)
-    fits = min(forecast.fits for forecast in forecasts)
-    needs = max((forecast.peak or 0 for forecast in forecasts), default=0)
+    told = forecast_batch(compute, extent.batch_size, train_step.device, room)
     what = f"{extent.batch_size} images of {extent.side} x {extent.side} px, {extent.label_rows} objects each"
-    if needs:
-        what += f", need {needs / _GIB:.1f} GiB"
-    if fits >= extent.batch_size:
+    if told.peak:
+        what += f", need {told.peak / _GIB:.1f} GiB"
+    if told.fits >= extent.batch_size:
         if ranks.is_main:
             logger.info("largest batch tried: %s", what)
         return
-    remedy = f"per_batch_size={fits} fits" if fits else "not even one image fits"
+    device = gather_over_ranks(str(train_step.device))[told.rank]
+    where = f"{device} of rank {told.rank}" if ranks.rank_size > 1 else device
+    remedy = f"per_batch_size={told.fits} fits" if told.fits else "not even one image fits"
     raise YoloflowError(
-        f"{train_step.device} has too little memory for the largest batch to come: {what}. {remedy}; "
-        "accumulate=2 makes up for half the size, amp_level=O2, recompute=true or a smaller img_size need "
-        "less (memory_forecast=false leaves this trial out)"
+        f"{where} has too little memory for the largest batch to come: {what}. {remedy}; "
+        "accumulate=2 makes up for half the size, amp_level=O2, recompute=true (with recompute_layers) or a "
+        "smaller img_size need less (memory_forecast=false leaves this trial out)"
     )
 
 
 def forecast_batch(
     compute: Callable[[int], None], batch_size: int, device: torch.device, room: int
 ) -> MemoryForecast:
-    """What comes of a batch.
+    """What comes of a batch; all ranks must call, and are told the same.
 
     Args:
         compute: takes the number of images.
         batch_size: images of the whole batch.
         device: where it computes.
         room: bytes that the process may have in memory (asked for on the CPU only).
+
+    Raises:
+        YoloflowError: another rank failed, and not for want of memory.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or batch_size <= _LARGER:
         return largest_that_fits(compute, batch_size, device)
-    small, larger = (_peak(compute, min(size, batch_size), device) for size in (_SMALL, _LARGER))
-    if small is None or larger is None or batch_size <= _LARGER:
+    peaks: list[list[int | None]] = []
+    for size in (_SMALL, _LARGER):
+        outcomes = _try(compute, size, device)
+        rank = _first_without_room(outcomes)
+        if rank is not None:
+            return _halve(compute, size, device, rank)
+        peaks.append([outcome.peak for outcome in outcomes])
+    lines = zip(*peaks, gather_over_ranks(room), strict=True)
+    forecasts = [_along_the_line(rank, batch_size, *line) for rank, line in enumerate(lines)]
+    least = min(forecasts, key=lambda forecast: forecast.fits)
+    if least.fits >= batch_size:
         return largest_that_fits(compute, batch_size, device)
+    return least
+
+
+def _along_the_line(
+    rank: int, batch_size: int, small: int | None, larger: int | None, room: int
+) -> MemoryForecast:
+    """What the peaks of the two small batches tell of a rank's whole one."""
+    if small is None or larger is None:
+        return MemoryForecast(batch_size, None, rank)
     per_image = max(larger - small, 0) / (_LARGER - _SMALL)
     expected = larger + per_image * (batch_size - _LARGER)
     if expected <= room:
-        return largest_that_fits(compute, batch_size, device)
-    return MemoryForecast(max(_LARGER + int((room - larger) / max(per_image, 1)), 0), int(expected))
+        return MemoryForecast(batch_size, int(expected), rank)
+    return MemoryForecast(max(_LARGER + int((room - larger) / max(per_image, 1)), 0), int(expected), rank)
 
 
 def largest_that_fits(
     compute: Callable[[int], None], batch_size: int, device: torch.device
 ) -> MemoryForecast:
-    """Compute the whole batch; where it does not fit, find by halving how much does.
+    """Compute the whole batch; where it does not fit, find by halving how much does. All ranks must call.
 
     Args:
         compute: takes the number of images.
         batch_size: images of the whole batch.
         device: where it computes.
+
+    Raises:
+        YoloflowError: another rank failed, and not for want of memory.
     """
-    low, high, peak = 0, batch_size + 1, None
-    size = batch_size
-    while high - low > 1:
-        try:
-            peak = _peak(compute, size, device)
-            low = size
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            high = size
-            if device.type != "cpu":
-                torch.accelerator.empty_cache()
-        size = (low + high) // 2
-    return MemoryForecast(low, peak if low == batch_size else None)
+    outcomes = _try(compute, batch_size, device)
+    rank = _first_without_room(outcomes)
+    if rank is not None:
+        return _halve(compute, batch_size, device, rank)
+    return MemoryForecast(batch_size, max(outcome.peak or 0 for outcome in outcomes) or None)
+
+
+def _halve(compute: Callable[[int], None], too_many: int, device: torch.device, rank: int) -> MemoryForecast:
+    """What fits, where `rank` has no room for `too_many` images."""
+    fits = 0
+    while too_many - fits > 1:
+        size = (fits + too_many) // 2
+        failed = _first_without_room(_try(compute, size, device))
+        if failed is None:
+            fits = size
+        else:
+            too_many, rank = size, failed
+    return MemoryForecast(fits, None, rank)
+
+
+def _first_without_room(outcomes: list[_Outcome]) -> int | None:
+    return next((rank for rank, outcome in enumerate(outcomes) if not outcome.fits), None)
+
+
+def _try(compute: Callable[[int], None], batch_size: int, device: torch.device) -> list[_Outcome]:
+    """Compute a batch on all ranks, each alone; by rank, what came of it.
+
+    Raises:
+        YoloflowError: another rank failed, and not for want of memory; an own such error is raised as it is.
+    """
+    failure: RuntimeError | MemoryError | None = None
+    try:
+        with alone():
+            own = _Outcome(True, _peak(compute, batch_size, device))
+    except (RuntimeError, MemoryError) as error:
+        own = _Outcome(False)
+        if not is_out_of_memory(error):
+            own = _Outcome(False, error=f"{type(error).__name__}: {error}".partition("\n")[0])
+            failure = error
+    # Only now the error has let go of what had been computed.
+    if not own.fits and device.type != "cpu":
+        torch.accelerator.empty_cache()
+    outcomes = gather_over_ranks(own)
+    if failure is not None:
+        raise failure
+    for rank, outcome in enumerate(outcomes):
+        if outcome.error is not None:
+            raise YoloflowError(
+                f"rank {rank} failed at a trial batch of {batch_size} images: {outcome.error}"
+            )
+    return outcomes
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
+from yoloflow.engine.run_lock import AnotherProcessError, claim
 from yoloflow.report.json_files import read_checked, read_names
 from yoloflow.runtime import Ranks
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import write_atomically
+
+# A process that was killed may need a moment to vanish before its run is continued.
+_PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +89,19 @@ class RunFolder:
 
 
 def choose_run(save_dir: str, name: str | None, default_name: str, resume: str, ranks: Ranks) -> RunFolder:
-    """Find the folder of a new run, or that of a run to continue; nothing is written yet.
+    """Find the folder of a new run, or that of a run to continue, and claim it; nothing is written there yet.
 
     Args:
         save_dir: parent of all runs.
         name: the user's name for the run; None takes `default_name` and, where that is taken, numbers it.
         default_name: the recipe's name.
-        resume: "never" refuses an existing `name`; "auto" continues it.
-        ranks: rank 0 looks, the others are told.
+        resume: "never" refuses an existing `name`; "auto" continues it. Without a name the one that is not
+            finished is continued.
+        ranks: rank 0 looks and claims, the others are told.
 
     Raises:
-        YoloflowError: the name is taken and `resume` is "never".
+        YoloflowError: the name is taken and `resume` is "never"; several runs could be continued; or another
+            process trains there.
     """
     told: list[RunFolder | YoloflowError | None] = [None]
     if ranks.is_main:
@@ -141,22 +149,55 @@ def _json_bytes(content: object) -> bytes:
 
 
 def _choose(root: Path, name: str | None, default_name: str, resume: str) -> RunFolder:
-    path = root / (name or default_name)
-    # A folder without config.yaml holds no run: an empty one made beforehand is welcome.
-    if not (path / "config.yaml").exists():
-        return RunFolder(path, resumed=False)
     if resume == "auto":
-        return RunFolder(path, resumed=True)
-    if name is None:
-        return RunFolder(_numbered(path), resumed=False)
-    raise YoloflowError(
-        f"{path} exists already: a run is never overwritten; choose another name=..., "
-        f"or continue it with resume=auto"
-    )
+        return _to_continue(root / name if name is not None else _unfinished(root, default_name))
+    if name is not None:
+        path = root / name
+        if not _is_run(path):
+            claim(path)
+        if _is_run(path):  # before, or since
+            raise YoloflowError(
+                f"{path} exists already: a run is never overwritten; choose another name=..., "
+                f"or continue it with resume=auto"
+            )
+        return RunFolder(path, resumed=False)
+    for path in _candidates(root, default_name):
+        # An empty folder made beforehand is welcome, unless it has a number.
+        if _is_run(path) or (path.exists() and path.name != default_name):
+            continue
+        with suppress(AnotherProcessError):
+            claim(path)
+            if not _is_run(path):
+                return RunFolder(path, resumed=False)
+    raise AssertionError("the numbers do not end")
 
 
-def _numbered(path: Path) -> Path:
-    number = 2
-    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return candidate
+def _to_continue(path: Path) -> RunFolder:
+    run = RunFolder(path, resumed=True)
+    if run.finished_summary is not None:
+        return run
+    claim(path, patience_s=_PATIENCE_SECONDS)
+    return RunFolder(path, resumed=_is_run(path))
+
+
+def _unfinished(root: Path, default_name: str) -> Path:
+    """Of the runs without a name of their own the one to continue; the newest where all are finished."""
+    runs = list(takewhile(Path.exists, _candidates(root, default_name)))
+    open_runs = [
+        path for path in runs if _is_run(path) and not RunFolder(path, resumed=True).summary.exists()
+    ]
+    if len(open_runs) > 1:
+        names = ", ".join(path.name for path in open_runs)
+        raise YoloflowError(f"resume=auto: several runs in {root} are not finished ({names}); add name=...")
+    return (open_runs or runs or [root / default_name])[-1]
+
+
+def _candidates(root: Path, default_name: str) -> Iterator[Path]:
+    """The folders that a run without a name may have, in turn."""
+    yield root / default_name
+    for number in count(2):
+        yield root / f"{default_name}-{number}"
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.yaml").exists()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,15 +14,50 @@ from typing import Any
 import torch
 
 from yoloflow.engine.callbacks import RunContext
+from yoloflow.runtime import device_name
 
 
-def run_summary(context: RunContext, seconds: float, images_per_second: float) -> dict[str, Any]:
+@dataclass(slots=True)
+class TrainingTime:
+    """What a run has taken, over all its processes.
+
+    Attributes:
+        seconds_before: seconds of processes before this one.
+        started: when this one began to train, by the monotonic clock.
+        step_seconds: seconds spent in steps.
+        step_images: images of those steps, of all ranks.
+    """
+
+    seconds_before: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    step_seconds: float = 0.0
+    step_images: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Of this and all earlier processes of the run."""
+        return time.monotonic() - self.started + self.seconds_before
+
+    def state_dict(self) -> dict[str, float]:
+        """Plain numbers to go on from after a resume."""
+        return {
+            "seconds": self.seconds,
+            "step_seconds": self.step_seconds,
+            "step_images": self.step_images,
+        }
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.seconds_before, self.step_seconds = state["seconds"], state["step_seconds"]
+        self.step_images = int(state["step_images"])
+
+
+def run_summary(context: RunContext, taken: TrainingTime) -> dict[str, Any]:
     """What `summary.json` says.
 
     Args:
         context: of the training, which is at its end.
-        seconds: of all processes of the run.
-        images_per_second: of this process, all ranks together.
+        taken: by the run.
     """
     nothing = dict.fromkeys(("map", "map50", "stats", "per_class"))
     return {
@@ -28,8 +66,8 @@ def run_summary(context: RunContext, seconds: float, images_per_second: float) -
         "skipped_updates": int(context.train_step.skipped_updates),
         **(context.figures or nothing),
         "best": context.best or None,
-        "wall_seconds": round(seconds, 1),
-        "images_per_second": round(images_per_second, 2),
+        "wall_seconds": round(taken.seconds, 1),
+        "images_per_second": round(taken.step_images / max(taken.step_seconds, 1e-9), 2),
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
@@ -40,13 +78,6 @@ def run_summary(context: RunContext, seconds: float, images_per_second: float) -
         "platform": platform.platform(),
         "git_commit": _git_commit(),
     }
-
-
-def device_name(device: torch.device) -> str:
-    """A device in words: its kind, and the model where torch knows it."""
-    if device.type == "cuda":
-        return f"{device.type} ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
 def _installed_version() -> str | None:

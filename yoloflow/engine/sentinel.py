@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from yoloflow.engine.callbacks.base import RunContext
+from yoloflow.engine.checkpoint import newest_step
 from yoloflow.engine.faults import first_not_finite
 from yoloflow.runtime import gather_over_ranks
 from yoloflow.structures import Batch, YoloflowError
@@ -75,8 +76,7 @@ class Sentinel:
 
     def is_all_well(self) -> bool:
         """Whether no update is held back (waits for the device)."""
-        hold = self._context.train_step.hold
-        return not hold.is_on or int(hold.update) < 0
+        return self._context.train_step.hold.is_clear()
 
     def watch(self) -> None:
         """Hold back faulty updates from now on, unless one was met and it was decided to skip them."""
@@ -92,11 +92,17 @@ class Sentinel:
         """Go back to the begin of the held update, name what is wrong in it and keep its batch.
 
         All ranks must call. The context's step is the update's first afterwards.
+
+        Raises:
+            NonFiniteError: the weights themselves are not finite, and there is no way back.
         """
         context, train_step = self._context, self._context.train_step
+        if (broken := int(train_step.hold.broken)) >= 0:
+            raise self._broken_weights(broken)
         update = int(train_step.hold.update)
         context.step = train_step.rewind(update)
-        batches = list(islice(self._loader.batches(context.step), train_step.micro_batches_per_update))
+        self.check_weights()
+        batches = self._batches_of(update)
         found = train_step.examine((batch.images, batch.labels) for batch in batches)
         fault = None
         if found is not None:
@@ -105,11 +111,7 @@ class Sentinel:
         faults = [one for one in gather_over_ranks(fault) if one is not None]
         faults.sort(key=lambda one: (one.step, one.order))
         message = self._describe(update, faults)
-        if context.ranks.is_main:
-            report = {"message": message, "update": update + 1, "found": [asdict(one) for one in faults]}
-            path = self._report(update)
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, json.dumps(report, indent=1).encode())
+        self._write_report(update, message, faults)
         return NonFiniteError(message)
 
     def check_weights(self) -> None:
@@ -122,10 +124,46 @@ class Sentinel:
         name = first_not_finite(context.train_step.network)
         if name is not None:
             raise NonFiniteError(
-                f"after step {context.step}: {name} of the network is not finite; the newest state in "
-                f"{context.run.weights} is from before: resume=auto goes on from there, best with a lower "
-                "optimizer.lr_init, clip_grad=true or overflow_still_update=false"
+                f"after step {context.step}: weight {name} is not finite; {self._what_is_left()}"
             )
+
+    def _broken_weights(self, update: int) -> NonFiniteError:
+        """Name what an update has left in the weights, and keep its batches."""
+        context, train_step = self._context, self._context.train_step
+        batches = self._batches_of(update)
+        context.step = (update + 1) * train_step.micro_batches_per_update
+        first = context.step - len(batches) + 1
+        name = first_not_finite(train_step.network)
+        what = f"{'the norm of all weights' if name is None else f'weight {name}'} after update {update + 1}"
+        mine = [self._keep(batch, step, 0, what) for step, batch in enumerate(batches, first)]
+        faults = [one for part in gather_over_ranks(mine) for one in part]
+        faults.sort(key=lambda one: (-one.step, one.rank))
+        message = f"{self._tell(update, faults[0])}; {self._what_is_left()}"
+        self._write_report(update, message, faults)
+        return NonFiniteError(message)
+
+    def _batches_of(self, update: int) -> list[Batch]:
+        """The micro-batches of an update on this device, made again."""
+        number = self._context.train_step.micro_batches_per_update
+        return list(islice(self._loader.batches(update * number), number))
+
+    def _what_is_left(self) -> str:
+        """Where a training whose weights are lost can go on."""
+        folder = self._context.run.weights
+        step = newest_step(folder)
+        advice = "best with a lower optimizer.lr_init, clip_grad=true or overflow_still_update=false"
+        if step is None:
+            return f"no state was written before: begin again, {advice}"
+        return (
+            f"the newest state in {folder} is that of step {step}: resume=auto goes on from there, {advice}"
+        )
+
+    def _write_report(self, update: int, message: str, faults: list[Fault]) -> None:
+        if self._context.ranks.is_main:
+            report = {"message": message, "update": update + 1, "found": [asdict(one) for one in faults]}
+            path = self._report(update)
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, json.dumps(report, indent=1).encode())
 
     def _report(self, update: int) -> Path:
         return self._context.run.faults / f"update-{update + 1:08d}.json"
@@ -139,19 +177,19 @@ class Sentinel:
 
     def _describe(self, update: int, faults: list[Fault]) -> str:
         context = self._context
+        told = f"update {update + 1}: its gradient is not finite, though the parts of it are when repeated"
         if faults:
-            one = faults[0]
-            epoch, within = divmod(one.step - 1, context.steps_per_epoch)
-            place = f"step {one.step} (step {within + 1} of epoch {epoch + 1}, rank {one.rank})"
-            images = ", ".join(one.images[:_NAMED])
-            if len(one.images) > _NAMED:
-                images += f" and {len(one.images) - _NAMED} more, named in {self._report(update)}"
-            told = f"{place}: not finite: {one.what}; images {images}; batch kept in {one.batch}"
-        else:
-            told = (
-                f"update {update + 1}: its gradient is not finite, though the parts of it are when repeated"
-            )
+            told = self._tell(update, faults[0])
         return (
             f"{told}; loss scale {float(context.train_step.scaler.scale):g}. The state before it is "
             f"that of step {context.step}: resume=auto takes the step again, non_finite=skip leaves it out"
         )
+
+    def _tell(self, update: int, fault: Fault) -> str:
+        """Where a fault is, what is not finite, and in which images."""
+        epoch, within = divmod(fault.step - 1, self._context.steps_per_epoch)
+        place = f"step {fault.step} (step {within + 1} of epoch {epoch + 1}, rank {fault.rank})"
+        images = ", ".join(fault.images[:_NAMED])
+        if len(fault.images) > _NAMED:
+            images += f" and {len(fault.images) - _NAMED} more, named in {self._report(update)}"
+        return f"{place}: not finite: {fault.what}; images {images}; batch kept in {fault.batch}"

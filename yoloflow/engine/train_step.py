@@ -211,6 +211,7 @@ class TrainStep:
         skip = is_held if self._options.overflow_still_update else is_held | ~finite
         self.schedule.apply(self.optimizer, self.updates)
         self._step_optimizer(skip.float())
+        self.hold.note_weights(self._trained(), self.updates)
         self._statistics.settle(skip)
         if self.ema is not None:
             self.ema.update(skip.float())

@@ -6,23 +6,20 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
-
-import torch
 
 from yoloflow.data.clock import LoaderClock
 from yoloflow.data.loader import BatchExtent
 from yoloflow.engine.callbacks import BaseCallback, RunContext
 from yoloflow.engine.callbacks.eval_while_train import save_networks
-from yoloflow.engine.checkpoint import StateWriter, TrainingState, load_newest_state
 from yoloflow.engine.memory_forecast import forecast_memory
-from yoloflow.engine.run_summary import run_summary
-from yoloflow.engine.sentinel import NonFiniteError, Sentinel
+from yoloflow.engine.run_states import RunStates
+from yoloflow.engine.run_summary import TrainingTime, run_summary
+from yoloflow.engine.sentinel import Sentinel
 from yoloflow.engine.stop import TrainingStopped
 from yoloflow.engine.watch import Watch
-from yoloflow.runtime import gather_over_ranks, sum_over_ranks
+from yoloflow.runtime import sum_over_ranks
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.weights.files import write_atomically
 
@@ -88,17 +85,25 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.sentinel = Sentinel(context, loader)
         self.watch = Watch(context.ranks)
-        self._states = StateWriter(context.run.weights, context.keep_latest)
+        self._taken = TrainingTime()
+        self._states = RunStates(context, self.callbacks, self.sentinel, self._taken)
         self._batches: Iterator[Batch] = iter(())
         self._sink_size = 1
-        self._started = self._saved = self._logged = self._epoch_started = time.monotonic()
-        self._seconds_before = 0.0
-        self._step_seconds = 0.0
-        self._step_images = self._images = 0
+        self._logged = self._epoch_started = time.monotonic()
+        self._images = 0
         self._entered_stage: int | None = None
 
+    def resume(self) -> None:
+        """Go to the newest state of the run, if there is one; nothing is written.
+
+        Raises:
+            YoloflowError: no state is good, or it is of a training that this one cannot go on from.
+        """
+        self.watch.begins("reading the newest state")
+        self._states.restore()
+
     def train(self) -> dict[str, Any]:
-        """Train to the last epoch, from the newest state where the run is a resumed one.
+        """Train to the last epoch.
 
         Returns:
             the run's summary, as written to `summary.json`.
@@ -131,34 +136,54 @@ class Trainer:
             raise YoloflowError(f"sink_size={sink_size}: must be at least 1")
         self._sink_size = sink_size
         context = self.context
-        if context.run.resumed:
-            self._restore()
-            self._require_one_step()
         self.sentinel.watch()
-        self._started = self._saved = time.monotonic()
+        self._taken.started = time.monotonic()
         first_epoch = context.step // context.steps_per_epoch
         context.epoch = min(first_epoch, context.epochs - 1)
         try:
-            with context.stop.listen(), self.watch.running():
-                if context.memory_forecast:
-                    self.watch.begins("trying the largest batch")
-                    forecast_memory(context.train_step, self.loader, context.ranks)
-                self._notify("on_train_begin")
-                self._run(first_epoch)
-            summary = self._finish(self._seconds)
+            with context.stop.listen():
+                self._train_from(first_epoch)
+            summary = self._finish()
             self._notify("on_train_end")
         except BaseException as error:
             explained = self.watch.explain(error)
-            self._notify("on_exception")
-            self._states.wait()
-            if isinstance(error, TrainingStopped) and context.ranks.is_main:
-                logger.info("%s: the state of step %d is saved, resume=auto goes on", error, context.step)
+            try:
+                self._notify("on_exception")
+            finally:
+                self._states.wait()
             if explained is not None:
                 raise explained from error
             if isinstance(error, OSError) and not isinstance(error, ConnectionError):
                 raise _cannot_write(error, context.run.path) from error
             raise
         return summary
+
+    def _train_from(self, first_epoch: int) -> None:
+        """All epochs from one on; if somebody asks it to stop, the state is on the disk afterwards."""
+        context = self.context
+        try:
+            with self.watch.running():
+                if context.memory_forecast:
+                    self.watch.begins("trying the largest batch")
+                    forecast_memory(context.train_step, self.loader, context.ranks)
+                self._notify("on_train_begin")
+                self._run(first_epoch)
+        except TrainingStopped as stopped:
+            self.watch.begins(f"writing the state of step {context.step}")
+            self._states.wait()
+            if context.ranks.is_main:
+                self._tell_of_stop(stopped)
+            # Who leaves first takes the others with it: a launcher ends them all.
+            context.stop.wait_for_all()
+            raise
+
+    def _tell_of_stop(self, stopped: TrainingStopped) -> None:
+        step, written = self.context.step, self._states.written
+        if written == step:
+            logger.info("%s: the state of step %d is saved, resume=auto goes on", stopped, step)
+        else:
+            found = "there is none before" if written is None else f"the newest is that of step {written}"
+            logger.warning("%s: the state of step %d is not saved; %s", stopped, step, found)
 
     def _run(self, first_epoch: int) -> None:
         context = self.context
@@ -176,6 +201,9 @@ class Trainer:
         """Evaluation and what else callbacks do; a resumed run does again what was not done to its end."""
         context = self.context
         context.epoch_open = True
+        if context.ranks.rank_size > 1 and context.test_fn is not None:
+            # Ranks cannot break off an evaluation, and who asks them to stop may not wait for its end.
+            self._save()
         try:
             self._notify("on_epoch_end")
         except TrainingStopped:
@@ -184,19 +212,9 @@ class Trainer:
         context.epoch_open = False
         self._save()
         if context.step < context.epochs * context.steps_per_epoch:
-            self._stop_if_asked(is_saved=True)
-
-    def _stop_if_asked(self, is_saved: bool = False) -> None:
-        number = self.context.stop.signal_of_any_rank()
-        if number is not None:
-            if not is_saved:
-                self._save()
-            raise TrainingStopped(number)
-
-    @property
-    def _seconds(self) -> float:
-        """Of this and all earlier processes of the run."""
-        return time.monotonic() - self._started + self._seconds_before
+            number, _ = context.stop.agree()
+            if number is not None:
+                raise TrainingStopped(number)
 
     def _begin_epoch(self, epoch: int) -> None:
         context = self.context
@@ -226,9 +244,11 @@ class Trainer:
             self._run_sink(self._steps_until_a_look())
             if context.step % context.steps_per_epoch == 0:
                 return
-            self._stop_if_asked()
-            if self._is_time_to_save():
+            number, is_due = context.stop.agree(self._states.is_due())
+            if number is not None or is_due:
                 self._save()
+            if number is not None:
+                raise TrainingStopped(number)
 
     def _steps_until_a_look(self) -> int:
         """Length of the coming sink."""
@@ -266,10 +286,10 @@ class Trainer:
         """Stop before the faulty update, or go on after it."""
         context = self.context
         last = context.step
+        self._states.wait()  # the message tells what is on the disk
         error = self.sentinel.examine()
         if context.non_finite == "stop":
-            with suppress(NonFiniteError):  # a fault of the weights, which are not worth keeping
-                self._save()
+            self._save()
             raise error
         logger.warning("%s; the update is skipped, further ones are only counted", error)
         self.sentinel.skip()
@@ -284,15 +304,9 @@ class Trainer:
             context.loss_items = sum_over_ranks(context.loss_items) / context.ranks.rank_size
             seconds = time.monotonic() - self._logged
             context.images_per_second = self._images / seconds
-            self._step_seconds += seconds
-            self._step_images += self._images
+            self._taken.step_seconds += seconds
+            self._taken.step_images += self._images
             self._logged, self._images = time.monotonic(), 0
-
-    def _is_time_to_save(self) -> bool:
-        context = self.context
-        by_step = context.save_steps is not None and context.step % context.save_steps == 0
-        minutes = (time.monotonic() - self._saved) / 60
-        return by_step or (context.save_minutes is not None and minutes >= context.save_minutes)
 
     def _report_loading(self) -> None:
         context = self.context
@@ -319,62 +333,13 @@ class Trainer:
         }
 
     def _save(self) -> None:
-        """Begin to write the state after this step (rank 0; the others hold the same)."""
-        context = self.context
-        self._saved = time.monotonic()
-        self.watch.begins(f"saving the state of step {context.step}")
-        self.sentinel.check_weights()
-        tensors, counters = context.train_step.state_dict()
-        if not context.ranks.is_main:
-            return
-        tensors["rng.torch"] = torch.get_rng_state()
-        trainer = {
-            "step": context.step,
-            "stage": context.stage,
-            "epoch_open": context.epoch_open,
-            "has_spoken": self.sentinel.has_spoken,
-            "best": context.best,
-            "figures": context.figures,
-            "seconds": self._seconds,
-            "callbacks": [callback.state_dict() for callback in self.callbacks],
-        }
-        self._states.write(context.step, TrainingState(tensors, {**counters, "trainer": trainer}))
+        self.watch.begins(f"saving the state of step {self.context.step}")
+        self._states.save()
 
-    def _restore(self) -> None:
-        context = self.context
-        state = load_newest_state(context.run.weights)
-        if state is None:
-            logger.info("%s: no good state yet, starting afresh", context.run.path)
-            return
-        tensors, numbers = dict(state.tensors), state.numbers
-        trainer = numbers["trainer"]
-        if len(trainer["callbacks"]) != len(self.callbacks):
-            raise YoloflowError(
-                f"{context.run.path}: the run had other callbacks; resume it with the same config"
-            )
-        torch.set_rng_state(tensors.pop("rng.torch").cpu())
-        context.train_step.load_state_dict(tensors, numbers)
-        context.step, context.stage, context.best = trainer["step"], trainer["stage"], trainer["best"]
-        context.figures, context.epoch_open = trainer["figures"], trainer["epoch_open"]
-        self.sentinel.has_spoken = trainer["has_spoken"]
-        self._seconds_before = trainer["seconds"]
-        for callback, saved in zip(self.callbacks, trainer["callbacks"], strict=True):
-            callback.load_state_dict(saved)
-        logger.info("resumed %s at step %d", context.run.path, context.step)
-
-    def _require_one_step(self) -> None:
-        """Refuse to go on from states of different steps, as machines with folders of their own would."""
-        steps = gather_over_ranks(self.context.step)
-        if len(set(steps)) > 1:
-            raise YoloflowError(
-                f"{self.context.run.path}: the ranks would go on from different steps ({steps}); all "
-                "machines must see the same folder: share save_dir, or copy the run to each"
-            )
-
-    def _finish(self, seconds: float) -> dict[str, Any]:
+    def _finish(self) -> dict[str, Any]:
         context = self.context
         self._states.wait()
-        summary = run_summary(context, seconds, self._step_images / max(self._step_seconds, 1e-9))
+        summary = run_summary(context, self._taken)
         if context.ranks.is_main:
             save_networks(context, "last")
             write_atomically(context.run.summary, json.dumps(summary, indent=1).encode())
@@ -393,5 +358,12 @@ def _cannot_write(error: OSError, run: Path) -> YoloflowError:
 
 
 def create_trainer(context: RunContext, loader: BatchStream, callbacks: Sequence[BaseCallback]) -> Trainer:
-    """The trainer of the flow (see `Trainer`)."""
-    return Trainer(context, loader, callbacks)
+    """The trainer of the flow (see `Trainer`), at the newest state of a run that is resumed.
+
+    Raises:
+        YoloflowError: as `Trainer.resume`.
+    """
+    trainer = Trainer(context, loader, callbacks)
+    if context.run.resumed:
+        trainer.resume()
+    return trainer

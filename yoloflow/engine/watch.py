@@ -69,13 +69,37 @@ class Watch:
         """
         if self._ranks.rank_size == 1 or not _is_of_ranks(error):
             return None
-        passed = time.monotonic() - self._since
-        reason = str(error).splitlines()[0].rpartition("] ")[2]
-        return YoloflowError(
-            f"{self._where()}, and for {passed:.0f} s waiting for the other ranks, which do not answer "
-            f"({reason}). One of them failed, was killed or hangs, and what it printed says why; "
-            "rank_timeout is how long to wait. The newest good state is untouched: resume=auto goes on"
-        )
+        waited = _waited(self._where(), time.monotonic() - self._since, error)
+        return YoloflowError(f"{waited}. The newest good state is untouched: resume=auto goes on")
+
+
+@contextmanager
+def naming_waits(what: str) -> Iterator[None]:
+    """A block (or, as a decorator, a function) whose waits in vain for other ranks say what it was doing.
+
+    Args:
+        what: it does.
+
+    Raises:
+        YoloflowError: the other ranks do not answer.
+    """
+    since = time.monotonic()
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_of_ranks(error) or not dist.is_initialized():
+            raise
+        where = f"rank {dist.get_rank()} of {dist.get_world_size()}: {what}"
+        raise YoloflowError(_waited(where, time.monotonic() - since, error)) from error
+
+
+def _waited(where: str, seconds: float, error: BaseException) -> str:
+    reason = str(error).splitlines()[0].rpartition("] ")[2]
+    return (
+        f"{where}, and for {seconds:.0f} s waiting for the other ranks, which do not answer ({reason}). "
+        "One of them failed, was killed or hangs, and what it printed says why; rank_timeout is how long to "
+        "wait"
+    )
 
 
 def _is_of_ranks(error: BaseException) -> bool:

@@ -167,6 +167,8 @@ def read_json(path: str | Path, object_hook: Callable[[dict[str, Any]], Any] | N
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise YoloflowError(f"{path}: is not JSON ({error.msg} at {place})") from error
+    except (ValueError, RecursionError) as error:  # a number too long, lists too deep
+        raise YoloflowError(f"{path}: is not JSON that can be read ({error})") from error
 
 
 def _read_detections_fast(path: Path, truth: GroundTruth) -> hotcoco.COCO | None:
@@ -175,13 +177,13 @@ def _read_detections_fast(path: Path, truth: GroundTruth) -> hotcoco.COCO | None
         with path.open("rb") as file:
             if not file.read(_READ_BYTES).lstrip().startswith(b"["):
                 return None
-        num_boxes, num_scores = _count_in_file(path, (b'"bbox"', b'"score"'))
+        num_boxes, num_scores, num_nulls = _count_in_file(path, (b'"bbox"', b'"score"', b"null"))
         found = truth.coco.load_res(str(path))
     except (OSError, ValueError):
         return None
     num_rows = len(found.get_ann_ids())
-    is_sound = num_rows > 0 and num_boxes == num_scores == num_rows and not found.load_warnings
-    return found if is_sound else None
+    is_whole = num_rows > 0 and num_boxes == num_scores == num_rows and num_nulls == 0
+    return found if is_whole and not found.load_warnings else None
 
 
 def _count_in_file(path: Path, tokens: tuple[bytes, ...]) -> list[int]:
@@ -251,7 +253,9 @@ def _annotation_table(
         return None
     boxes = columns[2]
     areas = columns[3] if has_areas else boxes[:, 2] * boxes[:, 3]
-    is_crowd = [bool(entry.get("iscrowd", 0)) for entry in entries]
+    is_crowd = [entry.get("iscrowd", 0) for entry in entries]
+    if any(value not in (0, 1) for value in is_crowd):
+        return None
     return np.column_stack((columns[0], columns[1], boxes, areas, is_crowd)).astype(np.float64)
 
 
@@ -285,7 +289,10 @@ def _annotation_row(
     category_id = _known_id(entry, "category_id", known_categories, where)
     x, y, w, h = _box(entry, where)
     area = _number(entry, "area", where) if "area" in entry else w * h
-    return image_id, category_id, x, y, w, h, area, bool(entry.get("iscrowd", 0))
+    is_crowd = entry.get("iscrowd", 0)
+    if is_crowd not in (0, 1):
+        raise YoloflowError(f"{where}.iscrowd should be 0 or 1, found {is_crowd!r}")
+    return image_id, category_id, x, y, w, h, area, float(is_crowd)
 
 
 def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def non_max_suppression(
     _check_shape(prediction, conf_free, need_nms)
     detections = []
     start, late_after = time.perf_counter(), 0
-    for i, rows in enumerate(prediction.detach().float(), start=1):
+    for i, rows in enumerate(_finite_rows(prediction.detach().float()), start=1):
         if need_nms:
             candidates = _best_first(_candidates(rows, conf_thres, conf_free, multi_label), max_nms)
             kept = _suppress(candidates, iou_thres, max_det, class_offset)
@@ -95,6 +95,20 @@ def _check_shape(prediction: Tensor, conf_free: bool, need_nms: bool) -> None:
         raise YoloflowError(f"predictions have shape {tuple(prediction.shape)}, expected {wanted}")
 
 
+def _finite_rows(prediction: Tensor) -> list[Tensor]:
+    """The rows of each image without those that have a number which is not finite; a warning counts them."""
+    if torch.isfinite(prediction.sum()):
+        return list(prediction)
+    is_finite = prediction.isfinite().all(-1)
+    num_dropped = is_finite.numel() - int(is_finite.sum())
+    if num_dropped:
+        num_images = int((~is_finite).any(1).sum())
+        logger.warning(
+            "%d predicted boxes of %d images are not finite and were left out", num_dropped, num_images
+        )
+    return [rows[keep] for rows, keep in zip(prediction, is_finite, strict=True)]
+
+
 def _candidates(rows: Tensor, conf_thres: float, conf_free: bool, multi_label: bool) -> Tensor:
     """(K, 6) pairs of a box and a class that pass the threshold, in the order of the prediction."""
     scores = rows[:, 4:]
@@ -114,12 +128,7 @@ def _candidates(rows: Tensor, conf_thres: float, conf_free: bool, multi_label: b
 
 
 def _best_first(candidates: Tensor, limit: int) -> Tensor:
-    """The `limit` best finite rows; equal scores keep their order."""
-    is_finite = candidates.isfinite().all(1)
-    num_dropped = len(candidates) - int(is_finite.sum())
-    if num_dropped:
-        logger.warning("%d predicted boxes are not finite and were left out", num_dropped)
-        candidates = candidates[is_finite]
+    """The `limit` best rows; equal scores keep their order."""
     return candidates[candidates[:, 4].argsort(descending=True, stable=True)[:limit]]
 
 

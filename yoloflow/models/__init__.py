@@ -1,7 +1,15 @@
 """Networks as layer tables."""
 
-from yoloflow.models.inference import prepare_for_inference
+from yoloflow.models.inference import predict_images, prepare_for_inference
 from yoloflow.models.network import Network, create_model
 from yoloflow.models.pretrain import LoadReport, freeze_layers, load_pretrain
 
-__all__ = ["LoadReport", "Network", "create_model", "freeze_layers", "load_pretrain", "prepare_for_inference"]
+__all__ = [
+    "LoadReport",
+    "Network",
+    "create_model",
+    "freeze_layers",
+    "load_pretrain",
+    "predict_images",
+    "prepare_for_inference",
+]

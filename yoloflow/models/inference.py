@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,12 +9,17 @@ from torch.nn import functional as F
 from yoloflow.models.layers.convolution import ConvNormAct
 from yoloflow.models.network import Network
 
+# Pixels that go through the network at once on a CPU, where maps that fit its caches are up to twice as fast
+# as those of a whole batch: one image of 640 x 640, four of 320 x 320.
+_CPU_PIXELS = 640 * 640
+
 
 def prepare_for_inference(network: Network, in_float32: bool = True) -> Network:
     """A copy that predicts the same, faster; the network given is left as it is.
 
-    It is fused (`Network.fuse`). On the CPU its weights lie channels last and, in float32, each convolution
-    with SiLU is one kernel where torch has it. Elsewhere the memory layout is the network's own.
+    It is fused (`Network.fuse`). On the CPU its weights lie channels last and, in float32 and where torch has
+    the kernels, a convolution keeps its weights as oneDNN reads them too and SiLU is in it. Elsewhere the
+    memory layout is the network's own. The copy's weights are not to be changed.
 
     Args:
         network: in any mode.
@@ -26,46 +29,77 @@ def prepare_for_inference(network: Network, in_float32: bool = True) -> Network:
     if next(ready.parameters()).device.type != "cpu":
         return ready
     ready = ready.to(memory_format=torch.channels_last)
-    if in_float32 and _has_fused_silu():
-        for module in list(ready.modules()):
-            for name, child in module.named_children():
-                if _is_folded_with_silu(child):
-                    setattr(module, name, _ConvSiLU(child.conv))
+    if in_float32 and _has_packed_kernels():
+        _pack(ready)
     return ready
 
 
-class _ConvSiLU(nn.Module):
-    """SiLU of a convolution in one kernel: the map passes through memory once, not thrice."""
+def predict_images(network: nn.Module, images: Tensor) -> Tensor:
+    """The decoded predictions of images: the first tensor of what a network in evaluation mode returns.
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    On the CPU the images go through the network some at a time, so that its maps stay in the caches.
+
+    Args:
+        network: a network made ready, or anything that answers as one.
+        images: (B, 3, H, W) as the network takes them, on its device.
+
+    Returns:
+        (B, N, ...) as the network's `output_kind` says.
+    """
+    at_once = len(images)
+    if images.device.type == "cpu":
+        images = images.contiguous(memory_format=torch.channels_last)
+        at_once = max(_CPU_PIXELS // (images.shape[2] * images.shape[3]), 1)
+    predictions = []
+    for some in torch.split(images, at_once):
+        outputs = network(some)
+        while not isinstance(outputs, Tensor):
+            outputs = outputs[0]
+        predictions.append(outputs)
+    return torch.cat(predictions) if len(predictions) > 1 else predictions[0]
+
+
+def _pack(module: nn.Module) -> None:
+    """Pack the convolution of each unit of convolution and activation below a module."""
+    for name, child in module.named_children():
+        if not isinstance(child, ConvNormAct):
+            _pack(child)
+        elif isinstance(child.bn, nn.Identity) and isinstance(child.act, nn.SiLU):
+            setattr(module, name, _PackedConv(child.conv, with_silu=True))
+        else:
+            child.add_module("conv", _PackedConv(child.conv, with_silu=False))
+
+
+class _PackedConv(nn.Module):
+    """A convolution with its weights in oneDNN's blocks, and SiLU before its result goes to memory.
+
+    These are the kernels that torch.compile uses on the CPU. Which blocks are best depends on the input's
+    shape; torch's own convolution arranges the weights in each call.
+    """
+
+    def __init__(self, conv: nn.Conv2d, with_silu: bool) -> None:
         super().__init__()
         self.conv = conv
+        self._geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self._activation = "swish" if with_silu else "none"  # oneDNN's words
+        self._packed: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
-        return _fused_silu(features, self.conv)
+        features = features.contiguous(memory_format=torch.channels_last)
+        if self._packed is None or self._packed[0] != features.shape:
+            weight, shape = self.conv.weight.detach(), list(features.shape)
+            packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry, shape)
+            self._packed = features.shape, packed
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            *(features, self._packed[1], self.conv.bias, *self._geometry), *(self._activation, [], "")
+        )
+        return result
 
 
-def _is_folded_with_silu(module: nn.Module) -> TypeGuard[ConvNormAct]:
-    if not isinstance(module, ConvNormAct):
-        return False
-    return isinstance(module.bn, nn.Identity) and isinstance(module.act, nn.SiLU)
-
-
-def _fused_silu(features: Tensor, conv: nn.Conv2d) -> Tensor:
-    # The kernel that torch.compile uses on the CPU ("swish" is oneDNN's word for SiLU).
-    result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        *(features, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups),
-        *("swish", [], ""),
-    )
-    return result
-
-
-def _has_fused_silu() -> bool:
-    """Whether this torch has the kernel, which is no public function, and it does what its name says."""
+def _has_packed_kernels() -> bool:
+    """Whether this torch has the kernels, which are no public functions, and they do what they should."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return False
     with torch.random.fork_rng(devices=[]):
         conv = nn.Conv2d(1, 1, 1).requires_grad_(False)
@@ -73,6 +107,7 @@ def _has_fused_silu() -> bool:
         parameter.fill_(0.75)
     ramp = torch.linspace(-4, 4, 16).view(1, 1, 4, 4)
     try:
-        return torch.allclose(_fused_silu(ramp, conv), F.silu(conv(ramp)), atol=1e-6)
-    except (RuntimeError, TypeError):  # another signature, or a processor without it
+        result = _PackedConv(conv, with_silu=True)(ramp)
+    except (AttributeError, RuntimeError, TypeError):  # none, another signature, or a processor without them
         return False
+    return torch.allclose(result, F.silu(conv(ramp)), atol=1e-6)

@@ -198,7 +198,8 @@ class YoloFormat:
     def __init__(self, folder: Path, naming: Naming) -> None:
         self.path = self.place(folder)
         self.path.mkdir()
-        self._list = (folder / "labels.csv").open("w", encoding="utf-8", newline="")
+        # A file name need not be text: its bytes are kept as they are.
+        self._list = (folder / "labels.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="")
         self._rows = csv.writer(self._list)
         self._rows.writerow(("label", "file", "frame"))
 

@@ -57,16 +57,9 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits; equal weights have equal ones.
-
-    Raises:
-        YoloflowError: the file cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise YoloflowError(f"{path}: cannot be read ({error.strerror})") from error
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

@@ -267,7 +267,7 @@ def _read_annotations(source: str, entries: list[Any], images: _Images) -> _Boxe
         boxes.numbers.append(position if number is None else number)
         boxes.boxes_xywh.append(box)
         boxes.categories.append(category_id)
-        boxes.is_crowd.append(bool(entry.get("iscrowd")))
+        boxes.is_crowd.append(entry.get("iscrowd") in (1, "1"))
         area = entry.get("area")
         boxes.areas.append(float(area) if isinstance(area, (int, float)) and 0 <= area < 1e18 else math.nan)
         boxes.add_outline(outline or ([], None))

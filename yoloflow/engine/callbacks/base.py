@@ -6,7 +6,7 @@ accumulation, stages) lives in the train step and in the stages.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,6 +53,7 @@ class RunContext:
         non_finite: "stop" at the first loss, gradient or weight that is not finite, or "skip" the update.
         memory_forecast: try the largest batch that there can be before the first step.
         stop: whether somebody asked the training to stop.
+        identity: what must be the same where a resumed run goes on, by name; the trainer adds its own.
         epoch_open: the steps of `epoch` are done, what happens at its end is not.
     """
 
@@ -69,6 +70,7 @@ class RunContext:
     non_finite: Literal["stop", "skip"] = "stop"
     memory_forecast: bool = False
     stop: StopRequest = field(default_factory=StopRequest)
+    identity: Mapping[str, Any] = field(default_factory=dict)
     epoch_open: bool = False
     epochs: int = 0
     steps_per_epoch: int = 0

@@ -20,16 +20,16 @@ class MetricsFileCallback(BaseCallback):
         path = context.run.metrics
         if not context.ranks.is_main or not path.exists():
             return
-        kept = []
-        for line in path.read_text().splitlines(keepends=True):
+        kept_bytes = 0
+        for line in path.read_bytes().splitlines(keepends=True):
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except ValueError:
                 break  # the line that a killed run was writing
             if self._comes_after(record, context):
                 break
-            kept.append(line)
-        path.write_text("".join(kept))
+            kept_bytes += len(line)
+        os.truncate(path, kept_bytes)  # never half done, as a file written anew could be
 
     @staticmethod
     def _comes_after(record: dict[str, Any], context: RunContext) -> bool:

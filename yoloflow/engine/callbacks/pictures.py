@@ -1,8 +1,9 @@
-"""Pictures of what goes in and what comes out: training batches by stage, and detections at the end."""
+"""Pictures of what goes in and what comes out: training batches by stage, and the newest detections."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,11 +41,7 @@ class PicturesCallback(BaseCallback):
         cv2.imwrite(str(path), draw_grid(tiles, self.columns))
 
     def on_evaluation(self, context: RunContext) -> None:
-        """The curves so far."""
-        self._draw_curves(context)
-
-    def on_train_end(self, context: RunContext) -> None:
-        """The whole curves, and detections of the last evaluation."""
+        """The curves so far, and the detections."""
         self._draw_curves(context)
         if context.evaluation is None or not context.ranks.is_main:
             return
@@ -54,6 +51,18 @@ class PicturesCallback(BaseCallback):
         ]
         if tiles:
             cv2.imwrite(str(context.run.plots / "detections.jpg"), draw_grid(tiles, self.columns))
+
+    def on_train_end(self, context: RunContext) -> None:
+        """The whole curves."""
+        self._draw_curves(context)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stage whose first batch is drawn."""
+        return {"stage_drawn": self._stage_drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """A resumed run is in the middle of a stage."""
+        self._stage_drawn = state["stage_drawn"]
 
     @staticmethod
     def _draw_curves(context: RunContext) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from yoloflow.engine.callbacks.base import BaseCallback, RunContext
-from yoloflow.engine.diagnose import diagnostics_of_run, identify_weights
+from yoloflow.engine.diagnose import diagnostics_of_run, read_sha256
 from yoloflow.engine.evaluate import EvaluationResult
 from yoloflow.engine.run_folder import find_weights
 from yoloflow.report.page.document import render_page
@@ -67,7 +67,8 @@ class ReportCallback(BaseCallback):
     def _write(context: RunContext, result: EvaluationResult | None) -> None:
         folder = context.run.path
         if result is not None:
-            content = diagnostics_of_run(result, identify_weights(find_weights(folder)))
+            weights = find_weights(folder)
+            content = diagnostics_of_run(result, weights, read_sha256(weights))
             write_atomically(folder / "diagnostics.json", json.dumps(content).encode())
         page = folder / "report.html"
         write_atomically(page, render_page([read_run(folder)]).encode("utf-8", "replace"))

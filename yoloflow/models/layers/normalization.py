@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from yoloflow.runtime import count_ranks
+
 EPS = 1e-3
 MOMENTUM = 0.03
 
@@ -97,6 +99,7 @@ def frozen_norms(module: nn.Module) -> list[nn.Module]:
 
 
 def _several_ranks() -> bool:
+    """Whether several have joined; within `alone` too, so that the memory is that of the joined batch."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -115,17 +118,23 @@ def _joined_statistics(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Each rank's vector (K,) as rows (ranks, K) on every rank; gradients return to the rank they concern."""
+    """Each rank's vector (K,) as rows (ranks, K) on every rank; gradients return to the rank they concern.
+
+    Within `runtime.alone` there is one row.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, vector: Tensor) -> Tensor:
-        rows = [torch.empty_like(vector) for _ in range(dist.get_world_size())]
+        rows = [torch.empty_like(vector) for _ in range(count_ranks())]
+        if len(rows) == 1:
+            return torch.stack([vector])
         dist.all_gather(rows, vector)
         return torch.stack(rows)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Any) -> Tensor:
-        total = gradients[0].contiguous().clone()
+        total: Tensor = gradients[0].contiguous().clone()
+        if len(total) == 1:
+            return total[0]
         dist.all_reduce(total)
-        own: Tensor = total[dist.get_rank()]
-        return own
+        return total[dist.get_rank()]

@@ -24,7 +24,8 @@ _FORM = {
     "conf_thres": NUMBER,
     "iou_thres": NUMBER,
     "stats": [NUMBER],
-    "weights?": {"file": str, "sha256": str},
+    "what": str,
+    "weights_sha256?": str,
     "classes": [{"category_id": int, "name": str, "num_objects": int}],
     "confidence_curves?": {
         "confidence": [NUMBER],
