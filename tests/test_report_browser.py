@@ -355,6 +355,20 @@ def test_a_validation_set_without_objects_is_said_on_the_page(browser: Browser, 
     assert "no objects in the validation set" in texts(browser, "#training .absent")
 
 
+def test_a_run_that_found_nothing_right_is_told_as_that(browser: Browser, folder: Path) -> None:
+    run = write_run(folder / "nothing")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row | {"map": 0.0, "map50": 0.0} if row["kind"] == "evaluation" else row for row in rows]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content = json.loads((run / "diagnostics.json").read_text())
+    for row in content["classes"]:
+        row["ap"] = 0.0
+    (run / "diagnostics.json").write_text(json.dumps(content))
+    browser.open(write_page(folder / "nothing.html", run))
+    assert texts(browser, "#training .lead")[0].startswith("Nothing was found that is right: AP stayed at 0.")
+    assert texts(browser, "#classes .lead") == ["All classes are found alike (AP 0.000)."]
+
+
 def test_diagnostics_of_other_weights_are_called_so_above_what_they_tell(
     browser: Browser, folder: Path, run: Path
 ) -> None:

@@ -8,7 +8,7 @@ from report_data import write_run
 from typer.testing import CliRunner
 
 from yoloflow.cli import app
-from yoloflow.engine.run_folder import RunFolder, names_of_run
+from yoloflow.engine.run_folder import names_of_run
 from yoloflow.report.curves import plot_curves, read_metrics
 from yoloflow.report.page.document import render_page
 from yoloflow.report.page.run_files import read_run
@@ -96,11 +96,9 @@ def test_the_class_names_and_summary_of_a_run_are_read_with_the_same_care(tmp_pa
     assert names_of_run(run) == ["cat", "dog"]
     assert names_of_run(run / "config.yaml") is None
     (run / "names.json").write_text("[")
-    with pytest.raises(YoloflowError, match=r"names\.json: no valid JSON"):
+    with pytest.raises(YoloflowError, match=r"names\.json: is not JSON"):
         names_of_run(run)
     (run / "summary.json").write_text("[]")
-    with pytest.raises(YoloflowError, match=r"summary\.json: the content should be an object"):
-        _ = RunFolder(run, resumed=True).finished_summary
     with pytest.raises(YoloflowError, match=r"summary\.json: the content should be an object"):
         RunFiles(run).read()
 

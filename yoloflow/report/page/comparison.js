@@ -29,7 +29,8 @@ function comparisonSection() {
         data.settings.map((row) => [row.key, ...row.values.map((value) => value ?? "–")]),
       )
     : el("p", { class: "absent", text: "All settings are the same." });
-  const lead = `${plural(data.settings.length, "setting differs", "settings differ")}.`;
+  const number = data.settings.length;
+  const lead = number ? `${plural(number, "setting differs", "settings differ")}.` : null;
   return section(
     "comparison",
     "Side by side",

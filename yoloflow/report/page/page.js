@@ -237,10 +237,11 @@ function trainingLead(run) {
   const last = known[known.length - 1];
   const stages = stagesOf(run).map((mark) => `${mark.text} began after epoch ${short(mark.at)}`);
   const highest = Math.max(...known);
-  const end =
+  let end =
     last === highest
       ? `AP was highest at the end, ${figure(highest)}: it may not have finished rising`
       : `AP was highest, ${figure(highest)}, at epoch ${run.best.epoch ?? "–"} and ended at ${figure(last)}`;
+  if (figure(highest) === figure(0)) end = "Nothing was found that is right: AP stayed at 0.000";
   return `${[end, ...stages].join("; ")}.`;
 }
 

@@ -16,7 +16,9 @@ function classesSection(run, jump) {
   let lead = `${plural(rows.length, "class", "classes")}.`;
   if (known.length > 1) {
     const [worst, best] = [known[0], known[known.length - 1]];
-    lead = `${brief(best.name)} is found best (AP ${figure(best.ap)}), ${brief(worst.name)} worst (${figure(worst.ap)}).`;
+    if (figure(best.ap) === figure(worst.ap)) lead = `All classes are found alike (AP ${figure(best.ap)}).`;
+    else
+      lead = `${brief(best.name)} is found best (AP ${figure(best.ap)}), ${brief(worst.name)} worst (${figure(worst.ap)}).`;
   }
   const without = rows.length - known.length;
   if (without) lead += ` ${plural(without, "class has", "classes have")} no object in the validation set.`;
