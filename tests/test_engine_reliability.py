@@ -297,7 +297,9 @@ def test_a_run_whose_folder_becomes_read_only_keeps_its_good_state_and_goes_on_l
     trainings: Trainings, whole: tuple[dict[str, Any], int]
 ) -> None:
     private = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    folder = trainings.folder
+    # Not the folder of all runs: what is open there for writing, the run's claim, would hinder the remount.
+    folder = trainings.folder / "locked"
+    folder.mkdir()
     bind, lock = f"mount --bind {folder} {folder}", f"mount -o remount,bind,ro {folder}"
     if subprocess.run([*private, f"{bind} && {lock}"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody mount a folder of his own")
