@@ -168,7 +168,7 @@ def assert_same(found: dict[str, Any], whole: dict[str, Any]) -> None:
 
 
 MORE_MOMENTS = ("save_state:3", "_sync_folder:9", "_conclude:3", "_finish:1", "on_epoch_begin:2")
-MOMENTS = ["begin_stage:3", "_sha256:4", "test:2", *(in_full(moment) for moment in MORE_MOMENTS)]
+MOMENTS = ["begin_stage:3", "sha256_of:4", "test:2", *(in_full(moment) for moment in MORE_MOMENTS)]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
