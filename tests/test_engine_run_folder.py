@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from yoloflow.cli import main
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.engine.checkpoint import remove_leftovers
 from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights, names_of_run
-from yoloflow.engine.run_lock import claims
+from yoloflow.engine.run_lock import AnotherProcessError, claim, claims
 from yoloflow.runtime import Ranks
 from yoloflow.structures import YoloflowError
 
@@ -111,6 +112,51 @@ def test_a_folder_in_which_another_process_trains_is_refused_with_its_number(tmp
     assert not choose_run(str(tmp_path), "pets", "yolov8n", "never", Ranks()).resumed
 
 
+def test_a_folder_that_is_named_by_a_link_is_refused_too(tmp_path: Path) -> None:
+    begin_run(tmp_path, "pets")
+    (tmp_path / "latest").symlink_to("pets")
+    holder = start_holder(tmp_path, "pets", "auto")
+    assert first_line(holder) == "pets True"
+    with pytest.raises(AnotherProcessError, match=f"by process {holder.pid} on "):
+        claim(tmp_path / "latest")
+    holder.communicate(timeout=60)
+
+
+# Claims and frees a folder again and again; given a file to make there, it fails where two are in at once.
+COMER_AND_GOER = """
+import os, sys
+from pathlib import Path
+from yoloflow.engine.run_lock import AnotherProcessError, claim, claims
+folder, mark = Path(sys.argv[1]), Path(sys.argv[2])
+for _ in range(300):
+    try:
+        with claims():
+            claim(folder)
+            if mark.name:
+                os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+                mark.unlink()
+    except AnotherProcessError:
+        assert mark.name
+"""
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_processes_that_come_and_go_do_not_hinder_each_other_and_are_never_two_in_a_folder(
+    tmp_path: Path, is_shared: bool
+) -> None:
+    mark = str(tmp_path / "mark") if is_shared else ""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMER_AND_GOER, str(tmp_path / (f"run{number}", "run")[is_shared]), mark],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    assert [process.communicate(timeout=60)[1] for process in processes] == ["", "", ""]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_is_continued_as_soon_as_a_killed_process_is_gone(tmp_path: Path) -> None:
     begin_run(tmp_path, "pets")
     holder = start_holder(tmp_path, "pets", "auto")
@@ -137,6 +183,35 @@ def test_without_a_name_the_run_that_is_not_finished_goes_on(tmp_path: Path) -> 
     assert begin_run(tmp_path, None, "auto").path == runs[1].path
     finish(runs[1])
     assert choose_run(str(tmp_path), None, "yolov8n", "auto", Ranks()).path == runs[2].path
+
+
+def test_a_removed_run_does_not_hide_those_with_higher_numbers(tmp_path: Path) -> None:
+    runs = [begin_run(tmp_path, None) for _ in range(10)]
+    for run in runs[:9]:
+        shutil.rmtree(run.path)
+    begin_run(tmp_path, "yolov8n-small")
+    assert begin_run(tmp_path, None, "auto").path == runs[9].path
+    finish(begin_run(tmp_path, "yolov8n-2"))
+    finish(runs[9])
+    with claims():
+        assert choose_run(str(tmp_path), None, "yolov8n", "auto", Ranks()).path == runs[9].path
+
+
+def test_a_folder_with_the_name_of_a_recipe_is_not_taken_for_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    with claims():
+        run = choose_run("runs", "quickstart", "quickstart", "never", Ranks())
+        run.create(dump_config(load_config("quickstart")), ["0"], {})
+    finish(run)
+    command = ["yoloflow", "train", "quickstart", "resume=auto", "data.train_set=nowhere.txt"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert f"{Path('runs/quickstart')} is finished" in caplog.text
 
 
 def test_the_run_folder_that_the_command_names_is_the_one_that_goes_on(
@@ -172,6 +247,11 @@ def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path:
     for name in (*kept, ".state-00000004.safetensors.77.partial", "state-00000004.safetensors"):
         (run.weights / name).write_bytes(b"x")
     (run.plots / ".curves.png.77.partial").write_bytes(b"x")
-    assert remove_leftovers(run.path, run.weights) == 3
+    others = [run.path / ".report.html.78.partial", run.path / "predictions" / ".predictions.json.partial"]
+    others[1].parent.mkdir()
+    for path in (*others, run.path / ".config.yaml.77.partial"):
+        path.write_bytes(b"x")
+    assert remove_leftovers(run.path, run.weights) == 4
+    assert all(path.exists() for path in others)  # other commands may be writing these
     assert sorted(path.name for path in run.weights.iterdir()) == sorted(kept)
     assert not list(run.plots.iterdir())

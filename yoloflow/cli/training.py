@@ -14,13 +14,16 @@ from yoloflow.cli.console import Overrides, Recipe, SettingsCommand, app, write_
 def train(recipe: Recipe, overrides: Overrides = None) -> None:
     """Train a recipe: `yoloflow train yolov8n data=coco.yaml epochs=100 name=first`."""
     from yoloflow import flow
+    from yoloflow.config.catalog import find_recipe
     from yoloflow.config.reader import load_config
     from yoloflow.engine.stop import TrainingStopped
 
     config = load_config(recipe, overrides or [])
-    if Path(recipe).is_dir() and not any(text.startswith(("name=", "save_dir=")) for text in overrides or []):
+    # A folder may also have the name of a recipe, which comes first.
+    is_run = find_recipe(recipe) == Path(recipe).expanduser() / "config.yaml"
+    if is_run and not any(text.startswith(("name=", "save_dir=")) for text in overrides or []):
         # The run that is named is the one that goes on, wherever it lies; else its settings make a new one.
-        run = Path(recipe).resolve()
+        run = Path(recipe).expanduser().resolve()
         place = {"save_dir": str(run.parent), "name": run.name} if config.resume == "auto" else {"name": None}
         config = config.model_copy(update=place)
     try:

@@ -153,7 +153,12 @@ def remove_leftovers(run: Path, weights: Path) -> int:
         how many files.
     """
     tensors = [path for path in weights.glob("state-*.safetensors") if not path.with_suffix(".json").exists()]
-    leftovers = [*run.rglob(".*.partial"), *tensors]
+    # Not everywhere: `predict`, `test` and `report` may be writing in the folder, as long as they like.
+    partial = [
+        path for folder in (weights, run / "plots", run / "faults") for path in folder.glob(".*.partial")
+    ]
+    own = ("config.yaml", "names.json", "data_problems.json", "summary.json")
+    leftovers = [*partial, *(path for name in own for path in run.glob(f".{name}.*.partial")), *tensors]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)

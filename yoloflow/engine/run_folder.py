@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count, takewhile
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +187,8 @@ def _to_continue(path: Path) -> RunFolder:
 
 def _unfinished(root: Path, default_name: str) -> Path:
     """Of the runs without a name of their own the one to continue; the newest where all are finished."""
-    runs = list(takewhile(Path.exists, _candidates(root, default_name)))
-    open_runs = [
-        path for path in runs if _is_run(path) and not RunFolder(path, resumed=True).summary.exists()
-    ]
+    runs = _numbered_runs(root, default_name)
+    open_runs = [path for path in runs if not RunFolder(path, resumed=True).summary.exists()]
     if len(open_runs) > 1:
         names = ", ".join(path.name for path in open_runs)
         raise YoloflowError(f"resume=auto: several runs in {root} are not finished ({names}); add name=...")
@@ -201,6 +200,15 @@ def _candidates(root: Path, default_name: str) -> Iterator[Path]:
     yield root / default_name
     for number in count(2):
         yield root / f"{default_name}-{number}"
+
+
+def _numbered_runs(root: Path, default_name: str) -> list[Path]:
+    """The runs without a name of their own, by number; some in between may have been removed."""
+    found = []
+    for path in (file.parent for file in root.glob("*/config.yaml")):
+        if match := re.fullmatch(rf"{re.escape(default_name)}(?:-(\d+))?", path.name):
+            found.append((int(match[1] or 1), path))
+    return [path for _, path in sorted(found)]
 
 
 def _is_run(path: Path) -> bool:

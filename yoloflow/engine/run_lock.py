@@ -20,6 +20,9 @@ logger = logging.getLogger("yoloflow")
 _held: dict[Path, IO[str]] = {}
 """The claims of this process: the lock file of each run folder, open."""
 
+_ATTEMPTS = 10
+"""To make a lock file in a folder that other processes remove as they leave."""
+
 _made: set[Path] = set()
 """Parents of run folders that were not there before this process."""
 
@@ -43,14 +46,15 @@ def claim(path: Path, patience_s: float = 0.0) -> None:
         AnotherProcessError: another process holds it; the message names it.
         YoloflowError: the parent folder cannot be written.
     """
-    path = path.absolute()
+    path = Path(os.path.realpath(path))  # by whatever links it is named, a folder has one lock
     if path in _held or find_spec("fcntl") is None:  # Windows has none
         return
     deadline, has_spoken = time.monotonic() + patience_s, False
-    file = _open(path)
-    while not _is_locked(file, path):
-        holder = _holder(file)
+    while not _is_locked(file := _open(path), path):
+        holder = _holder(file) if _is_there(file) else None
         file.close()
+        if holder is None:  # it has just left
+            continue
         if time.monotonic() >= deadline:
             raise AnotherProcessError(
                 f"{path} is being trained by {holder}: wait for it or stop it, or choose another name=..."
@@ -59,7 +63,6 @@ def claim(path: Path, patience_s: float = 0.0) -> None:
             logger.info("%s is being trained by %s; waiting for it to end", path, holder)
             has_spoken = True
         time.sleep(0.1)
-        file = _open(path)
     _held[path] = file
     file.truncate(0)
     started = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -90,12 +93,19 @@ def _open(path: Path) -> IO[str]:
     try:
         if not path.parent.exists():
             _made.add(path.parent)
-        file_path.parent.mkdir(parents=True, exist_ok=True)
-        return file_path.open("a+", encoding="utf-8")
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(FileNotFoundError, FileExistsError):  # the folder has gone in between
+                return _make(file_path)
+        return _make(file_path)
     except OSError as error:
         raise YoloflowError(
             f"{path}: cannot be written ({error.strerror}); choose another save_dir=..."
         ) from error
+
+
+def _make(file_path: Path) -> IO[str]:
+    file_path.parent.mkdir(parents=True, exist_ok=True)
+    return file_path.open("a+", encoding="utf-8")
 
 
 def _is_locked(file: IO[str], path: Path) -> bool:
@@ -109,7 +119,12 @@ def _is_locked(file: IO[str], path: Path) -> bool:
     except OSError as error:  # a file system without locks
         logger.warning("%s: cannot be locked (%s); see to it that one process trains there", path, error)
         return True
-    with suppress(FileNotFoundError):  # whoever had it has removed it
+    return _is_there(file)
+
+
+def _is_there(file: IO[str]) -> bool:
+    """Whether it is still the file of its name: whoever has the lock removes it when leaving."""
+    with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat())
     return False
 
