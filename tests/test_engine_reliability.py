@@ -332,6 +332,20 @@ def test_two_ranks_stop_at_the_same_step_and_go_on_with_the_same_bytes(
     assert_same(trainings.outcome("pair"), whole_pair[0])
 
 
+def test_two_ranks_killed_in_a_validation_go_on_with_it(
+    trainings: Trainings, whole_pair: tuple[dict[str, Any], int]
+) -> None:
+    # As a launcher does that does not wait for the end of a long validation.
+    process = trainings.start("pair-val", "_to_original:1", "sleep 1; kill -9 $PPID", ranks=2)
+    process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert (trainings.folder / "pair-val" / "weights" / "state-00000003.json").exists()
+    process = trainings.start("pair-val", ranks=2)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert_same(trainings.outcome("pair-val"), whole_pair[0])
+
+
 @pytest.mark.parametrize("seed", [300, *(in_full(seed) for seed in range(301, 310))])
 def test_torchrun_starts_killed_ranks_again_and_they_end_with_the_same_bytes(
     seed: int, trainings: Trainings, whole_pair: tuple[dict[str, Any], int]

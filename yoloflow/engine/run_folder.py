@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 
 from yoloflow.engine.run_lock import AnotherProcessError, claim
-from yoloflow.evaluation.coco_json import read_json
+from yoloflow.report.json_files import read_checked, read_names
 from yoloflow.runtime import Ranks
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import write_atomically
@@ -85,9 +85,7 @@ class RunFolder:
     @property
     def finished_summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None."""
-        if not self.summary.exists():
-            return None
-        summary: dict[str, Any] = read_json(self.summary)
+        summary: dict[str, Any] | None = read_checked(self.summary, {})
         return summary
 
 
@@ -140,13 +138,7 @@ def find_weights(path: Path) -> Path:
 
 def names_of_run(path: Path) -> list[str] | None:
     """The class names that a run was trained with, in class order; None if `path` is no run folder."""
-    file = path / "names.json"
-    if not file.is_file():
-        return None
-    names = read_json(file)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise YoloflowError(f"{file}: expected a list of class names")
-    return names
+    return read_names(path / "names.json")
 
 
 def _json_bytes(content: object) -> bytes:

@@ -13,6 +13,7 @@ from yoloflow.data.clock import LoaderClock
 from yoloflow.data.loader import BatchExtent
 from yoloflow.engine.callbacks import BaseCallback, RunContext
 from yoloflow.engine.callbacks.eval_while_train import save_networks
+from yoloflow.engine.checkpoint import newest_step
 from yoloflow.engine.memory_forecast import forecast_memory
 from yoloflow.engine.run_states import RunStates
 from yoloflow.engine.run_summary import TrainingTime, run_summary
@@ -178,11 +179,12 @@ class Trainer:
             raise
 
     def _tell_of_stop(self, stopped: TrainingStopped) -> None:
-        step, written = self.context.step, self._states.written
-        if written == step:
+        step = self.context.step
+        if self._states.written == step:
             logger.info("%s: the state of step %d is saved, resume=auto goes on", stopped, step)
         else:
-            found = "there is none before" if written is None else f"the newest is that of step {written}"
+            newest = newest_step(self.context.run.weights)
+            found = "there is none before" if newest is None else f"the newest is that of step {newest}"
             logger.warning("%s: the state of step %d is not saved; %s", stopped, step, found)
 
     def _run(self, first_epoch: int) -> None:
