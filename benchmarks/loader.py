@@ -83,7 +83,7 @@ def images_per_second(dataset: COCODataset, workers: int, seconds: float, traini
         for number in range(len(dataset)):
             dataset.load(number)
     batches = create_loader(
-        dataset, BATCH, 1000, shuffle=training, drop_remainder=training, num_parallel_workers=workers
+        dataset, BATCH, 1000, shuffle=training, drop_last=training, num_parallel_workers=workers
     ).batches()
     for _ in islice(batches, 2 + 2 * workers):
         pass

@@ -3,7 +3,7 @@
 States (how long the training waits, how long the writing takes, how long a resume reads), the memory
 forecast, and a training step at each level of determinism and with the sentinel's hold on and off. Steps are
 taken in turn, medians of --rounds. That a killed run ends with the same bytes is tested, not measured:
-`python -m pytest -m full tests/test_engine_reliability.py`.
+`python -m pytest -m full tests/trainer/test_reliability.py`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from train_step import build_step, random_batch
 
 from yoloflow.config.reader import load_config
 from yoloflow.data.loader import BatchExtent
-from yoloflow.engine.checkpoint import StateWriter, TrainingState, load_newest_state
-from yoloflow.engine.memory_forecast import compute_batch, forecast_batch
-from yoloflow.engine.train_step import TrainStep
-from yoloflow.runtime import free_memory, set_determinism
+from yoloflow.run.checkpoint import StateWriter, TrainingState, load_newest_state
+from yoloflow.runtime.memory import free_memory
+from yoloflow.runtime.random_generators import set_determinism
+from yoloflow.train_step.step import TrainStep
+from yoloflow.trainer.guards.memory import compute_batch, forecast_batch
 
 CLASSES = 80
 

@@ -19,8 +19,8 @@ from yoloflow import (
     load_config,
 )
 from yoloflow.config.schema import Config
-from yoloflow.engine.train_step import StepOptions, TrainStep
 from yoloflow.optim import create_schedule
+from yoloflow.train_step.step import StepOptions, TrainStep
 
 
 def build_step(config: Config, classes: int, channels_last: bool, jit: bool = False) -> TrainStep:

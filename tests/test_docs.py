@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import typer
 
+from yoloflow.callbacks import CALLBACKS
 from yoloflow.cli import app
 from yoloflow.config.reader import list_recipes, load_config
 from yoloflow.config.validation import describe_keys
 from yoloflow.data.formats import FORMATS
 from yoloflow.data.problems import KINDS
 from yoloflow.data.transforms import TRANSFORMS
-from yoloflow.engine.callbacks import CALLBACKS
 from yoloflow.losses import LOSSES
 from yoloflow.models.catalogue import LAYERS
 from yoloflow.report.prediction_formats import FORMATS as PREDICTION_FORMATS

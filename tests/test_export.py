@@ -15,11 +15,11 @@ from torch import nn
 
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
-from yoloflow.engine.evaluation_result import EvaluationResult
-from yoloflow.engine.exported import ExportedNetwork, require_packages
+from yoloflow.evaluation.result import EvaluationResult
 from yoloflow.export import ExportSummary, export
 from yoloflow.flow import evaluate_run, train
 from yoloflow.models import Network, create_model
+from yoloflow.models.exported import ExportedNetwork, require_packages
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import save_weights
 

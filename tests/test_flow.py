@@ -101,7 +101,7 @@ def test_the_resolved_config_runs_again_as_it_is_with_byte_equal_weights(
 def test_a_run_killed_after_an_epoch_continues_to_the_same_weights(
     scenes: tuple[Path, Path], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yoloflow.engine.callbacks.metrics_file import MetricsFileCallback
+    from yoloflow.callbacks.metrics_file import MetricsFileCallback
 
     class KilledError(BaseException):
         pass

@@ -12,8 +12,8 @@ from yoloflow.plan import MAX_POINTS, Plan, draw_plan, make_plan, spread_updates
 from yoloflow.structures import YoloflowError
 
 
-def plan_of(*overrides: str, steps_per_epoch: int = 19, rank_size: int = 1) -> Plan:
-    return make_plan(load_config("yolov8n", overrides), steps_per_epoch, rank_size)
+def plan_of(*overrides: str, steps_per_epoch: int = 19, world_size: int = 1) -> Plan:
+    return make_plan(load_config("yolov8n", overrides), steps_per_epoch, world_size)
 
 
 @pytest.mark.parametrize("variant", ["published", "mindyolo"])
@@ -63,7 +63,7 @@ def test_the_average_counts_as_the_training_does() -> None:
 def test_weight_decay_grows_with_the_images_of_an_update() -> None:
     assert plan_of().weight_decay == pytest.approx(0.0005 * 16 / 64)
     assert plan_of("auto_accumulate=true").weight_decay == pytest.approx(0.0005)
-    assert plan_of(rank_size=8).weight_decay == pytest.approx(0.0005 * 128 / 64)
+    assert plan_of(world_size=8).weight_decay == pytest.approx(0.0005 * 128 / 64)
 
 
 def test_the_table_marks_warm_up_stage_borders_and_the_end() -> None:

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import NAMES, tiny_run, write_pictures, write_video
 
 import yoloflow
+from tests.support.tiny_run import NAMES, tiny_run, write_pictures, write_video
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.sources import open_sources

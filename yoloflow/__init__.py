@@ -9,12 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from yoloflow.config.reader import load_config
-    from yoloflow.data.concat_loader import ConcatLoader
-    from yoloflow.data.dataset import COCODataset
-    from yoloflow.data.loader import create_loader
-    from yoloflow.detector import Detector
-    from yoloflow.engine.callbacks import (
+    from yoloflow.callbacks import (
         BaseCallback,
         EvalWhileTrain,
         ProfilerCallback,
@@ -22,14 +17,12 @@ if TYPE_CHECKING:
         SummaryCallback,
         create_callback,
     )
-    from yoloflow.engine.evaluate import Synchronizer, test
-    from yoloflow.engine.train_step import (
-        auto_mixed_precision,
-        create_train_step_fn,
-        get_gradreducer,
-        get_loss_scaler,
-    )
-    from yoloflow.engine.trainer import Trainer, create_trainer
+    from yoloflow.config.reader import load_config
+    from yoloflow.data.concat_loader import ConcatLoader
+    from yoloflow.data.dataset import COCODataset
+    from yoloflow.data.loader import create_loader
+    from yoloflow.detector import Detector
+    from yoloflow.evaluation.test_function import Synchronizer, test
     from yoloflow.flow import train
     from yoloflow.losses import create_loss
     from yoloflow.models import create_model, freeze_layers, load_pretrain
@@ -41,6 +34,13 @@ if TYPE_CHECKING:
         create_warmup_momentum_scheduler,
     )
     from yoloflow.structures import Detections, YoloflowError
+    from yoloflow.train_step.step import (
+        auto_mixed_precision,
+        create_train_step_fn,
+        get_gradreducer,
+        get_loss_scaler,
+    )
+    from yoloflow.trainer.trainer import Trainer, create_trainer
     from yoloflow.weights.mindyolo import load_mindyolo
 
 _HOMES = {
@@ -48,7 +48,7 @@ _HOMES = {
     "create_model": "models",
     "freeze_layers": "models",
     "load_pretrain": "models",
-    "auto_mixed_precision": "engine.train_step",
+    "auto_mixed_precision": "train_step.step",
     "COCODataset": "data.dataset",
     "ConcatLoader": "data.concat_loader",
     "create_loader": "data.loader",
@@ -58,19 +58,19 @@ _HOMES = {
     "create_lr_scheduler": "optim",
     "create_optimizer": "optim",
     "create_warmup_momentum_scheduler": "optim",
-    "create_train_step_fn": "engine.train_step",
-    "get_gradreducer": "engine.train_step",
-    "get_loss_scaler": "engine.train_step",
-    "BaseCallback": "engine.callbacks",
-    "EvalWhileTrain": "engine.callbacks",
-    "ProfilerCallback": "engine.callbacks",
-    "RunContext": "engine.callbacks",
-    "SummaryCallback": "engine.callbacks",
-    "create_callback": "engine.callbacks",
-    "Synchronizer": "engine.evaluate",
-    "test": "engine.evaluate",
-    "Trainer": "engine.trainer",
-    "create_trainer": "engine.trainer",
+    "create_train_step_fn": "train_step.step",
+    "get_gradreducer": "train_step.step",
+    "get_loss_scaler": "train_step.step",
+    "BaseCallback": "callbacks",
+    "EvalWhileTrain": "callbacks",
+    "ProfilerCallback": "callbacks",
+    "RunContext": "callbacks",
+    "SummaryCallback": "callbacks",
+    "create_callback": "callbacks",
+    "Synchronizer": "evaluation.test_function",
+    "test": "evaluation.test_function",
+    "Trainer": "trainer.trainer",
+    "create_trainer": "trainer.trainer",
     "train": "flow",
     "Detector": "detector",
     "Detections": "structures",

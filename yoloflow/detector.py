@@ -21,10 +21,10 @@ from yoloflow.data.shapes import Rectangular
 from yoloflow.data.sources import Frame, open_sources
 from yoloflow.data.transforms import create_transforms
 from yoloflow.data.transforms.pipeline import Pipeline
-from yoloflow.engine.run_folder import find_weights, names_of_run
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.models import Network, create_model, load_pretrain, predict_images, prepare_for_inference
-from yoloflow.runtime import select_device
+from yoloflow.run.folder import find_weights, names_of_run
+from yoloflow.runtime.device import select_device
 from yoloflow.structures import (
     Detections,
     Int64Array,

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
-from yoloflow.engine.exported import (
+from yoloflow.models import Network, create_model, load_pretrain
+from yoloflow.models.exported import (
     EXPORT_SUFFIX,
     METADATA_KEY,
     ExportedInfo,
@@ -27,8 +28,7 @@ from yoloflow.engine.exported import (
     ExportedOutput,
     require_packages,
 )
-from yoloflow.engine.run_folder import find_weights, names_of_run
-from yoloflow.models import Network, create_model, load_pretrain
+from yoloflow.run.folder import find_weights, names_of_run
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")

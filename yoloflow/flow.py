@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from yoloflow.callbacks import RunContext, create_callback
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.caches.images import ImageCache, open_image_cache
@@ -23,34 +24,34 @@ from yoloflow.data.loader import create_loader
 from yoloflow.data.problems import problems_report, summarise_problems
 from yoloflow.data.shapes import Rectangular
 from yoloflow.data.stage_loaders import create_stage_loaders
-from yoloflow.engine.callbacks import RunContext, create_callback
-from yoloflow.engine.checkpoint import newest_step
-from yoloflow.engine.evaluate import EvaluationResult, Synchronizer, test
-from yoloflow.engine.exported import EXPORT_SUFFIX, ExportedNetwork
-from yoloflow.engine.precision import Precision
-from yoloflow.engine.run_folder import RunFolder, choose_run, find_weights, names_of_run
-from yoloflow.engine.run_lock import claims
-from yoloflow.engine.stop import StopRequest
-from yoloflow.engine.train_step import (
+from yoloflow.evaluation.test_function import EvaluationResult, Synchronizer, test
+from yoloflow.losses import create_loss
+from yoloflow.models import Network, create_model, freeze_layers, load_pretrain
+from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
+from yoloflow.models.precision import Precision
+from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
+from yoloflow.run.checkpoint import newest_step
+from yoloflow.run.folder import RunFolder, choose_run, find_weights, names_of_run
+from yoloflow.run.lock import release_run_lock
+from yoloflow.run.signals import StopRequest
+from yoloflow.runtime.random_generators import seed_everything, set_determinism
+from yoloflow.runtime.ranks import Ranks, init_ranks
+from yoloflow.structures import DatasetIndex
+from yoloflow.train_step.step import (
     StepOptions,
     auto_mixed_precision,
     create_train_step_fn,
     get_gradreducer,
     get_loss_scaler,
 )
-from yoloflow.engine.trainer import create_trainer
-from yoloflow.engine.watch import naming_waits
-from yoloflow.losses import create_loss
-from yoloflow.models import Network, create_model, freeze_layers, load_pretrain
-from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
-from yoloflow.runtime import Ranks, init_ranks, seed_everything, set_determinism
-from yoloflow.structures import DatasetIndex
+from yoloflow.trainer.guards.stall import explain_rank_timeout
+from yoloflow.trainer.trainer import create_trainer
 
 logger = logging.getLogger("yoloflow")
 
 
-@claims()
-@naming_waits("preparing to train")
+@release_run_lock()
+@explain_rank_timeout("preparing to train")
 def train(config: Config) -> dict[str, Any]:
     """Train and evaluate as `config` says.
 
@@ -77,7 +78,7 @@ def train(config: Config) -> dict[str, Any]:
         config.network.model_name,
         config.network_table(),
         num_classes=len(class_names),
-        sync_bn=config.sync_bn and ranks.rank_size > 1,
+        sync_bn=config.sync_bn and ranks.world_size > 1,
         variant=config.variant,
     ).to(device)
     ema = _start_weights(config, network, has_state=run.resumed and newest_step(run.weights) is not None)
@@ -90,7 +91,7 @@ def train(config: Config) -> dict[str, Any]:
 
     # 4. Optimizer: parameter groups, each with its own learning rates, and momentum
     settings = config.optimizer.settings()
-    length = config.run_length(loader.steps_per_epoch, ranks.rank_size)
+    length = config.run_length(loader.steps_per_epoch, ranks.world_size)
     optimizer = create_optimizer(create_group_param(network, settings, length), settings)
     schedule = create_schedule(settings, length, config.variant)
 
@@ -101,10 +102,10 @@ def train(config: Config) -> dict[str, Any]:
         optimizer,
         schedule,
         scaler=get_loss_scaler(config.loss_scaler, config.loss_scaler_value),
-        reducer=get_gradreducer(ranks.rank_size > 1),
+        reducer=get_gradreducer(ranks.world_size > 1),
         ema=ema,
         precision=_precision(config, device),
-        options=StepOptions(**config.step_arguments(ranks.rank_size, loss_fn.reduction)),
+        options=StepOptions(**config.step_arguments(ranks.world_size, loss_fn.reduction)),
     )
 
     # 6. Callbacks: they watch
@@ -123,7 +124,7 @@ def train(config: Config) -> dict[str, Any]:
         test_fn,
         class_names,
         loss_fn.loss_item_name,
-        stop=StopRequest(ranks.rank_size, config.rank_timeout),
+        stop=StopRequest(ranks.world_size, config.rank_timeout),
         identity=_identity(config, sets["train_set"], ranks),
         **config.trainer_arguments(),
     )
@@ -132,7 +133,7 @@ def train(config: Config) -> dict[str, Any]:
     return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()
 
 
-@naming_waits("evaluating")
+@explain_rank_timeout("evaluating")
 def evaluate_run(
     run_or_recipe: str,
     overrides: Sequence[str] = (),
@@ -240,7 +241,7 @@ def _changed_settings(run: RunFolder, config: Config) -> list[str]:
 def _identity(config: Config, index: DatasetIndex, ranks: Ranks) -> dict[str, Any]:
     """What must be the same where a run goes on, in the words of messages."""
     return {
-        "images of a step": config.per_batch_size * ranks.rank_size,
+        "images of a step": config.per_batch_size * ranks.world_size,
         "training set": f"{len(index)} images (sum {index.fingerprint()})",
         "classes": index.names,
     }
@@ -263,8 +264,8 @@ def _start_weights(config: Config, network: Network, has_state: bool) -> EMA | N
 
 def _create_train_loader(config: Config, index: DatasetIndex, ranks: Ranks) -> ConcatLoader:
     """A loader for each stage, joined."""
-    steps_per_epoch = config.steps_per_epoch(len(index), ranks.rank_size)
-    options = config.loader_options(ranks.rank, ranks.rank_size)
+    steps_per_epoch = config.steps_per_epoch(len(index), ranks.world_size)
+    options = config.loader_options(ranks.rank, ranks.world_size)
     return create_stage_loaders(index, config.stages(steps_per_epoch), options)
 
 
@@ -302,9 +303,9 @@ def _create_test_fn(
         COCODataset(index, config.img_size, rows, cache=cache or "none", shrink=config.data.test_shrink),
         config.per_batch_size,
         rank=ranks.rank,
-        rank_size=ranks.rank_size,
+        world_size=ranks.world_size,
         shuffle=False,
-        drop_remainder=False,
+        drop_last=False,
         num_parallel_workers=min(config.data.num_parallel_workers, 2),
     )
     if config.data.test_rect:
@@ -320,7 +321,7 @@ def _create_test_fn(
         max_det=config.max_det,
         nms_time_limit=config.nms_time_limit,
         precision=_precision(config, device),
-        synchronizer=Synchronizer(ranks.rank_size),
+        synchronizer=Synchronizer(ranks.world_size),
         save_json=save_json,
     )
     settings = {

@@ -184,19 +184,19 @@ def spread_updates(end: int) -> list[int]:
     return sorted({round(update) for update in spread.tolist()})
 
 
-def make_plan(config: Config, steps_per_epoch: int, rank_size: int = 1) -> Plan:
+def make_plan(config: Config, steps_per_epoch: int, world_size: int = 1) -> Plan:
     """The course of the training that `config` describes.
 
     Args:
         config: the settings.
         steps_per_epoch: micro-batches an epoch on one device.
-        rank_size: devices that train together.
+        world_size: devices that train together.
 
     Raises:
         YoloflowError: not one optimizer update.
     """
     settings = config.optimizer.settings()
-    length = config.run_length(steps_per_epoch, rank_size)
+    length = config.run_length(steps_per_epoch, world_size)
     schedule = Schedule(
         create_lr_scheduler(settings, length, config.variant),
         create_warmup_momentum_scheduler(settings, length, config.variant),
@@ -214,12 +214,12 @@ def make_plan(config: Config, steps_per_epoch: int, rank_size: int = 1) -> Plan:
     )
 
 
-def count_steps_per_epoch(config: Config, rank_size: int = 1) -> int:
+def count_steps_per_epoch(config: Config, world_size: int = 1) -> int:
     """Full micro-batches an epoch on one device, counted in the training set.
 
     Args:
         config: names the training set.
-        rank_size: devices that share it.
+        world_size: devices that share it.
 
     Raises:
         YoloflowError: no training set is named, it cannot be read, or it does not fill one batch.
@@ -229,11 +229,11 @@ def count_steps_per_epoch(config: Config, rank_size: int = 1) -> int:
             "data.train_set is not set; give data.train_set=..., data=FILE.yaml or --steps-per-epoch N"
         )
     index = config.read_train_set()
-    steps = len(index) // (config.per_batch_size * rank_size)
+    steps = len(index) // (config.per_batch_size * world_size)
     if steps < 1:
         raise YoloflowError(
             f"data.train_set has {len(index)} images, fewer than per_batch_size={config.per_batch_size}"
-            f" on {rank_size} device(s); lower per_batch_size"
+            f" on {world_size} device(s); lower per_batch_size"
         )
     return steps
 

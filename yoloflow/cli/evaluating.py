@@ -14,9 +14,9 @@ from yoloflow.cli.console import Overrides, app, make_place, mistake, write_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from yoloflow.engine.evaluate import EvaluationResult
     from yoloflow.evaluation.coco import CocoResult
     from yoloflow.evaluation.diagnostics import Comparison, Diagnostics
+    from yoloflow.evaluation.test_function import EvaluationResult
 
 CLASS_FIGURES = {
     "AP": "ap",
@@ -130,7 +130,7 @@ def _tell(outcome: Outcome, json_file: Path | None, diagnostics: Path | None) ->
 
 
 def _diagnose_run(evaluated: EvaluationResult, what: str) -> Diagnostics:
-    from yoloflow.engine.diagnose import diagnose_result
+    from yoloflow.evaluation.run_diagnostics import diagnose_result
 
     return diagnose_result(evaluated, evaluated.index, what)
 

@@ -21,6 +21,6 @@ def report(
     ] = True,
 ) -> None:
     """Write a page about a run, or several side by side: one HTML file that needs no network."""
-    from yoloflow.reporting import write_report
+    from yoloflow.run_report import write_report
 
     typer.echo(write_report(runs, out, evaluate=evaluate))

@@ -16,7 +16,7 @@ def train(recipe: Recipe, overrides: Overrides = None) -> None:
     from yoloflow import flow
     from yoloflow.config.catalog import find_recipe
     from yoloflow.config.reader import load_config
-    from yoloflow.engine.stop import TrainingStopped
+    from yoloflow.run.signals import TrainingStopped
 
     config = load_config(recipe, overrides or [])
     # A folder may also have the name of a recipe, which comes first.
@@ -39,7 +39,7 @@ def plan(
     steps_per_epoch: Annotated[
         int | None, typer.Option(min=1, help="micro-batches in an epoch (default: counted in data.train_set)")
     ] = None,
-    rank_size: Annotated[int, typer.Option(min=1, help="devices that train together")] = 1,
+    world_size: Annotated[int, typer.Option(min=1, help="devices that train together")] = 1,
     out: Annotated[Path, typer.Option(help="folder for plan.png and plan.json")] = Path("plan"),
 ) -> None:
     """Show learning rates, momentum, EMA decay, accumulation and stages before anything is trained."""
@@ -47,8 +47,8 @@ def plan(
     from yoloflow.plan import count_steps_per_epoch, draw_plan, make_plan
 
     config = load_config(recipe, overrides or [])
-    steps = steps_per_epoch or count_steps_per_epoch(config, rank_size)
-    planned = make_plan(config, steps, rank_size)
+    steps = steps_per_epoch or count_steps_per_epoch(config, world_size)
+    planned = make_plan(config, steps, world_size)
     typer.echo(planned.describe())
     write_json(out / "plan.json", planned.to_json())
     draw_plan(planned, out / "plan.png")

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from yoloflow.config.section import Count, OneOrMore, Row, Section, Words
 from yoloflow.data.caches.images import Storage
 from yoloflow.data.index import as_one_class, read_index
 from yoloflow.data.order import Sampler
@@ -16,6 +15,7 @@ from yoloflow.data.problems import Policy, PolicySetting
 from yoloflow.data.stages import fit_stages
 from yoloflow.data.statistics import set_remarks
 from yoloflow.data.threads import Progress
+from yoloflow.settings import Count, OneOrMore, Row, Section, Words
 from yoloflow.structures import DatasetIndex, YoloflowError
 
 

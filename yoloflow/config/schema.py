@@ -12,11 +12,12 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from yoloflow.config.data_section import DataConfig
-from yoloflow.config.section import Count, NotNegative, Row, Section, Share, Word
 from yoloflow.data.stage_loaders import LoaderOptions
 from yoloflow.data.stages import Stage
 from yoloflow.optim.settings import OptimizerSettings, RunLength
-from yoloflow.runtime import Determinism, require_jit_backend
+from yoloflow.runtime.device import require_jit_backend
+from yoloflow.runtime.random_generators import Determinism
+from yoloflow.settings import Count, NotNegative, Row, Section, Share, Word
 from yoloflow.structures import DatasetIndex
 
 
@@ -251,18 +252,18 @@ class Config(Section):
                 raise ValueError(f"an image size of {size}: must be a multiple of {stride}, such as {larger}")
         return self
 
-    def micro_batches_per_update(self, rank_size: int = 1) -> int:
+    def micro_batches_per_update(self, world_size: int = 1) -> int:
         """Micro-batches summed for an optimizer update: `accumulate`, or what brings a batch near `nbs`."""
         if not self.auto_accumulate:
             return self.accumulate
-        return max(1, round(self.nbs / (self.per_batch_size * rank_size)))
+        return max(1, round(self.nbs / (self.per_batch_size * world_size)))
 
-    def run_length(self, steps_per_epoch: int, rank_size: int = 1) -> RunLength:
+    def run_length(self, steps_per_epoch: int, world_size: int = 1) -> RunLength:
         """How much training there is, in the words of `yoloflow.optim`.
 
         Args:
             steps_per_epoch: micro-batches an epoch on one device.
-            rank_size: devices that train together.
+            world_size: devices that train together.
 
         Raises:
             YoloflowError: not one optimizer update.
@@ -270,8 +271,8 @@ class Config(Section):
         return RunLength(
             epochs=self.epochs,
             steps_per_epoch=steps_per_epoch,
-            total_batch_size=self.per_batch_size * rank_size,
-            accumulate=self.micro_batches_per_update(rank_size),
+            total_batch_size=self.per_batch_size * world_size,
+            accumulate=self.micro_batches_per_update(world_size),
             nbs=self.nbs,
         )
 
@@ -294,17 +295,17 @@ class Config(Section):
         has_val = self.run_eval and self.data.val_set is not None
         return self.data.read_sets(self.img_size, has_val)["train_set"]
 
-    def steps_per_epoch(self, num_images: int, rank_size: int = 1) -> int:
+    def steps_per_epoch(self, num_images: int, world_size: int = 1) -> int:
         """Full micro-batches of a rank in an epoch; 1 where there is none, which the loader refuses."""
-        return max(num_images // (self.per_batch_size * rank_size), 1)
+        return max(num_images // (self.per_batch_size * world_size), 1)
 
-    def loader_options(self, rank: int = 0, rank_size: int = 1) -> LoaderOptions:
+    def loader_options(self, rank: int = 0, world_size: int = 1) -> LoaderOptions:
         """What `create_stage_loaders` takes."""
         return LoaderOptions(
             batch_size=self.per_batch_size,
             stride=max(self.network.stride),
             rank=rank,
-            rank_size=rank_size,
+            world_size=world_size,
             seed=self.seed,
             num_parallel_workers=min(self.data.num_parallel_workers, os.cpu_count() or 1),
             max_labels=self.data.max_labels,
@@ -345,19 +346,21 @@ class Config(Section):
             "variant": self.variant,
         }
 
-    def step_arguments(self, rank_size: int = 1, reduction: Literal["sum", "mean"] = "sum") -> dict[str, Any]:
+    def step_arguments(
+        self, world_size: int = 1, reduction: Literal["sum", "mean"] = "sum"
+    ) -> dict[str, Any]:
         """What `StepOptions` takes.
 
         Args:
-            rank_size: devices that train together.
+            world_size: devices that train together.
             reduction: of the loss.
 
         Raises:
             YoloflowError: torch has no such `jit_backend` here.
         """
         require_jit_backend(self.jit_backend)
-        accumulate = self.micro_batches_per_update(rank_size)
-        ratio = rank_size if reduction == "sum" else 1 / accumulate
+        accumulate = self.micro_batches_per_update(world_size)
+        ratio = world_size if reduction == "sum" else 1 / accumulate
         return {
             "loss_ratio": ratio / self.optimizer.loss_scale,
             "accumulate": accumulate,

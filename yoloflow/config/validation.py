@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from yoloflow.config.data_section import Stages
 from yoloflow.config.document import Located
 from yoloflow.config.schema import Config
-from yoloflow.config.section import Row
+from yoloflow.settings import Row
 from yoloflow.structures import YoloflowError, nearest_names
 
 Keys = tuple[str | int, ...]
@@ -201,7 +201,7 @@ def _check_names(config: Config, tree: Located) -> None:
     for keys, rows in lists:
         _at_row(tree, keys, partial(check_transforms, rows, dotted_name(keys)))
     if config.callback:
-        from yoloflow.engine.callbacks import check_callbacks
+        from yoloflow.callbacks import check_callbacks
 
         _at_row(tree, ("callback",), partial(check_callbacks, [row.model_dump() for row in config.callback]))
 

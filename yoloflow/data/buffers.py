@@ -19,7 +19,7 @@ import torch
 from yoloflow.structures import Uint8Array
 
 
-class BatchBuffers:
+class SharedBatchPool:
     """A number of equal places for the images of a batch, in memory that forked processes share.
 
     A place that was lent as a tensor is free again when nothing refers to its memory any more: neither the
@@ -28,7 +28,7 @@ class BatchBuffers:
     """
 
     _numbers: ClassVar[count[int]] = count()
-    _alive: ClassVar[weakref.WeakValueDictionary[int, BatchBuffers]] = weakref.WeakValueDictionary()
+    _alive: ClassVar[weakref.WeakValueDictionary[int, SharedBatchPool]] = weakref.WeakValueDictionary()
 
     def __init__(self, places: int, num_bytes: int) -> None:
         """Reserve the room; memory is taken as it is used.
@@ -44,7 +44,7 @@ class BatchBuffers:
         self._alive[self.number] = self
 
     @classmethod
-    def of_number(cls, number: int) -> BatchBuffers:
+    def of_number(cls, number: int) -> SharedBatchPool:
         """The buffers of this process that have a number."""
         return cls._alive[number]
 

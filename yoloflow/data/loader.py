@@ -1,7 +1,8 @@
 """Batches in an order that depends on nothing but the seed.
 
-Global batch k of an epoch takes places k*T to (k+1)*T of the epoch's permutation, T = batch_size * rank_size,
-and rank r the slice r*b to (r+1)*b of it, b = batch_size. Neither workers nor their number change a sample or
+Global batch k of an epoch takes places k*T to (k+1)*T of the epoch's permutation, with
+T = batch_size * world_size, and rank r the slice r*b to (r+1)*b of it, b = batch_size.
+Neither workers nor their number change a sample or
 the order, and a global batch holds the same images whatever the number of ranks.
 """
 
@@ -16,14 +17,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from yoloflow.data.buffers import BatchBuffers
+from yoloflow.data.buffers import SharedBatchPool
 from yoloflow.data.clock import LoaderClock
 from yoloflow.data.collate import rows_for
 from yoloflow.data.order import InTurn, Order
 from yoloflow.data.shapes import Rectangular, Shape, Shapes
-from yoloflow.data.supply import Supply
+from yoloflow.data.supply import RestartingLoader
 from yoloflow.data.worker import BatchKey, BatchMaker, Loaded, SampleSet, start_worker
-from yoloflow.runtime import can_pin_memory
+from yoloflow.runtime.device import can_pin_memory
 from yoloflow.structures import Batch, Int64Array, YoloflowError
 
 _PREFETCHED = 2
@@ -56,9 +57,9 @@ class StageLoader:
         batch_size: samples of this rank in a batch.
         epochs: length of the stage; 0 for a stage that is not trained.
         order: the images of each epoch.
-        rank: this process among `rank_size`.
-        rank_size: number of processes.
-        drop_remainder: leave out the places that do not fill a global batch.
+        rank: this process among `world_size`.
+        world_size: number of processes.
+        drop_last: leave out the places that do not fill a global batch.
         num_parallel_workers: worker processes; 0 loads in this process.
         max_labels: see `collate`.
         shapes: of the batches; None for the data set's own.
@@ -71,8 +72,8 @@ class StageLoader:
     epochs: int
     order: Order
     rank: int = 0
-    rank_size: int = 1
-    drop_remainder: bool = True
+    world_size: int = 1
+    drop_last: bool = True
     num_parallel_workers: int = 0
     max_labels: int | None = None
     shapes: Shapes | None = None
@@ -82,8 +83,8 @@ class StageLoader:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of this rank in an epoch."""
-        if self.drop_remainder:
-            return len(self.dataset) // (self.batch_size * self.rank_size)
+        if self.drop_last:
+            return len(self.dataset) // (self.batch_size * self.world_size)
         return len(self.epoch_batches(0))
 
     def __len__(self) -> int:
@@ -103,7 +104,7 @@ class StageLoader:
             YoloflowError: unreadable data, as soon as it is met; a batch whose loading dies twice.
         """
         end = len(self) if end_step is None else end_step
-        supply = Supply(
+        supply = RestartingLoader(
             lambda step, processes: self._load(step, end, processes),
             start_step,
             self.num_parallel_workers,
@@ -123,7 +124,7 @@ class StageLoader:
 
     def _load(self, start_step: int, end_step: int, processes: int) -> Iterator[Loaded]:
         places = _IN_HANDS + processes * _PREFETCHED
-        buffers = BatchBuffers(places, self.batch_size * 3 * self.dataset.img_size**2)
+        buffers = SharedBatchPool(places, self.batch_size * 3 * self.dataset.img_size**2)
         loader = DataLoader(
             BatchMaker(self.dataset, self.max_labels, buffers),
             batch_size=None,
@@ -153,17 +154,17 @@ class StageLoader:
     def epoch_batches(self, epoch: int) -> list[BatchKey]:
         """This rank's batches of an epoch, in order."""
         order = self.order(epoch)
-        if self.drop_remainder:
+        if self.drop_last:
             return self._full_batches(order, epoch)
         if isinstance(self.shapes, Rectangular):
-            alike = self.shapes.alike(order, self.batch_size)[self.rank :: self.rank_size]
+            alike = self.shapes.alike(order, self.batch_size)[self.rank :: self.world_size]
             return [BatchKey(epoch, tuple(images.tolist()), self.shapes.shape(images)) for images in alike]
-        mine = order[self.rank :: self.rank_size].tolist()
+        mine = order[self.rank :: self.world_size].tolist()
         starts = range(0, len(mine), self.batch_size)
         return [BatchKey(epoch, tuple(mine[start : start + self.batch_size])) for start in starts]
 
     def _full_batches(self, order: Int64Array, epoch: int) -> list[BatchKey]:
-        total = self.batch_size * self.rank_size
+        total = self.batch_size * self.world_size
         groups = order[: self.steps_per_epoch * total].reshape(-1, total)
         shapes: list[Shape | None] = [None] * len(groups)
         if self.shapes is not None:
@@ -184,7 +185,7 @@ class _Requests:
     stage: StageLoader
     start_step: int
     end_step: int
-    buffers: BatchBuffers
+    buffers: SharedBatchPool
 
     def __iter__(self) -> Iterator[tuple[BatchKey, int | None]]:
         step = self.start_step
@@ -208,26 +209,26 @@ def create_loader(
     batch_size: int,
     epoch_size: int = 1,
     rank: int = 0,
-    rank_size: int = 1,
+    world_size: int = 1,
     shuffle: bool = True,
-    drop_remainder: bool = True,
+    drop_last: bool = True,
     num_parallel_workers: int = 0,
     seed: int = 0,
     max_labels: int | None = None,
 ) -> StageLoader:
     """A loader for `epoch_size` epochs of a data set (`create_stage_loaders` knows other orders and shapes).
 
-    With `drop_remainder` every rank gets equally many full batches. Without it (evaluation) rank r gets every
-    rank_size-th image from r on, none twice and none left out, and its last batch may be smaller.
+    With `drop_last` every rank gets equally many full batches. Without it (evaluation) rank r gets every
+    world_size-th image from r on, none twice and none left out, and its last batch may be smaller.
 
     Args:
         dataset: a COCODataset.
         batch_size: samples per batch and rank.
         epoch_size: epochs of the stage.
-        rank: this process among `rank_size`.
-        rank_size: number of processes.
+        rank: this process among `world_size`.
+        world_size: number of processes.
         shuffle: a new order each epoch.
-        drop_remainder: see above.
+        drop_last: see above.
         num_parallel_workers: worker processes; 0 loads in this process.
         seed: of the order.
         max_labels: rows of labels per image; None takes as many as the batch needs, in steps of 16.
@@ -237,14 +238,15 @@ def create_loader(
     """
     require(batch_size >= 1, f"per_batch_size={batch_size}: at least 1")
     require(epoch_size >= 0, f"epochs={epoch_size}: not negative")
-    require(0 <= rank < rank_size, f"rank={rank} is not below rank_size={rank_size}")
+    require(0 <= rank < world_size, f"rank={rank} is not below world_size={world_size}")
     require(num_parallel_workers >= 0, f"num_parallel_workers={num_parallel_workers}: at least 0")
     require(len(dataset) > 0, "the data set has no image")
-    total = batch_size * rank_size
+    total = batch_size * world_size
     require(
-        len(dataset) >= total or not drop_remainder,
+        len(dataset) >= total or not drop_last,
         f"the data set has {len(dataset)} images, one step takes {total} (per_batch_size {batch_size} x "
-        f"{rank_size} ranks): set per_batch_size to {max(len(dataset) // rank_size, 1)} or less, or use more",
+        f"{world_size} ranks): set per_batch_size to {max(len(dataset) // world_size, 1)} or less, "
+        "or use more",
     )
     return StageLoader(
         dataset,
@@ -252,8 +254,8 @@ def create_loader(
         epoch_size,
         InTurn(len(dataset), seed, shuffle),
         rank,
-        rank_size,
-        drop_remainder,
+        world_size,
+        drop_last,
         num_parallel_workers,
         max_labels,
     )

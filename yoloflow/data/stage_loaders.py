@@ -22,7 +22,7 @@ class LoaderOptions:
     Attributes:
         batch_size: samples of a rank in a batch.
         stride: of the network's coarsest level in pixels; shapes are multiples of it.
-        rank: this process among `rank_size`.
+        rank: this process among `world_size`.
         seed: of order, shapes and transforms.
         num_parallel_workers: worker processes of each rank.
         max_labels: see `collate`.
@@ -33,7 +33,7 @@ class LoaderOptions:
     batch_size: int
     stride: int = 32
     rank: int = 0
-    rank_size: int = 1
+    world_size: int = 1
     seed: int = 0
     num_parallel_workers: int = 0
     max_labels: int | None = None
@@ -85,7 +85,7 @@ def _create_stage_loader(
         dataset,
         options.batch_size,
         rank=options.rank,
-        rank_size=options.rank_size,
+        world_size=options.world_size,
         num_parallel_workers=options.num_parallel_workers,
         max_labels=options.max_labels,
     )

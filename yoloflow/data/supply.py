@@ -17,7 +17,7 @@ T = TypeVar("T")
 logger = logging.getLogger("yoloflow")
 
 
-class Supply(Generic[T]):
+class RestartingLoader(Generic[T]):
     """Items in order, from processes that are started anew where one is lost.
 
     Nothing changes for the consumer: items depend on their number alone. An item whose second loading fails

@@ -11,7 +11,7 @@ import cv2
 import torch
 from torch.utils.data import Dataset
 
-from yoloflow.data.buffers import BatchBuffers
+from yoloflow.data.buffers import SharedBatchPool
 from yoloflow.data.caches.images import ImageCache
 from yoloflow.data.clock import Clock
 from yoloflow.data.collate import collate
@@ -89,7 +89,7 @@ class Loaded:
         """With the images in the batch (in the training process)."""
         if self.place is None:
             return self
-        buffers, place = BatchBuffers.of_number(self.buffers), self.place
+        buffers, place = SharedBatchPool.of_number(self.buffers), self.place
         self.place = None
         if isinstance(self.batch, YoloflowError) or not self.shape:
             buffers.release(place)
@@ -123,7 +123,7 @@ def _received(sent: YoloflowError | list[Any], *more: Any) -> Loaded:
 class BatchMaker(Dataset[Loaded]):
     """A data set whose items are whole batches."""
 
-    def __init__(self, dataset: SampleSet, max_labels: int | None, buffers: BatchBuffers) -> None:
+    def __init__(self, dataset: SampleSet, max_labels: int | None, buffers: SharedBatchPool) -> None:
         self._dataset = dataset
         self._max_labels = max_labels
         self._buffers = buffers

@@ -34,7 +34,7 @@ class AnchorLoss(Loss):
 
     Box terms are means over the positives of a level, class terms over its positives and classes, objectness
     over all its cells, weighted by level. A level without positives adds nothing to the first two. The
-    positives of all devices are counted together (see `divisor`).
+    positives of all devices are counted together (see `normalizer`).
 
     Args:
         anchors: widths and heights in pixels, level by level.
@@ -137,7 +137,7 @@ class AnchorLoss(Loss):
             objectness: the raw maps that learn the objectness, if others.
         """
         terms = []
-        numbers = self.divisor(torch.stack([match.is_used.sum() for match in matches])).unbind()
+        numbers = self.normalizer(torch.stack([match.is_used.sum() for match in matches])).unbind()
         for level, (raw, match, number) in enumerate(zip(outputs, matches, numbers, strict=True)):
             flat = raw.flatten(1, 3)
             chosen = flat.gather(1, match.cells[..., None].expand(-1, -1, flat.shape[2]))

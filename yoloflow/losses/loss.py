@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from yoloflow.runtime import count_ranks, sum_over_ranks
+from yoloflow.runtime.ranks import count_ranks, sum_over_ranks
 
 
 class Loss(nn.Module, ABC):
@@ -32,7 +32,7 @@ class Loss(nn.Module, ABC):
         super().__init__()
         self.variant = variant
 
-    def divisor(self, number: Tensor) -> Tensor:
+    def normalizer(self, number: Tensor) -> Tensor:
         """What a sum over the images of this device is divided by, to be a mean over what `number` counts.
 
         It is the mean number over the devices, so that the mean of their quotients is that of the joined

@@ -30,7 +30,7 @@ class YOLOv8Loss(Loss):
     """Class loss (BCE), box loss (1 - CIoU) and distribution focal loss over task-aligned anchors.
 
     Box and distribution terms are weighted by the anchor's target score; each of the three is a sum over all
-    anchors divided by the sum of the target scores (at least 1, see `divisor`). Everything is float32, of
+    anchors divided by the sum of the target scores (at least 1, see `normalizer`). Everything is float32, of
     fixed shape, and nothing waits for the device.
 
     Args:
@@ -92,7 +92,7 @@ class YOLOv8Loss(Loss):
         cls = softplus(class_logits).sum() - (entry_logits * entries.scores).sum()
 
         terms = torch.stack((box * self.box, cls * self.cls, dfl * self.dfl))
-        terms = terms / self.divisor(entries.scores.sum())
+        terms = terms / self.normalizer(entries.scores.sum())
         total = terms.sum()
         return total * len(raw), torch.cat((total[None], terms)).detach()
 

@@ -25,7 +25,7 @@ LARGEST_TABLE = 1 << 24
 class YOLOXLoss(Loss):
     """Each object is learnt by the cells that predict it best and cheapest (SimOTA, section 2.1).
 
-    All terms are sums divided by the number of cells that learn an object (see `divisor`).
+    All terms are sums divided by the number of cells that learn an object (see `normalizer`).
 
     Args:
         stride: pixels a cell, level by level.
@@ -63,7 +63,7 @@ class YOLOXLoss(Loss):
         centres, strides = self._cells(outputs, images)
         truth, classes, is_object = self._objects(labels, images)
         found = self._match(outputs, centres, strides, truth, classes, is_object)
-        number = self.divisor(found.is_matched.sum())
+        number = self.normalizer(found.is_matched.sum())
 
         boxes = outputs[..., :4]
         wanted = truth.gather(1, found.objects[..., None].expand(-1, -1, 4))

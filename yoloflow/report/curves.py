@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.report.json_files import NUMBER, wrong_places
+from yoloflow.files import NUMBER, wrong_places
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import yaml
 
+from yoloflow.files import read_checked
 from yoloflow.report.curves import Metrics, read_metrics
-from yoloflow.report.json_files import read_checked
 from yoloflow.structures import YoloflowError
 
 State = Literal["waiting", "running", "silent", "finished"]

@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from yoloflow.files import NUMBER, wrong_places
 from yoloflow.report.curves import NO_OBJECTS, has_ap, smooth
-from yoloflow.report.json_files import NUMBER, wrong_places
 from yoloflow.report.progress import Progress
 from yoloflow.report.text_plot import Curve, plot
 

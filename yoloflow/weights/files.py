@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from yoloflow.files import write_atomically
 from yoloflow.structures import YoloflowError
 
 
@@ -54,43 +53,6 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     raise YoloflowError(
         f"{path}: weights are read from .safetensors, .pt and .pth files, not from {path.suffix!r}"
     )
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file so that after a crash at any moment either the old or the new content is there, complete.
-
-    Args:
-        path: the file; its folder must exist.
-        content: all of it.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut."""
-    if os.name == "nt":  # Windows cannot open folders, and needs no such call
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _independent(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from yoloflow.data.caches.files import default_cache_folder, digest, file_identities
-from yoloflow.runtime import free_memory
+from yoloflow.runtime.memory import free_memory
 from yoloflow.structures import DatasetIndex, Int64Array, Uint8Array, YoloflowError
 
 logger = logging.getLogger("yoloflow")

@@ -17,8 +17,8 @@ import numpy as np
 import PIL
 
 from yoloflow.data.caches.files import default_cache_folder, digest, file_identities
+from yoloflow.files import write_atomically
 from yoloflow.structures import DatasetIndex, Problem, Uint8Array
-from yoloflow.weights.files import write_atomically
 
 logger = logging.getLogger("yoloflow")
 

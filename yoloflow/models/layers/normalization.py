@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from yoloflow.runtime import count_ranks
+from yoloflow.runtime.ranks import count_ranks
 
 EPS = 1e-3
 MOMENTUM = 0.03
@@ -99,7 +99,7 @@ def frozen_norms(module: nn.Module) -> list[nn.Module]:
 
 
 def _several_ranks() -> bool:
-    """Whether several have joined; within `alone` too, so that the memory is that of the joined batch."""
+    """Whether several ranks have joined; so within `without_collectives` too, which tries memory."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 

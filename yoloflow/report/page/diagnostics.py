@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from yoloflow.report.json_files import NUMBER, read_json, wrong_places
+from yoloflow.files import NUMBER, read_json, wrong_places
 from yoloflow.structures import YoloflowError
 
 MOST_CONFUSED = 60

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from yoloflow.files import read_checked, read_names, wrong_places
 from yoloflow.report.curves import Metrics, has_ap, read_metrics
-from yoloflow.report.json_files import read_checked, read_names, wrong_places
 from yoloflow.report.page.diagnostics import read_diagnostics
 from yoloflow.structures import YoloflowError
 

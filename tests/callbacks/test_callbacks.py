@@ -1,0 +1,68 @@
+"""Callbacks: when evaluation is due, and what is refused."""
+
+import pytest
+
+from yoloflow.callbacks import EvalWhileTrain, ProfilerCallback, create_callback
+from yoloflow.structures import YoloflowError
+
+
+def due_epochs(callback: EvalWhileTrain, epochs: int) -> list[int]:
+    return [epoch for epoch in range(1, epochs + 1) if callback.is_due(epoch, epochs)]
+
+
+def test_evaluation_is_due_every_epoch_by_default() -> None:
+    assert due_epochs(EvalWhileTrain(), 4) == [1, 2, 3, 4]
+
+
+def test_each_piece_of_the_training_has_its_own_interval() -> None:
+    callback = EvalWhileTrain(stage_epochs=[10, 5], stage_intervals=[5, 2], eval_last_epoch=False)
+    assert due_epochs(callback, 16) == [5, 10, 12, 14, 16]
+
+
+def test_without_lengths_the_pieces_are_the_stages_of_the_training() -> None:
+    callback = EvalWhileTrain(stage_intervals=[4, 2], isolated_epochs=7)
+    due = [epoch for epoch in range(1, 13) if callback.is_due(epoch, 12, stage=int(epoch > 6))]
+    assert due == [4, 7, 8, 10, 12]
+
+
+def test_isolated_epochs_and_the_last_one_are_added() -> None:
+    callback = EvalWhileTrain(stage_intervals=[4], isolated_epochs=[1, 3])
+    assert due_epochs(callback, 10) == [1, 3, 4, 8, 10]
+
+
+def test_interval_zero_evaluates_only_at_the_end() -> None:
+    assert due_epochs(EvalWhileTrain(stage_intervals=[0]), 10) == [10]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"stage_epochs": [3]} | {"stage_intervals": [1, 2]},
+        {"stage_intervals": []},
+        {"stage_intervals": [-1]},
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(arguments: dict[str, list[int]]) -> None:
+    with pytest.raises(YoloflowError, match="stage_intervals"):
+        EvalWhileTrain(**arguments)
+
+
+def test_rows_become_callbacks_with_their_arguments() -> None:
+    (callback,) = create_callback([{"name": "ProfilerCallback", "profiler_step_num": 7}])
+    assert isinstance(callback, ProfilerCallback)
+    assert callback.profiler_step_num == 7
+
+
+def test_an_unknown_callback_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(YoloflowError, match=r"callback\[0\]\.name.*SummaryCallback"):
+        create_callback([{"name": "SumaryCallback"}])
+
+
+def test_an_unknown_argument_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(YoloflowError, match=r"callback\[0\]: ProfilerCallback.*profiler_step_num"):
+        create_callback([{"name": "ProfilerCallback", "profiler_steps": 3}])
+
+
+def test_a_row_without_a_name_is_refused() -> None:
+    with pytest.raises(YoloflowError, match=r"callback\[0\]: needs a `name`"):
+        create_callback([{}])

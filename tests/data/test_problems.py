@@ -1,0 +1,477 @@
+"""Bad input: each thing wrong is named with file and line, repaired as said, and no count is lost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.data_sets import (
+    HEIGHT,
+    WIDTH,
+    annotation,
+    voc_object,
+    write_coco,
+    write_picture,
+    write_voc,
+    write_yolo,
+)
+from yoloflow.data.index import read_index
+from yoloflow.data.problems import KINDS, problems_report, summarise_problems
+from yoloflow.structures import DatasetIndex, YoloflowError
+
+GOOD = "0 .5 .5 .2 .25\n"
+NAMES = ["cat", "dog"]
+
+
+def assert_account_closes(index: DatasetIndex) -> None:
+    report = problems_report(index)
+    assert report == json.loads(json.dumps(report))
+    for things in (report["images"], report["boxes"]):
+        assert things["listed"] == things["used"] + sum(things["dropped"].values())
+    assert {problem.kind for problem in index.problems} <= KINDS.keys()
+    assert len(report["problems"]) == len(index.problems)
+    assert index.box_offsets[0] == 0
+    assert index.box_offsets[-1] == len(index.classes) == len(index.boxes_xyxy) == len(index.areas)
+    assert index.polygon_offsets[-1] == len(index.polygon_points)
+    assert len(index.polygon_offsets) == len(index.classes) + 1
+    assert len(index.box_offsets) == len(index) + 1 == len(index.sizes_hw) + 1 == len(index.image_ids) + 1
+    assert np.isfinite(index.boxes_xyxy).all()
+    assert (index.boxes_xyxy[:, 2:] > index.boxes_xyxy[:, :2]).all()
+
+
+def only_problem(index: DatasetIndex) -> tuple[str, int | None, str, str]:
+    assert_account_closes(index)
+    assert len(index.problems) == 1, index.problems
+    problem = index.problems[0]
+    return Path(problem.file).name, problem.line, problem.kind, problem.action
+
+
+# Label lines
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "action"),
+    [
+        ("0 nan .5 .2 .2", "box-nan", "drop-box"),
+        ("0 .5 inf .2 .2", "box-nan", "drop-box"),
+        ("0 1e308 1e308 1e308 1e308", "box-nan", "drop-box"),
+        ("0 .5 .5 -.2 .2", "box-negative", "drop-box"),
+        ("0 -.5 .5 .2 .2", "box-negative", "drop-box"),
+        ("0 .05 .5 .2 .2", "box-negative", "clip-box"),
+        ("0 .95 .5 .2 .2", "box-over-one", "clip-box"),
+        ("0 .5 1.05 .2 .2", "box-over-one", "clip-box"),
+        ("0 320 240 50 50", "box-over-one", "drop-box"),
+        ("0 1e9 1e9 1 1", "box-over-one", "drop-box"),
+        ("0 .5 .5 0 .2", "box-zero-area", "drop-box"),
+        ("0 .5 .5 .2 0", "box-zero-area", "drop-box"),
+        ("0 .5 .5 .2 .25", "duplicate-box", "drop-box"),
+        ("0 .5 .5 .2", "wrong-column-count", "drop-box"),
+        ("0 .5 .5 .2 .2 .9", "wrong-column-count", "drop-box"),
+        ("0 .1 .1 .2 .2 .3 .3 .4", "wrong-column-count", "drop-box"),
+        ("0", "wrong-column-count", "drop-box"),
+        ("cat .5 .5 .2 .2", "class-not-a-number", "drop-box"),
+        ("0.5 .5 .5 .2 .2", "class-not-a-number", "drop-box"),
+        ("nan .5 .5 .2 .2", "class-not-a-number", "drop-box"),
+        ("1e300 .5 .5 .2 .2", "class-not-a-number", "drop-box"),
+        ("1_0 .5 .5 .2 .2", "class-not-a-number", "drop-box"),
+        ("0 .5 x .2 .2", "box-not-a-number", "drop-box"),
+        ("0 .5,.5,.2,.2", "box-not-a-number", "drop-box"),
+        ("0 .1 .1 .2 nan .3 .3", "box-nan", "drop-box"),
+        ("0 .1 .1 .2 .1 .3 .1", "box-zero-area", "drop-box"),
+        ("0 -.1 .1 .2 .1 .3 .4", "box-negative", "clip-box"),
+    ],
+)
+def test_a_bad_label_line_is_named_and_repaired(tmp_path: Path, line: str, kind: str, action: str) -> None:
+    source = write_yolo(tmp_path, {"a": GOOD + "\n" + line + "\n1 .5 .5 .1 .1\n", "b": GOOD})
+    index = read_index(str(source), names=NAMES)
+    assert only_problem(index) == ("a.txt", 3, kind, action)
+    assert index.num_boxes_listed == 4
+    assert len(index.classes) == (4 if action == "clip-box" else 3)
+    with pytest.raises(YoloflowError, match=rf"a\.txt:3: .*\[{kind}\]; correct the data"):
+        read_index(str(source), names=NAMES, policy="error")
+
+
+def test_a_clipped_box_keeps_what_is_inside(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": "0 .05 .95 .2 .25\n0 .9 .1 1.2 .1 1.2 .5"})
+    index = read_index(str(source), nc=1)
+    np.testing.assert_allclose(index.boxes_xyxy, [[0, 66, 15, 80], [90, 8, 100, 40]])
+    np.testing.assert_allclose(index.areas, [15 * 14, 10 * 32])
+    np.testing.assert_allclose(index.polygon_points, [[90, 8], [100, 8], [100, 40]], rtol=1e-6)
+    assert_account_closes(index)
+
+
+def test_rounded_figures_at_the_edge_are_no_problem(tmp_path: Path) -> None:
+    index = read_index(str(write_yolo(tmp_path, {"a": "0 .500001 .5 1.000001 1.0"})), nc=1)
+    assert index.problems == []
+
+
+def test_equal_boxes_of_other_classes_or_pictures_are_no_duplicates(tmp_path: Path) -> None:
+    index = read_index(str(write_yolo(tmp_path, {"a": GOOD + "1 .5 .5 .2 .25", "b": GOOD})), nc=2)
+    assert index.problems == []
+
+
+@pytest.mark.parametrize("value", [2, -1, 10**9])
+def test_a_class_out_of_range_is_an_error_unless_the_user_says_otherwise(tmp_path: Path, value: int) -> None:
+    label = f"{GOOD}{value} .5 .5 .1 .1\n{value} .5 .5 .3 .3"
+    with pytest.raises(
+        YoloflowError, match=rf"a\.txt:2: class {value} does not exist: .* 0 to 1 .*\(and 1 more problem\)"
+    ):
+        read_index(str(write_yolo(tmp_path, {"a": label})), nc=2)
+    index = read_index(str(tmp_path / "list.txt"), nc=2, policy={"class-out-of-range": "drop-box"})
+    assert_account_closes(index)
+    assert len(index.classes) == 1
+
+
+def test_the_error_policy_says_how_many_more_there_are(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": "0 nan .5 .2 .2\n0 .5 .5 0 .2\n0 .5 .5\n" + GOOD})
+    with pytest.raises(YoloflowError, match=r"and 2 more problems"):
+        read_index(str(source), nc=1, policy="error")
+    with pytest.raises(YoloflowError, match='must be "repair", "error", or actions'):
+        read_index(str(source), nc=1, policy="ignore")
+
+
+# Files
+
+
+def test_a_missing_label_is_background_and_named_an_empty_one_is_not(tmp_path: Path) -> None:
+    index = read_index(str(write_yolo(tmp_path, {"a": GOOD, "b": None, "c": " \n\n"})), nc=1)
+    assert only_problem(index) == ("b.png", None, "missing-label", "keep")
+    images = problems_report(index)["images"]
+    assert (images["used"], images["background"], images["background_without_label_file"]) == (3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    "content", ["0 .5 .5 .2 .2".encode("utf-16-le"), b"\0\x01\x02\xff", b"0 .5 .5 .2 .2\0"]
+)
+def test_a_label_file_that_is_no_text_drops_its_picture(tmp_path: Path, content: bytes) -> None:
+    index = read_index(str(write_yolo(tmp_path, {"a": content, "b": GOOD})), nc=1)
+    assert only_problem(index) == ("a.txt", None, "label-not-text", "drop-image")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"", "empty-image-file"), (b"some text", "not-an-image"), (None, "truncated-image")],
+)
+def test_an_unusable_picture_goes_with_its_boxes(tmp_path: Path, content: bytes | None, kind: str) -> None:
+    source = write_yolo(tmp_path, {"a": GOOD + "0 .5 .5 0 0\n0 nan 0 0 0", "b": GOOD, "c": None})
+    picture = tmp_path / "images" / "a.png"
+    picture.write_bytes(picture.read_bytes()[:-40] if content is None else content)
+    (tmp_path / "images" / "c.png").write_bytes(b"")
+    index = read_index(str(source), nc=1)
+    assert_account_closes(index)
+    assert [(Path(problem.file).name, problem.kind) for problem in index.problems] == [
+        ("a.png", kind),
+        ("c.png", "empty-image-file"),
+    ]
+    assert problems_report(index)["boxes"]["dropped"] == {"with-dropped-image": 3}
+
+
+def test_a_listed_picture_that_does_not_exist_is_named_with_its_line(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": GOOD})
+    source.write_text("images/a.png\n\nimages/none.png\n")
+    assert only_problem(read_index(str(source), nc=1)) == ("list.txt", 3, "missing-image", "drop-image")
+
+
+def test_a_picture_listed_twice_is_used_once(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": GOOD, "b": GOOD})
+    source.write_text("images/a.png\nimages/b.png\n./images/../images/a.png\n")
+    index = read_index(str(source), nc=1)
+    assert only_problem(index) == ("list.txt", 3, "duplicate-image", "drop-image")
+    assert len(read_index([str(source), str(tmp_path / "images")], nc=1)) == 2
+
+
+def test_a_picture_of_one_pixel_is_used(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": "0 .5 .5 1 1"})
+    write_picture(tmp_path / "images" / "a.png", 1, 1)
+    index = read_index(str(source), nc=1)
+    assert index.problems == []
+    assert index.boxes_xyxy.tolist() == [[0, 0, 1, 1]]
+
+
+def test_boxes_follow_the_exif_rotation(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": "0 .5 .5 1 .5"})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write_picture(tmp_path / "images" / "a.png", exif=exif)
+    index = read_index(str(source), nc=1)
+    assert index.sizes_hw.tolist() == [[WIDTH, HEIGHT]]
+    assert index.boxes_xyxy.tolist() == [[0, 25, HEIGHT, 75]]
+
+
+# Whole sources
+
+
+def test_a_source_without_anything_usable_is_an_error(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": "0 .5 .5 0 0"})
+    with pytest.raises(YoloflowError, match=r"none of its 1 boxes can be used: .*a\.txt:1"):
+        read_index(str(source), nc=1)
+    (tmp_path / "labels" / "a.txt").unlink()
+    with pytest.raises(
+        YoloflowError, match=r"no picture has a label file; for .*a\.png there should be .*labels/a\.txt"
+    ):
+        read_index(str(source), nc=1)
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    with pytest.raises(YoloflowError, match=r"none of its 1 pictures can be used: .*a\.png"):
+        read_index(str(source), nc=1)
+    source.write_text("\n \n")
+    with pytest.raises(YoloflowError, match=r"list\.txt: lists no pictures"):
+        read_index(str(source), nc=1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(YoloflowError, match="empty: lists no pictures"):
+        read_index(str(tmp_path / "empty"), nc=1)
+    with pytest.raises(YoloflowError, match="no data source"):
+        read_index([], nc=1)
+
+
+def test_a_missing_source_names_its_neighbours(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"a": GOOD})
+    with pytest.raises(
+        YoloflowError, match=r"lst\.txt: there is no such file or folder \(did you mean list\.txt"
+    ):
+        read_index(str(tmp_path / "lst.txt"), nc=1)
+    (tmp_path / "data.parquet").write_bytes(b"PAR1")
+    with pytest.raises(YoloflowError, match="no data set of a known kind"):
+        read_index(str(tmp_path / "data.parquet"), nc=1)
+    (tmp_path / "bad.txt").write_bytes(b"images/\xe9.png")
+    with pytest.raises(YoloflowError, match=r"bad\.txt: cannot be read as UTF-8 text"):
+        read_index(str(tmp_path / "bad.txt"), nc=1)
+
+
+# COCO json
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "action"),
+    [
+        (annotation(bbox=[0, 0, 1]), "wrong-column-count", "drop-box"),
+        (annotation(bbox="0 0 1 1"), "wrong-column-count", "drop-box"),
+        (annotation(bbox=[0, 0, "wide", 1]), "box-not-a-number", "drop-box"),
+        (annotation(bbox=[0, 0, None, 1]), "box-not-a-number", "drop-box"),
+        (annotation(bbox=[0, 0, 10**400, 1]), "box-not-a-number", "drop-box"),
+        (annotation(bbox=[0, float("nan"), 1, 1]), "box-nan", "drop-box"),
+        (annotation(bbox=[0, 0, -1, 1]), "box-negative", "drop-box"),
+        (annotation(bbox=[-5, 0, 10, 10]), "box-negative", "clip-box"),
+        (annotation(bbox=[95, 0, 10, 10]), "box-over-one", "clip-box"),
+        (annotation(bbox=[0, 0, 0, 10]), "box-zero-area", "drop-box"),
+        (annotation(), "duplicate-box", "drop-box"),
+        (annotation(11), "unknown-image-id", "drop-box"),
+        (annotation(None), "unknown-image-id", "drop-box"),
+        (annotation([10]), "unknown-image-id", "drop-box"),
+        (annotation(10, None), "class-not-a-number", "drop-box"),
+        (annotation(10, "cat"), "class-not-a-number", "drop-box"),
+        ({"id": 3, "image_id": 10, "category_id": 3}, "malformed-entry", "drop-box"),
+        ("annotation", "malformed-entry", "drop-box"),
+        (annotation(bbox=[1, 1, 5, 5], segmentation=[[1, 2, 3]]), "polygon-malformed", "keep"),
+        (annotation(bbox=[1, 1, 5, 5], segmentation=[["a"] * 6]), "polygon-malformed", "keep"),
+        (annotation(bbox=[1, 1, 5, 5], segmentation=[[float("nan")] * 6]), "polygon-malformed", "keep"),
+        (annotation(bbox=[1, 1, 5, 5], segmentation="outline"), "polygon-malformed", "keep"),
+    ],
+)
+def test_a_bad_annotation_is_named_and_repaired(tmp_path: Path, row: Any, kind: str, action: str) -> None:
+    source = write_coco(tmp_path, [annotation(), row, annotation(20)])
+    index = read_index(str(source))
+    assert only_problem(index) == ("set.json", None, kind, action)
+    assert "annotation" in index.problems[0].detail
+    assert len(index.classes) == (2 if action == "drop-box" else 3)
+
+
+def test_a_category_that_is_not_listed_is_an_error(tmp_path: Path) -> None:
+    source = write_coco(tmp_path, [annotation(), annotation(10, 99)])
+    with pytest.raises(YoloflowError, match=r"annotation 1: category_id 99 .*\(3, 7\)"):
+        read_index(str(source))
+
+
+@pytest.mark.parametrize("area", [None, "big", float("nan"), -1, True])
+def test_an_area_that_is_none_is_width_times_height(tmp_path: Path, area: Any) -> None:
+    index = read_index(str(write_coco(tmp_path, [annotation(area=area)])))
+    assert index.areas.tolist() == ([1] if area is True else [600])
+    assert index.problems == []
+
+
+def test_a_stated_size_that_is_not_the_files_is_named(tmp_path: Path) -> None:
+    images = [{"id": 10, "file_name": "1.png", "width": HEIGHT, "height": WIDTH}]
+    index = read_index(str(write_coco(tmp_path, [annotation()], images=images)))
+    assert only_problem(index) == ("set.json", None, "size-mismatch", "keep")
+    assert index.sizes_hw.tolist() == [[HEIGHT, WIDTH]]
+
+
+@pytest.mark.parametrize(
+    "bad", [{"id": 20}, {"file_name": "2.png"}, {"id": 10, "file_name": "2.png"}, None, {}]
+)
+def test_a_bad_image_entry_is_named_and_dropped(tmp_path: Path, bad: Any) -> None:
+    images = [{"id": 10, "file_name": "1.png"}, bad]
+    index = read_index(str(write_coco(tmp_path, [annotation()], images=images)))
+    assert only_problem(index) == ("set.json", None, "malformed-image-entry", "drop-image")
+    assert index.image_ids.tolist() == [10]
+
+
+def test_ids_that_are_names_are_numbered(tmp_path: Path) -> None:
+    images = [{"id": "one", "file_name": "1.png"}, {"id": "two", "file_name": "2.png"}]
+    index = read_index(str(write_coco(tmp_path, [annotation("two"), annotation("one")], images=images)))
+    assert only_problem(index) == ("set.json", None, "image-ids-renumbered", "keep")
+    assert index.image_ids.tolist() == [1, 2]
+
+
+def test_a_json_without_its_pictures_says_where_it_looked(tmp_path: Path) -> None:
+    source = write_coco(tmp_path, [annotation(20)])
+    (tmp_path / "images" / "1.png").unlink()
+    index = read_index(str(source))
+    assert only_problem(index)[2:] == ("missing-image", "drop-image")
+    (tmp_path / "images" / "2.png").unlink()
+    with pytest.raises(
+        YoloflowError, match=r"none of its 2 pictures \(1\.png, \.\.\.\).*; set data.image_folder"
+    ):
+        read_index(str(source))
+    with pytest.raises(YoloflowError, match="there is no such folder"):
+        read_index(str(source), image_folder="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"set\.json:1:1: no valid JSON"),
+        ('{"images": [\n}', r"set\.json:2:1: no valid JSON"),
+        ("[" * 100_000, "no valid JSON"),
+        ("[]", "a list .of detections"),
+        ("3", "no COCO json"),
+        ('{"images": []}', '"categories" is missing'),
+        ('{"categories": [], "images": 3}', '"images" is missing or no list'),
+        ('{"categories": [3], "images": []}', r"categories\[0\] needs"),
+        (
+            '{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], "images": []}',
+            "is given to a and to b",
+        ),
+        ('{"categories": [{"id": 1, "name": "a"}], "images": []}', "none of its 0 pictures"),
+        ('{"categories": [], "images": []}', "lists no categories"),
+    ],
+)
+def test_a_json_that_is_no_annotation_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "set.json").write_text(content)
+    with pytest.raises(YoloflowError, match=message) as error:
+        read_index(str(tmp_path / "set.json"))
+    assert "set.json" in str(error.value)
+
+
+# VOC xml
+
+
+@pytest.mark.parametrize(
+    ("row", "line", "kind", "action"),
+    [
+        ("<object><name>cat</name></object>\n", 6, "malformed-entry", "drop-box"),
+        (voc_object(" ", 1, 1, 9, 9), 6, "malformed-entry", "drop-box"),
+        (voc_object("cat", 1, "x", 9, 9), 6, "box-not-a-number", "drop-box"),
+        (voc_object("cat", "nan", 1, 9, 9), 6, "box-nan", "drop-box"),
+        (voc_object("cat", 9, 1, 1, 9), 6, "box-negative", "drop-box"),
+        (voc_object("cat", -9, 1, 9, 9), 6, "box-negative", "clip-box"),
+        (voc_object("cat", 90, 70, 110, 90), 6, "box-over-one", "clip-box"),
+        (voc_object("cat", 1, 1, 1, 9), 6, "box-zero-area", "drop-box"),
+        (voc_object("cat", 10, 20, 30, 40), 6, "duplicate-box", "drop-box"),
+        ("<object>\n", 7, "xml-malformed", "drop-image"),
+        ("&undefined;\n", 6, "xml-malformed", "drop-image"),
+    ],
+)
+def test_a_bad_object_is_named_and_repaired(
+    tmp_path: Path, row: str, line: int, kind: str, action: str
+) -> None:
+    good = voc_object("cat", 10, 20, 30, 40)
+    root = write_voc(tmp_path, {"a": good + row, "b": good})
+    assert only_problem(read_index(str(root))) == ("a.xml", line, kind, action)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe\0",
+        b"<svg/>",
+        b'<!DOCTYPE a [<!ENTITY b "bb">]><annotation><object/></annotation>',
+        b'<?xml version="1.0" encoding="martian"?><annotation><folder>x</folder></annotation>',
+    ],
+)
+def test_an_xml_that_is_no_annotation_drops_its_picture(tmp_path: Path, content: bytes) -> None:
+    root = write_voc(tmp_path, {"a": "", "b": voc_object("cat", 10, 20, 30, 40)})
+    (root / "Annotations" / "a.xml").write_bytes(content)
+    assert only_problem(read_index(str(root)))[2:] == ("xml-malformed", "drop-image")
+
+
+# The account
+
+
+def test_the_summary_tells_the_whole_account(tmp_path: Path) -> None:
+    lines = "0 nan .5 .2 .2\n" * 5 + "0 .95 .5 .2 .2\n" + GOOD
+    source = write_yolo(tmp_path, {"a": lines, "b": GOOD, "c": None, "d": ""})
+    (tmp_path / "images" / "b.png").write_bytes(b"")
+    summary = summarise_problems(read_index(str(source), nc=1))
+    assert summary[0] == "images: 4 listed = 3 used + 1 dropped (1 empty-image-file)"
+    assert summary[1] == "boxes: 8 listed = 2 used + 6 dropped (5 box-nan, 1 with-dropped-image)"
+    assert summary[2] == "background: 2 images without a box, 1 without label file"
+    assert summary[3] == "clipped: 1 (1 box-over-one)"
+    assert "box-nan (5): a coordinate that is NaN or infinite" in summary
+    assert "  ... and 2 more" in summary
+
+
+def test_no_label_text_crashes_or_loses_a_count(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tokens = [
+        "0",
+        "1",
+        "2.0",
+        ".5",
+        "-.5",
+        "1.5",
+        "nan",
+        "inf",
+        "1e308",
+        "1e-320",
+        "x",
+        "\ufeff",
+        "0x1",
+        "1_0",
+        "é",
+    ]
+    separators = [" ", "\t", "\n", "\r\n", "\r", "\f", "  ", "\n\n"]
+    sets = []
+    for number in range(200):
+        words = rng.choice(tokens, rng.integers(0, 40))
+        text = "".join(word + rng.choice(separators) for word in words)
+        sets.append((f"n{number}", text.encode(rng.choice(["utf-8", "utf-16", "utf-8-sig", "utf-16-le"]))))
+    source = write_yolo(tmp_path, dict(sets) | {"good": GOOD})
+    index = read_index(str(source), nc=3)
+    assert_account_closes(index)
+    assert len(index.problems) > 200
+
+
+def test_no_json_value_crashes_or_loses_a_count(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = [
+        None,
+        True,
+        -1,
+        0,
+        3,
+        10,
+        1e308,
+        float("nan"),
+        "3",
+        "",
+        [],
+        [1, 2],
+        {},
+        [[0, 0, 9, 9, 0, 9]],
+        [0, 0, 5, 5],
+    ]
+    keys = ["id", "image_id", "bbox", "iscrowd", "area", "segmentation"]
+    rows: list[Any] = []
+    for number in range(400):
+        row: Any = annotation(bbox=[number / 8, 1, 20, 30])
+        for key in rng.choice(keys, 2):
+            row[str(key)] = values[rng.integers(len(values))]
+        rows.append(row if rng.random() < 0.95 else values[rng.integers(len(values))])
+    index = read_index(str(write_coco(tmp_path, rows)))
+    assert_account_closes(index)
+    assert index.num_boxes_listed == 400
+    assert 0 < len(index.classes) < 400

@@ -1,0 +1,247 @@
+"""Where pictures to predict on come from: lists that go on, cameras, threads that read ahead."""
+
+import io
+import itertools
+import json
+import os
+import signal
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.support.tiny_run import tiny_run, write_pictures, write_video
+from yoloflow.cli import main
+from yoloflow.data.read_ahead import read_frames
+from yoloflow.data.sources import PathList, open_sources
+from yoloflow.detector import Detector, DetectSettings
+from yoloflow.predict import PredictSettings, predict
+from yoloflow.report.prediction_formats import FORMATS, JsonFormat, Naming, PredictedImage
+from yoloflow.report.predictions import PredictionWriter
+from yoloflow.structures import Problem, YoloflowError
+
+CPU = PredictSettings(device="cpu", save_images=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return write_pictures(tmp_path / "pictures", {f"{k:02d}.png": (40 + k, 64) for k in range(20)})
+
+
+def test_read_ahead_or_not_the_frames_are_the_same(pictures: Path, tmp_path: Path) -> None:
+    write_video(pictures / "07-clip.avi", 5)
+    (pictures / "11-text.png").write_text("hello")
+    (pictures / "12-broken.mp4").write_bytes(b"no video" * 50)
+    sources = [str(pictures)]
+    plain_problems: list[Problem] = []
+    plain = list(read_frames(open_sources(sources), plain_problems))
+    for ahead in (1, 3, 64):
+        problems: list[Problem] = []
+        frames = list(read_frames(open_sources(sources), problems, ahead))
+        assert problems == plain_problems
+        assert len(problems) == 2
+        for frame, expected in zip(frames, plain, strict=True):
+            assert (frame.path, frame.number, frame.fps) == (expected.path, expected.number, expected.fps)
+            assert np.array_equal(frame.image, expected.image)
+
+
+def test_a_list_is_read_line_by_line_and_what_is_missing_is_named(pictures: Path) -> None:
+    lines = f"{pictures}/03.png\n\n{pictures}/gone.png\r\n{pictures}\n{pictures}/01.png"
+    problems: list[Problem] = []
+    # A reader that gives few bytes at a time cuts lines in the middle.
+    stream = io.BytesIO(lines.encode())
+    frames = list(read_frames([PathList(Few(stream))], problems, ahead=4))
+    assert [frame.path.name for frame in frames] == ["03.png", "01.png"]
+    assert [Path(problem.file).name for problem in problems] == ["gone.png", "pictures"]
+
+
+class Few:
+    """At most seven bytes at a time."""
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        self.stream = stream
+
+    def read(self, size: int, /) -> bytes:
+        return self.stream.read(min(size, 7))
+
+
+def test_predictions_start_before_the_list_ends(run: Path, pictures: Path) -> None:
+    read_end, write_end = os.pipe()
+    with io.FileIO(read_end) as stream, open(write_end, "wb", buffering=0) as writer:
+        detector = Detector.load(run, device="cpu")
+        frames = read_frames([PathList(stream)], [], ahead=4)
+        results = detector.detect_all(frames, DetectSettings(conf_thres=0.0), batch_size=1)
+        for k in range(3):
+            writer.write(f"{pictures}/{k:02d}.png\n".encode())
+            frame, found = next(results)
+            assert frame.path.name == f"{k:02d}.png"
+            assert len(found) > 0
+        writer.close()
+        assert list(results) == []
+
+
+class Endless:
+    """A list of one path again and again; it counts how often it was asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.line = f"{path}\n".encode()
+        self.asked = 0
+
+    def read(self, size: int, /) -> bytes:
+        self.asked += 1
+        return self.line
+
+
+def test_no_more_than_asked_for_is_read_ahead(pictures: Path) -> None:
+    for ahead in (0, 6):
+        stream = Endless(pictures / "00.png")
+        frames = read_frames([PathList(stream)], [], ahead)
+        assert len(list(itertools.islice(frames, 10))) == 10
+        frames.close()
+        # One waits for room in the queue.
+        assert stream.asked <= 10 + ahead + 1
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(run: Path, tmp_path: Path) -> None:
+    # Decoded, a picture takes 0.5 MB: 150 of them at once would be 72 MB.
+    path = tmp_path / "large.png"
+    cv2.imwrite(str(path), np.full((400, 400, 3), 90, np.uint8))
+    detector = Detector.load(run, device="cpu")
+
+    def peak_bytes(count: int) -> int:
+        stream = Endless(path)
+        frames = itertools.islice(read_frames([PathList(stream)], [], ahead=8), count)
+        tracemalloc.start()
+        formats = ["json", "coco", "yolo"]
+        with PredictionWriter(tmp_path / str(count), Naming(detector.names), formats, False) as writer:
+            for frame, found in detector.detect_all(frames, DetectSettings(conf_thres=0.3), batch_size=4):
+                writer.write(frame.path, frame.number, frame.fps, frame.image, found)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    few = peak_bytes(30)
+    assert 4 * 400 * 400 * 3 < few < 25e6
+    assert peak_bytes(150) < few + 2e6
+
+
+def test_a_camera_gives_numbered_frames_and_one_video(run: Path, tmp_path: Path) -> None:
+    # OpenCV opens a file as it opens a camera or a stream.
+    source = f"camera:{write_video(tmp_path / 'clip.avi', 9)}"
+    settings = replace(CPU, save_images=True, max_images=4, formats=["json", "yolo"])
+    done = predict(run, [source], tmp_path / "out", settings)
+    rows = json.loads(done.paths["json"].read_text())
+    assert [(row["file"], row["frame"], row["picture"]) for row in rows] == [
+        (source, k, "clip.mp4") for k in range(4)
+    ]
+    assert len(list(done.paths["yolo"].rglob("*.txt"))) == 4
+    assert done.problems == []
+    whole = predict(run, [source], tmp_path / "whole", CPU)
+    assert (whole.num_images, [problem.kind for problem in whole.problems]) == (9, ["camera-ended"])
+
+
+def test_a_camera_that_is_not_there_is_a_clear_error(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for source in ("camera:97", "camera:/nowhere/at/all.mp4"):
+        with pytest.raises(YoloflowError, match=f"{source}: there is no such camera.*camera devices here: "):
+            predict(run, [source], settings=CPU)
+    assert not (run / "predictions").exists()
+    assert capfd.readouterr().err == ""  # OpenCV's own warnings say less
+    with pytest.raises(YoloflowError, match="which camera"):
+        open_sources(["camera:"])
+
+
+class EndedAtThird(JsonFormat):
+    """SIGTERM comes while the third image is written."""
+
+    def write(self, image: PredictedImage) -> None:
+        super().write(image)
+        if image.stem == "02":
+            signal.raise_signal(signal.SIGTERM)
+
+
+class InterruptedAtThird(JsonFormat):
+    """Somebody presses Ctrl-C while the third image is written."""
+
+    count = 0
+
+    def write(self, image: PredictedImage) -> None:
+        super().write(image)
+        self.count += 1
+        if self.count == 3:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def _interrupted() -> Iterator[None]:
+    FORMATS.update(interrupted=InterruptedAtThird, ended=EndedAtThird)
+    yield
+    for name in ("interrupted", "ended"):
+        del FORMATS[name]
+
+
+@pytest.mark.usefixtures("_interrupted")
+def test_sigterm_ends_a_prediction_with_what_was_done_and_exit_code_143(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    options = [
+        "--format",
+        "ended",
+        "--save-dir",
+        str(tmp_path / "out"),
+        "--no-save-images",
+        "--device",
+        "cpu",
+    ]
+    monkeypatch.setattr(sys, "argv", ["yoloflow", "predict", str(run), str(pictures), *options])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 143
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 3
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.usefixtures("_interrupted")
+def test_ctrl_c_ends_a_camera_cleanly_and_other_sources_with_exit_code_130(
+    run: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clip = write_video(tmp_path / "clip.avi", 9)
+    for source, expected_code in ((f"camera:{clip}", 0), (str(pictures), 130)):
+        out = tmp_path / str(expected_code)
+        options = ["--format", "interrupted", "--save-dir", str(out), "--no-save-images", "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", ["yoloflow", "predict", str(run), source, *options])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert int(end.value.code or 0) == expected_code
+        assert len(json.loads((out / "predictions.json").read_text())) == 3
+        assert "stopped after 2 images" in caplog.text
+
+
+def test_the_command_takes_a_list_on_standard_input(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "list.txt").write_text("".join(f"{pictures}/{k:02d}.png\n" for k in (5, 2, 9)))
+    arguments = ["yoloflow", "predict", str(run), "-", "--save-dir", str(out), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with (tmp_path / "list.txt").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert not end.value.code
+    rows = json.loads((out / "predictions.json").read_text())
+    assert [Path(row["file"]).name for row in rows] == ["05.png", "02.png", "09.png"]

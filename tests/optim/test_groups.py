@@ -1,0 +1,192 @@
+"""Parameter groups, optimizers and the averaged network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from yoloflow.optim import (
+    EMA,
+    OptimizerSettings,
+    RunLength,
+    create_group_param,
+    create_optimizer,
+    create_schedule,
+)
+from yoloflow.structures import YoloflowError
+
+FIGURES = Path(__file__).parents[1] / "support" / "figures"
+LENGTH = RunLength(epochs=2, steps_per_epoch=5, total_batch_size=32)
+
+
+class Block(nn.Module):
+    """One parameter of every kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+        self.implicit = nn.Parameter(torch.zeros(1, 4, 1, 1))
+        self.constant = nn.Parameter(torch.arange(4.0), requires_grad=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.conv(images)) * self.implicit
+
+
+def names_by_group(strategy: str | None, **keys: float) -> dict[str, tuple[list[str], float]]:
+    groups = create_group_param(Block(), OptimizerSettings(group_param=strategy, **keys), LENGTH)
+    return {group["name"]: (group["param_names"], group["weight_decay"]) for group in groups}
+
+
+@pytest.mark.parametrize("strategy", ["yolov3", "yolov5", "yolov7", "yolov8"])
+def test_three_groups_with_a_decay_scaled_by_the_batch(strategy: str) -> None:
+    assert names_by_group(strategy, gp_weight_decay=0.0005) == {
+        "bias": (["conv.bias", "bn.bias"], 0.0),
+        "weight": (["conv.weight"], 0.00025),
+        "norm": (["implicit", "bn.weight"], 0.0),
+    }
+
+
+@pytest.mark.parametrize("strategy", ["yolov4", "filter_bias_and_bn"])
+def test_two_groups_with_the_decay_as_it_stands(strategy: str) -> None:
+    assert names_by_group(strategy, gp_weight_decay=0.0005) == {
+        "no_decay": (["conv.bias", "bn.weight", "bn.bias"], 0.0),
+        "decay": (["implicit", "conv.weight"], 0.0005),
+    }
+
+
+def test_without_a_strategy_there_is_one_group() -> None:
+    names, decay = names_by_group(None, weight_decay=0.1)["all"]
+    assert len(names) == 5
+    assert decay == 0.1
+
+
+def test_the_decay_grows_with_accumulation_and_falls_with_the_nominal_batch() -> None:
+    length = RunLength(epochs=2, steps_per_epoch=5, total_batch_size=32, accumulate=2, nbs=128)
+    settings = OptimizerSettings(group_param="yolov8", gp_weight_decay=0.001)
+    decays = {group["name"]: group["weight_decay"] for group in create_group_param(Block(), settings, length)}
+    assert decays == {"bias": 0.0, "weight": 0.0005, "norm": 0.0}
+
+
+def test_a_network_without_trainable_parameters_is_refused() -> None:
+    with pytest.raises(YoloflowError, match="nothing is left to train"):
+        create_group_param(Block().requires_grad_(False), OptimizerSettings(), LENGTH)
+
+
+def test_a_shared_parameter_is_updated_once() -> None:
+    network = nn.Sequential(Block(), nn.Conv2d(4, 4, 1))
+    network.append(network[1])
+    groups = create_group_param(network, OptimizerSettings(), LENGTH)
+    assert groups[0]["param_names"].count("1.weight") == 1
+    assert len(groups[0]["params"]) == 7
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_follows_its_formula_with_changing_rates_and_momentum(nesterov: bool) -> None:
+    settings = OptimizerSettings(
+        group_param="yolov8",
+        gp_weight_decay=0.1,
+        nesterov=nesterov,
+        warmup_momentum=0.5,
+        warmup_epochs=1,
+        warmup_bias_lr=0.1,
+    )
+    network = nn.Conv2d(1, 1, 1)
+    optimizer = create_optimizer(create_group_param(network, settings, LENGTH), settings)
+    schedule = create_schedule(settings, LENGTH)
+    weight, velocity = network.weight.item(), 0.0
+    for update in range(8):
+        gradient = 0.3 * (update + 1)
+        network.weight.grad = torch.full_like(network.weight, gradient)
+        schedule.apply(optimizer, update)
+        optimizer.step()
+        momentum, total = schedule.momentum[update], gradient + 0.05 * weight
+        velocity = momentum * velocity + total
+        weight -= schedule.lr(update)["weight"] * (total + momentum * velocity if nesterov else velocity)
+        assert network.weight.item() == pytest.approx(weight, rel=1e-5)
+
+
+def test_adamw_takes_the_momentum_as_its_first_beta() -> None:
+    settings = OptimizerSettings(optimizer="adamw", warmup_momentum=0.5, warmup_epochs=1)
+    network = Block()
+    optimizer = create_optimizer(create_group_param(network, settings, LENGTH), settings)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    create_schedule(settings, LENGTH).apply(optimizer, 0)
+    assert optimizer.param_groups[0]["betas"] == (0.5, 0.999)
+
+
+def test_a_schedule_for_other_groups_is_refused() -> None:
+    settings = OptimizerSettings(group_param="yolov8")
+    optimizer = create_optimizer(
+        create_group_param(Block(), OptimizerSettings(), LENGTH), OptimizerSettings()
+    )
+    with pytest.raises(YoloflowError, match="group 'all' is not in the schedule: bias, weight, norm"):
+        create_schedule(settings, LENGTH).apply(optimizer, 0)
+
+
+def averages_of(start: np.ndarray, rows: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
+    """What the average is after each of these values of a weight, and the counter at the end."""
+    network = nn.Linear(1, len(start), bias=False)
+    averages = []
+    with torch.no_grad():
+        network.weight.copy_(torch.from_numpy(start)[:, None])
+        ema = EMA(network)
+        for row in rows:
+            network.weight.copy_(torch.from_numpy(row)[:, None])
+            ema.update()
+            averages.append(ema.network.weight.numpy()[:, 0].copy())
+    return averages, ema.updates
+
+
+def test_the_average_equals_the_reference() -> None:
+    with np.load(FIGURES / "optim_tables.npz") as file:
+        # The 50 averages in the file are all of its first row of weights: they approach it and stay.
+        averages, updates = averages_of(file["ema/init"], [file["ema/weights"][0]] * 50)
+        np.testing.assert_allclose(averages, file["ema/ema"], rtol=0, atol=1e-6)
+    assert updates == 51
+
+
+def test_the_average_of_changing_weights_follows_its_formula() -> None:
+    rows = list(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32))
+    averages, _ = averages_of(np.ones(3, np.float32), rows)
+    expected = np.ones(3)
+    for index, row in enumerate(rows):
+        kept = 0.9999 * (1 - np.exp(-(index + 2) / 2000))
+        expected = kept * expected + (1 - kept) * row
+        np.testing.assert_allclose(averages[index], expected, rtol=0, atol=1e-6)
+
+
+def test_running_statistics_are_averaged_and_counters_copied() -> None:
+    network = Block()
+    ema = EMA(network, decay=0.5, tau=1e-9)
+    network.bn.running_mean += 2.0
+    network.bn.num_batches_tracked += 7
+    ema.update()
+    torch.testing.assert_close(ema.network.bn.running_mean, torch.ones(4))
+    assert ema.network.bn.num_batches_tracked == 7
+    assert not ema.network.training
+    assert not any(parameter.requires_grad for parameter in ema.network.parameters())
+
+
+def test_a_skipped_average_stays_as_it_is() -> None:
+    network = Block()
+    ema = EMA(network)
+    with torch.no_grad():
+        network.conv.weight += 1.0
+    before = {name: tensor.clone() for name, tensor in ema.state_dict().items()}
+    ema.update(skip=torch.ones(()))
+    for name, tensor in ema.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_an_average_continues_from_its_state() -> None:
+    network = Block()
+    ema = EMA(network)
+    ema.update()
+    other = EMA(Block())
+    other.load_state_dict(ema.state_dict())
+    assert other.updates == 2
+    for name, tensor in ema.network.state_dict().items():
+        assert torch.equal(other.network.state_dict()[name], tensor)

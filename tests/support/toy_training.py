@@ -1,0 +1,158 @@
+"""A training of a few weights on batches made up in memory, for tests of the loop itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from yoloflow.callbacks import BaseCallback, RunContext
+from yoloflow.data.clock import LoaderClock
+from yoloflow.data.loader import BatchExtent
+from yoloflow.models.layers.normalization import synchronize_batch_norm
+from yoloflow.models.precision import auto_mixed_precision
+from yoloflow.optim import (
+    EMA,
+    OptimizerSettings,
+    RunLength,
+    create_group_param,
+    create_optimizer,
+    create_schedule,
+)
+from yoloflow.run.folder import RunFolder
+from yoloflow.runtime.ranks import Ranks
+from yoloflow.structures import Batch
+from yoloflow.train_step.step import (
+    StepOptions,
+    TrainStep,
+    create_train_step_fn,
+    get_gradreducer,
+    get_loss_scaler,
+)
+from yoloflow.trainer.trainer import Trainer, create_trainer
+
+SETTINGS = OptimizerSettings(group_param="yolov8", nesterov=True, lr_init=0.05, warmup_epochs=1)
+STEPS_PER_EPOCH, EPOCHS, STAGE_END = 6, 4, 15
+BATCH = 4
+
+
+class MeanTimesBatch(nn.Module):
+    """As the YOLO losses: a mean over the images, multiplied by their number."""
+
+    def forward(
+        self, outputs: torch.Tensor, labels: torch.Tensor, images: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert outputs.dtype == labels.dtype == torch.float32
+        target = labels[:, 0, 2:5].sum(1) + images.float().mean((1, 2, 3))
+        loss = (outputs.mean((1, 2, 3)) - target).square().mean() * len(images)
+        return loss, torch.stack([loss, loss / len(images)])
+
+
+class ByteConv2d(nn.Conv2d):
+    """As the networks: images may be bytes."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images.float())
+
+
+class ToyLoader:
+    """Four epochs of six batches in two stages; batches of chosen steps (from 1) are poisoned."""
+
+    def __init__(self, poisoned: dict[int, float] | None = None) -> None:
+        self.poisoned = poisoned or {}
+        self.clock = LoaderClock()
+        self.epochs, self.steps_per_epoch = EPOCHS, STEPS_PER_EPOCH
+        self.started_at: list[int] = []
+
+    def stage_of(self, step: int) -> int:
+        return int(step >= STAGE_END)
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        self.started_at.append(start_step)
+        for step in range(start_step, EPOCHS * STEPS_PER_EPOCH):
+            yield self.batch(step)
+
+    def batch(self, step: int) -> Batch:
+        generator = torch.Generator().manual_seed(step)
+        images = torch.rand(BATCH, 3, 8, 8, generator=generator)
+        if step + 1 in self.poisoned:
+            images[2, 0, 0, 0] = self.poisoned[step + 1]
+        labels = torch.rand(BATCH, 2, 6, generator=generator)
+        sizes = torch.ones(BATCH, 2)
+        return Batch(images, labels, torch.arange(BATCH) + step * BATCH, sizes, sizes, sizes)
+
+    @property
+    def largest_batch(self) -> BatchExtent:
+        return BatchExtent(BATCH, 8, 2)
+
+    @property
+    def cache_memory(self) -> int:
+        return 0
+
+    def names_of(self, batch: Batch) -> list[str]:
+        return [f"image{index}.jpg" for index in batch.indices.tolist()]
+
+
+def toy_network() -> nn.Module:
+    torch.manual_seed(0)
+    parts = {
+        "first": ByteConv2d(3, 4, 3, padding=1),
+        "norm": nn.BatchNorm2d(4, momentum=0.03),
+        "act": nn.SiLU(),
+        "last": nn.Conv2d(4, 2, 1),
+    }
+    network = nn.Sequential()
+    for name, part in parts.items():
+        network.add_module(name, part)
+    return network
+
+
+def toy_step(
+    options: StepOptions | None = None,
+    scaler: str = "static",
+    amp_level: str = "O0",
+    is_parallel: bool = False,
+) -> TrainStep:
+    options = options or StepOptions()
+    network = toy_network()
+    if is_parallel:
+        synchronize_batch_norm(network)
+    length = RunLength(
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        total_batch_size=BATCH,
+        accumulate=options.accumulate,
+    )
+    return create_train_step_fn(
+        network,
+        MeanTimesBatch(),
+        create_optimizer(create_group_param(network, SETTINGS, length), SETTINGS),
+        create_schedule(SETTINGS, length),
+        scaler=get_loss_scaler(scaler),
+        reducer=get_gradreducer(is_parallel),
+        ema=EMA(network),
+        precision=auto_mixed_precision(amp_level, "cpu"),
+        options=options,
+    )
+
+
+def toy_trainer(
+    folder: Path,
+    step: TrainStep,
+    loader: ToyLoader | None = None,
+    *callbacks: BaseCallback,
+    resumed: bool = False,
+    ranks: Ranks | None = None,
+    **settings: object,
+) -> Trainer:
+    (folder / "weights").mkdir(parents=True, exist_ok=True)
+    run = RunFolder(folder, resumed)
+    context = RunContext(
+        run, ranks or Ranks(), step, None, ["a"], ["loss", "mean"], **{"log_interval": 100, **settings}
+    )
+    return create_trainer(context, loader or ToyLoader(), callbacks)
+
+
+def everything(step: TrainStep) -> dict[str, torch.Tensor]:
+    tensors, numbers = step.state_dict()
+    return tensors | {name: torch.tensor(number) for name, number in numbers.items()}

@@ -1,0 +1,249 @@
+"""Data sets converted from format to format: what both formats hold comes back, what is lost is counted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as pycoco_mask
+from typer.testing import CliRunner
+
+from tests.support.data_sets import (
+    HEIGHT,
+    WIDTH,
+    annotation,
+    voc_object,
+    write_coco,
+    write_picture,
+    write_voc,
+    write_yolo,
+)
+from yoloflow.cli import app
+from yoloflow.config.reader import load_config
+from yoloflow.convert import Reading, convert
+from yoloflow.data.formats.outlines import join_parts, outline_of_mask, read_mask, split_parts
+from yoloflow.data.index import read_index
+from yoloflow.structures import DatasetIndex, YoloflowError
+
+TRIANGLE = [10.25, 10.5, 30.0, 10.5, 10.25, 40.75]
+SQUARE = [50.0, 50.0, 60.0, 50.0, 60.0, 60.0, 50.0, 60.0]
+CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "cow & calf"}]
+
+
+def a_mask(rows: slice, columns: slice) -> dict[str, Any]:
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels[rows, columns] = 1
+    mask = pycoco_mask.encode(np.asfortranarray(pixels))
+    return {"size": list(mask["size"]), "counts": mask["counts"].decode()}
+
+
+def rich_coco(root: Path) -> Path:
+    """Crowd, masks in both forms, outlines of one and two parts, gaps in ids, an image without objects."""
+    runs = [0, 5 * HEIGHT, HEIGHT * WIDTH - 5 * HEIGHT]
+    rows = [
+        annotation(20, 90, [10.25, 10.5, 19.75, 30.25], segmentation=[TRIANGLE], area=298.4),
+        annotation(20, 3, [10.25, 10.5, 49.75, 49.5], segmentation=[TRIANGLE, SQUARE]),
+        annotation(10, 17, [30, 20, 10, 20], segmentation=a_mask(slice(20, 40), slice(30, 40))),
+        annotation(10, 3, [0, 0, 5, 80], iscrowd=1, segmentation={"size": [HEIGHT, WIDTH], "counts": runs}),
+        annotation(10, 3, [1.125, 2, 30.3, 40.7]),
+    ]
+    return write_coco(root, rows, num_images=3, categories=CATEGORIES)
+
+
+def assert_same(
+    first: DatasetIndex, second: DatasetIndex, tolerance: float = 0.0, outlines: bool = True
+) -> None:
+    assert second.problems == []
+    assert second.names == first.names
+    assert [Path(path).stem for path in second.image_paths] == [Path(path).stem for path in first.image_paths]
+    np.testing.assert_array_equal(second.box_offsets, first.box_offsets)
+    np.testing.assert_array_equal(second.classes, first.classes)
+    np.testing.assert_array_equal(second.is_crowd, first.is_crowd)
+    np.testing.assert_allclose(second.boxes_xyxy, first.boxes_xyxy, rtol=0, atol=tolerance)
+    if outlines:
+        np.testing.assert_array_equal(second.polygon_offsets, first.polygon_offsets)
+        np.testing.assert_allclose(
+            second.polygon_points, first.polygon_points, rtol=0, atol=max(tolerance, 1e-5)
+        )
+
+
+def test_coco_to_coco_loses_nothing(tmp_path: Path) -> None:
+    source = rich_coco(tmp_path / "in")
+    lines = convert([str(source)], "coco", tmp_path / "out")
+    assert not any("lost" in line for line in lines)
+    first, second = read_index(str(source)), read_index(str(tmp_path / "out" / "annotations" / "train.json"))
+    assert_same(first, second)
+    assert second.category_ids.tolist() == [3, 17, 90]
+    assert second.image_ids.tolist() == [10, 20, 30]
+    assert second.areas.tolist() == first.areas.tolist()
+    assert second.masks == first.masks
+    assert len(second.masks) == 2
+    assert second.polygon_parts == first.polygon_parts == {4: [3, 4]}
+    written = json.loads((tmp_path / "out" / "annotations" / "train.json").read_text())["annotations"]
+    assert sorted(str(row.get("segmentation")) for row in written) == sorted(
+        str(row.get("segmentation")) for row in json.loads(source.read_text())["annotations"]
+    )
+
+
+def test_coco_to_yolo_says_what_it_loses_and_keeps_the_rest(tmp_path: Path) -> None:
+    source = rich_coco(tmp_path / "in")
+    lines = convert([str(source)], "yolo", tmp_path / "out")
+    lost = {line.strip() for line in lines if "lost" in line}
+    assert lost == {
+        "lost: 1 crowd regions or difficult objects left out",
+        "lost: 1 run-length masks became outlines without holes",
+        "lost: 3 category ids became positions in the list of names",
+    }
+    config = load_config("yolov8n", [f"data={_with_val(tmp_path / 'out')}"])
+    first, second = read_index(str(source)), config.data.read("train_set")
+    kept = ~first.is_crowd
+    assert second.problems == []
+    assert second.names == ["cat", "cow & calf", "dog"]
+    assert second.classes.tolist() == first.classes[kept].tolist()
+    # The box of an outline is the outline's; the mask's goes through the centres of its border pixels.
+    np.testing.assert_allclose(second.boxes_xyxy, first.boxes_xyxy[kept], rtol=0, atol=0.5)
+    np.testing.assert_allclose(second.polygon_points, first.polygon_points, rtol=0, atol=1e-5)
+
+
+def _with_val(folder: Path) -> Path:
+    path = folder / "data.yaml"
+    path.write_text(path.read_text() + "val: train.txt\n")
+    return path
+
+
+def test_boxes_only_are_written_if_asked(tmp_path: Path) -> None:
+    source = rich_coco(tmp_path / "in")
+    lines = convert([str(source)], "yolo", tmp_path / "out", with_outlines=False)
+    assert "  lost: 3 outlines or masks left out" in lines
+    index = read_index(str(tmp_path / "out" / "train.txt"), nc=3)
+    first = read_index(str(source))
+    np.testing.assert_allclose(index.boxes_xyxy, first.boxes_xyxy[~first.is_crowd], rtol=0, atol=1e-6)
+
+
+def test_coco_to_voc_and_back(tmp_path: Path) -> None:
+    source = rich_coco(tmp_path / "in")
+    lines = convert([str(source)], "voc", tmp_path / "voc")
+    assert "  lost: 4 outlines or masks left out" in lines
+    first, second = read_index(str(source)), read_index(str(tmp_path / "voc" / "train"))
+    assert_same(first, second, 1e-7, outlines=False)
+    convert([str(tmp_path / "voc" / "train")], "coco", tmp_path / "back")
+    third = read_index(str(tmp_path / "back" / "annotations" / "train.json"))
+    assert_same(second, third, 1e-7)
+
+
+def test_a_data_set_file_is_converted_split_by_split(tmp_path: Path) -> None:
+    for split, label in (("train", "0 .5 .5 .2 .25\n"), ("val", "1 .3 .3 .2 .2\n"), ("test", "")):
+        write_yolo(tmp_path / "in" / split, {f"{split}1": label, f"{split}2": "1 .1 .1 .2 .1 .2 .3\n"})
+    (tmp_path / "in" / "data.yaml").write_text(
+        "train: train/list.txt\nval: [val/list.txt]\ntest: test/images\nnames: {0: cat, 1: dog}\n"
+    )
+    convert([str(tmp_path / "in" / "data.yaml")], "coco", tmp_path / "out")
+    config = load_config("yolov8n", [f"data={tmp_path / 'out' / 'data.yaml'}"])
+    for key, split in (("train_set", "train"), ("val_set", "val")):
+        second = config.data.read(key)  # type: ignore[arg-type]
+        first = read_index(str(tmp_path / "in" / split / "list.txt"), names=["cat", "dog"])
+        assert_same(first, second, 1e-6)
+    assert (tmp_path / "out" / "annotations" / "test.json").exists()
+
+
+def test_pictures_of_one_name_stay_apart(tmp_path: Path) -> None:
+    sources = [str(write_yolo(tmp_path / part, {"a": f"{n} .5 .5 .2 .25\n"})) for n, part in enumerate("xyz")]
+    write_picture(tmp_path / "x" / "images" / "a.jpg")
+    (tmp_path / "x" / "list.txt").write_text("images/a.png\nimages/a.jpg\n")
+    lines = convert(sources, "yolo", tmp_path / "out", "all", reading=Reading(nc=3), link=True)
+    assert "  lost: 3 pictures got another name, because two had the same" in lines
+    index = read_index(str(tmp_path / "out" / "all.txt"), nc=3)
+    assert [Path(path).name for path in index.image_paths] == ["a.png", "a_2.jpg", "a_3.png", "a_4.png"]
+    assert index.classes.tolist() == [0, 0, 1, 2]
+    assert Path(index.image_paths[2]).resolve() == (tmp_path / "y" / "images" / "a.png").resolve()
+
+
+def test_nothing_is_overwritten_and_names_must_agree(tmp_path: Path) -> None:
+    source = str(write_voc(tmp_path / "voc", {"a": voc_object("cat", 1, 2, 30, 40)}))
+    other = str(write_voc(tmp_path / "other", {"b": voc_object("dog", 1, 2, 30, 40)}))
+    convert([source], "yolo", tmp_path / "out")
+    before = (tmp_path / "out" / "data.yaml").read_bytes()
+    with pytest.raises(YoloflowError, match="exists already"):
+        convert([source], "yolo", tmp_path / "out")
+    with pytest.raises(YoloflowError, match=r"data\.yaml: has other class names than these \(dog\)"):
+        convert([other], "yolo", tmp_path / "out", "val")
+    assert not (tmp_path / "out" / "val.txt").exists()
+    assert (tmp_path / "out" / "data.yaml").read_bytes() == before
+    with pytest.raises(YoloflowError, match="--to tfrecord: no such format; known: coco, voc, yolo"):
+        convert([source], "tfrecord", tmp_path / "out2")
+    with pytest.raises(YoloflowError, match="converted alone"):
+        convert([source, str(tmp_path / "out" / "data.yaml")], "coco", tmp_path / "out2")
+
+
+def test_the_command_prints_the_account(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path / "in", {"a": "0 nan .5 .2 .2\n0 .5 .5 .2 .2\n", "b": None})
+    arguments = [
+        "data",
+        "convert",
+        str(source),
+        "--to",
+        "voc",
+        "--out",
+        str(tmp_path / "out"),
+        "--name",
+        "cat",
+    ]
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code == 0, outcome.output
+    assert "boxes: 2 listed = 1 used + 1 dropped (1 box-nan)" in outcome.output
+    assert read_index(str(tmp_path / "out" / "train")).names == ["cat"]
+
+
+# Outlines and masks
+
+
+@given(st.lists(st.integers(3, 6), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_parts_that_were_joined_come_apart_again(sizes: list[int], random: Any) -> None:
+    parts = [np.array([[random.random(), random.random()] for _ in range(n)], np.float32) for n in sizes]
+    again = split_parts(join_parts(parts), sizes)
+    assert all(np.array_equal(*pair) for pair in zip(parts, again, strict=True))
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32 - 1))
+def test_the_outline_of_a_mask_fills_its_pixels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = np.zeros((40, 50), np.uint8)
+    for _ in range(rng.integers(1, 4)):
+        x, y = rng.integers(3, 40), rng.integers(3, 30)
+        cv2.ellipse(
+            pixels, (int(x), int(y)), (int(rng.integers(3, 9)), int(rng.integers(3, 9))), 0, 0, 360, 1, -1
+        )
+    mask = pycoco_mask.encode(np.asfortranarray(pixels))
+    sound = read_mask({"size": [40, 50], "counts": mask["counts"].decode()}, (40, 50))
+    assert sound is not None
+    outline = outline_of_mask(sound)
+    again = np.zeros_like(pixels)
+    cv2.fillPoly(again, [np.rint(outline - 0.5).astype(np.int32)], 1)
+    # The seams between separate parts have no width, but are drawn one pixel wide.
+    assert (again != pixels).sum() <= 100
+    assert (again >= pixels).all()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"size": [4, 5]},
+        {"size": [4], "counts": "20"},
+        {"size": [0, 5], "counts": []},
+        {"size": [4, 5], "counts": [3, 4]},
+        {"size": [4, 5], "counts": [-1, 21]},
+        {"size": [4, 5], "counts": "\xff"},
+        {"size": [4, 5], "counts": "ZZZZZ"},
+        {"size": [5, 4], "counts": [20]},
+        {"size": [10**9, 10**9], "counts": [10**18]},
+        {"size": ["4", 5], "counts": [20]},
+    ],
+)
+def test_a_malformed_mask_is_none(value: dict[str, object]) -> None:
+    assert read_mask(value, (4, 5)) is None

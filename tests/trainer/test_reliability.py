@@ -1,0 +1,382 @@
+"""A run that dies at any moment and is resumed ends with the same bytes as one that was never interrupted."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.runtime.test_ranks import free_port
+from yoloflow.data.digits import SceneRecipe, digits_dataset
+
+SCRIPT = Path(__file__).parents[1] / "support" / "dying_training.py"
+SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
+# What tells the time or the checkout, and the sum of a manifest that does.
+TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds", "git_commit", "sum", "time", "taken"}
+
+
+def in_full(value: object) -> Any:
+    """A case for `.ci/full` only."""
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.full)
+
+
+class Trainings:
+    """Trainings of one small recipe: 5 epochs of 3 steps, two stages, a state every 2 steps."""
+
+    def __init__(self, folder: Path, *more: str) -> None:
+        cache = folder / "scenes"
+        self.folder = folder
+        self.settings = [
+            f"data.train_set={digits_dataset('train', SCENES, cache)}",
+            f"data.val_set={digits_dataset('val', SCENES, cache)}",
+            f"save_dir={folder}",
+            "img_size=64",
+            "per_batch_size=8",
+            "epochs=5",
+            "network.width_multiple=0.125",
+            "data.num_parallel_workers=0",
+            "log_interval=1",
+            "run_eval_interval=1",
+            "save_steps=2",
+            "threads=1",
+            "resume=auto",
+            *more,
+        ]
+
+    def start(
+        self,
+        name: str,
+        count: int | str = 0,
+        number: int | str = signal.SIGKILL,
+        largest_file: int = resource.RLIM_INFINITY,
+        ranks: int = 1,
+        dying_rank: int | None = None,
+        launcher: Sequence[str] = (),
+    ) -> subprocess.Popen[str]:
+        """A process that trains run `name` and sends itself a signal, or runs a shell command, at a moment.
+
+        Of several ranks the first does so; or `dying_rank`, and torchrun starts all ranks again.
+        """
+
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+
+        python = [*launcher, sys.executable]
+        if ranks > 1:
+            python += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+            python.append(f"--max-restarts={int(dying_rank is not None)}")
+        command = [*python, str(SCRIPT), str(count), str(number), *self.settings, f"name={name}"]
+        if ranks > 1:
+            command.append(f"per_batch_size={8 // ranks}")
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=limit,  # noqa: PLW1509  no threads run yet in the child
+            env=os.environ | {"OMP_NUM_THREADS": "1", "DYING_RANK": str(dying_rank or 0)},
+        )
+
+    def start_on_two_machines(
+        self, name: str, count: int = 0, dying_rank: int = 0, own_store: bool = False
+    ) -> list[subprocess.Popen[str]]:
+        """Two torchruns with a rank each, as on two machines that see the same folder.
+
+        With `own_store` the first rank keeps the ranks' store, and not the first torchrun.
+        """
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+        launcher += [f"--rdzv-endpoint=localhost:{free_port()}", "--rdzv-backend=c10d", f"--rdzv-id={name}"]
+        command = [*launcher, "--max-restarts=1", str(SCRIPT), str(count), str(int(signal.SIGKILL))]
+        mark = {"DYING_RANK": str(dying_rank), "DYING_ONCE": str(self.folder / f"{name}.died")}
+        store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(own_store))}
+        return [
+            subprocess.Popen(
+                [*command, *self.settings, f"name={name}", "per_batch_size=4", "rank_timeout=60"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | mark | store,
+            )
+            for _ in range(2)
+        ]
+
+    def run(self, name: str, count: int | str = 0, number: int = signal.SIGKILL) -> tuple[int, str]:
+        """Likewise, to its end: exit code and output."""
+        process = self.start(name, count, number)
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode in (0, -number, 128 + number), errors
+        return process.returncode, output
+
+    def outcome(self, name: str) -> dict[str, Any]:
+        """All that a finished run left, without times."""
+        run = self.folder / name
+        weights = {path.name: path.read_bytes() for path in sorted((run / "weights").glob("*.safetensors"))}
+        numbers = [json.loads(path.read_text()) for path in sorted((run / "weights").glob("state-*.json"))]
+        metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        summary = json.loads((run / "summary.json").read_text())
+        return {"weights": weights, **without_times({"n": numbers, "metrics": metrics, "summary": summary})}
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(part) for key, part in value.items() if key not in TIMES}
+    return [without_times(part) for part in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+    return Trainings(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def whole(trainings: Trainings) -> tuple[dict[str, Any], int]:
+    """What an uninterrupted run leaves, and the number of its calls."""
+    code, output = trainings.run("whole")
+    assert code == 0
+    return trainings.outcome("whole"), int(output)
+
+
+@pytest.fixture(scope="module")
+def sunk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainings, tuple[dict[str, Any], int]]:
+    """Trainings in sinks of up to three steps, and what an uninterrupted one leaves."""
+    more = ("datasink=true", "sink_size=3", "log_interval=100")
+    trainings = Trainings(tmp_path_factory.mktemp("sunk"), *more)
+    code, output = trainings.run("whole")
+    assert code == 0
+    return trainings, (trainings.outcome("whole"), int(output))
+
+
+def assert_resumes(trainings: Trainings, name: str, whole: dict[str, Any]) -> None:
+    assert trainings.run(name)[0] == 0
+    assert_same(trainings.outcome(name), whole)
+
+
+def assert_same(found: dict[str, Any], whole: dict[str, Any]) -> None:
+    assert found["weights"].keys() == whole["weights"].keys()
+    for file, content in whole["weights"].items():
+        assert found["weights"][file] == content, file
+    assert found["metrics"] == whole["metrics"]
+    assert found == whole
+
+
+MORE_MOMENTS = ("save_state:3", "_sync_folder:9", "_conclude:3", "_finish:1", "on_epoch_begin:2")
+MOMENTS = ["begin_stage:3", "sha256_of:4", "test:2", *(in_full(moment) for moment in MORE_MOMENTS)]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_at_a_bad_moment_ends_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], moment: str
+) -> None:
+    name = moment.replace(":", "-")
+    assert trainings.run(name, moment)[0] == -signal.SIGKILL
+    assert_resumes(trainings, name, whole[0])
+
+
+def killed_at_random(trainings: Trainings, whole: tuple[dict[str, Any], int], name: str, seed: int) -> None:
+    """Kill a run at a random one of all its calls; resumed, it is killed again unless it ends before."""
+    rng = np.random.default_rng(seed)
+    assert trainings.run(name, int(rng.integers(1, 0.95 * whole[1])))[0] == -signal.SIGKILL
+    trainings.run(name, int(rng.integers(1, whole[1])))
+    assert_resumes(trainings, name, whole[0])
+
+
+@pytest.mark.parametrize("seed", range(1))
+def test_a_run_killed_at_a_random_moment_ends_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
+) -> None:
+    killed_at_random(trainings, whole, f"random{seed}", seed)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(100, 131))
+def test_31_runs_killed_at_random_moments_end_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
+) -> None:
+    killed_at_random(trainings, whole, f"random{seed}", seed)
+
+
+@pytest.mark.parametrize("seed", [200, *(in_full(seed) for seed in range(201, 210))])
+def test_a_data_sink_killed_at_a_random_moment_ends_with_the_same_bytes(
+    sunk: tuple[Trainings, tuple[dict[str, Any], int]], seed: int
+) -> None:
+    killed_at_random(sunk[0], sunk[1], f"random{seed}", seed)
+
+
+def test_a_data_sink_ends_with_the_weights_of_the_plain_loop(
+    whole: tuple[dict[str, Any], int], sunk: tuple[Trainings, tuple[dict[str, Any], int]]
+) -> None:
+    plain, sink = whole[0]["weights"], sunk[1][0]["weights"]
+    assert plain.keys() == sink.keys()
+    assert all(sink[name] == content for name, content in plain.items())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(10))
+def test_runs_killed_from_outside_at_10_random_times_end_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
+) -> None:
+    process = trainings.start(f"time{seed}")
+    started = time.monotonic()
+    while not (trainings.folder / f"time{seed}" / "config.yaml").exists() and process.poll() is None:
+        assert time.monotonic() - started < 120
+        time.sleep(0.02)
+    time.sleep(float(np.random.default_rng(seed).uniform(0, 4)))
+    process.kill()
+    process.communicate()
+    assert_resumes(trainings, f"time{seed}", whole[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, in_full(signal.SIGINT)])
+@pytest.mark.parametrize(
+    "moment", ["on_step_end:9", "_to_original:2", in_full("save_state:2"), in_full("on_train_begin:1")]
+)
+def test_a_run_that_is_asked_to_stop_saves_at_once_and_goes_on_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], moment: str, number: signal.Signals
+) -> None:
+    name = f"{moment.replace(':', '-')}-{number.name}"
+    assert trainings.run(name, moment, number)[0] == 128 + number
+    states = sorted((trainings.folder / name / "weights").glob("state-*.json"))
+    assert states
+    assert not (trainings.folder / name / "summary.json").exists()
+    assert_resumes(trainings, name, whole[0])
+
+
+def test_a_run_that_goes_on_otherwise_than_it_began_is_refused_and_left_as_it_is(
+    trainings: Trainings,
+) -> None:
+    assert trainings.run("other", "_begin_epoch:4", signal.SIGTERM)[0] == 128 + signal.SIGTERM
+    run = trainings.folder / "other"
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    fewer = SceneRecipe(num_train=16, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
+    data = digits_dataset("train", fewer, trainings.folder / "fewer")
+    for setting, complaint in (
+        ("per_batch_size=4", "images of a step: 8 when the state was written, 4 now"),
+        (f"data.train_set={data}", "training set: 24 images (sum "),
+        ("network.width_multiple=0.25", "misshaped"),
+        ("epochs=2", "epochs: the state is that of step 10, this training has 6"),
+    ):
+        process = Trainings(trainings.folder, setting).start("other")
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 1
+        assert complaint in errors
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+    process = trainings.start("other", ranks=2)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert (run / "summary.json").exists()
+
+
+def test_a_full_disk_costs_no_good_state(trainings: Trainings, whole: tuple[dict[str, Any], int]) -> None:
+    assert trainings.run("room", "on_evaluation:1", signal.SIGTERM)[0] == 128 + signal.SIGTERM
+    process = trainings.start("room", largest_file=100_000)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "the state of step 4 cannot be written (File too large); the training goes on" in errors
+    assert "YoloflowError" in errors
+    assert "that there is room" in errors
+    assert not list((trainings.folder / "room" / "weights").glob("*.partial"))
+    assert_resumes(trainings, "room", whole[0])
+
+
+def test_a_run_whose_folder_is_removed_says_so(trainings: Trainings) -> None:
+    process = trainings.start("gone", "on_epoch_begin:3", f"rm -rf {trainings.folder / 'gone'}")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert f"{trainings.folder / 'gone'}: the folder of this run is gone" in errors
+
+
+def test_a_run_whose_folder_becomes_read_only_keeps_its_good_state_and_goes_on_later(
+    trainings: Trainings, whole: tuple[dict[str, Any], int]
+) -> None:
+    private = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    # Not the folder of all runs: what is open there for writing, the run's claim, would hinder the remount.
+    folder = trainings.folder / "locked"
+    folder.mkdir()
+    bind, lock = f"mount --bind {folder} {folder}", f"mount -o remount,bind,ro {folder}"
+    if subprocess.run([*private, f"{bind} && {lock}"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a folder of his own")
+    process = trainings.start(
+        "locked", "on_epoch_begin:3", lock, launcher=[*private, f'{bind} && exec "$@"', "sh"]
+    )
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "cannot be written (Read-only file system); the newest good state is untouched" in errors
+    assert_resumes(trainings, "locked", whole[0])
+
+
+@pytest.fixture(scope="module")
+def whole_pair(trainings: Trainings) -> tuple[dict[str, Any], int]:
+    """What an uninterrupted run of two ranks leaves, and the number of calls of the rank that makes less."""
+    process = trainings.start("pair-whole", ranks=2)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return trainings.outcome("pair-whole"), min(map(int, output.split()))
+
+
+def test_two_ranks_stop_at_the_same_step_and_go_on_with_the_same_bytes(
+    trainings: Trainings, whole_pair: tuple[dict[str, Any], int]
+) -> None:
+    for moment in ("_enter_stage:8", 0):
+        process = trainings.start("pair", moment, signal.SIGTERM, ranks=2)
+        _, errors = process.communicate(timeout=300)
+        assert (process.returncode == 0) == (moment == 0), errors
+        assert (trainings.folder / "pair" / "summary.json").exists() == (moment == 0)
+    assert_same(trainings.outcome("pair"), whole_pair[0])
+
+
+def test_two_ranks_killed_in_a_validation_go_on_with_it(
+    trainings: Trainings, whole_pair: tuple[dict[str, Any], int]
+) -> None:
+    # As a launcher does that does not wait for the end of a long validation.
+    process = trainings.start("pair-val", "_to_original:1", "sleep 1; kill -9 $PPID", ranks=2)
+    process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert (trainings.folder / "pair-val" / "weights" / "state-00000003.json").exists()
+    process = trainings.start("pair-val", ranks=2)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert_same(trainings.outcome("pair-val"), whole_pair[0])
+
+
+@pytest.mark.parametrize("seed", [300, *(in_full(seed) for seed in range(301, 310))])
+def test_torchrun_starts_killed_ranks_again_and_they_end_with_the_same_bytes(
+    seed: int, trainings: Trainings, whole_pair: tuple[dict[str, Any], int]
+) -> None:
+    moment = int(np.random.default_rng(seed).integers(1, 0.95 * whole_pair[1]))
+    process = trainings.start(f"pair{seed}", moment, ranks=2, dying_rank=seed % 2)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "exitcode: -9" in errors, errors
+    assert_same(trainings.outcome(f"pair{seed}"), whole_pair[0])
+
+
+@pytest.mark.parametrize(
+    ("dying_rank", "own_store"), [(1, False), *(in_full(case) for case in [(0, False), (0, True), (1, True)])]
+)
+def test_ranks_on_two_machines_start_again_and_end_with_the_bytes_of_one_machine(
+    dying_rank: int, own_store: bool, trainings: Trainings, whole_pair: tuple[dict[str, Any], int]
+) -> None:
+    name, moment = f"machines{dying_rank}{own_store}", whole_pair[1] // 2
+    machines = trainings.start_on_two_machines(name, moment, dying_rank, own_store)
+    endings = [process.communicate(timeout=300) for process in machines]
+    assert [process.returncode for process in machines] == [0, 0], endings
+    assert (trainings.folder / f"{name}.died").exists()
+    assert_same(trainings.outcome(name), whole_pair[0])
+
+
+@pytest.mark.parametrize("seed", [400, *(in_full(seed) for seed in range(401, 406))])
+def test_a_run_with_loading_processes_killed_at_a_random_moment_ends_with_the_same_bytes(
+    trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
+) -> None:
+    busy = Trainings(trainings.folder, "data.num_parallel_workers=2")
+    moment = int(np.random.default_rng(seed).integers(1, 0.5 * whole[1]))
+    assert busy.run(f"busy{seed}", moment)[0] == -signal.SIGKILL
+    assert_resumes(busy, f"busy{seed}", whole[0])

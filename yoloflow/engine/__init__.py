@@ -1,1 +1,0 @@
-"""What runs a training: step, loop, callbacks, states on disk, test function."""

@@ -1,0 +1,310 @@
+"""Step 7, the test function: a network, a loader and a data set in; COCO figures out."""
+
+# ruff: noqa: PT028  `test` is no test of pytest's
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from yoloflow.boxes import boxes_to_original
+from yoloflow.evaluation.coco import evaluate_coco
+from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
+from yoloflow.evaluation.records import ground_truth_of, result_array, result_rows
+from yoloflow.evaluation.result import EvaluationResult, EvaluationSeconds, Picture
+from yoloflow.files import write_atomically
+from yoloflow.models import Network, predict_images, prepare_for_inference
+from yoloflow.models.precision import Precision
+from yoloflow.runtime.memory import peak_memory
+from yoloflow.runtime.ranks import gather_over_ranks
+from yoloflow.structures import Batch, DatasetIndex, Detections, YoloflowError
+
+__all__ = [
+    "EvaluationResult",
+    "EvaluationSeconds",
+    "OutputKind",
+    "Picture",
+    "Synchronizer",
+    "test",
+]
+
+logger = logging.getLogger("yoloflow")
+
+T = TypeVar("T")
+
+NUM_PICTURES = 16
+
+
+class OutputKind(Protocol):
+    """What a head's decoded output holds; `network.output_kind` states it."""
+
+    @property
+    def has_objectness(self) -> bool:
+        """(B, N, 5 + C) with objectness before the class scores, not (B, N, 4 + C)."""
+        ...
+
+    @property
+    def end_to_end(self) -> bool:
+        """(B, K, 6) x1 y1 x2 y2 score class, which needs no suppression."""
+        ...
+
+
+class Synchronizer:
+    """Brings the ranks' parts of an evaluation together."""
+
+    def __init__(self, world_size: int = 1) -> None:
+        """State the ranks.
+
+        Args:
+            world_size: processes that evaluate together.
+
+        Raises:
+            YoloflowError: several ranks, but no process group of that size.
+        """
+        self.world_size = world_size
+        group_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if world_size > 1 and group_size != world_size:
+            raise YoloflowError(
+                f"Synchronizer: world_size is {world_size}, the process group has {group_size}; "
+                "start the ranks with torchrun"
+            )
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return self.world_size == 1 or dist.get_rank() == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, by rank; all ranks must call it."""
+        return gather_over_ranks(value) if self.world_size > 1 else [value]
+
+
+@dataclass(slots=True)
+class _RankPart:
+    """What one rank found."""
+
+    detections: dict[int, Detections]
+    seconds: dict[str, float]
+    num_late_batches: int
+    peak_memory: int | None
+
+
+class _Stopwatch:
+    """Adds up the time between laps, by name."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {"loading": 0.0, "network": 0.0, "nms": 0.0}
+        self._device = device
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> float:
+        """The seconds since the last lap, once the device is done; they count as `name`."""
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        self.seconds[name] += seconds
+        return seconds
+
+
+def test(
+    network: nn.Module,
+    dataloader: Iterable[Batch],
+    index: DatasetIndex,
+    *,
+    conf_thres: float = 0.001,
+    iou_thres: float = 0.65,
+    max_det: int = 300,
+    nms_time_limit: float | None = 20.0,
+    precision: Precision | None = None,
+    synchronizer: Synchronizer | None = None,
+    save_json: str | Path | None = None,
+) -> EvaluationResult:
+    """Evaluate a network with COCO's protocol.
+
+    Of a `Network` a fused copy is evaluated (see `prepare_for_inference`), the network itself is not touched.
+    Any other is in evaluation mode meanwhile and each of its modules is afterwards in the mode it was in.
+    An image that comes twice (a loader may fill up its last batch) counts once.
+
+    Args:
+        network: takes the batches' images, uint8 RGB, as they are. Its `output_kind` says what its first
+            output in evaluation mode is (see `OutputKind`); boxes in input pixels.
+        dataloader: this rank's batches.
+        index: the data set that the batches' `indices` refer to.
+        conf_thres: scores must be above it.
+        iou_thres: largest IoU of two detections of a class.
+        max_det: detections of an image at most.
+        nms_time_limit: seconds; a batch that takes longer is warned of and counted, and finished.
+        precision: computes the forward pass in its precision (default: float32).
+        synchronizer: brings several ranks together.
+        save_json: the main rank writes the detections here, as a COCO results file.
+
+    Raises:
+        YoloflowError: the loader gives nothing, or network and data set do not fit together.
+    """
+    kind = cast(OutputKind, network.output_kind)
+    thresholds: dict[str, Any] = {"conf_thres": conf_thres, "iou_thres": iou_thres, "max_det": max_det}
+    suppress = partial(
+        non_max_suppression,
+        **thresholds,
+        conf_free=not kind.has_objectness,
+        need_nms=not kind.end_to_end,
+        time_limit_s=nms_time_limit,
+    )
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    settings = {**thresholds, "nms_time_limit": nms_time_limit, **_settings_of(network, device, precision)}
+    if isinstance(network, Network):
+        network = prepare_for_inference(network, in_float32=settings["precision"] == "float32")
+
+    def detect(images: Tensor) -> Tensor:
+        with precision.autocast() if precision is not None else nullcontext():
+            prediction = predict_images(network, images)
+        _check_classes(prediction, kind, index)
+        return prediction
+
+    with _evaluation_mode(network):
+        part = _evaluate_part(detect, suppress, dataloader, device, nms_time_limit)
+    return _conclude(part, index, synchronizer or Synchronizer(), save_json, settings)
+
+
+test.__test__ = False  # type: ignore[attr-defined]  # keeps pytest from collecting it
+
+
+def _evaluate_part(
+    detect: Callable[[Tensor], Tensor],
+    suppress: Callable[[Tensor], list[Tensor]],
+    dataloader: Iterable[Batch],
+    device: torch.device,
+    nms_time_limit: float | None,
+) -> _RankPart:
+    """This rank's batches through the network and suppression."""
+    stopwatch = _Stopwatch(device)
+    detections: dict[int, Detections] = {}
+    num_late_batches = 0
+    for batch in dataloader:
+        images = batch.images.to(device, non_blocking=True)
+        stopwatch.lap("loading")
+        prediction = detect(images)
+        stopwatch.lap("network")
+        found = _to_original(suppress(prediction), batch)
+        for position, found_here in zip(batch.indices.tolist(), found, strict=True):
+            detections.setdefault(position, found_here)
+        seconds = stopwatch.lap("nms")
+        num_late_batches += nms_time_limit is not None and seconds > nms_time_limit
+    return _RankPart(detections, stopwatch.seconds, num_late_batches, peak_memory())
+
+
+@contextmanager
+def _evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each module is in the mode it was in."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, was_training in modes.items():
+            module.training = was_training
+
+
+def _settings_of(network: nn.Module, device: torch.device, precision: Precision | None) -> dict[str, Any]:
+    """How it is done, beside the thresholds."""
+    dtype = precision.dtype if precision is not None else None
+    return {
+        "nms": not cast(OutputKind, network.output_kind).end_to_end,
+        "multi_label": True,
+        "max_nms": MAX_NMS,
+        "device": device.type,
+        "precision": str(dtype or torch.float32).removeprefix("torch."),
+        "fused": isinstance(network, Network),
+    }
+
+
+def _check_classes(prediction: Tensor, kind: OutputKind, index: DatasetIndex) -> None:
+    num_known = len(index.names)
+    if kind.end_to_end:  # its width does not tell, its class numbers may
+        num_classes = max(num_known, int(prediction[..., 5].nan_to_num(0, 0, 0).max()) + 1)
+    else:
+        num_classes = prediction.shape[-1] - (5 if kind.has_objectness else 4)
+    if num_classes != num_known:
+        raise YoloflowError(
+            f"the network predicts {num_classes} classes, the data set has {num_known} "
+            f"({', '.join(index.names[:5])}, ...); evaluate it on data with the classes it was trained on"
+        )
+
+
+def _to_original(rows: list[Tensor], batch: Batch) -> list[Detections]:
+    """(K, 6) rows in input pixels of each image of a batch as detections in pixels of the original image."""
+    on_host = torch.cat(rows).cpu()  # one transfer for the batch
+    detections = []
+    for i, found in enumerate(torch.split(on_host, [len(part) for part in rows])):
+        boxes_xyxy = boxes_to_original(
+            found[:, :4], batch.scales_xy[i], batch.pads_xy[i], batch.original_sizes_hw[i]
+        )
+        detections.append(
+            Detections(
+                boxes_xyxy=boxes_xyxy.numpy(),
+                scores=found[:, 4].numpy(),
+                classes=found[:, 5].numpy().astype(np.int64),
+            )
+        )
+    return detections
+
+
+def _write_json(path: Path, content: object) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(content).encode())
+    except OSError as error:
+        raise YoloflowError(f"{path}: the detections cannot be written there ({error.strerror})") from error
+
+
+def _conclude(
+    part: _RankPart,
+    index: DatasetIndex,
+    synchronizer: Synchronizer,
+    save_json: str | Path | None,
+    settings: Mapping[str, Any],
+) -> EvaluationResult:
+    """All ranks' parts as one result."""
+    start = time.perf_counter()
+    parts = synchronizer.gather(part)
+    found = {position: rows for other in reversed(parts) for position, rows in other.detections.items()}
+    detections = {position: found[position] for position in sorted(found)}
+    if not detections:
+        raise YoloflowError("nothing to evaluate: the loader gives no batch; is the validation set empty?")
+    if len(detections) < len(index):
+        logger.warning("%d of %d images evaluated: the loader gives no others", len(detections), len(index))
+    results = result_array(detections, index)
+    if save_json is not None and synchronizer.is_main:
+        _write_json(Path(save_json), result_rows(results))
+    image_ids = index.image_ids[list(detections)].tolist()
+    coco = evaluate_coco(ground_truth_of(index), results, image_ids)
+    slowest = {name: max(other.seconds[name] for other in parts) for name in part.seconds}
+    peaks = [other.peak_memory for other in parts if other.peak_memory is not None]
+    return EvaluationResult(
+        coco=coco,
+        detections=detections,
+        pictures=tuple(
+            Picture(Path(index.image_paths[position]), detections[position])
+            for position in list(detections)[:NUM_PICTURES]
+        ),
+        seconds=EvaluationSeconds(**slowest, figures=time.perf_counter() - start),
+        num_images=len(detections),
+        num_late_batches=sum(other.num_late_batches for other in parts),
+        index=index,
+        peak_memory_mb=max(peaks) / 2**20 if peaks else None,
+        settings={**settings, "ranks": synchronizer.world_size},
+    )

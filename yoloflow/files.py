@@ -1,0 +1,135 @@
+"""Files: written whole or not at all, JSON read and its form checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from yoloflow.structures import YoloflowError
+
+NUMBER = (int, float)
+"""A form: any number."""
+
+_WORDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", NUMBER: "a number"}
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file; None where there is no such file.
+
+    Raises:
+        YoloflowError: it cannot be read, or is no JSON that Python can hold.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise YoloflowError(f"{path}: cannot be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise YoloflowError(
+            f"{path}: no valid JSON (nested too deeply); restore the file, or remove it"
+        ) from error
+    except ValueError as error:  # a syntax error, or a number of thousands of digits
+        raise YoloflowError(f"{path}: no valid JSON ({error}); restore the file, or remove it") from error
+
+
+def read_checked(path: Path, form: object) -> Any:
+    """The content of a file in its expected form (see `wrong_places`); None where there is no such file.
+
+    Raises:
+        YoloflowError: it cannot be read, is no JSON or has another form.
+    """
+    content = read_json(path)
+    # A file that says only `null` has a form too, and it is not that of a file that is not there.
+    if content is None and not path.exists():
+        return None
+    for place in wrong_places(content, form):
+        raise YoloflowError(f"{path}: {place}; restore the file, or remove it")
+    return content
+
+
+def read_names(path: Path) -> list[str] | None:
+    """The class names of a `names.json`; None where there is no such file.
+
+    Raises:
+        YoloflowError: it cannot be read, is no JSON or no list of texts.
+    """
+    names: list[str] | None = read_checked(path, [str])
+    return names
+
+
+def wrong_places(content: object, form: object, place: str = "the content") -> Iterator[str]:
+    """Where content has another form than expected, as sentences.
+
+    Args:
+        content: plain data.
+        form: a type or `NUMBER`; a list with the form of each item; or the keys of an object with their
+            forms, where a key that ends in "?" may be absent or null. Keys that are not named are free.
+        place: words for the content.
+    """
+    if isinstance(form, dict):
+        yield from _wrong_keys(content, form, place)
+    elif isinstance(form, list):
+        if not isinstance(content, list):
+            yield f"{place} should be a list"
+            return
+        for number, item in enumerate(content):
+            yield from wrong_places(item, form[0], f"{place}[{number}]")
+    elif not isinstance(content, form) or isinstance(content, bool):  # type: ignore[arg-type]
+        yield f"{place} should be {_WORDS[form]}"
+
+
+def _wrong_keys(content: object, form: Mapping[str, object], place: str) -> Iterator[str]:
+    if not isinstance(content, dict):
+        yield f"{place} should be an object"
+        return
+    for key, part in form.items():
+        name = key.removesuffix("?")
+        value = content.get(name)
+        if value is None and name != key:
+            continue
+        if name not in content:
+            yield f"{place} has no {name!r}"
+        else:
+            yield from wrong_places(value, part, name if place == "the content" else f"{place}.{name}")
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file so that after a crash at any moment either the old or the new content is there, complete.
+
+    Args:
+        path: the file; its folder must exist.
+        content: all of it.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut."""
+    if os.name == "nt":  # Windows cannot open folders, and needs no such call
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

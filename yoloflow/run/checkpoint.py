@@ -1,0 +1,241 @@
+"""Training states on disk: complete, checked, and never half written.
+
+A state is two files, `state-<step>.safetensors` (tensors) and `state-<step>.json` (numbers, the tensors
+file's SHA-256 and one of all this). The JSON file is written last, so a state without it, or with a wrong
+sum, does not count; the newest good one is continued. No pickle is ever read or written. A training writes
+them in a thread (`StateWriter`) and waits for a copy of the tensors, not for the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from yoloflow.files import sha256_of, write_atomically
+from yoloflow.structures import YoloflowError
+from yoloflow.weights.files import load_weights, save_weights
+
+logger = logging.getLogger("yoloflow")
+
+SCHEMA = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """What a killed run needs to go on: tensors by name, and plain numbers."""
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
+def save_state(folder: Path, step: int, state: TrainingState, keep_latest: int = 2) -> Path:
+    """Write a state and remove all but the newest.
+
+    Args:
+        folder: where states lie (`weights/` of the run).
+        step: steps done, part of the file's name.
+        state: what to write.
+        keep_latest: how many stay; 2 at least leave a good one where the newest is damaged.
+
+    Returns:
+        the JSON file, the last to be written.
+    """
+    tensors_path = folder / f"state-{step:08d}.safetensors"
+    save_weights(tensors_path, state.tensors)
+    manifest = {"schema": SCHEMA, "step": step, "sha256": sha256_of(tensors_path), "numbers": state.numbers}
+    manifest["sum"] = _sum(manifest)
+    manifest_path = tensors_path.with_suffix(".json")
+    write_atomically(manifest_path, json.dumps(manifest, indent=1).encode())
+    upto = [path for path in _manifests(folder) if path <= manifest_path]
+    for old in upto[keep_latest:]:
+        old.unlink(missing_ok=True)
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    return manifest_path
+
+
+class StateWriter:
+    """Writes states while the training goes on, one after the other.
+
+    Attributes:
+        written: step of the newest state that is on the disk; None before the first.
+    """
+
+    def __init__(self, folder: Path, keep_latest: int = 2) -> None:
+        """Write nothing yet.
+
+        Args:
+            folder: where states lie (`weights/` of the run).
+            keep_latest: see `save_state`.
+        """
+        self._folder, self._keep_latest = folder, keep_latest
+        self._threads = ThreadPoolExecutor(1, "yoloflow-state")
+        self._begun: Future[None] | None = None
+        self.written: int | None = None
+
+    def write(self, step: int, state: TrainingState) -> None:
+        """Copy the tensors, which may change afterwards, and begin to write; waits for an earlier state.
+
+        A state that cannot be written is a warning: the training goes on.
+
+        Args:
+            step: steps done.
+            state: what to write.
+        """
+        self.wait()
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors.items()}
+        copied = TrainingState(copies, json.loads(json.dumps(state.numbers)))
+        self._begun = self._threads.submit(self._save, step, copied)
+
+    def wait(self) -> None:
+        """Return when nothing is left to write; what went wrong, other than the disk, is raised here."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.result()
+
+    def _save(self, step: int, state: TrainingState) -> None:
+        try:
+            save_state(self._folder, step, state, self._keep_latest)
+            self.written = step
+        except OSError as error:
+            logger.warning(
+                "%s: the state of step %d cannot be written (%s); the training goes on, "
+                "and a resumed one would begin at an older state",
+                self._folder,
+                step,
+                error.strerror,
+            )
+
+
+def load_newest_state(folder: Path) -> TrainingState | None:
+    """The newest state in `folder` whose sum is right; damaged ones are named in the log.
+
+    Returns:
+        None if there is no state at all.
+
+    Raises:
+        YoloflowError: there are states, but none is good.
+    """
+    manifests = _manifests(folder)
+    for manifest_path in manifests:
+        try:
+            return _load(manifest_path)
+        except (OSError, ValueError, RecursionError) as error:
+            logger.warning("%s: skipped, %s; trying the one before", manifest_path, error)
+    if not manifests:
+        return None
+    raise YoloflowError(
+        f"{folder}: none of its {len(manifests)} training states is good (the log says why), so there is "
+        "nothing to go on from. Begin a run with another name=...; weight=FILE starts it with weights of here"
+    )
+
+
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest state in `folder`, good or not; None without one."""
+    return next((_step_of(path) for path in _manifests(folder)), None)
+
+
+def remove_leftovers(run: Path, weights: Path) -> int:
+    """Remove what killed processes were writing: partial files, and tensors whose state was never completed.
+
+    Args:
+        run: the run folder, in which no other process writes.
+        weights: its folder of states.
+
+    Returns:
+        how many files.
+    """
+    tensors = [path for path in weights.glob("state-*.safetensors") if not path.with_suffix(".json").exists()]
+    # Not everywhere: `predict`, `test` and `report` may be writing in the folder, as long as they like.
+    partial = [
+        path for folder in (weights, run / "plots", run / "faults") for path in folder.glob(".*.partial")
+    ]
+    own = ("config.yaml", "names.json", "data_problems.json", "summary.json")
+    leftovers = [*partial, *(path for name in own for path in run.glob(f".{name}.*.partial")), *tensors]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def set_aside_newer(folder: Path, step: int) -> None:
+    """Rename the states after a step, which must not count, to `*.damaged`.
+
+    Args:
+        folder: where states lie.
+        step: of the newest good one.
+    """
+    for manifest_path in _manifests(folder):
+        if _step_of(manifest_path) > step:
+            for path in (manifest_path, manifest_path.with_suffix(".safetensors")):
+                with suppress(FileNotFoundError):
+                    path.rename(path.with_name(f"{path.name}.damaged"))
+            logger.warning("%s: is called %s.damaged now", manifest_path, manifest_path.name)
+
+
+def require_same_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Check that a state is of the training that takes it.
+
+    Args:
+        own: the training's tensors by name.
+        given: the state's.
+
+    Raises:
+        YoloflowError: a tensor is missing, unexpected or of another shape.
+    """
+    missing = sorted(own.keys() - given.keys())
+    unexpected = sorted(given.keys() - own.keys())
+    misshaped = [name for name in own.keys() & given.keys() if own[name].shape != given[name].shape]
+    for fault, names in (
+        ("lacks", missing),
+        ("has unknown", unexpected),
+        ("has misshaped", sorted(misshaped)),
+    ):
+        if names:
+            raise YoloflowError(
+                f"the training state {fault} {len(names)} tensors, first {names[0]}: "
+                "it is of another network or config; resume with the run's own config.yaml"
+            )
+
+
+def _load(manifest_path: Path) -> TrainingState:
+    """The state, or ValueError with the reason why it does not count."""
+    try:
+        manifest = json.loads(manifest_path.read_bytes())
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("numbers"), dict):
+        raise ValueError("it is not a readable state")
+    if manifest.get("schema") != SCHEMA:
+        raise ValueError(f"it was written by another version (schema {manifest.get('schema')}, not {SCHEMA})")
+    if manifest.pop("sum", None) != _sum(manifest):
+        raise ValueError("it has changed since it was written")
+    if manifest_path.stem != f"state-{manifest['step']:08d}":
+        raise ValueError(f"it is the state of step {manifest['step']}")
+    tensors_path = manifest_path.with_suffix(".safetensors")
+    if not tensors_path.exists() or sha256_of(tensors_path) != manifest["sha256"]:
+        raise ValueError("its tensors file is missing or has changed")
+    return TrainingState(load_weights(tensors_path), manifest["numbers"])
+
+
+def _sum(manifest: dict[str, Any]) -> str:
+    """SHA-256 of what a manifest says, however it is laid out and before or after it was JSON."""
+    content = json.loads(json.dumps(manifest))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _manifests(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted(folder.glob("state-*.json"), reverse=True)
+
+
+def _step_of(manifest_path: Path) -> int:
+    digits = manifest_path.stem.removeprefix("state-")
+    return int(digits) if digits.isdecimal() else 0

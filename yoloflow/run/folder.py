@@ -1,0 +1,206 @@
+"""The run folder: one training, one folder, never overwritten."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from yoloflow.files import read_checked, read_names, write_atomically
+from yoloflow.run.lock import AnotherProcessError, claim
+from yoloflow.runtime.ranks import Ranks
+from yoloflow.structures import YoloflowError
+
+# A process that was killed may need a moment to vanish before its run is continued.
+_PATIENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where one training writes.
+
+    Attributes:
+        path: `<save_dir>/<name>`.
+        resumed: whether the folder was there before and is continued.
+    """
+
+    path: Path
+    resumed: bool
+
+    @property
+    def weights(self) -> Path:
+        """Weights and resume states."""
+        return self.path / "weights"
+
+    @property
+    def plots(self) -> Path:
+        """Pictures."""
+        return self.path / "plots"
+
+    @property
+    def faults(self) -> Path:
+        """Batches that gave numbers that are not finite."""
+        return self.path / "faults"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a logged step, stage switch or evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """Final figures; written when the training has finished."""
+        return self.path / "summary.json"
+
+    def create(self, config_text: str, names: Sequence[str], data_report: Mapping[str, Any]) -> None:
+        """Make the folders and write what is known before the first step.
+
+        Args:
+            config_text: the resolved config, for `config.yaml`.
+            names: class names, for `names.json`; they may come from the data and not from the config.
+            data_report: what was found wrong with each data set, for `data_problems.json`.
+
+        Raises:
+            YoloflowError: the folder cannot be written.
+        """
+        try:
+            for folder in (self.weights, self.plots):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / "names.json", _json_bytes(list(names)))
+            write_atomically(self.path / "data_problems.json", _json_bytes(data_report))
+            write_atomically(self.path / "config.yaml", config_text.encode())
+        except OSError as error:
+            raise YoloflowError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another save_dir=..."
+            ) from error
+
+    @property
+    def finished_summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run, else None."""
+        summary: dict[str, Any] | None = read_checked(self.summary, {})
+        return summary
+
+
+def choose_run(save_dir: str, name: str | None, default_name: str, resume: str, ranks: Ranks) -> RunFolder:
+    """Find the folder of a new run, or that of a run to continue, and claim it; nothing is written there yet.
+
+    Args:
+        save_dir: parent of all runs.
+        name: the user's name for the run; None takes `default_name` and, where that is taken, numbers it.
+        default_name: the recipe's name.
+        resume: "never" refuses an existing `name`; "auto" continues it. Without a name the one that is not
+            finished is continued.
+        ranks: rank 0 looks and claims, the others are told.
+
+    Raises:
+        YoloflowError: the name is taken and `resume` is "never"; several runs could be continued; or another
+            process trains there.
+    """
+    told: list[RunFolder | YoloflowError | None] = [None]
+    if ranks.is_main:
+        try:
+            told = [_choose(Path(save_dir), name, default_name, resume)]
+        except YoloflowError as error:
+            told = [error]
+    if ranks.world_size > 1:
+        dist.broadcast_object_list(told, src=0)
+    (answer,) = told
+    if isinstance(answer, YoloflowError):
+        raise answer
+    assert answer is not None
+    return answer
+
+
+def find_weights(path: Path) -> Path:
+    """The weights to use of a run: the best, or else the last; averaged where there is an average.
+
+    Args:
+        path: a run folder, or a weights file.
+
+    Raises:
+        YoloflowError: neither, or a run without weights.
+    """
+    if path.is_file():
+        return path
+    for name in ("best_ema", "best", "last_ema", "last"):
+        if (weights := path / "weights" / f"{name}.safetensors").is_file():
+            return weights
+    raise YoloflowError(f"{path}: no weights are there; give a run folder or a .safetensors file (--weight)")
+
+
+def names_of_run(path: Path) -> list[str] | None:
+    """The class names that a run was trained with, in class order; None if `path` is no run folder."""
+    return read_names(path / "names.json")
+
+
+def _json_bytes(content: object) -> bytes:
+    return json.dumps(content, indent=1, ensure_ascii=False).encode()
+
+
+def _choose(root: Path, name: str | None, default_name: str, resume: str) -> RunFolder:
+    if resume == "auto":
+        return _to_continue(root / name if name is not None else _unfinished(root, default_name))
+    if name is not None:
+        path = root / name
+        if not _is_run(path):
+            claim(path)
+        if _is_run(path):  # before, or since
+            raise YoloflowError(
+                f"{path} exists already: a run is never overwritten; choose another name=..., "
+                f"or continue it with resume=auto"
+            )
+        return RunFolder(path, resumed=False)
+    for path in _candidates(root, default_name):
+        # An empty folder made beforehand is welcome, unless it has a number.
+        if _is_run(path) or (path.exists() and path.name != default_name):
+            continue
+        with suppress(AnotherProcessError):
+            claim(path)
+            if not _is_run(path):
+                return RunFolder(path, resumed=False)
+    raise AssertionError("the numbers do not end")
+
+
+def _to_continue(path: Path) -> RunFolder:
+    run = RunFolder(path, resumed=True)
+    if run.finished_summary is not None:
+        return run
+    claim(path, patience_s=_PATIENCE_SECONDS)
+    return RunFolder(path, resumed=_is_run(path))
+
+
+def _unfinished(root: Path, default_name: str) -> Path:
+    """Of the runs without a name of their own the one to continue; the newest where all are finished."""
+    runs = _numbered_runs(root, default_name)
+    open_runs = [path for path in runs if not RunFolder(path, resumed=True).summary.exists()]
+    if len(open_runs) > 1:
+        names = ", ".join(path.name for path in open_runs)
+        raise YoloflowError(f"resume=auto: several runs in {root} are not finished ({names}); add name=...")
+    return (open_runs or runs or [root / default_name])[-1]
+
+
+def _candidates(root: Path, default_name: str) -> Iterator[Path]:
+    """The folders that a run without a name may have, in turn."""
+    yield root / default_name
+    for number in count(2):
+        yield root / f"{default_name}-{number}"
+
+
+def _numbered_runs(root: Path, default_name: str) -> list[Path]:
+    """The runs without a name of their own, by number; some in between may have been removed."""
+    found = []
+    for path in (file.parent for file in root.glob("*/config.yaml")):
+        if match := re.fullmatch(rf"{re.escape(default_name)}(?:-(\d+))?", path.name):
+            found.append((int(match[1] or 1), path))
+    return [path for _, path in sorted(found)]
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.yaml").exists()

@@ -1,0 +1,155 @@
+"""Stopping on SIGTERM and SIGINT where nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
+from typing import cast
+
+import torch
+import torch.distributed as dist
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ECHO_SECONDS = 1.0
+
+
+class TrainingStopped(BaseException):
+    """A training ended early because it was asked to; its state is saved.
+
+    Like KeyboardInterrupt no Exception, so that nobody takes it for a fault and goes on.
+
+    Attributes:
+        signal_number: of the signal that asked.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+
+    @property
+    def exit_code(self) -> int:
+        """As shells give it: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.signal_number
+
+
+class StopRequest:
+    """Notes a signal, for the trainer to ask at the next step boundary; a second SIGINT ends at once.
+
+    In a block of `at_once` the signal raises `TrainingStopped` right there: for work that takes long and can
+    be done again. With several ranks it waits for the end of the block, since the others wait for each other.
+    """
+
+    def __init__(self, world_size: int = 1, timeout_s: float = 900.0) -> None:
+        """Prepare; signals are caught from `listen` on.
+
+        Args:
+            world_size: processes that stop together.
+            timeout_s: bound of the wait for the others, in seconds.
+        """
+        self._rank_size = world_size
+        self._signal_number: int | None = None
+        self._raises = False
+        self._agreement: dist.ProcessGroup | None = None
+        if world_size > 1:
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            self._agreement = cast(dist.ProcessGroup, group)
+
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        """Catch the signals inside; elsewhere, and outside the main thread, they do what they did before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        owner = os.getpid()
+        try:
+            # A launcher passes on the SIGINT that the terminal has sent to all: that is no second one.
+            with leave_at_second_interrupt(_ECHO_SECONDS if self._rank_size > 1 else 0.0):
+                yield
+        finally:
+            if os.getpid() == owner:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raise `TrainingStopped` inside as soon as a signal comes; one that came before raises here."""
+        self._raises = self._rank_size == 1
+        try:
+            if self._raises and self._signal_number is not None:
+                raise TrainingStopped(self._signal_number)
+            yield
+        finally:
+            self._raises = False
+
+    def agree(self, wants_state: bool = False) -> tuple[int | None, bool]:
+        """The signal that this or another rank was sent, and whether a rank wants a state written.
+
+        Args:
+            wants_state: whether this one does. All ranks must ask at the same step.
+        """
+        if self._agreement is None:
+            return self._signal_number, wants_state
+        numbers = torch.tensor([self._signal_number or 0, int(wants_state)])
+        dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._agreement)
+        number, is_wanted = numbers.tolist()
+        return number or None, bool(is_wanted)
+
+    def wait_for_all(self) -> None:
+        """Return when all ranks have come here."""
+        if self._agreement is not None:
+            dist.barrier(self._agreement)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._signal_number = number
+        if self._raises:
+            self._raises = False
+            raise TrainingStopped(number)
+
+
+@contextmanager
+def leave_at_second_interrupt(echo_seconds: float) -> Iterator[None]:
+    """A block that a SIGINT after another signal ends at once, with the whole process.
+
+    Python's own handlers wait for the main thread, which may be in a collective or a kernel; so a thread
+    reads the numbers that the interpreter writes to a pipe as soon as a signal comes.
+
+    Args:
+        echo_seconds: a SIGINT so soon after the first signal does not count.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    thread = threading.Thread(target=_count_signals, args=(reading, echo_seconds), daemon=True)
+    thread.start()
+    owner = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:
+            signal.set_wakeup_fd(before)
+            os.write(writing, b"\0")  # ends the thread
+            thread.join()
+            os.close(reading)
+            os.close(writing)
+
+
+def _count_signals(reading: int, echo_seconds: float) -> None:
+    first: float | None = None
+    while number := os.read(reading, 1)[0]:
+        if number not in _SIGNALS:
+            continue
+        if first is None:
+            first = time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - first >= echo_seconds:
+            os._exit(128 + signal.SIGINT)
+
+
+# A loading process has the pipe too, and must not write to it.
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))

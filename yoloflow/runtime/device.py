@@ -1,0 +1,62 @@
+"""The device to compute on."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from yoloflow.structures import YoloflowError
+
+
+def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """The device to compute on.
+
+    Args:
+        name: "auto" (the machine's accelerator, else the CPU) or torch's name of a device.
+        local_rank: which accelerator of this machine "auto" takes.
+
+    Raises:
+        YoloflowError: the named device does not exist here.
+    """
+    if name == "auto":
+        # torch.accelerator may name CUDA on a machine without a GPU: ask for availability too.
+        if torch.accelerator.is_available():
+            kind = torch.accelerator.current_accelerator()
+            assert kind is not None
+            return torch.device(kind.type, local_rank)
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise YoloflowError(
+            f"device={name}: not usable here ({error}); use device=auto or device=cpu"
+        ) from error
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """A device in words: its kind, and the model where torch tells it (it does so for CUDA alone)."""
+    if device.type == "cuda":
+        return f"{device.type} ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({platform.processor() or platform.machine()})"
+
+
+def can_pin_memory() -> bool:
+    """Whether page-locked memory makes the way to the accelerator faster (torch has it for CUDA alone)."""
+    return torch.cuda.is_available()
+
+
+def require_jit_backend(name: str) -> None:
+    """Refuse a back end of `torch.compile` that there is not here.
+
+    Args:
+        name: any that torch lists; those for debugging are taken too, but not named.
+
+    Raises:
+        YoloflowError: there is none of that name.
+    """
+    if name not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(torch.compiler.list_backends())
+        raise YoloflowError(f"jit_backend={name}: torch.compile has no such back end here; known: {known}")

@@ -1,0 +1,51 @@
+"""How much main memory is free, and how much this process has used."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def free_memory() -> int:
+    """Bytes of memory that can be taken, the limit of a container included."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError, StopIteration):  # no Linux
+        free = _kilobytes("/proc/meminfo", "MemAvailable")
+    with suppress(OSError, ValueError):  # no container, or one without limit
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        free = min(free, int(limit) - used)
+    return free
+
+
+def peak_memory() -> int | None:
+    """Bytes this process has had in memory at most since `forget_peak_memory`; None where nobody tells."""
+    with suppress(OSError, ValueError, StopIteration):
+        return _kilobytes("/proc/self/status", "VmHWM")
+    if find_spec("resource") is None:  # Windows
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def forget_peak_memory() -> None:
+    """Begin anew with the peak of `peak_memory`; where that cannot be, it stays that of the whole process.
+
+    What was freed goes back to the system first: the allocator keeps it, and would count as in use.
+    """
+    with suppress(OSError, AttributeError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _kilobytes(file: str, name: str) -> int:
+    """A figure of one of Linux's own files, in bytes."""
+    lines = Path(file).read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

@@ -1,0 +1,76 @@
+"""Random generators and how much of a training a second one repeats."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from yoloflow.structures import YoloflowError, nearest_names
+
+Determinism = Literal["none", "data", "bitwise"]
+
+
+def set_determinism(level: str) -> None:
+    """State how much of a training a second one repeats; call it before anything runs on the device.
+
+    What is learnt from (samples, their order, what is drawn for them, first weights) is a function of the
+    seed at every level. "none": the device may try several kernels and take the fastest. "data": it does not,
+    but may still add up in any order. "bitwise": kernels that give the same bits each time; an operation
+    without such a kernel is an error of torch's that names it.
+
+    Args:
+        level: "none", "data" or "bitwise".
+
+    Raises:
+        YoloflowError: another level.
+    """
+    if level not in get_args(Determinism):
+        raise YoloflowError(f"determinism={level}: {nearest_names(level, get_args(Determinism))}")
+    is_bitwise = level == "bitwise"
+    if is_bitwise:
+        # Read by cuBLAS when it starts: without a fixed workspace its sums depend on the stream.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(is_bitwise)
+    # It would fill all new memory, which costs a fifth of a step and matters only to a read of it by mistake.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = is_bitwise
+    torch.backends.cudnn.benchmark = level == "none"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch; data samples have generators of their own."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  third-party code may still draw from the global generator
+    torch.manual_seed(seed)
+
+
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """All global random generators of this process, by name: torch's, the device's, NumPy's and Python's."""
+    state = {"torch": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(device)
+    _, keys, *rest = np.random.get_state()  # noqa: NPY002  third-party code may draw from it
+    state["numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+    state["numpy_rest"] = torch.tensor(rest, dtype=torch.float64)
+    version, words, following = random.getstate()
+    state["python"] = torch.tensor([version, *words])
+    state["python_rest"] = torch.tensor([np.nan if following is None else following], dtype=torch.float64)
+    return state
+
+
+def set_rng_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Go on drawing where `rng_state` was taken; a generator of another kind of device is left as it is."""
+    torch.set_rng_state(state["torch"].cpu())
+    if device.type in state:
+        torch.get_device_module(device).set_rng_state(state[device.type].cpu(), device)
+    position, has_normal, normal = state["numpy_rest"].tolist()
+    keys = state["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_normal), normal))  # noqa: NPY002
+    version, *words = state["python"].tolist()
+    following = state["python_rest"].item()
+    random.setstate((version, tuple(words), None if np.isnan(following) else following))

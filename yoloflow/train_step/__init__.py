@@ -1,0 +1,1 @@
+"""Step 5: one training step, from a batch of images to updated weights."""

@@ -1,0 +1,1 @@
+"""Step 8: the loop, and what guards it."""

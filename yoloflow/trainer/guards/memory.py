@@ -1,0 +1,267 @@
+"""What would run out of memory at hour ten does so in the first minute, with the batch size that fits.
+
+The largest batch that there can be (largest image side of all stages, as many objects as mixed images can
+have) goes forward and backward once, without a trace in the training. An accelerator says when its memory is
+used up, so it simply tries. The CPU's process would be killed without a word: there two small batches come
+first, and the straight line through their peaks tells whether the whole one may be tried.
+
+Several ranks try the same size at the same time, each `without_collectives`: the one that has the least room
+fails, and would leave the others waiting for it in the
+middle of a loss. After each try all hear what came of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from yoloflow.data.loader import BatchExtent
+from yoloflow.runtime.memory import forget_peak_memory, free_memory, peak_memory
+from yoloflow.runtime.ranks import Ranks, gather_over_ranks, without_collectives
+from yoloflow.structures import YoloflowError
+from yoloflow.train_step.non_finite import no_trace
+from yoloflow.train_step.step import TrainStep
+
+logger = logging.getLogger("yoloflow")
+
+_SMALL, _LARGER = 4, 8
+"""Images of the batches that the line goes through."""
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryForecast:
+    """What came of it, on all ranks.
+
+    Attributes:
+        fits: images of the largest batch that every rank can compute, 0 if not even one.
+        peak: bytes in use at the peak of the whole batch, measured (the most of all ranks) or, if it was not
+            tried, from the line of `rank`; None where nobody tells.
+        rank: that has no room for more; 0 where the whole batch fits.
+    """
+
+    fits: int
+    peak: int | None
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of one try on one rank.
+
+    Attributes:
+        fits: whether it was computed.
+        peak: bytes in use at its peak, if it fits and somebody tells.
+        error: what went wrong, where that was not for want of memory.
+    """
+
+    fits: bool
+    peak: int | None = None
+    error: str | None = None
+
+
+class Batches(Protocol):
+    """What a forecast asks of a loader."""
+
+    @property
+    def largest_batch(self) -> BatchExtent:
+        """What bounds the batches of all stages."""
+        ...
+
+    @property
+    def cache_memory(self) -> int:
+        """Bytes that its caches take when they are full."""
+        ...
+
+
+def forecast_memory(train_step: TrainStep, loader: Batches, ranks: Ranks) -> None:
+    """Try the largest batch; all ranks must call.
+
+    Args:
+        train_step: it is left as it was.
+        loader: of all stages; its caches may be empty yet.
+        ranks: this process among its peers, which agree.
+
+    Raises:
+        YoloflowError: it does not fit into the memory of a rank; the message says how many images do.
+    """
+    extent = loader.largest_batch
+
+    def compute(batch_size: int) -> None:
+        compute_batch(train_step, extent, batch_size)
+
+    room = _room(ranks) - loader.cache_memory
+    told = forecast_batch(compute, extent.batch_size, train_step.device, room)
+    what = f"{extent.batch_size} images of {extent.side} x {extent.side} px, {extent.label_rows} objects each"
+    if told.peak:
+        what += f", need {told.peak / _GIB:.1f} GiB"
+    if told.fits >= extent.batch_size:
+        if ranks.is_main:
+            logger.info("largest batch tried: %s", what)
+        return
+    device = gather_over_ranks(str(train_step.device))[told.rank]
+    where = f"{device} of rank {told.rank}" if ranks.world_size > 1 else device
+    remedy = f"per_batch_size={told.fits} fits" if told.fits else "not even one image fits"
+    raise YoloflowError(
+        f"{where} has too little memory for the largest batch to come: {what}. {remedy}; "
+        "accumulate=2 makes up for half the size, amp_level=O2, recompute=true (with recompute_layers) or a "
+        "smaller img_size need less (memory_forecast=false leaves this trial out)"
+    )
+
+
+def forecast_batch(
+    compute: Callable[[int], None], batch_size: int, device: torch.device, room: int
+) -> MemoryForecast:
+    """What comes of a batch; all ranks must call, and are told the same.
+
+    Args:
+        compute: takes the number of images.
+        batch_size: images of the whole batch.
+        device: where it computes.
+        room: bytes that the process may have in memory (asked for on the CPU only).
+
+    Raises:
+        YoloflowError: another rank failed, and not for want of memory.
+    """
+    if device.type != "cpu" or batch_size <= _LARGER:
+        return largest_that_fits(compute, batch_size, device)
+    peaks: list[list[int | None]] = []
+    for size in (_SMALL, _LARGER):
+        outcomes = _try(compute, size, device)
+        rank = _first_without_room(outcomes)
+        if rank is not None:
+            return _halve(compute, size, device, rank)
+        peaks.append([outcome.peak for outcome in outcomes])
+    lines = zip(*peaks, gather_over_ranks(room), strict=True)
+    forecasts = [_along_the_line(rank, batch_size, *line) for rank, line in enumerate(lines)]
+    least = min(forecasts, key=lambda forecast: forecast.fits)
+    if least.fits >= batch_size:
+        return largest_that_fits(compute, batch_size, device)
+    return least
+
+
+def _along_the_line(
+    rank: int, batch_size: int, small: int | None, larger: int | None, room: int
+) -> MemoryForecast:
+    """What the peaks of the two small batches tell of a rank's whole one."""
+    if small is None or larger is None:
+        return MemoryForecast(batch_size, None, rank)
+    per_image = max(larger - small, 0) / (_LARGER - _SMALL)
+    expected = larger + per_image * (batch_size - _LARGER)
+    if expected <= room:
+        return MemoryForecast(batch_size, int(expected), rank)
+    return MemoryForecast(max(_LARGER + int((room - larger) / max(per_image, 1)), 0), int(expected), rank)
+
+
+def largest_that_fits(
+    compute: Callable[[int], None], batch_size: int, device: torch.device
+) -> MemoryForecast:
+    """Compute the whole batch; where it does not fit, find by halving how much does. All ranks must call.
+
+    Args:
+        compute: takes the number of images.
+        batch_size: images of the whole batch.
+        device: where it computes.
+
+    Raises:
+        YoloflowError: another rank failed, and not for want of memory.
+    """
+    outcomes = _try(compute, batch_size, device)
+    rank = _first_without_room(outcomes)
+    if rank is not None:
+        return _halve(compute, batch_size, device, rank)
+    return MemoryForecast(batch_size, max(outcome.peak or 0 for outcome in outcomes) or None)
+
+
+def _halve(compute: Callable[[int], None], too_many: int, device: torch.device, rank: int) -> MemoryForecast:
+    """What fits, where `rank` has no room for `too_many` images."""
+    fits = 0
+    while too_many - fits > 1:
+        size = (fits + too_many) // 2
+        failed = _first_without_room(_try(compute, size, device))
+        if failed is None:
+            fits = size
+        else:
+            too_many, rank = size, failed
+    return MemoryForecast(fits, None, rank)
+
+
+def _first_without_room(outcomes: list[_Outcome]) -> int | None:
+    return next((rank for rank, outcome in enumerate(outcomes) if not outcome.fits), None)
+
+
+def _try(compute: Callable[[int], None], batch_size: int, device: torch.device) -> list[_Outcome]:
+    """Compute a batch on all ranks, each alone; by rank, what came of it.
+
+    Raises:
+        YoloflowError: another rank failed, and not for want of memory; an own such error is raised as it is.
+    """
+    failure: RuntimeError | MemoryError | None = None
+    try:
+        with without_collectives():
+            own = _Outcome(True, _peak(compute, batch_size, device))
+    except (RuntimeError, MemoryError) as error:
+        own = _Outcome(False)
+        if not is_out_of_memory(error):
+            own = _Outcome(False, error=f"{type(error).__name__}: {error}".partition("\n")[0])
+            failure = error
+    # Only now the error has let go of what had been computed.
+    if not own.fits and device.type != "cpu":
+        torch.accelerator.empty_cache()
+    outcomes = gather_over_ranks(own)
+    if failure is not None:
+        raise failure
+    for rank, outcome in enumerate(outcomes):
+        if outcome.error is not None:
+            raise YoloflowError(
+                f"rank {rank} failed at a trial batch of {batch_size} images: {outcome.error}"
+            )
+    return outcomes
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up; torch has a type of its own for accelerators only."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "not enough memory" in str(error) or "allocate memory" in str(error)
+
+
+def compute_batch(train_step: TrainStep, extent: BatchExtent, batch_size: int) -> None:
+    """Forward and backward of a batch with objects all over, without a trace.
+
+    Args:
+        train_step: of the training.
+        extent: side and objects of its images.
+        batch_size: how many there are.
+    """
+    device, side = train_step.device, extent.side
+    images = torch.zeros((batch_size, 3, side, side), dtype=torch.uint8, device=device)
+    labels = torch.zeros((batch_size, extent.label_rows, 6), device=device)
+    labels[..., 0] = torch.arange(batch_size, device=device)[:, None]
+    labels[..., 2:4] = torch.linspace(0.1, 0.9, extent.label_rows, device=device)[:, None]
+    labels[..., 4:6] = 0.2
+    with no_trace(train_step.network):
+        _, scaled = train_step.compute_loss(images, labels)
+        torch.autograd.backward(scaled)
+
+
+def _peak(compute: Callable[[int], None], batch_size: int, device: torch.device) -> int | None:
+    """Bytes in use at the peak of a computation."""
+    if device.type == "cpu":
+        forget_peak_memory()
+        compute(batch_size)
+        return peak_memory()
+    torch.accelerator.reset_peak_memory_stats(device)
+    compute(batch_size)
+    torch.accelerator.synchronize(device)
+    return int(torch.accelerator.max_memory_allocated(device))
+
+
+def _room(ranks: Ranks) -> int:
+    """Bytes that this process may have in memory, if the ranks of a machine share what is free."""
+    forget_peak_memory()
+    return (peak_memory() or 0) + free_memory() // ranks.local_size
