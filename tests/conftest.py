@@ -1,14 +1,43 @@
-"""Fixtures that every test file may use."""
+"""Fixtures that every test file may use, and the time limit of tests without a mark."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+NATURES = {"process", "training", "compile", "browser", "oracle", "fuzz", "full"}
+
 # The same cases every time: a failure in CI is a failure here.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow-limit",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="fail a test without a mark that takes longer, so that the quick tests stay quick",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    limit = item.config.getoption("--slow-limit")
+    is_marked = any(item.get_closest_marker(name) for name in NATURES)
+    if limit is not None and not is_marked and report.passed and report.duration > limit:
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{item.nodeid}: {report.when} took {report.duration:.1f} s, and a test without a mark has "
+            f"{limit:g} s: make it faster or give it the mark of its nature ({', '.join(sorted(NATURES))})"
+        )
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -62,7 +62,7 @@ def test_a_rank_that_does_not_come_is_named(present: tuple[int, ...], complaint:
         store.set(f"word of rank {rank}", "of a dead rank")
     meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "WORLD_SIZE": "3"}
     meeting |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "1"}
-    program = 'from yoloflow.runtime import init_ranks\ninit_ranks("cpu", threads=1, timeout_s=3)'
+    program = 'from yoloflow.runtime.ranks import init_ranks\ninit_ranks("cpu", threads=1, timeout_s=3)'
     processes = [start_rank(rank, program, meeting) for rank in present]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert complaint in errors[0]
