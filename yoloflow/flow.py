@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from yoloflow.callbacks import RunContext, create_callback
+from yoloflow.callbacks.settings import callback_rows
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.caches.images import ImageCache, open_image_cache
@@ -38,7 +39,6 @@ from yoloflow.runtime.random_generators import seed_everything, set_determinism
 from yoloflow.runtime.ranks import Ranks, init_ranks
 from yoloflow.structures import DatasetIndex
 from yoloflow.train_step.step import (
-    StepOptions,
     auto_mixed_precision,
     create_train_step_fn,
     get_gradreducer,
@@ -105,11 +105,12 @@ def train(config: Config) -> dict[str, Any]:
         reducer=get_gradreducer(ranks.world_size > 1),
         ema=ema,
         precision=_precision(config, device),
-        options=StepOptions(**config.step_arguments(ranks.world_size, loss_fn.reduction)),
+        settings=config.step_settings(ranks.world_size),
+        loss_ratio=config.loss_ratio(loss_fn.reduction, ranks.world_size),
     )
 
     # 6. Callbacks: they watch
-    callbacks = create_callback(config.callback_rows())
+    callbacks = create_callback(callback_rows(config, config.epochs))
 
     # 7. Test function
     test_fn = None
@@ -126,7 +127,12 @@ def train(config: Config) -> dict[str, Any]:
         loss_fn.loss_item_name,
         stop=StopRequest(ranks.world_size, config.rank_timeout),
         identity=_identity(config, sets["train_set"], ranks),
-        **config.trainer_arguments(),
+        log_interval=config.log_interval,
+        keep_latest=config.keep_latest,
+        save_steps=config.save_steps,
+        save_minutes=config.save_minutes,
+        non_finite=config.non_finite,
+        memory_forecast=config.memory_forecast,
     )
     trainer = create_trainer(context, loader, callbacks)
     _begin_run(run, config, sets, ranks)

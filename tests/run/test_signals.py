@@ -20,7 +20,7 @@ from yoloflow.callbacks import BaseCallback, RunContext
 from yoloflow.run.signals import StopRequest
 from yoloflow.runtime.ranks import Ranks, gather_over_ranks, leave_ranks
 from yoloflow.structures import YoloflowError
-from yoloflow.train_step.step import StepOptions
+from yoloflow.train_step.step import StepSettings
 from yoloflow.trainer.guards.stall import explain_rank_timeout
 
 
@@ -61,7 +61,7 @@ class SleepAt(BaseCallback):
 
 def train_by_the_clock(rank: int, folder: str) -> None:
     join(rank, folder, 20)
-    step = toy_step(StepOptions(accumulate=2), is_parallel=True)
+    step = toy_step(StepSettings(accumulate=2), is_parallel=True)
     trainer = toy_trainer(
         Path(folder, "run"),
         step,
