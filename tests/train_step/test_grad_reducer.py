@@ -107,6 +107,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
     }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("case", ["plain", "compiled", "accumulating"])
 def test_two_devices_equal_one_with_the_whole_batch(
     case: str, states: dict[str, list[dict[str, torch.Tensor]]]
