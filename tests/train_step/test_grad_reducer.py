@@ -130,6 +130,7 @@ def test_two_devices_equal_one_with_the_whole_batch(
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.process
 def test_devices_hold_the_same_state_with_their_own_batch_norm(
     states: dict[str, list[dict[str, torch.Tensor]]],
 ) -> None:

@@ -86,6 +86,7 @@ def test_half_precision_learns_what_float32_learns(dtype: str, loss: str, scaler
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in weights.values())
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("scaler", SCALERS, ids=lambda scaler: scaler[0])
 def test_a_loss_scale_changes_nothing_in_float32(scaler: tuple[str, ...]) -> None:
     torch.testing.assert_close(train(*scaler)[0], exact(), rtol=1e-5, atol=0)
