@@ -13,9 +13,10 @@ from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.loader import StageLoader
 from yoloflow.data.stage_loaders import create_stage_loaders
+from yoloflow.data.transforms import Sample
 from yoloflow.data.worker import BatchKey
 from yoloflow.report.draw import draw_detections, draw_grid
-from yoloflow.structures import DatasetIndex, Sample, Uint8Array, YoloflowError
+from yoloflow.structures import DatasetIndex, Uint8Array, YoloflowError
 
 _CAPTION_HEIGHT = 24
 _COLUMNS = 4

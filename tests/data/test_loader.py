@@ -19,7 +19,9 @@ from yoloflow.data.collate import collate
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader
-from yoloflow.structures import Batch, DatasetIndex, Sample, YoloflowError
+from yoloflow.data.transforms import Sample
+from yoloflow.data.transforms.canvas import Canvas
+from yoloflow.structures import Batch, DatasetIndex, YoloflowError
 
 SIZE = 96
 MOSAIC = [
@@ -204,7 +206,9 @@ def test_a_data_set_smaller_than_one_step_is_refused_with_the_remedy(index: Data
 def test_labels_are_padded_in_steps_of_16_and_never_cut() -> None:
     def sample(count: int) -> Sample:
         boxes = np.tile(np.array([[8, 16, 24, 32]], np.float32), (count, 1))
-        return Sample(np.zeros((32, 64, 3), np.uint8), boxes, np.full(count, 2), [], 5, (32, 64))
+        return Sample(
+            Canvas.of_image(np.zeros((32, 64, 3), np.uint8)), boxes, np.full(count, 2), [], 5, (32, 64)
+        )
 
     batch = collate([sample(0), sample(3)])
     assert batch.labels.shape == (2, 16, 6)
@@ -221,7 +225,9 @@ def test_labels_are_padded_in_steps_of_16_and_never_cut() -> None:
 def test_images_are_rgb_planes_of_bytes() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    batch = collate([Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), [], 0, (20, 30))])
+    batch = collate(
+        [Sample(Canvas.of_image(image), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), [], 0, (20, 30))]
+    )
     assert batch.images.dtype == torch.uint8
     np.testing.assert_array_equal(batch.images[0].numpy(), image[..., ::-1].transpose(2, 0, 1))
 

@@ -5,9 +5,8 @@ import math
 import cv2
 import numpy as np
 
-from tests.data.test_transforms import Pictures
-from yoloflow.data.transforms import create_transforms
-from yoloflow.structures import TransformContext
+from tests.support.toy_images import ToyImages
+from yoloflow.data.transforms import TransformContext, create_transforms
 
 SIZE = 96
 SAMPLES = 2000
@@ -16,7 +15,7 @@ SCALE, TRANSLATE = 0.5, 0.1
 _FALSE_ALARM = 1e-4
 
 
-def plain_sample(source: Pictures, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def plain_sample(source: ToyImages, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Paste four images on a canvas of twice the size, then warp it; (S, S, 3) picture and (N, 4) boxes."""
     canvas = np.full((2 * SIZE, 2 * SIZE, 3), 114, np.uint8)
     centre_x, centre_y = (int(rng.uniform(0.5, 1.5) * SIZE) for _ in range(2))
@@ -57,7 +56,7 @@ def distance(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
 
 
 def test_boxes_and_pictures_of_2000_samples_are_distributed_as_in_a_plain_mosaic() -> None:
-    source = Pictures(smooth=True, size=SIZE)
+    source = ToyImages(smooth=True, size=SIZE)
     rows = [
         {"func_name": "mosaic"},
         {"func_name": "random_perspective", "scale": SCALE, "translate": TRANSLATE},

@@ -13,7 +13,7 @@ import pytest
 from yoloflow.data.caches.images import ImageCache, open_image_cache
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import create_loader
-from yoloflow.data.order import create_order
+from yoloflow.data.samplers import create_sampler
 from yoloflow.data.shapes import Rectangular, multi_scale_sides
 from yoloflow.data.stage_loaders import LoaderOptions, create_stage_loaders
 from yoloflow.data.stages import Stage, fit_stages
@@ -133,23 +133,23 @@ def test_an_image_is_evaluated_in_the_same_rectangle_whatever_the_batch(
 
 def test_orders_favour_what_they_name_and_stay_pure(index: DatasetIndex) -> None:
     for sampler in ("uniform", "class_aware", "repeat_factor", "image_weights"):
-        order = create_order(sampler, index, 5)
+        order = create_sampler(sampler, index, 5)
         assert len(order(0)) == 24
-        assert np.array_equal(order(3), create_order(sampler, index, 5)(3))
+        assert np.array_equal(order(3), create_sampler(sampler, index, 5)(3))
         assert not np.array_equal(order(3), order(4))
-    drawn = np.concatenate([create_order("class_aware", index, 5)(epoch) for epoch in range(400)])
+    drawn = np.concatenate([create_sampler("class_aware", index, 5)(epoch) for epoch in range(400)])
     share = np.bincount(drawn, minlength=24) / len(drawn)
     # A third of the 20 images with objects shows the rare class; the four without come as often as before.
     assert abs(share[1] - 20 / 24 / 3) < 0.01
     assert np.abs(share[::6] - 1 / 24).max() < 0.005
-    assert sorted(create_order("uniform", index, 5)(9).tolist()) == list(range(24))
+    assert sorted(create_sampler("uniform", index, 5)(9).tolist()) == list(range(24))
     with pytest.raises(YoloflowError, match="did you mean class_aware"):
-        create_order("class_awar", index, 0)  # type: ignore[arg-type]
+        create_sampler("class_awar", index, 0)  # type: ignore[arg-type]
 
 
 def test_repeat_factors_follow_the_formula(index: DatasetIndex) -> None:
     many = replace(index, classes=np.where(index.classes == 2, 2, 0))
-    order = create_order("repeat_factor", many, 1)
+    order = create_sampler("repeat_factor", many, 1)
     assert sorted(order(0).tolist()) == list(range(24))  # nothing is as rare as one image in a thousand
     names = np.tile(index.image_paths, 200)
     counts = np.tile(np.diff(index.box_offsets), 200)
@@ -163,7 +163,7 @@ def test_repeat_factors_follow_the_formula(index: DatasetIndex) -> None:
         is_crowd=np.zeros(len(classes), bool),
         names=["common", "rare"],
     )
-    drawn = [int((create_order("repeat_factor", large, 1)(epoch) == 1).sum()) for epoch in range(60)]
+    drawn = [int((create_sampler("repeat_factor", large, 1)(epoch) == 1).sum()) for epoch in range(60)]
     assert abs(np.mean(drawn) - np.sqrt(0.001 * 4800)) < 0.35
 
 

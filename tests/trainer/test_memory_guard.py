@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.test_supply import make_index
+from tests.data.test_restarting_loader import make_index
 from tests.support.toy_training import BATCH, ToyLoader, everything, toy_step, toy_trainer
 from yoloflow.config.reader import load_config
 from yoloflow.data.dataset import COCODataset

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from yoloflow.structures import Batch, Sample, YoloflowError
+from yoloflow.data.transforms import Sample
+from yoloflow.structures import Batch, YoloflowError
 
 LABEL_STEP = 16
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from yoloflow.data.clock import LoaderClock
 from yoloflow.data.loader import BatchExtent, StageLoader, require
+from yoloflow.data.loading_time import LoadingTime
 from yoloflow.structures import Batch
 
 
@@ -40,8 +40,8 @@ class ConcatLoader:
             f"the stages have {lengths} steps, together no multiple of the {steps[0]} of an epoch",
         )
         self._ends = list(accumulate(lengths))
-        self.clock = LoaderClock()
-        self.loaders = [replace(loader, clock=self.clock) for loader in self.loaders]
+        self.loading_time = LoadingTime()
+        self.loaders = [replace(loader, loading_time=self.loading_time) for loader in self.loaders]
 
     @property
     def steps_per_epoch(self) -> int:

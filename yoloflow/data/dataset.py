@@ -14,21 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.caches.images import ImageCache, Storage, open_image_cache
-from yoloflow.data.clock import Clock
 from yoloflow.data.formats.annotations import offsets_of, rows_of_ragged
 from yoloflow.data.images import decode_image
 from yoloflow.data.index import read_index
-from yoloflow.data.transforms import create_transforms
+from yoloflow.data.loading_time import SpanTimer
+from yoloflow.data.transforms import Sample, TransformContext, create_transforms
+from yoloflow.data.transforms.canvas import Canvas
 from yoloflow.data.transforms.rows import Row
-from yoloflow.structures import (
-    DatasetIndex,
-    Float32Array,
-    Int64Array,
-    Sample,
-    TransformContext,
-    Uint8Array,
-    YoloflowError,
-)
+from yoloflow.structures import DatasetIndex, Float32Array, Int64Array, Uint8Array, YoloflowError
 
 # OpenCV's flag for each factor by which libjpeg can shrink while it decodes.
 _REDUCED_FLAGS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -82,7 +75,7 @@ class COCODataset:
         self.augment = augment
         self.single_cls = single_cls
         self.seed = seed
-        self.clock = Clock()
+        self.timer = SpanTimer()
         self.shrink: Shrink = "linear" if augment else shrink
         self.transforms = create_transforms(
             transforms_dict, "train_transforms" if is_training else "test_transforms"
@@ -120,10 +113,10 @@ class COCODataset:
         """
         context = self._context(epoch, index, shape_hw)
         sample = self.transforms(context.source.load(index), context)
-        height, width = sample.image.shape[:2]
+        height, width = sample.canvas.size_hw
         if (height, width) != context.output_hw:
             raise YoloflowError(
-                f"the transforms end with a picture of {width} x {height}, the network takes "
+                f"the transforms end with an image of {width} x {height}, the network takes "
                 f"{context.output_hw[1]} x {context.output_hw[0]}: add letterbox, or random_perspective "
                 "after mosaic"
             )
@@ -141,13 +134,13 @@ class COCODataset:
         rng = np.random.default_rng((self.seed, epoch if self.is_training else 0, index))
         side = self.img_size if shape_hw is None else max(shape_hw)
         source = self if side == self.img_size else _Resized(self, side)
-        return TransformContext(rng, source, side, shape_hw, self.clock)
+        return TransformContext(rng, source, side, shape_hw, self.timer)
 
     def load(self, index: int) -> Sample:
         """Image `index` with its objects, its longer side resized to img_size; crowd regions are left out."""
         image = self.cache.get(index) if self.cache else None
         if image is None:
-            with self.clock.span("decode"):
+            with self.timer.span("decode"):
                 image = self._read(index)
             if self.cache:
                 self.cache.put(index, image)
@@ -162,7 +155,7 @@ class COCODataset:
         height, width = self.index.sizes_hw[index].tolist()
         scale_xy = (image.shape[1] / width, image.shape[0] / height)
         boxes, classes, polygons = self._objects.get(index, scale_xy)
-        return Sample(image, boxes, classes, polygons, index, (height, width), scale_xy)
+        return Sample(Canvas.of_image(image), boxes, classes, polygons, index, (height, width), scale_xy)
 
     def _read(self, index: int) -> Uint8Array:
         """Image `index` from disk, at its resized size."""

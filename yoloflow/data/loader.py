@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from yoloflow.data.buffers import SharedBatchPool
-from yoloflow.data.clock import LoaderClock
 from yoloflow.data.collate import rows_for
-from yoloflow.data.order import InTurn, Order
+from yoloflow.data.loading_time import LoadingTime
+from yoloflow.data.restarting_loader import RestartingLoader
+from yoloflow.data.samplers import Sampler, UniformSampler
 from yoloflow.data.shapes import Rectangular, Shape, Shapes
-from yoloflow.data.supply import RestartingLoader
+from yoloflow.data.shared_batches import SharedBatchPool
 from yoloflow.data.worker import BatchKey, BatchMaker, Loaded, SampleSet, start_worker
 from yoloflow.runtime.device import can_pin_memory
 from yoloflow.structures import Batch, Int64Array, YoloflowError
@@ -56,7 +56,7 @@ class StageLoader:
         dataset: where samples come from.
         batch_size: samples of this rank in a batch.
         epochs: length of the stage; 0 for a stage that is not trained.
-        order: the images of each epoch.
+        sampler: which images an epoch sees, in order.
         rank: this process among `world_size`.
         world_size: number of processes.
         drop_last: leave out the places that do not fill a global batch.
@@ -64,13 +64,13 @@ class StageLoader:
         max_labels: see `collate`.
         shapes: of the batches; None for the data set's own.
         timeout_s: seconds that a batch may take before its processes are started anew; 0 for no limit.
-        clock: what loading took.
+        loading_time: what loading took.
     """
 
     dataset: SampleSet
     batch_size: int
     epochs: int
-    order: Order
+    sampler: Sampler
     rank: int = 0
     world_size: int = 1
     drop_last: bool = True
@@ -78,7 +78,7 @@ class StageLoader:
     max_labels: int | None = None
     shapes: Shapes | None = None
     timeout_s: float = 0.0
-    clock: LoaderClock = field(default_factory=LoaderClock)
+    loading_time: LoadingTime = field(default_factory=LoadingTime)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -113,7 +113,7 @@ class StageLoader:
         mark = time.perf_counter()
         for loaded in supply:
             batch = loaded.settled().batch
-            self.clock.add(time.perf_counter() - mark, loaded.seconds)
+            self.loading_time.add(time.perf_counter() - mark, loaded.seconds)
             if isinstance(batch, YoloflowError):
                 raise batch
             # The buffers' place must be free as soon as the consumer has no more use for it.
@@ -153,7 +153,7 @@ class StageLoader:
 
     def epoch_batches(self, epoch: int) -> list[BatchKey]:
         """This rank's batches of an epoch, in order."""
-        order = self.order(epoch)
+        order = self.sampler(epoch)
         if self.drop_last:
             return self._full_batches(order, epoch)
         if isinstance(self.shapes, Rectangular):
@@ -252,7 +252,7 @@ def create_loader(
         dataset,
         batch_size,
         epoch_size,
-        InTurn(len(dataset), seed, shuffle),
+        UniformSampler(len(dataset), seed, shuffle),
         rank,
         world_size,
         drop_last,

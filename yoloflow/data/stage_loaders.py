@@ -9,7 +9,7 @@ from yoloflow.data.caches.images import ImageCache, Storage, open_image_cache
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader
-from yoloflow.data.order import create_order
+from yoloflow.data.samplers import create_sampler
 from yoloflow.data.shapes import MultiScale, Rectangular, Shapes, multi_scale_sides
 from yoloflow.data.stages import Stage
 from yoloflow.structures import DatasetIndex
@@ -96,5 +96,5 @@ def _create_stage_loader(
         )
     elif stage.multi_scale:
         shapes = MultiScale(sides, options.seed)
-    order = create_order(stage.sampler, dataset.index, options.seed)
-    return replace(loader, order=order, shapes=shapes, timeout_s=options.timeout_s)
+    sampler = create_sampler(stage.sampler, dataset.index, options.seed)
+    return replace(loader, sampler=sampler, shapes=shapes, timeout_s=options.timeout_s)

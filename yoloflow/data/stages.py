@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from yoloflow.data.order import Sampler
+from yoloflow.data.samplers import SamplerName
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -32,7 +32,7 @@ class Stage:
     img_size: int
     multi_scale: Sequence[float] | None = None
     rect: bool = False
-    sampler: Sampler = "uniform"
+    sampler: SamplerName = "uniform"
     loss: Mapping[str, Any] = field(default_factory=dict)
 
     def describe(self) -> str:

@@ -11,23 +11,24 @@ import cv2
 import torch
 from torch.utils.data import Dataset
 
-from yoloflow.data.buffers import SharedBatchPool
 from yoloflow.data.caches.images import ImageCache
-from yoloflow.data.clock import Clock
 from yoloflow.data.collate import collate
+from yoloflow.data.loading_time import SpanTimer
 from yoloflow.data.shapes import Shape
-from yoloflow.structures import Batch, Sample, YoloflowError
+from yoloflow.data.shared_batches import SharedBatchPool
+from yoloflow.data.transforms import Sample
+from yoloflow.structures import Batch, YoloflowError
 
 
 class SampleSet(Protocol):
     """What a loader needs of a data set.
 
     Attributes:
-        clock: of this process.
+        timer: of this process.
         cache: of decoded images; None where they are decoded each time.
     """
 
-    clock: Clock
+    timer: SpanTimer
     cache: ImageCache | None
 
     @property
@@ -133,11 +134,11 @@ class BatchMaker(Dataset[Loaded]):
         loaded = Loaded(YoloflowError(), place, (), self._buffers.number, {})
         try:
             samples = [self._dataset.get(key.epoch, index, key.shape_hw) for index in key.indices]
-            with self._dataset.clock.span("batch"):
+            with self._dataset.timer.span("batch"):
                 loaded.batch = self._collate(samples, loaded)
         except YoloflowError as error:
             loaded.batch = error
-        loaded.seconds = self._dataset.clock.take()
+        loaded.seconds = self._dataset.timer.take()
         return loaded
 
     def _collate(self, samples: Sequence[Sample], loaded: Loaded) -> Batch:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from yoloflow.callbacks import BaseCallback, RunContext
 from yoloflow.callbacks.eval_while_train import save_networks
-from yoloflow.data.clock import LoaderClock
 from yoloflow.data.loader import BatchExtent
+from yoloflow.data.loading_time import LoadingTime
 from yoloflow.files import write_atomically
 from yoloflow.run.checkpoint import newest_step
 from yoloflow.run.signals import TrainingStopped
@@ -31,10 +31,10 @@ class BatchStream(Protocol):
     """What the trainer asks of its loader (`ConcatLoader`).
 
     Attributes:
-        clock: what loading took.
+        loading_time: what loading took.
     """
 
-    clock: LoaderClock
+    loading_time: LoadingTime
 
     @property
     def epochs(self) -> int:
@@ -312,7 +312,7 @@ class Trainer:
 
     def _report_loading(self) -> None:
         context = self.context
-        waited, context.loading_seconds = self.loader.clock.take()
+        waited, context.loading_seconds = self.loader.loading_time.take()
         context.waited_share = waited / max(time.monotonic() - self._epoch_started, 1e-9)
 
     def _notify(self, hook: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
-class Clock:
+class SpanTimer:
     """Seconds by name; what runs inside another span counts for itself and not for the other.
 
     Attributes:
@@ -38,7 +38,7 @@ class Clock:
         return taken
 
 
-class LoaderClock:
+class LoadingTime:
     """What the consumer of a loader waited for, and what its processes did meanwhile.
 
     Attributes:

@@ -119,7 +119,7 @@ WITHOUT_SHARED_MEMORY = """
 import logging, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.data.test_supply import make_loader
+from tests.data.test_restarting_loader import make_loader
 logging.basicConfig()
 print(sum(len(batch.images) for batch in make_loader(Path(sys.argv[2]))))
 """

@@ -57,7 +57,7 @@ class Axis:
         return min(self.length, math.ceil((last - self.shift) / self.scale) + 1)
 
 
-def draw_upright(out: Uint8Array, image: Uint8Array, x: Axis, y: Axis) -> None:
+def draw_axis_aligned(out: Uint8Array, image: Uint8Array, x: Axis, y: Axis) -> None:
     """Draw `image` into `out`, bilinear, placed within 1/16 of an output pixel.
 
     Args:

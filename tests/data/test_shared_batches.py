@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.support.data_sets import write_yolo
-from yoloflow.data.buffers import SharedBatchPool
-from yoloflow.data.clock import Clock, LoaderClock, describe_work
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.index import read_index
 from yoloflow.data.loader import StageLoader, create_loader
+from yoloflow.data.loading_time import LoadingTime, SpanTimer, describe_work
+from yoloflow.data.shared_batches import SharedBatchPool
 
 
 def a_loader(root: Path, workers: int, count: int = 24) -> StageLoader:
@@ -94,7 +94,7 @@ def test_places_of_failed_batches_come_back(tmp_path: Path) -> None:
 
 
 def test_inner_spans_do_not_count_for_outer_ones() -> None:
-    clock = Clock()
+    clock = SpanTimer()
     with clock.span("outer"):
         time.sleep(0.02)
         for _ in range(2):
@@ -113,14 +113,14 @@ def test_the_loader_counts_its_work_and_the_waiting(tmp_path: Path, workers: int
     for _ in loader.batches():
         pass
     passed = time.perf_counter() - started
-    assert set(loader.clock.worked) == {"decode", "mosaic", "random_perspective", "batch"}
-    assert 0 < loader.clock.waited <= passed
-    assert all(value > 0 for value in loader.clock.worked.values())
-    assert sum(loader.clock.worked.values()) <= passed * max(workers, 1)
+    assert set(loader.loading_time.worked) == {"decode", "mosaic", "random_perspective", "batch"}
+    assert 0 < loader.loading_time.waited <= passed
+    assert all(value > 0 for value in loader.loading_time.worked.values())
+    assert sum(loader.loading_time.worked.values()) <= passed * max(workers, 1)
 
 
 def test_the_report_names_the_largest_parts_first() -> None:
-    clock = LoaderClock()
+    clock = LoadingTime()
     clock.add(1.0, {"decode": 1.0, "warp": 2.0, "hsv": 0.5, "batch": 0.25, "flip": 0.25})
     waited, worked = clock.take()
     assert waited == 1.0

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from yoloflow.structures import DatasetIndex, Int64Array, YoloflowError, nearest_names
 
-Sampler = Literal["uniform", "class_aware", "repeat_factor", "image_weights"]
+SamplerName = Literal["uniform", "class_aware", "repeat_factor", "image_weights"]
 
-Order = Callable[[int], Int64Array]
+Sampler = Callable[[int], Int64Array]
 """(epoch) -> (n,) positions in the data set."""
 
 REPEAT_THRESHOLD = 0.001
@@ -24,7 +24,7 @@ REPEAT_THRESHOLD = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class InTurn:
+class UniformSampler:
     """The images as they are listed, or in a new permutation each epoch."""
 
     count: int
@@ -37,7 +37,7 @@ class InTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class Weighted:
+class WeightedSampler:
     """Images drawn with replacement.
 
     Attributes:
@@ -53,7 +53,7 @@ class Weighted:
 
 
 @dataclass(frozen=True, slots=True)
-class Repeated:
+class RepeatFactorSampler:
     """Each image as often as its factor says, the fraction at random; a permutation of these, cut to n.
 
     Attributes:
@@ -70,7 +70,7 @@ class Repeated:
         return rng.permutation(np.repeat(np.arange(len(times)), times))[: len(times)]
 
 
-def create_order(sampler: Sampler, index: DatasetIndex, seed: int) -> Order:
+def create_sampler(name: SamplerName, index: DatasetIndex, seed: int) -> Sampler:
     """The order that a stage's `sampler` names.
 
     - uniform: every image once, in a new permutation each epoch.
@@ -84,15 +84,15 @@ def create_order(sampler: Sampler, index: DatasetIndex, seed: int) -> Order:
     Raises:
         YoloflowError: no such sampler.
     """
-    if sampler == "uniform":
-        return InTurn(len(index), seed)
-    if sampler == "class_aware":
-        return Weighted(_class_aware_weights(index), seed)
-    if sampler == "repeat_factor":
-        return Repeated(_repeat_factors(index), seed)
-    if sampler == "image_weights":
-        return Weighted(_object_weights(index), seed)
-    raise YoloflowError(f"sampler={sampler}: unknown; {nearest_names(sampler, get_args(Sampler))}")
+    if name == "uniform":
+        return UniformSampler(len(index), seed)
+    if name == "class_aware":
+        return WeightedSampler(_class_aware_weights(index), seed)
+    if name == "repeat_factor":
+        return RepeatFactorSampler(_repeat_factors(index), seed)
+    if name == "image_weights":
+        return WeightedSampler(_object_weights(index), seed)
+    raise YoloflowError(f"sampler={name}: unknown; {nearest_names(name, get_args(SamplerName))}")
 
 
 def _rng(seed: int, epoch: int) -> np.random.Generator:
