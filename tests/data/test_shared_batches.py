@@ -60,20 +60,20 @@ def test_memory_that_nobody_holds_is_used_again(tmp_path: Path, workers: int) ->
     assert len(addresses) <= 5
 
 
-def test_a_place_is_free_when_its_last_view_is_gone() -> None:
-    buffers = SharedBatchPool(1, 100)
-    place = buffers.reserve()
-    assert place == 0
-    assert buffers.reserve() is None
-    tensor = buffers.lend(place, (10, 10))
+def test_a_buffer_is_free_when_its_last_view_is_gone() -> None:
+    pool = SharedBatchPool(1, 100)
+    buffer = pool.acquire()
+    assert buffer == 0
+    assert pool.acquire() is None
+    tensor = pool.tensor(buffer, (10, 10))
     view = tensor[2:4].numpy()
     del tensor
     gc.collect()
-    assert buffers.reserve() is None
+    assert pool.acquire() is None
     del view
     gc.collect()
-    assert buffers.reserve() == 0
-    assert buffers.array(0, (101,)) is None
+    assert pool.acquire() == 0
+    assert pool.array(0, (101,)) is None
 
 
 def test_a_process_that_was_not_forked_has_no_memory_and_does_without() -> None:
@@ -81,7 +81,7 @@ def test_a_process_that_was_not_forked_has_no_memory_and_does_without() -> None:
     assert other.array(0, (10,)) is None
 
 
-def test_places_of_failed_batches_come_back(tmp_path: Path) -> None:
+def test_buffers_of_failed_batches_are_released(tmp_path: Path) -> None:
     loader = a_loader(tmp_path, 0)
     (tmp_path / "images" / "05.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"05\.png"):

@@ -1,6 +1,6 @@
-"""In which order an epoch sees the images: a pure function of (seed, epoch).
+"""Samplers: the images of an epoch in order, a pure function of (seed, epoch).
 
-Every order is as long as the data set, so an epoch has the same number of steps whichever is chosen.
+Every sampler gives as many images as the data set has, so an epoch has the same number of steps with each.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ REPEAT_THRESHOLD = 0.001
 
 @dataclass(frozen=True, slots=True)
 class UniformSampler:
-    """The images as they are listed, or in a new permutation each epoch."""
+    """Each image once, in a new permutation each epoch or, without `shuffle`, as they are listed."""
 
     count: int
     seed: int = 0
     shuffle: bool = True
 
     def __call__(self, epoch: int) -> Int64Array:
-        """(n,) positions, each image once."""
+        """Return (n,) positions."""
         return _rng(self.seed, epoch).permutation(self.count) if self.shuffle else np.arange(self.count)
 
 
@@ -48,7 +48,7 @@ class WeightedSampler:
     seed: int = 0
 
     def __call__(self, epoch: int) -> Int64Array:
-        """(n,) positions."""
+        """Return (n,) positions."""
         return _rng(self.seed, epoch).choice(len(self.weights), len(self.weights), p=self.weights)
 
 
@@ -64,14 +64,14 @@ class RepeatFactorSampler:
     seed: int = 0
 
     def __call__(self, epoch: int) -> Int64Array:
-        """(n,) positions."""
+        """Return (n,) positions."""
         rng = _rng(self.seed, epoch)
         times = np.floor(self.factors + rng.random(len(self.factors))).astype(np.int64)
         return rng.permutation(np.repeat(np.arange(len(times)), times))[: len(times)]
 
 
 def create_sampler(name: SamplerName, index: DatasetIndex, seed: int) -> Sampler:
-    """The order that a stage's `sampler` names.
+    """Create the sampler that a stage names.
 
     - uniform: every image once, in a new permutation each epoch.
     - class_aware: a class drawn uniformly, then an image that shows it (Shen et al. 2016); images without
@@ -101,7 +101,7 @@ def _rng(seed: int, epoch: int) -> np.random.Generator:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """Which classes the images show: one entry for each image and class, regions to ignore left out.
+    """The classes that images show: one entry for each image and class, without regions to ignore.
 
     Attributes:
         images: (P,) positions; classes: (P,) classes; counts: (P,) objects of the class in the image.
@@ -121,18 +121,18 @@ class _Shown:
         return cls(pairs // len(index.names), pairs % len(index.names), counts, len(index))
 
     def sum_by_image(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """(n,) sums of the entries' values."""
+        """Return the (n,) sums of the entries' values."""
         sums: NDArray[np.float64] = np.bincount(self.images, values, self.num_images).astype(np.float64)
         return sums
 
     @property
     def has_object(self) -> NDArray[np.bool_]:
-        """(n,) whether the image has one."""
+        """(n,) whether the image has an object."""
         return np.bincount(self.images, minlength=self.num_images) > 0
 
 
 def _with_background(weights: NDArray[np.float64], has_object: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Images without objects keep their share of the data set; `weights` share out the rest."""
+    """Let images without objects keep their share of the data set; `weights` share out the rest."""
     shared = weights / max(float(weights.sum()), 1e-300) * has_object.mean()
     result: NDArray[np.float64] = np.where(has_object, shared, 1 / len(weights))
     result /= result.sum()
