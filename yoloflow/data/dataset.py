@@ -1,4 +1,4 @@
-"""An indexed data set as samples: decoded, resized, transformed."""
+"""Step 2: an indexed data set as samples: decoded, resized, transformed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REDUCED_FLAGS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 
 _NO_POLYGON: Float32Array = np.zeros((0, 2), np.float32)
 
 Shrink = Literal["area", "linear"]
-"""How a picture is made smaller: each pixel the mean of its area, or bilinear between the nearest four."""
+"""The way an image is shrunk: each pixel the mean of its area, or bilinear between the nearest four."""
 
 
 class COCODataset:
@@ -81,7 +81,7 @@ class COCODataset:
             transforms_dict, "train_transforms" if is_training else "test_transforms"
         )
         self._sizes_hw = resized_sizes(self.index.sizes_hw, img_size)
-        self._objects = _Objects.of(self.index, single_cls)
+        self._objects = _TrainedObjects.of(self.index, single_cls)
         if isinstance(cache, ImageCache):
             self.cache: ImageCache | None = cache
         else:
@@ -97,11 +97,11 @@ class COCODataset:
         return self.transforms.most_objects(per_image, per_image)
 
     def names_of(self, indices: Sequence[int]) -> list[str]:
-        """The files of images."""
+        """Return the files of images."""
         return [str(self.index.image_paths[index]) for index in indices]
 
     def get(self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None) -> Sample:
-        """Image `index` as the network sees it in `epoch`.
+        """Return image `index` as the network sees it in `epoch`.
 
         Args:
             epoch: of the run, from 0.
@@ -125,7 +125,7 @@ class COCODataset:
     def trace(
         self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None
     ) -> list[tuple[str, Sample]]:
-        """What `get` goes through: the loaded sample, then the outcome of each transform that is applied."""
+        """Return the steps of `get`: the loaded sample, then the outcome of each transform applied."""
         context = self._context(epoch, index, shape_hw)
         loaded = context.source.load(index)
         return [("loaded", loaded), *self.transforms.trace(loaded, context)]
@@ -137,7 +137,7 @@ class COCODataset:
         return TransformContext(rng, source, side, shape_hw, self.timer)
 
     def load(self, index: int) -> Sample:
-        """Image `index` with its objects, its longer side resized to img_size; crowd regions are left out."""
+        """Return image `index`, its longer side resized to img_size, with its objects but for crowd regions."""
         image = self.cache.get(index) if self.cache else None
         if image is None:
             with self.timer.span("decode"):
@@ -147,7 +147,7 @@ class COCODataset:
         return self._sample(index, image)
 
     def load_resized(self, index: int, side: int) -> Sample:
-        """As `load`, with a longer side of `side` pixels, made of the image at img_size."""
+        """Return image `index` with a longer side of `side` pixels, made of the image at img_size."""
         height, width = resized_sizes(self.index.sizes_hw[index : index + 1], side)[0].tolist()
         return self._sample(index, resize_image(self.load(index).image, (height, width), self.shrink))
 
@@ -158,7 +158,7 @@ class COCODataset:
         return Sample(Canvas.of_image(image), boxes, classes, polygons, index, (height, width), scale_xy)
 
     def _read(self, index: int) -> Uint8Array:
-        """Image `index` from disk, at its resized size."""
+        """Read image `index` from disk, at its resized size."""
         path = str(self.index.image_paths[index])
         listed_hw = tuple(self.index.sizes_hw[index].tolist())
         height, width = self._sizes_hw[index].tolist()
@@ -175,7 +175,7 @@ class COCODataset:
 
 @dataclass(frozen=True, slots=True)
 class _Resized:
-    """The data set with images of another size."""
+    """The data set with images of another size, as transforms see it."""
 
     dataset: COCODataset
     side: int
@@ -188,8 +188,8 @@ class _Resized:
 
 
 @dataclass(frozen=True, slots=True)
-class _Objects:
-    """The objects to train on, crowd regions left out, ready to be sliced."""
+class _TrainedObjects:
+    """The objects of a data set without crowd regions, as arrays to be sliced."""
 
     offsets: Int64Array
     boxes_xyxy: NDArray[np.float64]
@@ -198,7 +198,7 @@ class _Objects:
     polygon_points: Float32Array
 
     @classmethod
-    def of(cls, index: DatasetIndex, single_cls: bool) -> _Objects:
+    def of(cls, index: DatasetIndex, single_cls: bool) -> _TrainedObjects:
         rows = np.flatnonzero(~index.is_crowd)
         points, polygon_offsets = rows_of_ragged(index.polygon_offsets, rows)
         images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[rows]
@@ -214,7 +214,7 @@ class _Objects:
     def get(
         self, image: int, scale_xy: tuple[float, float]
     ) -> tuple[Float32Array, Int64Array, list[Float32Array]]:
-        """Boxes, classes and polygons of an image in resized pixels."""
+        """Return boxes, classes and polygons of an image in resized pixels."""
         first, last = int(self.offsets[image]), int(self.offsets[image + 1])
         boxes = (self.boxes_xyxy[first:last] * (scale_xy * 2)).astype(np.float32)
         classes = self.classes[first:last]
@@ -227,7 +227,7 @@ class _Objects:
 
 
 def resized_sizes(sizes_hw: Int64Array, img_size: int) -> Int64Array:
-    """(I, 2) sizes after the longer side is brought to img_size, the other in proportion.
+    """Return (I, 2) sizes after the longer side is brought to img_size, the other in proportion.
 
     Rounded down in float64 as the reference does, so a longer side may come out one pixel short (616 px at
     img_size 640); the letterbox makes up for it and box coordinates use the true factors.
@@ -238,7 +238,7 @@ def resized_sizes(sizes_hw: Int64Array, img_size: int) -> Int64Array:
 
 
 def resize_image(image: Uint8Array, size_hw: tuple[int, int], shrink: Shrink) -> Uint8Array:
-    """An image at another size: bilinear, or by area where it shrinks and `shrink` says so."""
+    """Resize an image: bilinear, or by area where it shrinks and `shrink` says so."""
     height, width = size_hw
     if image.shape[:2] == (height, width):
         return image
@@ -248,7 +248,7 @@ def resize_image(image: Uint8Array, size_hw: tuple[int, int], shrink: Shrink) ->
 
 
 def _read_reduced(path: str, size_hw: tuple[int, ...], target: int) -> Uint8Array | None:
-    """A JPEG decoded at 1/2, 1/4 or 1/8 of its size, if that is still at least `target` on the longer side.
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, if that is still at least `target` on the longer side.
 
     None where no such factor exists or the outcome is not as expected: the caller decodes in full then, and
     reports what is wrong with the file.

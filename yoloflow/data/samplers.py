@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,78 +84,41 @@ def create_sampler(name: SamplerName, index: DatasetIndex, seed: int) -> Sampler
     Raises:
         YoloflowError: no such sampler.
     """
+    if name not in get_args(SamplerName):
+        raise YoloflowError(f"sampler={name}: unknown; {nearest_names(name, get_args(SamplerName))}")
     if name == "uniform":
         return UniformSampler(len(index), seed)
-    if name == "class_aware":
-        return WeightedSampler(_class_aware_weights(index), seed)
+    images, classes, counts = _count_objects(index)
+    images_of_class = np.bincount(classes)
     if name == "repeat_factor":
-        return RepeatFactorSampler(_repeat_factors(index), seed)
-    if name == "image_weights":
-        return WeightedSampler(_object_weights(index), seed)
-    raise YoloflowError(f"sampler={name}: unknown; {nearest_names(name, get_args(SamplerName))}")
+        share = images_of_class / len(index)
+        factors = np.ones(len(index))
+        np.maximum.at(factors, images, np.sqrt(REPEAT_THRESHOLD / share[classes]))
+        return RepeatFactorSampler(factors, seed)
+    if name == "class_aware":
+        values = 1 / images_of_class[classes]
+    else:
+        values = counts / np.bincount(classes, counts)[classes]
+    return WeightedSampler(_image_weights(images, values, len(index)), seed)
 
 
 def _rng(seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch))
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """The classes that images show: one entry for each image and class, without regions to ignore.
-
-    Attributes:
-        images: (P,) positions; classes: (P,) classes; counts: (P,) objects of the class in the image.
-        num_images: of the data set.
-    """
-
-    images: Int64Array
-    classes: Int64Array
-    counts: Int64Array
-    num_images: int
-
-    @classmethod
-    def of(cls, index: DatasetIndex) -> _Shown:
-        images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[~index.is_crowd]
-        pairs = images * len(index.names) + index.classes[~index.is_crowd]
-        pairs, counts = np.unique(pairs, return_counts=True)
-        return cls(pairs // len(index.names), pairs % len(index.names), counts, len(index))
-
-    def sum_by_image(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the (n,) sums of the entries' values."""
-        sums: NDArray[np.float64] = np.bincount(self.images, values, self.num_images).astype(np.float64)
-        return sums
-
-    @property
-    def has_object(self) -> NDArray[np.bool_]:
-        """(n,) whether the image has an object."""
-        return np.bincount(self.images, minlength=self.num_images) > 0
+def _count_objects(index: DatasetIndex) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Count objects by image and class, without regions to ignore: (P,) images, classes and counts."""
+    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[~index.is_crowd]
+    pairs = images * len(index.names) + index.classes[~index.is_crowd]
+    pairs, counts = np.unique(pairs, return_counts=True)
+    return pairs // len(index.names), pairs % len(index.names), counts
 
 
-def _with_background(weights: NDArray[np.float64], has_object: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Let images without objects keep their share of the data set; `weights` share out the rest."""
+def _image_weights(images: Int64Array, values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Sum (P,) values by image, scaled so that images without objects keep their share of the data set."""
+    weights = np.bincount(images, values, count)
+    has_object = np.bincount(images, minlength=count) > 0
     shared = weights / max(float(weights.sum()), 1e-300) * has_object.mean()
-    result: NDArray[np.float64] = np.where(has_object, shared, 1 / len(weights))
+    result: NDArray[np.float64] = np.where(has_object, shared, 1 / count)
     result /= result.sum()
     return result
-
-
-def _class_aware_weights(index: DatasetIndex) -> NDArray[np.float64]:
-    shown = _Shown.of(index)
-    images_of_class = np.bincount(shown.classes)
-    return _with_background(shown.sum_by_image(1 / images_of_class[shown.classes]), shown.has_object)
-
-
-def _object_weights(index: DatasetIndex) -> NDArray[np.float64]:
-    shown = _Shown.of(index)
-    objects_of_class = np.bincount(shown.classes, shown.counts)
-    return _with_background(
-        shown.sum_by_image(shown.counts / objects_of_class[shown.classes]), shown.has_object
-    )
-
-
-def _repeat_factors(index: DatasetIndex) -> NDArray[np.float64]:
-    shown = _Shown.of(index)
-    share = np.bincount(shown.classes) / len(index)
-    factors = np.ones(len(index))
-    np.maximum.at(factors, shown.images, np.sqrt(REPEAT_THRESHOLD / share[shown.classes]))
-    return factors

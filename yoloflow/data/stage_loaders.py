@@ -1,4 +1,4 @@
-"""The loaders of a whole training, one for each stage, from one index."""
+"""Creates the loaders of a training, one for each stage, from one index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from yoloflow.structures import DatasetIndex
 
 @dataclass(frozen=True, slots=True)
 class LoaderOptions:
-    """What the loaders of all stages share.
+    """The settings that the loaders of all stages share.
 
     Attributes:
         batch_size: samples of a rank in a batch.
@@ -44,7 +44,7 @@ class LoaderOptions:
 def create_stage_loaders(
     index: DatasetIndex, stages: Sequence[Stage], options: LoaderOptions
 ) -> ConcatLoader:
-    """A loader for each stage, joined; stages of the same image size share one image cache.
+    """Create a loader for each stage and join them; stages of the same image size share one image cache.
 
     Args:
         index: the training set.

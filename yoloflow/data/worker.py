@@ -117,7 +117,7 @@ class BatchMaker(Dataset[LoadedBatch]):
 
 
 def start_worker(worker: int) -> None:
-    """Give a worker one thread, as processes are the parallelism, and leave signals to the training process."""
+    """Give a worker one thread, as processes are the parallelism; signals go to the training process."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import cv2
 import numpy as np
 
-from yoloflow.data.transforms.canvas import Canvas
-from yoloflow.data.transforms.geometry import move_boxes, move_polygons
 from yoloflow.data.transforms.sample import Sample
 from yoloflow.data.transforms.transform import Transform, TransformContext
 
@@ -19,32 +17,18 @@ class FlipLeftRight(Transform):
     """Swaps left and right."""
 
     func_name: ClassVar[str] = "fliplr"
+    axis: ClassVar[int] = 1
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
         """Return the mirrored sample."""
-        return _mirrored(sample, axis=1)
+        row, matrix = 1 - self.axis, np.eye(3)
+        matrix[row, row], matrix[row, 2] = -1, sample.canvas.size_hw[self.axis]
+        return sample.with_image(np.asarray(cv2.flip(sample.image, self.axis), np.uint8), matrix)
 
 
 @dataclass(frozen=True, slots=True)
-class FlipUpDown(Transform):
+class FlipUpDown(FlipLeftRight):
     """Swaps top and bottom."""
 
     func_name: ClassVar[str] = "flipud"
-
-    def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """Return the mirrored sample."""
-        return _mirrored(sample, axis=0)
-
-
-def _mirrored(sample: Sample, axis: int) -> Sample:
-    """Mirror a sample along image axis 0 (rows) or 1 (columns)."""
-    image = np.asarray(cv2.flip(sample.image, axis), np.uint8)
-    row = 1 - axis
-    matrix = np.eye(3)
-    matrix[row, row], matrix[row, 2] = -1, image.shape[axis]
-    return replace(
-        sample,
-        canvas=Canvas.of_image(image),
-        boxes_xyxy=move_boxes(sample.boxes_xyxy, matrix),
-        polygons=move_polygons(sample.polygons, matrix),
-    )
+    axis: ClassVar[int] = 0

@@ -9,8 +9,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from yoloflow.data.transforms.canvas import FILL, Canvas
-from yoloflow.data.transforms.geometry import move_boxes, move_polygons
+from yoloflow.data.transforms.canvas import FILL
 from yoloflow.data.transforms.sample import Sample
 from yoloflow.data.transforms.transform import Transform, TransformContext
 from yoloflow.structures import Uint8Array
@@ -49,10 +48,7 @@ class Letterbox(Transform):
         scale_x, scale_y = new_width / width, new_height / height
         matrix = np.array([[scale_x, 0, left], [0, scale_y, top], [0, 0, 1.0]])
         return replace(
-            sample,
-            canvas=Canvas.of_image(boxed),
-            boxes_xyxy=move_boxes(sample.boxes_xyxy, matrix),
-            polygons=move_polygons(sample.polygons, matrix),
+            sample.with_image(boxed, matrix),
             scale_xy=(sample.scale_xy[0] * scale_x, sample.scale_xy[1] * scale_y),
             pad_xy=(sample.pad_xy[0] * scale_x + left, sample.pad_xy[1] * scale_y + top),
         )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.transforms.canvas import Canvas
+from yoloflow.data.transforms.geometry import Matrix, move_boxes, move_polygons
 from yoloflow.structures import Float32Array, Int64Array, Uint8Array
 
 
@@ -43,9 +44,13 @@ class Sample:
         """(H, W, 3) uint8, BGR as OpenCV decodes it; a composed image is drawn on first use."""
         return self.canvas.image
 
-    def with_image(self, image: Uint8Array) -> Sample:
-        """Return the sample with another image and the same objects."""
-        return replace(self, canvas=Canvas.of_image(image))
+    def with_image(self, image: Uint8Array, matrix: Matrix | None = None) -> Sample:
+        """Return the sample with another image; a (3, 3) matrix that moved its pixels moves the objects too."""
+        moved = replace(self, canvas=Canvas.of_image(image))
+        if matrix is not None:
+            moved.boxes_xyxy = move_boxes(self.boxes_xyxy, matrix)
+            moved.polygons = move_polygons(self.polygons, matrix)
+        return moved
 
     def select(self, keep: NDArray[np.bool_]) -> Sample:
         """Return the sample with the objects whose entry in `keep` (G,) is true."""
