@@ -49,7 +49,7 @@ def test_the_trace_of_a_sample_ends_with_what_training_gets(overrides: list[str]
     assert [name for name, _ in steps][1:3] == ["letterbox", "random_perspective"]
 
 
-def test_pictures_show_a_tile_for_each_step_and_for_each_sample(overrides: list[str]) -> None:
+def test_images_show_a_tile_for_each_step_and_for_each_sample(overrides: list[str]) -> None:
     replay = Replay(load_config("yolov8n", overrides))
     assert replay.draw_sample(1, 3).shape[:2] == (2 * (64 + 24 + 4) + 4, 4 * (64 + 4) + 4)
     assert replay.draw_batch(12, 2).shape[:2] == (64 + 24 + 2 * 4, 4 * (64 + 4) + 4)
@@ -78,7 +78,9 @@ def test_the_command_writes_a_picture_or_says_what_is_wrong(overrides: list[str]
     done = CliRunner().invoke(app, ["data", "show", "yolov8n", *overrides, "--epoch", "2", "--out", str(out)])
     assert done.exit_code == 0
     assert f"written: {out}" in done.output
-    assert cv2.imread(str(out)).shape[2] == 3
+    image = cv2.imread(str(out))
+    assert image is not None
+    assert image.shape[2] == 3
     for wrong, message in (
         (["--index", "1", "--batch", "1"], "not both"),
         (["--out", str(tmp_path / "x.gif")], "must end in .png or .jpg"),

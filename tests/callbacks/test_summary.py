@@ -66,6 +66,7 @@ def records(run: Path, kind: str) -> list[dict[str, object]]:
     return [row for row in rows if row["kind"] == kind]
 
 
+@pytest.mark.training
 def test_scalars_are_those_of_the_metrics_file(run: Path, events: EventAccumulator) -> None:
     for name in ("loss", "lbox", "lcls", "dfl"):
         assert [(event.step, event.value) for event in events.Scalars(f"loss/{name}")] == [

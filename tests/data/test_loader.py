@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.toy_loader import toy_index
 from yoloflow.boxes import boxes_to_original
 from yoloflow.data.collate import collate
 from yoloflow.data.concat_loader import ConcatLoader
@@ -21,10 +22,11 @@ from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader
 from yoloflow.data.transforms import Sample
 from yoloflow.data.transforms.canvas import Canvas
+from yoloflow.data.transforms.rows import Row
 from yoloflow.structures import Batch, DatasetIndex, YoloflowError
 
 SIZE = 96
-MOSAIC = [
+MOSAIC: list[Row] = [
     {"func_name": "mosaic"},
     {"func_name": "random_perspective", "scale": 0.5, "translate": 0.1},
     {"func_name": "mixup", "prob": 0.3, "pre_transform": [{"func_name": "letterbox"}]},
@@ -32,28 +34,7 @@ MOSAIC = [
     {"func_name": "hsv_augment", "hgain": 0.015, "sgain": 0.7, "vgain": 0.4},
     {"func_name": "fliplr", "prob": 0.5},
 ]
-LETTERBOX = [{"func_name": "letterbox", "scaleup": False}]
-
-
-def make_index(paths: list[str], sizes_hw: list[tuple[int, int]], boxes: list[np.ndarray]) -> DatasetIndex:
-    counts = [len(rows) for rows in boxes]
-    total = sum(counts)
-    flat = np.concatenate(boxes).astype(np.float64) if total else np.zeros((0, 4))
-    return DatasetIndex(
-        image_paths=np.array(paths),
-        image_ids=np.arange(1, len(paths) + 1),
-        sizes_hw=np.array(sizes_hw, np.int64),
-        box_offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-        boxes_xyxy=flat,
-        classes=np.arange(total) % 3,
-        is_crowd=np.zeros(total, bool),
-        areas=(flat[:, 2:] - flat[:, :2]).prod(1),
-        polygon_offsets=np.zeros(total + 1, np.int64),
-        polygon_points=np.zeros((0, 2), np.float32),
-        names=["a", "b", "c"],
-        category_ids=np.arange(1, 4),
-        num_images_listed=len(paths),
-    )
+LETTERBOX: list[Row] = [{"func_name": "letterbox", "scaleup": False}]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +52,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
         paths.append(str(path))
         sizes.append((height, width))
         boxes.append(corners * (width, height, width, height))
-    return make_index(paths, sizes, boxes)
+    return toy_index(paths, sizes, boxes)
 
 
 def train_set(index: DatasetIndex, **options: object) -> COCODataset:
@@ -238,7 +219,7 @@ def test_an_unreadable_image_stops_loading_with_its_name_and_no_traceback(
 ) -> None:
     bad = tmp_path / "broken.jpg"
     bad.write_bytes(b"no picture")
-    dataset = COCODataset(make_index([str(bad)], [(20, 30)], [np.zeros((0, 4))]), SIZE, LETTERBOX)
+    dataset = COCODataset(toy_index([str(bad)], [(20, 30)], [np.zeros((0, 4))]), SIZE, LETTERBOX)
     loader = create_loader(dataset, 1, 1, drop_last=False, num_parallel_workers=workers)
     with pytest.raises(YoloflowError, match=r"broken\.jpg") as caught:
         list(loader)
@@ -248,7 +229,7 @@ def test_an_unreadable_image_stops_loading_with_its_name_and_no_traceback(
 def test_an_image_that_changed_since_indexing_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "one.png"
     cv2.imwrite(str(path), np.zeros((20, 30, 3), np.uint8))
-    dataset = COCODataset(make_index([str(path)], [(20, 31)], [np.zeros((0, 4))]), SIZE, LETTERBOX)
+    dataset = COCODataset(toy_index([str(path)], [(20, 31)], [np.zeros((0, 4))]), SIZE, LETTERBOX)
     with pytest.raises(YoloflowError, match=r"one\.png: the image is 30 x 20, but was 31 x 20"):
         dataset.load(0)
 
@@ -264,7 +245,7 @@ def test_crowd_is_left_out_and_single_cls_makes_one_class(index: DatasetIndex) -
     assert COCODataset(index, SIZE, LETTERBOX).load(number).classes.tolist() == index.classes[rows].tolist()
     single = COCODataset(index, SIZE, LETTERBOX, single_cls=True).load(number)
     assert single.classes.tolist() == [0] * len(single.boxes_xyxy)
-    crowded = make_index(
+    crowded = toy_index(
         index.image_paths.tolist(),
         [tuple(size) for size in index.sizes_hw.tolist()],
         np.split(index.boxes_xyxy, index.box_offsets[1:-1]),
@@ -282,7 +263,7 @@ def test_reduced_decoding_gives_the_same_picture_but_for_interpolation(
     path = tmp_path / "one.jpg"
     cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
     box = np.array([[10.0, 20.0, 60.0, 70.0]])
-    index = make_index([str(path)], [size_hw], [box])
+    index = toy_index([str(path)], [size_hw], [box])
     exact, fast = (COCODataset(index, SIZE, LETTERBOX, augment=augment).load(0) for augment in (False, True))
     assert exact.image.shape == fast.image.shape
     np.testing.assert_array_equal(exact.boxes_xyxy, fast.boxes_xyxy)
@@ -298,7 +279,7 @@ def test_reduced_decoding_turns_the_image_as_its_exif_asks(tmp_path: Path, orien
     path = tmp_path / "turned.jpg"
     Image.fromarray(picture).save(path, exif=exif, quality=95)
     size_hw = (320, 240) if orientation >= 5 else (240, 320)
-    index = make_index([str(path)], [size_hw], [np.zeros((0, 4))])
+    index = toy_index([str(path)], [size_hw], [np.zeros((0, 4))])
     exact, fast = (COCODataset(index, SIZE, LETTERBOX, augment=augment).load(0) for augment in (False, True))
     assert np.abs(exact.image.astype(int) - fast.image).mean() < 2
 
@@ -307,7 +288,7 @@ def test_a_cut_jpeg_is_never_filled_with_grey_silently(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     path = tmp_path / "cut.jpg"
     path.write_bytes(cv2.imencode(".jpg", picture)[1].tobytes()[:20000])
-    index = make_index([str(path)], [(240, 320)], [np.zeros((0, 4))])
+    index = toy_index([str(path)], [(240, 320)], [np.zeros((0, 4))])
     with pytest.raises(YoloflowError, match=r"cut\.jpg"):
         COCODataset(index, SIZE, LETTERBOX, augment=True).load(0)
 
@@ -319,7 +300,7 @@ def check_letterbox_case(folder: Path, case: dict[str, np.ndarray], scaleup: boo
     x, y, w, h = (case["boxes_xywhn"].astype(np.float64) * (width, height, width, height)).T
     boxes = np.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), 1)
     dataset = COCODataset(
-        make_index([str(path)], [(height, width)], [boxes]),
+        toy_index([str(path)], [(height, width)], [boxes]),
         320,
         [{"func_name": "letterbox", "scaleup": scaleup}],
     )

@@ -1,4 +1,4 @@
-"""Loading processes are killed, hang, or cannot share memory: no image is lost."""
+"""Worker processes are killed, hang, or cannot share memory: no image is lost."""
 
 from __future__ import annotations
 
@@ -9,44 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from tests.support.data_sets import write_picture
-from yoloflow.data.dataset import COCODataset
-from yoloflow.data.loader import StageLoader, create_loader
-from yoloflow.structures import Batch, DatasetIndex, YoloflowError
+from tests.support.toy_loader import COUNT, toy_loader
+from yoloflow.structures import Batch, YoloflowError
 
-SIZE, COUNT = 32, 24
-
-
-def make_index(folder: Path) -> DatasetIndex:
-    return DatasetIndex(
-        image_paths=np.array([str(write_picture(folder / f"{n}.png", SIZE, SIZE)) for n in range(COUNT)]),
-        image_ids=np.arange(1, COUNT + 1),
-        sizes_hw=np.full((COUNT, 2), SIZE),
-        box_offsets=np.arange(COUNT + 1),
-        boxes_xyxy=np.tile([2.0, 3.0, 20.0, 30.0], (COUNT, 1)),
-        classes=np.arange(COUNT) % 3,
-        is_crowd=np.zeros(COUNT, bool),
-        areas=np.full(COUNT, 486.0),
-        polygon_offsets=np.zeros(COUNT + 1, np.int64),
-        polygon_points=np.zeros((0, 2), np.float32),
-        names=["a", "b", "c"],
-        category_ids=np.arange(1, 4),
-        num_images_listed=COUNT,
-    )
-
-
-def make_loader(folder: Path, workers: int = 2, timeout_s: float = 0) -> StageLoader:
-    dataset = COCODataset(
-        make_index(folder), SIZE, [{"func_name": "fliplr", "prob": 0.5}], True, cache="none"
-    )
-    return replace(create_loader(dataset, 4, 3, num_parallel_workers=workers), timeout_s=timeout_s)
+pytestmark = pytest.mark.process
 
 
 def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
@@ -68,18 +39,18 @@ def test_a_killed_process_is_replaced_and_the_batches_are_the_same(
     at: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     batches = []
-    for number, batch in enumerate(make_loader(tmp_path)):
+    for number, batch in enumerate(toy_loader(tmp_path)):
         batches.append(batch)
         if number == at:
             kill_a_worker()
             time.sleep(0.2)  # the consumer is at work, and is not disturbed
-    assert_equal(batches, list(make_loader(tmp_path, 0)))
+    assert_equal(batches, list(toy_loader(tmp_path, 0)))
     assert "DataLoader worker (pid" in caplog.text
     assert "no image is lost" in caplog.text
 
 
-class Pipes:
-    """Pictures that hang when they are read: pipes into which nobody writes, until somebody does."""
+class HangingImages:
+    """Images that hang when they are read: pipes into which nobody writes, until somebody does."""
 
     def __init__(self, folder: Path, *numbers: int) -> None:
         self.contents = {folder / f"{number}.png": b"" for number in numbers}
@@ -95,9 +66,9 @@ class Pipes:
 
 
 def test_a_hung_read_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    expected = list(make_loader(tmp_path, 0))
-    loader = make_loader(tmp_path, 2, timeout_s=2)
-    pipes = Pipes(tmp_path, *range(COUNT))
+    expected = list(toy_loader(tmp_path, 0))
+    loader = toy_loader(tmp_path, 2, timeout_s=2)
+    pipes = HangingImages(tmp_path, *range(COUNT))
     threading.Timer(1, pipes.heal).start()
     assert_equal(list(loader), expected)
     assert "timed out after 2" in caplog.text
@@ -105,9 +76,9 @@ def test_a_hung_read_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_a_read_that_hangs_again_is_refused_with_the_images_of_its_batch(tmp_path: Path) -> None:
-    loader = make_loader(tmp_path, 1, timeout_s=2)
+    loader = toy_loader(tmp_path, 1, timeout_s=2)
     second = loader.epoch_batches(0)[1].indices
-    Pipes(tmp_path, second[2])
+    HangingImages(tmp_path, second[2])
     batches = iter(loader)
     next(batches)
     with pytest.raises(YoloflowError, match=r"batch 2 of epoch 1.*for the second time") as refusal:
@@ -119,9 +90,9 @@ WITHOUT_SHARED_MEMORY = """
 import logging, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.data.test_restarting_loader import make_loader
+from tests.support.toy_loader import toy_loader
 logging.basicConfig()
-print(sum(len(batch.images) for batch in make_loader(Path(sys.argv[2]))))
+print(sum(len(batch.images) for batch in toy_loader(Path(sys.argv[2]))))
 """
 
 

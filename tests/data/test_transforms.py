@@ -22,9 +22,10 @@ from yoloflow.data.transforms import (
 from yoloflow.data.transforms.canvas import Canvas, Layer
 from yoloflow.data.transforms.geometry import clip_polygon, covered_share, translation
 from yoloflow.data.transforms.perspective import RandomPerspective
+from yoloflow.data.transforms.rows import Row
 from yoloflow.structures import YoloflowError
 
-YOLOV8_MEDIUM = [
+YOLOV8_MEDIUM: list[Row] = [
     {"func_name": "mosaic", "prob": 1.0},
     {"func_name": "copy_paste", "prob": 0.3},
     {"func_name": "resample_segments"},
@@ -56,7 +57,7 @@ YOLOV8_MEDIUM = [
 ]
 
 
-def run(rows: list[dict[str, object]], source: ToyImages, seed: int, size: int = IMAGE_SIZE) -> Sample:
+def run(rows: list[Row], source: ToyImages, seed: int, size: int = IMAGE_SIZE) -> Sample:
     rng = np.random.default_rng(seed)
     return create_transforms(rows)(source.load(seed % len(source)), TransformContext(rng, source, size))
 
@@ -71,7 +72,7 @@ def bright_extent(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     )
 
 
-GEOMETRY = {
+GEOMETRY: dict[str, list[Row]] = {
     "flips": [
         {"func_name": "letterbox"},
         {"func_name": "fliplr", "prob": 0.5},
@@ -117,7 +118,7 @@ def test_a_box_stays_on_its_pixels_through_any_chain(name: str) -> None:
 
 
 @st.composite
-def upright_chains(draw: st.DrawFn) -> list[dict[str, object]]:
+def upright_chains(draw: st.DrawFn) -> list[Row]:
     """Any order of steps that keep boxes upright, made square before it ends."""
     zoom = st.fixed_dictionaries(
         {
@@ -147,9 +148,7 @@ def upright_chains(draw: st.DrawFn) -> list[dict[str, object]]:
 
 @settings(max_examples=150)
 @given(upright_chains(), st.integers(0, 2**32 - 1))
-def test_a_box_stays_on_its_pixels_through_chains_that_nobody_chose(
-    rows: list[dict[str, object]], seed: int
-) -> None:
+def test_a_box_stays_on_its_pixels_through_chains_that_nobody_chose(rows: list[Row], seed: int) -> None:
     sample = run(rows, ToyImages(), seed)
     assert sample.image.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
     near = covered_share(sample.boxes_xyxy + (-4, -4, 4, 4), sample.boxes_xyxy)
@@ -169,7 +168,10 @@ ROTATIONS = {
 @pytest.mark.parametrize("name", ROTATIONS)
 def test_a_polygon_stays_on_its_pixels_and_gives_a_tight_box(name: str) -> None:
     source, seen = ToyImages(polygons=True), 0
-    rows = [{"func_name": "mosaic"}, {"func_name": "random_perspective", "translate": 0.1, **ROTATIONS[name]}]
+    rows: list[Row] = [
+        {"func_name": "mosaic"},
+        {"func_name": "random_perspective", "translate": 0.1, **ROTATIONS[name]},
+    ]
     for seed in range(40):
         sample = run(rows, source, seed)
         near = covered_share(sample.boxes_xyxy + (-5, -5, 5, 5), sample.boxes_xyxy)
@@ -366,7 +368,7 @@ def test_a_polygon_is_clipped_to_the_region_that_is_left() -> None:
 
 def test_mixup_keeps_the_objects_of_both_and_blends() -> None:
     source = ToyImages()
-    rows = [
+    rows: list[Row] = [
         {"func_name": "letterbox"},
         {"func_name": "mixup", "alpha": 1.0, "beta": 1.0, "pre_transform": [{"func_name": "letterbox"}]},
     ]
@@ -404,7 +406,7 @@ def test_the_mild_ops_change_a_few_pictures_of_a_hundred() -> None:
 
 def test_prob_gates_every_step_alike() -> None:
     source = ToyImages()
-    rows = [{"func_name": "letterbox"}, {"func_name": "fliplr", "prob": 0.25}]
+    rows: list[Row] = [{"func_name": "letterbox"}, {"func_name": "fliplr", "prob": 0.25}]
     reference = run(rows[:1], source, 0)
     pipeline = create_transforms(rows)
     flipped = [
@@ -418,7 +420,7 @@ def test_prob_gates_every_step_alike() -> None:
 
 
 def test_steps_that_do_nothing_are_left_out() -> None:
-    rows = [
+    rows: list[Row] = [
         {"func_name": "mosaic", "prob": 0.0},
         {"func_name": "copy_paste", "prob": 0.0},
         {"func_name": "hsv_augment", "hgain": 0, "sgain": 0, "vgain": 0},
@@ -432,7 +434,11 @@ def test_the_rows_of_the_reference_recipes_are_accepted() -> None:
     check_transforms(YOLOV8_MEDIUM)
     check_transforms([{"func_name": "letterbox", "scaleup": False, "only_image": True}])
     check_transforms([{"func_name": "albumentations", "random_resized_crop": False}])
-    nested = {"func_name": "mosaic", "prob": 0.5, "post_transform": [{"func_name": "random_perspective"}]}
+    nested: Row = {
+        "func_name": "mosaic",
+        "prob": 0.5,
+        "post_transform": [{"func_name": "random_perspective"}],
+    }
     assert len(create_transforms([nested, {"func_name": "letterbox"}])) == 2
     assert set(TRANSFORMS) >= {"mosaic", "random_perspective", "mixup", "copy_paste", "hsv_augment", "fliplr"}
 
@@ -479,7 +485,7 @@ def test_an_upright_layer_covers_exactly_the_pixels_whose_centres_it_holds() -> 
 
 
 def masks_of(**parameters: object) -> tuple[Sample, np.ndarray]:
-    rows = [
+    rows: list[Row] = [
         {"func_name": "mosaic"},
         {"func_name": "random_perspective", "degrees": 10.0, "scale": 0.2},
         {"func_name": "fliplr"},

@@ -34,7 +34,7 @@ class ToyImages:
         x, y = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
         if self.smooth:
             noise = cv2.GaussianBlur(rng.random(image.shape, np.float32), (0, 0), 6)
-            image = cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+            image = cv2.normalize(noise, noise, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
         elif self.polygons:
             points = np.array(
                 [[x + w / 2, y], [x + w, y + h / 2], [x + w / 2, y + h], [x, y + h / 2]], np.float32

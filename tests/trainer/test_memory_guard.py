@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.test_restarting_loader import make_index
+from tests.support.toy_loader import square_index
 from tests.support.toy_training import BATCH, ToyLoader, everything, toy_step, toy_trainer
 from yoloflow.config.reader import load_config
 from yoloflow.data.dataset import COCODataset
@@ -23,7 +23,7 @@ from yoloflow.optim import create_group_param, create_optimizer, create_schedule
 from yoloflow.runtime.memory import forget_peak_memory, peak_memory
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import YoloflowError
-from yoloflow.train_step.step import StepOptions, TrainStep, create_train_step_fn
+from yoloflow.train_step.step import StepSettings, TrainStep, create_train_step_fn
 from yoloflow.trainer.guards.memory import compute_batch, forecast_batch, forecast_memory, largest_that_fits
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ ROWS = [
 
 
 def test_a_forecast_leaves_no_trace_in_an_unfinished_update() -> None:
-    step, batch = toy_step(StepOptions(accumulate=2)), ToyLoader().batch(0)
+    step, batch = toy_step(StepSettings(accumulate=2)), ToyLoader().batch(0)
     step(batch.images, batch.labels)
     before = {name: tensor.clone() for name, tensor in everything(step).items()}
     draws = torch.get_rng_state()
@@ -63,7 +63,7 @@ def test_a_training_with_forecast_ends_as_one_without(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", ROWS, ids=["mosaic", "nine", "mixup"])
 def test_no_sample_has_more_objects_than_the_bound(rows: list[dict[str, object]], tmp_path: Path) -> None:
-    index = make_index(tmp_path)
+    index = square_index(tmp_path)
     full = np.repeat(np.arange(1, 7), 4).cumsum()  # 1 to 6 objects an image
     index.box_offsets = np.concatenate(([0], full))
     index.boxes_xyxy = np.tile([2.0, 3.0, 20.0, 30.0], (full[-1], 1))
@@ -76,7 +76,7 @@ def test_no_sample_has_more_objects_than_the_bound(rows: list[dict[str, object]]
 
 
 def test_the_largest_batch_is_that_of_all_stages_that_are_trained(tmp_path: Path) -> None:
-    index = make_index(tmp_path)
+    index = square_index(tmp_path)
     letterbox = [{"func_name": "letterbox", "prob": 1.0}]
     stages = [
         Stage(steps=6, transforms=ROWS[1], img_size=32),
@@ -133,6 +133,7 @@ def yolov8_step() -> TrainStep:
     )
 
 
+@pytest.mark.training
 @pytest.mark.skipif(peak_memory() is None, reason="only Linux tells a process's memory")
 def test_the_line_through_two_small_batches_tells_what_a_large_one_needs_and_what_fits() -> None:
     compute = partial(compute_batch, yolov8_step(), BatchExtent(batch_size=64, side=160, label_rows=64))

@@ -137,7 +137,7 @@ class COCODataset:
         return TransformContext(rng, source, side, shape_hw, self.timer)
 
     def load(self, index: int) -> Sample:
-        """Return image `index`, its longer side resized to img_size, with its objects but for crowd regions."""
+        """Return image `index`, its longer side resized to img_size, with its objects without crowd."""
         image = self.cache.get(index) if self.cache else None
         if image is None:
             with self.timer.span("decode"):

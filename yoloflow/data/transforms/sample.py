@@ -45,7 +45,7 @@ class Sample:
         return self.canvas.image
 
     def with_image(self, image: Uint8Array, matrix: Matrix | None = None) -> Sample:
-        """Return the sample with another image; a (3, 3) matrix that moved its pixels moves the objects too."""
+        """Return the sample with another image; the (3, 3) matrix that moved pixels moves objects."""
         moved = replace(self, canvas=Canvas.of_image(image))
         if matrix is not None:
             moved.boxes_xyxy = move_boxes(self.boxes_xyxy, matrix)
