@@ -9,15 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.toy_loader import COUNT, toy_loader
+from yoloflow.data.restarting_loader import RestartingLoader
 from yoloflow.structures import Batch, YoloflowError
-
-pytestmark = pytest.mark.process
 
 
 def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
@@ -34,6 +34,40 @@ def kill_a_worker() -> None:
     worker.join()
 
 
+def lose_workers_at(*lost: int) -> Callable[[int, int], Iterator[int]]:
+    """Batches 0 to 9; each of `lost` dies the first times it is asked for, as often as it is listed."""
+    left = list(lost)
+
+    def load_from(start: int, num_workers: int) -> Iterator[int]:
+        for number in range(start, 10):
+            if number in left:
+                left.remove(number)
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+            yield number
+
+    return load_from
+
+
+def test_batches_go_on_after_a_lost_worker_and_stop_after_the_second_loss_of_one() -> None:
+    describe = "batch {}".format
+    assert list(RestartingLoader(lose_workers_at(0, 3, 4, 9), 0, 0, describe)) == list(range(10))
+    assert list(RestartingLoader(lose_workers_at(7), 6, 0, describe)) == [6, 7, 8, 9]
+    batches = RestartingLoader(lose_workers_at(1, 1), 0, 0, describe)
+    assert next(batches) == 0
+    with pytest.raises(YoloflowError, match=r"pid 7.* at batch 1: for the second time"):
+        next(batches)
+
+
+def test_an_error_of_the_batch_itself_is_not_taken_for_a_lost_worker() -> None:
+    def load_from(start: int, num_workers: int) -> Iterator[int]:
+        raise RuntimeError("out of cheese")
+        yield start
+
+    with pytest.raises(RuntimeError, match="cheese"):
+        next(RestartingLoader(load_from, 0, 0, str))
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("at", [1, 6, 12])
 def test_a_killed_process_is_replaced_and_the_batches_are_the_same(
     at: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -65,6 +99,7 @@ class HangingImages:
             path.write_bytes(content)
 
 
+@pytest.mark.process
 def test_a_hung_read_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = list(toy_loader(tmp_path, 0))
     loader = toy_loader(tmp_path, 2, timeout_s=2)
@@ -75,6 +110,7 @@ def test_a_hung_read_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "batch 1 of epoch 1" in caplog.text
 
 
+@pytest.mark.process
 def test_a_read_that_hangs_again_is_refused_with_the_images_of_its_batch(tmp_path: Path) -> None:
     loader = toy_loader(tmp_path, 1, timeout_s=2)
     second = loader.epoch_batches(0)[1].indices
@@ -88,6 +124,7 @@ def test_a_read_that_hangs_again_is_refused_with_the_images_of_its_batch(tmp_pat
 
 WITHOUT_SHARED_MEMORY = """
 import logging, sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.support.toy_loader import toy_loader
@@ -96,6 +133,7 @@ print(sum(len(batch.images) for batch in toy_loader(Path(sys.argv[2]))))
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("size", ["nr_inodes=1", "size=4k"])
 def test_without_shared_memory_the_training_process_loads(size: str, tmp_path: Path) -> None:
     private = ["unshare", "--map-root-user", "--mount", "sh", "-c"]

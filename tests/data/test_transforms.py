@@ -146,6 +146,7 @@ def upright_chains(draw: st.DrawFn) -> list[Row]:
     ]
 
 
+@pytest.mark.fuzz
 @settings(max_examples=150)
 @given(upright_chains(), st.integers(0, 2**32 - 1))
 def test_a_box_stays_on_its_pixels_through_chains_that_nobody_chose(rows: list[Row], seed: int) -> None:
@@ -192,12 +193,12 @@ def test_a_polygon_stays_on_its_pixels_and_gives_a_tight_box(name: str) -> None:
 def plain_mosaic_warp(composed: Sample, matrix: np.ndarray, size: int) -> np.ndarray:
     """The two steps that the canvas fuses: paste every tile, then warp the whole."""
     canvas = composed.canvas
-    picture = np.full((*canvas.size_hw, 3), 114, np.uint8)
+    image = np.full((*canvas.size_hw, 3), 114, np.uint8)
     for layer in canvas.layers:
         x, y = layer.matrix[:2, 2].astype(int)
-        picture[y : y + layer.image.shape[0], x : x + layer.image.shape[1]] = layer.image
+        image[y : y + layer.image.shape[0], x : x + layer.image.shape[1]] = layer.image
     pixels = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)
-    return cv2.warpPerspective(picture, pixels, (size, size), borderValue=(114, 114, 114))
+    return cv2.warpPerspective(image, pixels, (size, size), borderValue=(114, 114, 114))
 
 
 def seam_mask(composed: Sample, matrix: np.ndarray, size: int) -> np.ndarray:
@@ -392,7 +393,7 @@ def test_hsv_changes_colours_by_the_gains_through_a_table() -> None:
     np.testing.assert_array_equal(changed.image, cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2BGR))
 
 
-def test_the_mild_ops_change_a_few_pictures_of_a_hundred() -> None:
+def test_the_mild_ops_change_a_few_images_of_a_hundred() -> None:
     source = ToyImages(smooth=True)
     pipeline = create_transforms([{"func_name": "albumentations"}])
     sample = source.load(0)
@@ -476,9 +477,9 @@ def test_an_upright_layer_covers_exactly_the_pixels_whose_centres_it_holds() -> 
     white = np.full((10, 10, 3), 255, np.uint8)
     canvas = Canvas((20, 20), (Layer(white, translation(0, 0)), Layer(white, translation(10, 10))))
     zoom = np.diag([1.7, 1.7, 1.0])
-    picture = canvas.warp(zoom, (34, 34))
-    assert set(np.unique(picture)) == {114, 255}
-    assert (picture == 255).all(2).sum() == 2 * 17 * 17
+    image = canvas.warp(zoom, (34, 34))
+    assert set(np.unique(image)) == {114, 255}
+    assert (image == 255).all(2).sum() == 2 * 17 * 17
 
 
 # Masks
@@ -508,7 +509,7 @@ def test_masks_lie_on_the_pixels_of_their_objects() -> None:
     assert ((sample.image.min(2) > 184) & ~covered).mean() < 0.02
 
 
-def test_overlapping_masks_are_one_picture_with_the_smallest_on_top() -> None:
+def test_overlapping_masks_are_one_image_with_the_smallest_on_top() -> None:
     single, masks = masks_of(mask_overlap=False)
     joined_sample, joined = masks_of()
     assert joined.shape == (IMAGE_SIZE // 4, IMAGE_SIZE // 4)
