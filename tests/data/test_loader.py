@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
+import multiprocessing
 import pickle
 from pathlib import Path
 
@@ -227,6 +229,20 @@ def test_an_unreadable_image_stops_loading_with_its_name_and_no_traceback(
     assert "Traceback" not in str(caught.value)
 
 
+def test_workers_end_with_the_error_of_a_batch_and_wait_for_no_garbage_collection(tmp_path: Path) -> None:
+    bad = tmp_path / "broken.jpg"
+    bad.write_bytes(b"no image")
+    dataset = COCODataset(toy_index([str(bad)], [(20, 30)], [np.zeros((0, 4))]), SIZE, LETTERBOX)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(YoloflowError):
+            list(create_loader(dataset, 1, 1, drop_last=False, num_parallel_workers=1))
+        assert not multiprocessing.active_children()
+    finally:
+        gc.enable()
+
+
 def test_an_image_that_changed_since_indexing_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "one.png"
     cv2.imwrite(str(path), np.zeros((20, 30, 3), np.uint8))
@@ -256,7 +272,7 @@ def test_crowd_is_left_out_and_single_cls_makes_one_class(index: DatasetIndex) -
 
 
 @pytest.mark.parametrize("size_hw", [(480, 640), (481, 643), (640, 480), (1200, 1600), (97, 96)])
-def test_reduced_decoding_gives_the_same_picture_but_for_interpolation(
+def test_reduced_decoding_gives_the_same_image_but_for_interpolation(
     tmp_path: Path, size_hw: tuple[int, int]
 ) -> None:
     rng = np.random.default_rng(0)

@@ -28,7 +28,7 @@ MOSAIC: list[Row] = [{"func_name": "mosaic"}, {"func_name": "random_perspective"
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
     """24 images of many proportions; class 2 is on one of them, and every sixth has no object."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     paths, sizes, counts, classes = [], [], [], []
     for number in range(24):

@@ -112,7 +112,12 @@ class StageLoader:
             batch = loaded.take()
             self.loading_time.add(time.perf_counter() - started, loaded.seconds)
             if isinstance(batch, YoloflowError):
-                raise batch
+                try:
+                    raise batch
+                finally:
+                    # The error's traceback keeps this frame. Were the loader in it, a garbage collection
+                    # would have to end the workers, for each of which torch waits 5 s then.
+                    del batch, loaded, loader
             # The shared buffer must be free as soon as the consumer has no more use for it.
             del loaded
             yield batch
