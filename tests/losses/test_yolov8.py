@@ -133,6 +133,7 @@ def test_strange_boxes_and_extreme_logits_give_finite_losses_and_gradients(varia
         assert items[1] == items[3] == 0 < items[2]
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_compiled_as_one_graph_it_gives_the_same(variant):
     outputs, labels, images = scene(10, (5, 7))
@@ -187,9 +188,10 @@ def test_the_class_loss_ignores_what_the_boxes_gain_and_each_gain_scales_its_own
         ({"name": "YOLOv8Los"}, "did you mean YOLOv8Loss"),
         ({"variant": "mindyol"}, "did you mean mindyolo"),
         ({"boxx": 1.0}, "loss.boxx: .* did you mean box"),
-        ({"box": "7.5"}, "loss.box='7.5': .* a number"),
-        ({"reg_max": 16.5}, "loss.reg_max=16.5: .* a whole number"),
-        ({"cls": -1.0}, "at least 0"),
+        ({"box": "7.5"}, "loss.box='7.5': YOLOv8Loss: should be a valid number"),
+        ({"reg_max": 16.5}, "loss.reg_max=16.5: YOLOv8Loss: should be a valid integer"),
+        ({"cls": -1.0}, "loss.cls=-1.0: .* greater than or equal to 0"),
+        ({"box": True}, "loss.box=True: .* a valid number"),
         ({"anchors": [[1, 2]]}, "works without anchors"),
     ],
 )

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from yoloflow.config.data_section import Stages
 from yoloflow.config.document import Located
 from yoloflow.config.schema import Config
+from yoloflow.families import part_names
 from yoloflow.settings import Row
 from yoloflow.structures import YoloflowError, nearest_names
 
@@ -207,13 +208,13 @@ def _check_names(config: Config, tree: Located) -> None:
 
 
 def _check_loss(config: Config, tree: Located) -> None:
-    from yoloflow.losses import LOSSES, hyper_parameter_names
+    from yoloflow.losses import hyper_parameter_names
 
-    loss = config.loss
-    if loss.name not in LOSSES:
+    loss, names = config.loss, part_names("Loss")
+    if loss.name not in names:
         place = _resolve(tree, ("loss", "name"))[1].place
         raise YoloflowError(
-            f"{place}: loss.name: unknown loss {loss.name}; {nearest_names(loss.name, LOSSES)}"
+            f"{place}: loss.name: unknown loss {loss.name}; {nearest_names(loss.name, names)}"
         )
     known = hyper_parameter_names(loss.name)
     given: list[Keys] = [("loss", key) for key in loss.hyper_parameters]
