@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from yoloflow.boxes import anchor_points, box_iou, cxcywh_to_xyxy
+from yoloflow.boxes import box_iou, cxcywh_to_xyxy
+from yoloflow.decoding import cell_centres
 from yoloflow.losses.distribution_focal import (
     distances_to_xyxy,
     distribution_focal_loss,
@@ -167,5 +168,5 @@ def _images_at_once(box_logits: Tensor, num_objects: int) -> int:
 
 
 def _anchor_grid(levels: Sequence[Tensor], stride: Sequence[int]) -> _Grid:
-    centres, strides = anchor_points(levels, stride)
+    centres, strides = cell_centres([level.shape[2:] for level in levels], stride, levels[0].device)
     return _Grid(centres * strides, strides[:, 0])
