@@ -14,7 +14,6 @@ from yoloflow.losses import create_loss
 from yoloflow.models import create_model
 from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
 from yoloflow.train_step.step import (
-    StepOptions,
     auto_mixed_precision,
     create_train_step_fn,
     get_loss_scaler,
@@ -52,7 +51,8 @@ def train(*overrides: str) -> tuple[Tensor, dict[str, Tensor]]:
         scaler=get_loss_scaler(config.loss_scaler, config.loss_scaler_value),
         ema=EMA(network),
         precision=auto_mixed_precision(config.amp_level, "cpu", config.amp_dtype, config.keep_loss_fp32),
-        options=StepOptions(**config.step_arguments(1, loss_fn.reduction)),
+        settings=config.step_settings(),
+        loss_ratio=config.loss_ratio(loss_fn.reduction),
     )
     images, labels = batch()
     losses = [step(images, labels).loss_items[0] for _ in range(UPDATES * config.accumulate)]
