@@ -7,7 +7,6 @@ image size; without it, pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -95,34 +94,3 @@ def boxes_to_original(
     boxes = (boxes_xyxy - pad_xy.repeat(2)) / scale.repeat(2)
     limit = original_size_hw.flip(0).repeat(2).to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), limit)
-
-
-def anchor_points(maps: Sequence[Tensor], strides: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Centres of all cells of all levels, level by level, row by row, from the maps' shapes alone.
-
-    Args:
-        maps: L tensors (..., H, W); only their shapes and device are read.
-        strides: L strides in pixels.
-
-    Returns:
-        centres (N, 2) x y in cells of their level (0.5 is the middle of the first), and strides (N, 1) in
-        pixels, both float32; N is the number of cells of all levels.
-    """
-    centres, sizes = [], []
-    for level, stride in zip(maps, strides, strict=True):
-        height, width = level.shape[-2:]
-        x = torch.arange(width, device=level.device, dtype=torch.float32) + 0.5
-        y = torch.arange(height, device=level.device, dtype=torch.float32) + 0.5
-        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-        centres.append(torch.stack((grid_x, grid_y), -1).reshape(-1, 2))
-        sizes.append(torch.full((height * width, 1), float(stride), device=level.device))
-    return torch.cat(centres), torch.cat(sizes)
-
-
-def bounded_exp(exponents: Tensor) -> Tensor:
-    """E to the power of at most 10, for sizes that a head gives as logarithms.
-
-    22,026 times an anchor or a cell is more than any image; beyond it a badly initialised network would
-    overflow, and half precision ends at 65,504.
-    """
-    return exponents.clamp(max=10.0).exp()

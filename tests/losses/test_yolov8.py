@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from tests.support.loss_oracle import yolov8_loss
+from yoloflow.decoding import expected_distances
 from yoloflow.losses import create_loss, hyper_parameter_names
-from yoloflow.losses.distribution_focal import distribution_focal_loss, expected_distances
+from yoloflow.losses.yolov8 import distribution_focal_loss
 from yoloflow.structures import YoloflowError
 
 STRIDE, NUM_CLASSES, SIDE = [8, 16, 32], 3, 64

@@ -20,7 +20,7 @@ from yoloflow.optim.optimizer import create_optimizer
 from yoloflow.optim.schedule import create_schedule
 from yoloflow.optim.settings import RunLength
 from yoloflow.plan import make_plan
-from yoloflow.train_step.step import StepOptions, TrainStep, create_train_step_fn
+from yoloflow.train_step.step import StepSettings, TrainStep, create_train_step_fn
 from yoloflow.weights.files import load_weights, save_weights
 
 CLASSES = 80
@@ -150,7 +150,7 @@ def train_step_of(config: Config, network: Network, loss: Loss) -> TrainStep:
         create_optimizer(create_group_param(network, settings, length), settings),
         create_schedule(settings, length),
         ema=EMA(network),
-        options=StepOptions(),
+        settings=StepSettings(),
     )
 
 

@@ -13,7 +13,7 @@ from yoloflow.optim.schedule import create_schedule
 from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.runtime.ranks import leave_ranks
 from yoloflow.train_step.step import (
-    StepOptions,
+    StepSettings,
     TrainStep,
     create_train_step_fn,
     get_gradreducer,
@@ -54,13 +54,10 @@ def make_step(world_size: int, accumulate: int, has_norm: bool, jit: bool = Fals
         scaler=get_loss_scaler("static"),
         reducer=get_gradreducer(is_parallel=world_size > 1),
         ema=EMA(network),
-        options=StepOptions(
-            loss_ratio=world_size,
-            accumulate=accumulate,
-            clip_grad_value=1.0,
-            jit=jit,
-            jit_backend="aot_eager",
+        settings=StepSettings(
+            accumulate=accumulate, clip_grad=True, clip_grad_value=1.0, jit=jit, jit_backend="aot_eager"
         ),
+        loss_ratio=world_size,
     )
 
 

@@ -17,7 +17,6 @@ from yoloflow.optim.groups import create_group_param
 from yoloflow.optim.optimizer import create_optimizer
 from yoloflow.optim.schedule import create_schedule
 from yoloflow.train_step.step import (
-    StepOptions,
     auto_mixed_precision,
     create_train_step_fn,
     get_loss_scaler,
@@ -55,7 +54,8 @@ def train(*overrides: str) -> tuple[Tensor, dict[str, Tensor]]:
         scaler=get_loss_scaler(config.loss_scaler, config.loss_scaler_value),
         ema=EMA(network),
         precision=auto_mixed_precision(config.amp_level, "cpu", config.amp_dtype, config.keep_loss_fp32),
-        options=StepOptions(**config.step_arguments(1, loss_fn.reduction)),
+        settings=config.step_settings(),
+        loss_ratio=config.loss_ratio(loss_fn.reduction),
     )
     images, labels = batch()
     losses = [step(images, labels).loss_items[0] for _ in range(UPDATES * config.accumulate)]

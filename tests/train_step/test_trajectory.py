@@ -21,7 +21,7 @@ from yoloflow.optim.groups import create_group_param
 from yoloflow.optim.optimizer import create_optimizer
 from yoloflow.optim.schedule import create_schedule
 from yoloflow.optim.settings import OptimizerSettings, RunLength
-from yoloflow.train_step.step import StepOptions, TrainStep, create_train_step_fn, get_loss_scaler
+from yoloflow.train_step.step import StepSettings, TrainStep, create_train_step_fn, get_loss_scaler
 from yoloflow.weights.mindyolo import mindyolo_names
 
 LENGTH = RunLength(epochs=10, steps_per_epoch=5, total_batch_size=2)
@@ -56,7 +56,7 @@ def settings_of(family: str, lr_factor: float = 1.0) -> OptimizerSettings:
 
 
 def reference_step(
-    family: str, settings: OptimizerSettings, length: RunLength = LENGTH, options: StepOptions | None = None
+    family: str, settings: OptimizerSettings, length: RunLength = LENGTH, options: StepSettings | None = None
 ) -> TrainStep:
     """The reference's network with its first weights, in a train step of ours."""
     network = reference_network(family)
@@ -67,7 +67,7 @@ def reference_step(
         create_schedule(settings, length, variant="mindyolo"),
         scaler=get_loss_scaler("static", 1024.0),
         ema=EMA(network),
-        options=options or StepOptions(),
+        settings=options or StepSettings(),
     )
 
 
@@ -187,7 +187,7 @@ def test_the_compiled_step_follows_the_plain_one() -> None:
     data = batches("yolov8")
     plain = reference_step("yolov8", settings_of("yolov8"))
     compiled = reference_step(
-        "yolov8", settings_of("yolov8"), options=StepOptions(jit=True, jit_backend="eager")
+        "yolov8", settings_of("yolov8"), options=StepSettings(jit=True, jit_backend="eager")
     )
     for images, labels in data[:2]:
         expected, found = plain(images, labels), compiled(images, labels)

@@ -25,7 +25,7 @@ from yoloflow.optim.schedule import create_schedule
 from yoloflow.runtime.memory import forget_peak_memory, peak_memory
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import YoloflowError
-from yoloflow.train_step.step import StepOptions, TrainStep, create_train_step_fn
+from yoloflow.train_step.step import StepSettings, TrainStep, create_train_step_fn
 from yoloflow.trainer.guards.memory import compute_batch, forecast_batch, forecast_memory, largest_that_fits
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ ROWS = [
 
 
 def test_a_forecast_leaves_no_trace_in_an_unfinished_update() -> None:
-    step, batch = toy_step(StepOptions(accumulate=2)), ToyLoader().batch(0)
+    step, batch = toy_step(StepSettings(accumulate=2)), ToyLoader().batch(0)
     step(batch.images, batch.labels)
     before = {name: tensor.clone() for name, tensor in everything(step).items()}
     draws = torch.get_rng_state()

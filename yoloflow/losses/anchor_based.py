@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from yoloflow.boxes import box_iou, cxcywh_to_xyxy
+from yoloflow.decoding import decode_anchor_boxes
 from yoloflow.losses.anchor_matching import Match, match_by_shape
 from yoloflow.losses.loss import Loss, NetworkFacts
 from yoloflow.losses.objects import Objects, class_targets, read_objects
@@ -147,7 +148,7 @@ class AnchorLoss(Loss):
 
     def _overlaps(self, chosen: Tensor, size_hw: Sequence[int], match: Match, objects: Objects) -> Tensor:
         """(B, M) CIoU of the candidates' boxes with their objects, 1 where unused."""
-        boxes = decode(chosen[..., :4].sigmoid(), match)
+        boxes = decode_anchor_boxes(chosen[..., :4].sigmoid(), match.anchors_wh)
         truth = rows_at(objects.boxes_cxcywh(size_hw), match.objects)
         truth = torch.cat((truth[..., :2] - match.corners_xy, truth[..., 2:]), -1)
         # An unused candidate's object may be of no area, or no object at all.
@@ -183,13 +184,3 @@ class AnchorLoss(Loss):
                 f"stride {list(self.stride)} need {len(self.stride)} levels of {wanted}"
             )
         return [level.float() for level in outputs]
-
-
-def decode(shares: Tensor, match: Match) -> Tensor:
-    """Returns (B, M, 4) centre boxes of candidates in cells, relative to their cell's corner.
-
-    Args:
-        shares: (B, M, 4 or more) the sigmoids of the candidates' raw entries.
-        match: the candidates.
-    """
-    return torch.cat((shares[..., 0:2] * 2 - 0.5, (shares[..., 2:4] * 2) ** 2 * match.anchors_wh), -1)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from yoloflow.boxes import box_iou, cxcywh_to_xyxy
-from yoloflow.losses.anchor_based import AnchorLoss, decode
+from yoloflow.decoding import decode_anchor_boxes
+from yoloflow.losses.anchor_based import AnchorLoss
 from yoloflow.losses.anchor_matching import Match
 from yoloflow.losses.dynamic_k import Matching, class_cost, match_dynamic_k
 from yoloflow.losses.objects import Objects, read_objects
@@ -55,9 +56,8 @@ class YOLOv7Loss(AnchorLoss):
     def _candidates(self, raw: Tensor, match: Match, stride: int) -> tuple[Tensor, Tensor]:
         """Boxes (B, M, 4) in pixels and scores (B, M, nc) that a level's candidates predict."""
         shares = rows_at(raw.flatten(1, 3), match.cells).sigmoid()
-        boxes = decode(shares, match)
-        boxes = torch.cat((boxes[..., :2] + match.corners_xy, boxes[..., 2:]), -1) * stride
-        return cxcywh_to_xyxy(boxes), (shares[..., 5:] * shares[..., 4:5]).sqrt()
+        boxes = decode_anchor_boxes(shares, match.anchors_wh, match.corners_xy)
+        return cxcywh_to_xyxy(boxes * stride), (shares[..., 5:] * shares[..., 4:5]).sqrt()
 
 
 class YOLOv7AuxLoss(YOLOv7Loss):

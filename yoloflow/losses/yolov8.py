@@ -8,15 +8,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import log_softmax, softplus
 
-from yoloflow.boxes import anchor_points, box_iou
-from yoloflow.losses.distribution_focal import (
-    distances_to_xyxy,
-    distribution_focal_loss,
-    expected_distances,
-    xyxy_to_distances,
-)
+from yoloflow.boxes import box_iou
+from yoloflow.decoding import cell_centres, distances_to_xyxy, expected_distances, xyxy_to_distances
 from yoloflow.losses.loss import Loss, NetworkFacts
 from yoloflow.losses.objects import read_objects
 from yoloflow.losses.tables import LARGEST_TABLE, in_groups, rows_at
@@ -141,5 +136,25 @@ class _Grid(NamedTuple):
 
 
 def _anchor_grid(levels: Sequence[Tensor], stride: Sequence[int]) -> _Grid:
-    centres, strides = anchor_points(levels, stride)
+    centres, strides = cell_centres([level.shape[2:] for level in levels], stride, levels[0].device)
     return _Grid(centres * strides, strides[:, 0])
+
+
+def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
+    """Returns the cross-entropy of each side with the two bins around its distance, mean of the four sides.
+
+    Generalized Focal Loss, Li et al. 2020, equation 6.
+
+    Args:
+        logits: (B, 4, R, N).
+        distances: (B, N, 4) in bins; brought into 0 .. R - 1.01, so that both bins exist.
+
+    Returns:
+        (B, N) losses.
+    """
+    distances = distances.mT[:, :, None].clamp(0, logits.shape[2] - 1.01)
+    left = distances.long()
+    weight = distances - left
+    log_probability = log_softmax(logits, 2)
+    near, far = log_probability.gather(2, left), log_probability.gather(2, left + 1)
+    return -torch.lerp(near, far, weight).mean((1, 2))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from yoloflow.boxes import box_iou, cxcywh_to_xyxy
+from yoloflow.decoding import cell_centres
 from yoloflow.losses.dynamic_k import Matching, class_cost, match_dynamic_k
 from yoloflow.losses.loss import Loss
 from yoloflow.losses.objects import read_objects
@@ -91,23 +92,15 @@ class YOLOXLoss(Loss):
 
     def _cells(self, outputs: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Centres (N, 2) and strides (N, 1) of all cells in pixels."""
-        centres, strides = [], []
-        for stride in self.stride:
-            height, width = (side // stride for side in images.shape[2:])
-            y, x = torch.meshgrid(
-                torch.arange(height, device=outputs.device),
-                torch.arange(width, device=outputs.device),
-                indexing="ij",
-            )
-            centres.append((torch.stack((x, y), -1).view(-1, 2) + 0.5) * stride)
-            strides.append(centres[-1].new_full((height * width, 1), stride))
-        if outputs.shape[1:] != (sum(len(level) for level in centres), 5 + self.nc):
+        sizes_hw = [[side // stride for side in images.shape[2:]] for stride in self.stride]
+        centres, strides = cell_centres(sizes_hw, self.stride, outputs.device)
+        if outputs.shape[1:] != (len(centres), 5 + self.nc):
             raise YoloflowError(
                 f"loss: the network gives {tuple(outputs.shape[1:])} cells and channels; images of "
                 f"{tuple(images.shape[2:])}, stride {list(self.stride)} and nc={self.nc} need "
-                f"{(sum(len(level) for level in centres), 5 + self.nc)}"
+                f"{(len(centres), 5 + self.nc)}"
             )
-        return torch.cat(centres), torch.cat(strides)
+        return centres * strides, strides
 
     @torch.no_grad()
     def _match(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 
+from yoloflow.runtime.settings import Determinism
 from yoloflow.structures import YoloflowError, nearest_names
-
-Determinism = Literal["none", "data", "bitwise"]
 
 
 def set_determinism(level: str) -> None:

@@ -72,7 +72,7 @@ class GradReducer:
 class DistributedGradReducer(GradReducer):
     """Several processes with one device each, through `DistributedDataParallel`.
 
-    The mean is taken; see `StepOptions.loss_ratio`.
+    The mean is taken; see `StepSettings.loss_ratio`.
     """
 
     def __init__(self) -> None:
