@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from yoloflow.families import load_part, part_names
 from yoloflow.losses.loss import Loss, NetworkFacts
 from yoloflow.losses.staged import StagedLoss
-from yoloflow.settings import Section
+from yoloflow.settings import describe
 from yoloflow.structures import YoloflowError, nearest_names
 
-__all__ = ["Loss", "NetworkFacts", "create_loss", "hyper_parameter_names"]
+__all__ = ["Loss", "NetworkFacts", "create_loss", "loss_faults"]
 
 VARIANTS = ("published", "mindyolo")
 
@@ -39,7 +39,7 @@ def create_loss(
         variant: "published" follows the papers, "mindyolo" the reference wherever it deviates.
         stages: hyper-parameters that differ in a stage of the training, one mapping for each stage; none
             where the loss stays the same.
-        **hyper_parameters: those of `hyper_parameter_names(name)`.
+        **hyper_parameters: fields of the loss's `settings_class`.
 
     Raises:
         YoloflowError: unknown name, variant or hyper-parameter, or a value of the wrong kind.
@@ -50,7 +50,10 @@ def create_loss(
     loss_class = _loss_class(name)
     if variant not in VARIANTS:
         raise YoloflowError(f"variant={variant}: unknown; {nearest_names(variant, VARIANTS)}")
-    settings = _settings(name, loss_class.settings_class, hyper_parameters)
+    faults = loss_faults(name, hyper_parameters)
+    if faults:
+        raise YoloflowError("\n".join(f"loss.{key}: {text}" for key, text in faults.items()))
+    settings = loss_class.settings_class(**hyper_parameters)
     levels = None if isinstance(anchors, int) else anchors
     if levels is not None and not loss_class.needs_anchors:
         raise YoloflowError(
@@ -63,13 +66,23 @@ def create_loss(
     return loss_class(settings, NetworkFacts(stride, nc, levels))
 
 
-def hyper_parameter_names(name: str) -> list[str]:
-    """Returns the keys that the `loss` section may have beside its name.
+def loss_faults(name: str, hyper_parameters: Mapping[str, object]) -> dict[str, str]:
+    """Returns what is wrong with hyper-parameters, by their keys.
 
     Raises:
         YoloflowError: unknown name.
     """
-    return list(_loss_class(name).settings_class.model_fields)
+    settings_class = _loss_class(name).settings_class
+    try:
+        settings_class.model_validate(dict(hyper_parameters))
+    except ValidationError as error:
+        known, faults = settings_class.model_fields, {}
+        for fault in error.errors(include_url=False):
+            key = str(fault["loc"][0])
+            unknown = f"{name} has no such hyper-parameter; {nearest_names(key, known)}"
+            faults[key] = describe(fault) if key in known else unknown
+        return faults
+    return {}
 
 
 def _loss_class(name: str) -> type[Loss]:
@@ -77,16 +90,3 @@ def _loss_class(name: str) -> type[Loss]:
     if name not in known:
         raise YoloflowError(f"loss.name={name}: no such loss; {nearest_names(name, known)}")
     return load_part("Loss", name)
-
-
-def _settings(name: str, settings_class: type[Section], values: Mapping[str, object]) -> Section:
-    try:
-        return settings_class.model_validate(dict(values))
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        key = str(fault["loc"][0])
-        if fault["type"] == "extra_forbidden":
-            known = nearest_names(key, settings_class.model_fields)
-            raise YoloflowError(f"loss.{key}: {name} has no such hyper-parameter; {known}") from error
-        text = fault["msg"].removeprefix("Input ")
-        raise YoloflowError(f"loss.{key}={values[key]!r}: {name}: {text}") from error
