@@ -41,7 +41,7 @@ class RunFolder:
 
     @property
     def plots(self) -> Path:
-        """Pictures."""
+        """Images."""
         return self.path / "plots"
 
     @property
