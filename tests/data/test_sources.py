@@ -1,4 +1,4 @@
-"""Where images to predict on come from: lists that go on, cameras, threads that read ahead."""
+"""Where pictures to predict on come from: lists that go on, cameras, threads that read ahead."""
 
 import io
 import itertools
@@ -56,7 +56,7 @@ def test_read_ahead_or_not_the_frames_are_the_same(pictures: Path, tmp_path: Pat
 
 
 def test_a_list_is_read_line_by_line_and_what_is_missing_is_named(pictures: Path) -> None:
-    lines = f"{images}/03.png\n\n{images}/gone.png\r\n{images}\n{images}/01.png"
+    lines = f"{pictures}/03.png\n\n{pictures}/gone.png\r\n{pictures}\n{pictures}/01.png"
     problems: list[Problem] = []
     # A reader that gives few bytes at a time cuts lines in the middle.
     stream = io.BytesIO(lines.encode())
@@ -82,7 +82,7 @@ def test_predictions_start_before_the_list_ends(run: Path, pictures: Path) -> No
         frames = read_frames([PathList(stream)], [], ahead=4)
         results = detector.detect_all(frames, DetectSettings(conf_thres=0.0), batch_size=1)
         for k in range(3):
-            writer.write(f"{images}/{k:02d}.png\n".encode())
+            writer.write(f"{pictures}/{k:02d}.png\n".encode())
             frame, found = next(results)
             assert frame.path.name == f"{k:02d}.png"
             assert len(found) > 0
@@ -112,8 +112,8 @@ def test_no_more_than_asked_for_is_read_ahead(pictures: Path) -> None:
         assert stream.asked <= 10 + ahead + 1
 
 
-def test_memory_does_not_grow_with_the_number_of_images(run: Path, tmp_path: Path) -> None:
-    # Decoded, an image takes 0.5 MB: 150 of them at once would be 72 MB.
+def test_memory_does_not_grow_with_the_number_of_pictures(run: Path, tmp_path: Path) -> None:
+    # Decoded, a picture takes 0.5 MB: 150 of them at once would be 72 MB.
     path = tmp_path / "large.png"
     cv2.imwrite(str(path), np.full((400, 400, 3), 90, np.uint8))
     detector = Detector.load(run, device="cpu")
@@ -235,7 +235,7 @@ def test_the_command_takes_a_list_on_standard_input(
     run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    (tmp_path / "list.txt").write_text("".join(f"{images}/{k:02d}.png\n" for k in (5, 2, 9)))
+    (tmp_path / "list.txt").write_text("".join(f"{pictures}/{k:02d}.png\n" for k in (5, 2, 9)))
     arguments = ["yoloflow", "predict", str(run), "-", "--save-dir", str(out), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", arguments)
     with (tmp_path / "list.txt").open() as file:
