@@ -33,7 +33,7 @@ def join(rank: int, folder: str, seconds: float) -> None:
 
 def agree_as_a_rank(rank: int, folder: str) -> None:
     join(rank, folder, 60)
-    stop = StopRequest(2, 60)
+    stop = StopRequest(Ranks(rank, 2, rank, timeout_s=60))
     assert stop.agree() == (None, False)
     assert stop.agree(wants_state=rank == 1) == (None, True)
     with stop.listen():
@@ -67,8 +67,7 @@ def train_by_the_clock(rank: int, folder: str) -> None:
         step,
         None,
         SleepAt(rank),
-        ranks=Ranks(rank, 2, rank),
-        rank_timeout=20.0,
+        ranks=Ranks(rank, 2, rank, timeout_s=20),
         save_minutes=0.05 / 60,
     )
     trainer.train()
@@ -84,7 +83,7 @@ def test_states_by_the_clock_are_written_by_all_ranks_at_the_same_step(tmp_path:
 
 def wait_in_vain(rank: int, folder: str) -> None:
     join(rank, folder, 2)
-    stop = StopRequest(2, 2)
+    stop = StopRequest(Ranks(rank, 2, rank, timeout_s=2))
     if rank == 0:
         with pytest.raises(RuntimeError, match="2000ms"):
             stop.agree()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from yoloflow.settings import Count, Section, Share
+from yoloflow.data.settings import BatchSettings
+from yoloflow.settings import Count, Share
 
 
-class EvaluationSettings(Section):
+class EvaluationSettings(BatchSettings):
     """Which detections of a network are evaluated."""
 
     conf_thres: Share = Field(0.001, description="lowest score of a detection in evaluation")

@@ -10,6 +10,7 @@ from typing import Any
 from yoloflow.losses.anchor_based import AnchorLoss
 from yoloflow.losses.loss import Loss
 from yoloflow.losses.paired import YOLOv9Loss, YOLOv10Loss
+from yoloflow.losses.settings import LossSettings
 from yoloflow.losses.staged import StagedLoss
 from yoloflow.losses.yolov4 import YOLOv4Loss
 from yoloflow.losses.yolov7 import YOLOv7AuxLoss, YOLOv7Loss
@@ -36,7 +37,7 @@ VARIANTS = ("published", "mindyolo")
 
 
 def create_loss(
-    name: str,
+    name: str | LossSettings,
     *,
     anchors: int | Sequence[Sequence[float]] | None = 1,
     stride: Sequence[int],
@@ -48,7 +49,8 @@ def create_loss(
     """The loss `name` of the table `LOSSES`.
 
     Args:
-        name: MindYOLO's class name, such as "YOLOv8Loss".
+        name: MindYOLO's class name, such as "YOLOv8Loss", or a recipe's section, which has the
+            hyper-parameters too.
         anchors: the network's anchors, level by level; 1 or None where it has none.
         stride: pixels a cell, level by level.
         nc: number of classes.
@@ -60,6 +62,8 @@ def create_loss(
     Raises:
         YoloflowError: unknown name, variant or hyper-parameter, or a value of the wrong kind.
     """
+    if isinstance(name, LossSettings):
+        hyper_parameters, stages, name = name.hyper_parameters | hyper_parameters, name.stages, name.name
     if stages:
         create = partial(create_loss, name, anchors=anchors, stride=stride, nc=nc, variant=variant)
         return StagedLoss([create(**{**hyper_parameters, **stage}) for stage in stages])
@@ -72,7 +76,7 @@ def create_loss(
         raise YoloflowError(
             f"loss {name} works without anchors, but the network section gives anchors={anchors}"
         )
-    facts = {"anchors": anchors, "stride": stride, "nc": nc, "variant": variant}
+    facts = {"anchors": anchors or 1, "stride": stride, "nc": nc, "variant": variant}
     wanted: dict[str, Any] = {key: value for key, value in facts.items() if key in parameters}
     return loss_class(**wanted, **hyper_parameters)
 

@@ -15,6 +15,8 @@ from typing import cast
 import torch
 import torch.distributed as dist
 
+from yoloflow.runtime.ranks import Ranks
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ECHO_SECONDS = 1.0
 
@@ -45,19 +47,19 @@ class StopRequest:
     be done again. With several ranks it waits for the end of the block, since the others wait for each other.
     """
 
-    def __init__(self, world_size: int = 1, timeout_s: float = 900.0) -> None:
-        """Prepare; signals are caught from `listen` on.
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        """Prepares to catch signals from `listen` on.
 
         Args:
-            world_size: processes that stop together.
-            timeout_s: bound of the wait for the others, in seconds.
+            ranks: the processes that stop together; None: this one.
         """
-        self._rank_size = world_size
+        ranks = ranks or Ranks()
+        self._world_size = ranks.world_size
         self._signal_number: int | None = None
         self._raises = False
         self._agreement: dist.ProcessGroup | None = None
-        if world_size > 1:
-            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        if ranks.world_size > 1:
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=ranks.timeout_s))
             self._agreement = cast(dist.ProcessGroup, group)
 
     @contextmanager
@@ -70,7 +72,7 @@ class StopRequest:
         owner = os.getpid()
         try:
             # A launcher passes on the SIGINT that the terminal has sent to all: that is no second one.
-            with leave_at_second_interrupt(_ECHO_SECONDS if self._rank_size > 1 else 0.0):
+            with leave_at_second_interrupt(_ECHO_SECONDS if self._world_size > 1 else 0.0):
                 yield
         finally:
             if os.getpid() == owner:
@@ -80,7 +82,7 @@ class StopRequest:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Raise `TrainingStopped` inside as soon as a signal comes; one that came before raises here."""
-        self._raises = self._rank_size == 1
+        self._raises = self._world_size == 1
         try:
             if self._raises and self._signal_number is not None:
                 raise TrainingStopped(self._signal_number)

@@ -26,12 +26,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among its peers; one process is rank 0 of 1. `local_` counts those of one machine."""
+    """This process among its peers; one process is rank 0 of 1.
+
+    Attributes:
+        rank: of this process.
+        world_size: processes of all machines.
+        local_rank: of this process on its machine.
+        local_size: processes of this machine.
+        timeout_s: bound of every wait for the others, in seconds.
+    """
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    timeout_s: float = 900.0
 
     @property
     def is_main(self) -> bool:
@@ -59,6 +68,7 @@ def init_ranks(
         world_size=int(os.environ.get("WORLD_SIZE", 1)),
         local_rank=int(os.environ.get("LOCAL_RANK", 0)),
         local_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        timeout_s=timeout_s,
     )
     if threads is not None:
         torch.set_num_threads(threads)

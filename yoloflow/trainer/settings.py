@@ -6,7 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from yoloflow.models.settings import ModelSettings
+from yoloflow.optim.settings import AverageSettings
 from yoloflow.settings import Count, Section
+
+
+class StartSettings(ModelSettings, AverageSettings):
+    """The weights that a training starts from."""
 
 
 class TrainerSettings(Section):

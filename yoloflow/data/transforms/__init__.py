@@ -4,7 +4,7 @@
 """
 
 from yoloflow.data.transforms.pipeline import Pipeline, Step, Transform
-from yoloflow.data.transforms.rows import DONE_BY_LOADER, TRANSFORMS, check_transforms, create_transforms
+from yoloflow.data.transforms.rows import DONE_BY_LOADER, TRANSFORMS, check_transform, create_transforms
 
 __all__ = [
     "DONE_BY_LOADER",
@@ -12,6 +12,6 @@ __all__ = [
     "Pipeline",
     "Step",
     "Transform",
-    "check_transforms",
+    "check_transform",
     "create_transforms",
 ]
