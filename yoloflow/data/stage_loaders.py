@@ -112,9 +112,7 @@ def create_test_loader(
         index, batches.img_size, settings.test_rows, cache=cache or "none", shrink=settings.test_shrink
     )
     loader = create_loader(
-        COCODataset(
-            index, batches.img_size, settings.test_rows, cache=cache or "none", shrink=settings.test_shrink
-        ),
+        dataset,
         batches.per_batch_size,
         rank=ranks.rank,
         world_size=ranks.world_size,
