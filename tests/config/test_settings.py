@@ -1,4 +1,4 @@
-"""A setting lives once: in its room's section, which Config composes and which refuses bad values in Python."""
+"""A setting lives once: in the section of its room, which Config composes."""
 
 from collections.abc import Iterator
 
