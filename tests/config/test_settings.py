@@ -63,12 +63,15 @@ def test_the_keys_of_a_run_begin_with_its_place_and_end_with_the_nested_sections
     ("make", "message"),
     [
         (lambda: StepSettings(accumulate=0), "accumulate: should be greater than or equal to 1, not 0"),
-        (lambda: StepSettings(jit="yes"), "jit: should be a valid boolean, not 'yes'"),
-        (lambda: StepSettings(jitt=True), "jitt: unknown key"),
-        (lambda: LossSettings(), "name: is required"),
-        (lambda: Outer(inner={"number": -1}), "inner.number: should be greater than or equal to 0, not -1"),
+        (lambda: StepSettings(jit="yes"), "jit: should be a valid boolean, not 'yes'"),  # type: ignore[arg-type]
+        (lambda: StepSettings(jitt=True), "jitt: unknown key"),  # type: ignore[call-arg]
+        (lambda: LossSettings(), "name: is required"),  # type: ignore[call-arg]
         (
-            lambda: Outer(inners=[{"number": "x"}, 3]),
+            lambda: Outer(inner={"number": -1}),  # type: ignore[arg-type]
+            "inner.number: should be greater than or equal to 0, not -1",
+        ),
+        (
+            lambda: Outer(inners=[{"number": "x"}, 3]),  # type: ignore[list-item]
             "inners.0.number: should be a valid integer, not 'x'\n"
             "inners.1: should be a section with keys, not 3",
         ),

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ YOLOV8 = OptimizerSettings(
     gp_weight_decay=0.0005,
 )
 # Of the reference's configurations: what sets the tables of each family apart from YOLOv8's.
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "yolov3": {"group_param": "yolov3", "end_factor": 0.1, "gp_weight_decay": 0.001},
     "yolov4": {
         "group_param": "yolov4",
@@ -112,7 +113,7 @@ def curves() -> dict[str, np.ndarray]:
     def table(group: str = "no_decay", **keys: object) -> np.ndarray:
         return create_lr_scheduler(OptimizerSettings(**keys), length)[group]
 
-    yolox = {"lr_scheduler": "yolox", "group_param": "filter_bias_and_bn", "end_factor": 0.05}
+    yolox: dict[str, Any] = {"lr_scheduler": "yolox", "group_param": "filter_bias_and_bn", "end_factor": 0.05}
     warmed = {
         "lr_scheduler": "cosine",
         "group_param": "yolov8",
@@ -253,7 +254,7 @@ def test_schedules_are_computed_without_torch() -> None:
         ({"momentum": 0.0, "nesterov": True}, "Nesterov needs a momentum above 0"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_refused_by_name(keys: dict[str, object], message: str) -> None:
+def test_a_value_that_cannot_be_meant_is_refused_by_name(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(YoloflowError, match=message):
         OptimizerSettings(**keys)
 

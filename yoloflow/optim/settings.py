@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from yoloflow.settings import NotNegative, Section, key_error
 from yoloflow.structures import YoloflowError
 
+GroupParam = Literal["yolov3", "yolov4", "yolov5", "yolov7", "yolov8", "filter_bias_and_bn"]
 ParameterKind = Literal["bias", "weight", "norm", "other"]
 
 
@@ -60,7 +61,7 @@ def _three_groups(curve: str, mindyolo_peak_groups: frozenset[str] = frozenset()
     )
 
 
-STRATEGIES: dict[str | None, GroupStrategy] = {
+STRATEGIES: dict[GroupParam | None, GroupStrategy] = {
     "yolov3": _three_groups("cosine"),
     "yolov4": GroupStrategy(
         group_of_kind=_TWO,
@@ -113,9 +114,7 @@ class OptimizerSettings(Section):
         le=1,
         description="part of all updates the warm-up has at most, for small data sets (null: no limit)",
     )
-    group_param: Literal["yolov3", "yolov4", "yolov5", "yolov7", "yolov8", "filter_bias_and_bn"] | None = (
-        Field(None, description="how parameters are grouped (null: one group)")
-    )
+    group_param: GroupParam | None = Field(None, description="how parameters are grouped (null: one group)")
     gp_weight_decay: NotNegative = Field(
         0.0, description="weight decay of the decayed group for nbs images an update"
     )
