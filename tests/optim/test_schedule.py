@@ -110,11 +110,11 @@ def curves() -> dict[str, np.ndarray]:
     """The reference's curves by name, from our functions."""
     length = RunLength(epochs=10, steps_per_epoch=20, total_batch_size=64)
 
-    def table(group: str = "no_decay", **keys: object) -> np.ndarray:
+    def table(group: str = "no_decay", **keys: Any) -> np.ndarray:
         return create_lr_scheduler(OptimizerSettings(**keys), length)[group]
 
     yolox: dict[str, Any] = {"lr_scheduler": "yolox", "group_param": "filter_bias_and_bn", "end_factor": 0.05}
-    warmed = {
+    warmed: dict[str, Any] = {
         "lr_scheduler": "cosine",
         "group_param": "yolov8",
         "by_epoch": False,

@@ -47,7 +47,7 @@ CALLBACKS: dict[str, type[BaseCallback]] = {
 
 
 def create_callback(rows: Iterable[Mapping[str, Any]]) -> list[BaseCallback]:
-    """Callbacks from a recipe's rows.
+    """Creates callbacks from a recipe's rows.
 
     Args:
         rows: mappings with `name` (a key of `CALLBACKS`) and that class's own arguments.
