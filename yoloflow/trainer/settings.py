@@ -11,7 +11,7 @@ from yoloflow.optim.settings import AverageSettings
 from yoloflow.settings import Count, Section
 
 
-class StartSettings(ModelSettings, AverageSettings):
+class StartSettings(AverageSettings, ModelSettings):
     """The weights that a training starts from."""
 
 
