@@ -210,7 +210,6 @@ class DataSettings(Section):
         """Length of each stage in steps, fitted to a training of `epochs` epochs."""
         if not isinstance(self.train_transforms, Stages):
             return [epochs * steps_per_epoch]
-        if self.train_transforms.stage_epochs is not None:
-            fitted = fit_stages(self.train_transforms.stage_epochs, epochs)
-            return [length * steps_per_epoch for length in fitted]
+        if self.stage_epochs is not None:
+            return [length * steps_per_epoch for length in fit_stages(self.stage_epochs, epochs)]
         return fit_stages(self.train_transforms.lengths, epochs * steps_per_epoch, "steps")
