@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from yoloflow.data.caches.images import Storage
-from yoloflow.data.order import Sampler
 from yoloflow.data.problems import Policy, PolicyError, PolicySetting
+from yoloflow.data.samplers import SamplerName
 from yoloflow.data.stages import fit_stages
 from yoloflow.settings import Count, OneOrMore, Row, Section, Words, key_error
 
@@ -146,7 +146,7 @@ class DataSettings(Section):
         False, description="train on rectangles that fit the images of a batch; or one for each stage"
     )
     test_rect: bool = Field(False, description="evaluate on rectangles that fit each image")
-    sampler: Sampler | list[Sampler] = Field(
+    sampler: SamplerName | list[SamplerName] = Field(
         "uniform", description="how often an image comes (see docs/data.md); or one for each stage"
     )
 

@@ -1,4 +1,4 @@
-"""The loaders of a whole training, one for each stage, and that of an evaluation."""
+"""Creates the loaders of a training, one for each stage, and that of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from yoloflow.data.caches.images import ImageCache, open_image_cache
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader
-from yoloflow.data.order import create_order
+from yoloflow.data.samplers import create_sampler
 from yoloflow.data.settings import BatchSettings, DataSettings
 from yoloflow.data.shapes import MultiScale, Rectangular, Shapes, multi_scale_sides
 from yoloflow.data.stages import Stage
@@ -29,7 +29,7 @@ def create_stage_loaders(
     seed: int = 0,
     ranks: Ranks = ONE_RANK,
 ) -> ConcatLoader:
-    """A loader for each stage, joined; stages of the same image size share one image cache.
+    """Create a loader for each stage and join them; stages of the same image size share one image cache.
 
     Args:
         index: the training set.
@@ -71,9 +71,11 @@ def create_stage_loaders(
             num_parallel_workers=min(settings.num_parallel_workers, os.cpu_count() or 1),
             max_labels=settings.max_labels,
         )
-        order = create_order(stage.sampler, index, seed)
+        sampler = create_sampler(stage.sampler, index, seed)
         shapes = _create_shapes(stage, dataset, sides, stride)
-        loaders.append(replace(loader, order=order, shapes=shapes, timeout_s=settings.load_timeout or 0.0))
+        loaders.append(
+            replace(loader, sampler=sampler, shapes=shapes, timeout_s=settings.load_timeout or 0.0)
+        )
     return ConcatLoader(loaders, [stage.steps for stage in stages])
 
 
@@ -91,7 +93,7 @@ def create_test_loader(
     ranks: Ranks = ONE_RANK,
     promised: int | None = None,
 ) -> StageLoader:
-    """The loader of an evaluation: each image once, in order.
+    """Create the loader of an evaluation: each image once, in order.
 
     Args:
         index: the validation set.

@@ -9,7 +9,7 @@ from yoloflow.settings import Count, Share
 
 
 class EvaluationSettings(BatchSettings):
-    """Which detections of a network are evaluated."""
+    """Settings of evaluation: size of images and batches, thresholds and limits of detections."""
 
     conf_thres: Share = Field(0.001, description="lowest score of a detection in evaluation")
     iou_thres: Share = Field(0.65, description="overlap above which NMS removes the weaker of two boxes")
