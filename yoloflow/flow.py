@@ -14,7 +14,9 @@ from yoloflow.evaluation.create import create_test_fn
 from yoloflow.losses import create_loss
 from yoloflow.models import create_model
 from yoloflow.models.precision import create_precision
-from yoloflow.optim import create_group_param, create_optimizer, create_schedule
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
 from yoloflow.run.folder import choose_run
 from yoloflow.run.lock import release_run_lock
 from yoloflow.runtime.random_generators import seed_everything, set_determinism
