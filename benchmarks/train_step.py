@@ -26,10 +26,16 @@ from yoloflow.train_step.step import StepSettings, TrainStep
 def build_step(config: Config, classes: int, channels_last: bool, jit: bool = False) -> TrainStep:
     torch.manual_seed(0)
     network = create_model(config.network.model_name, config.network_table(), classes)
-    settings, length = config.optimizer.settings(), config.run_length(100)
+    settings, length = config.optimizer, config.run_length(100)
     return create_train_step_fn(
         network,
-        create_loss(**config.loss_arguments(network.stride, classes)),
+        create_loss(
+            config.loss,
+            anchors=config.network.anchors,
+            stride=network.stride,
+            nc=classes,
+            variant=config.variant,
+        ),
         create_optimizer(create_group_param(network, settings, length), settings),
         create_schedule(settings, length),
         ema=EMA(network),

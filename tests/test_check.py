@@ -16,6 +16,7 @@ from yoloflow.cli import app
 from yoloflow.config.reader import load_config
 from yoloflow.data.index import read_index
 from yoloflow.data.problems import KINDS, Policy, summarise_problems
+from yoloflow.data.sets import read_sets
 from yoloflow.structures import YoloflowError
 
 GOOD = "0 .5 .5 .2 .25\n"
@@ -210,7 +211,7 @@ def sets_with_a_leak(root: Path) -> list[str]:
 def test_leaks_between_training_and_validation_are_found_by_path_and_by_pixels(tmp_path: Path) -> None:
     overrides = sets_with_a_leak(tmp_path)
     config = load_config("yolov8n", overrides)
-    quick = config.data.read_sets(320, with_val=True)["train_set"]
+    quick = read_sets(config.data, 320, with_val=True)["train_set"]
     assert [(Path(p.file).stem, p.kind) for p in quick.problems] == [("b", "leaked-image")]
     done = check_data(config)
     leaks = {Path(p.file).stem: p.detail for p in done.sets["train_set"].problems if p.kind == "leaked-image"}
@@ -221,13 +222,13 @@ def test_leaks_between_training_and_validation_are_found_by_path_and_by_pixels(t
 
 def test_leaked_images_leave_the_training_set_if_the_user_says_so(tmp_path: Path) -> None:
     overrides = [*sets_with_a_leak(tmp_path), "data.problems={leaked-image: drop-image}"]
-    sets = load_config("yolov8n", overrides).data.read_sets(320, with_val=True)
+    sets = read_sets(load_config("yolov8n", overrides).data, 320, with_val=True)
     assert [Path(path).stem for path in sets["train_set"].image_paths] == ["c"]
     assert len(sets["val_set"]) == 3
     assert_account_closes(sets["train_set"])
     config = load_config("yolov8n", [*sets_with_a_leak(tmp_path), "data.problems={leaked-image: error}"])
     with pytest.raises(YoloflowError, match="leaked-image"):
-        config.data.read_sets(320, with_val=True)
+        read_sets(config.data, 320, with_val=True)
 
 
 def test_orphans_are_label_files_and_not_any_text(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from yoloflow.config.reader import load_config
 from yoloflow.convert import Reading, convert
 from yoloflow.data.formats.outlines import join_parts, outline_of_mask, read_mask, split_parts
 from yoloflow.data.index import read_index
+from yoloflow.data.sets import read_set
 from yoloflow.structures import DatasetIndex, YoloflowError
 
 TRIANGLE = [10.25, 10.5, 30.0, 10.5, 10.25, 40.75]
@@ -99,7 +100,7 @@ def test_coco_to_yolo_says_what_it_loses_and_keeps_the_rest(tmp_path: Path) -> N
         "lost: 3 category ids became positions in the list of names",
     }
     config = load_config("yolov8n", [f"data={_with_val(tmp_path / 'out')}"])
-    first, second = read_index(str(source)), config.data.read("train_set")
+    first, second = read_index(str(source)), read_set(config.data, "train_set")
     kept = ~first.is_crowd
     assert second.problems == []
     assert second.names == ["cat", "cow & calf", "dog"]
@@ -144,7 +145,7 @@ def test_a_data_set_file_is_converted_split_by_split(tmp_path: Path) -> None:
     convert([str(tmp_path / "in" / "data.yaml")], "coco", tmp_path / "out")
     config = load_config("yolov8n", [f"data={tmp_path / 'out' / 'data.yaml'}"])
     for key, split in (("train_set", "train"), ("val_set", "val")):
-        second = config.data.read(key)  # type: ignore[arg-type]
+        second = read_set(config.data, key)  # type: ignore[arg-type]
         first = read_index(str(tmp_path / "in" / split / "list.txt"), names=["cat", "dog"])
         assert_same(first, second, 1e-6)
     assert (tmp_path / "out" / "annotations" / "test.json").exists()

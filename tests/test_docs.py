@@ -149,8 +149,8 @@ def test_the_file_map_names_every_file_by_itself_or_by_its_folder() -> None:
         for name in files
         if name not in named
         and not name.startswith(folders)
-        # A room's __init__.py only gathers its names.
-        and not re.fullmatch(r"\w+/__init__\.py", name)
+        # A room's __init__.py only gathers its names, and its settings.py holds its section.
+        and not re.fullmatch(r"\w+/(__init__|settings)\.py", name)
     ]
     assert missing == []
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {"recipes"}

@@ -15,9 +15,10 @@ from torch import nn
 
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
+from yoloflow.evaluate import evaluate_run
 from yoloflow.evaluation.result import EvaluationResult
 from yoloflow.export import ExportSummary, export
-from yoloflow.flow import evaluate_run, train
+from yoloflow.flow import train
 from yoloflow.models import Network, create_model
 from yoloflow.models.exported import ExportedNetwork, require_packages
 from yoloflow.structures import YoloflowError

@@ -64,7 +64,7 @@ def test_a_loss_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(FAMILIES, "SmallLogit", written_line("SmallLogit"))
     config = load_config("yolov8n", ["loss.name=SmallLogitLoss", "network.width_multiple=0.125"])
     network = create_model("yolov8", config.network_table(), num_classes=3)
-    loss_fn = create_loss(**config.loss_arguments(network.stride, 3))
+    loss_fn = create_loss(config.loss, anchors=config.network.anchors, stride=network.stride, nc=3)
     assert loss_fn.loss_item_name[-1] == "logits"
     first, *_, last = trained(network, loss_fn, 3)
     assert last != first
@@ -81,7 +81,7 @@ def test_a_family_with_its_own_head_and_loss_is_three_files_and_one_line(
     config = load_config(package / recipe)
     torch.manual_seed(0)
     network = create_model(config.network.model_name, config.network_table(), num_classes=3)
-    loss_fn = create_loss(**config.loss_arguments(network.stride, 3))
+    loss_fn = create_loss(config.loss, anchors=config.network.anchors, stride=network.stride, nc=3)
     found = trained(network, loss_fn, 20)
     assert found[-1] < found[0] / 2
     boxes_and_scores = network.eval()(IMAGES)[0]

@@ -13,7 +13,8 @@ import torch
 import yoloflow
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
-from yoloflow.flow import evaluate_run, train
+from yoloflow.evaluate import evaluate_run
+from yoloflow.flow import train
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import load_weights
 

@@ -21,7 +21,7 @@ def plan_of(*overrides: str, steps_per_epoch: int = 19, world_size: int = 1) -> 
 def test_a_plan_holds_the_tables_of_the_training(variant: str, accumulate: int) -> None:
     config = load_config("yolov8n", ["epochs=30", f"accumulate={accumulate}", f"variant={variant}"])
     plan = make_plan(config, 40)
-    settings, length = config.optimizer.settings(), config.run_length(40)
+    settings, length = config.optimizer, config.run_length(40)
     for name, rates in create_lr_scheduler(settings, length, config.variant).items():
         assert np.array_equal(plan.schedule.lr_by_group[name], rates)
     momentum = create_warmup_momentum_scheduler(settings, length, config.variant)

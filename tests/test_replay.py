@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
+from yoloflow.data.sets import read_set
 from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.replay import Replay
 from yoloflow.structures import YoloflowError
@@ -33,8 +34,8 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def test_the_trace_of_a_sample_ends_with_what_training_gets(overrides: list[str]) -> None:
     config = load_config("yolov8n", overrides)
-    index = config.data.read("train_set")
-    loader = create_stage_loaders(index, config.stages(3), config.loader_options())
+    index = read_set(config.data, "train_set")
+    loader = create_stage_loaders(index, config.stages(3), config.data, config)
     batches = list(loader.batches())
     for step in (0, 5, 7, 35):
         stage = loader.loaders[loader.stage_of(step)]

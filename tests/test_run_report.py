@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
+from yoloflow.evaluate import evaluate_run
 from yoloflow.evaluation.run_diagnostics import diagnose_result, stale_reason
 from yoloflow.files import sha256_of
-from yoloflow.flow import evaluate_run, train
+from yoloflow.flow import train
 from yoloflow.run_report import write_report
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import load_weights, save_weights

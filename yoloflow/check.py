@@ -7,6 +7,7 @@ from typing import Any
 
 from yoloflow.config.schema import Config
 from yoloflow.data.problems import Policy, problems_report, summarise_problems
+from yoloflow.data.sets import read_sets
 from yoloflow.data.statistics import describe_statistics, statistics
 from yoloflow.data.threads import Progress
 from yoloflow.structures import DatasetIndex, Problem
@@ -64,7 +65,8 @@ def check_data(config: Config, progress: Progress | None = None) -> DataCheck:
         YoloflowError: a source cannot be read at all, or nothing of it can be used.
     """
     has_val = config.data.val_set is not None
-    sets = config.data.read_sets(
+    sets = read_sets(
+        config.data,
         config.img_size,
         with_val=has_val,
         decode=True,

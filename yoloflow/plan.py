@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yoloflow.config.schema import Config
+from yoloflow.data.sets import read_train_set
 from yoloflow.data.stages import Stage
 from yoloflow.optim.rules import RULES
 from yoloflow.optim.schedule import Schedule, count_warmup_updates, create_schedule, ema_decay
@@ -190,7 +191,7 @@ def make_plan(config: Config, steps_per_epoch: int, world_size: int = 1) -> Plan
     Raises:
         YoloflowError: not one optimizer update.
     """
-    settings = config.optimizer.settings()
+    settings = config.optimizer
     length = config.run_length(steps_per_epoch, world_size)
     return Plan(
         settings=settings,
@@ -217,7 +218,7 @@ def count_steps_per_epoch(config: Config, world_size: int = 1) -> int:
         raise YoloflowError(
             "data.train_set is not set; give data.train_set=..., data=FILE.yaml or --steps-per-epoch N"
         )
-    index = config.read_train_set()
+    index = read_train_set(config.data, config.img_size, config.run_eval)
     steps = len(index) // (config.per_batch_size * world_size)
     if steps < 1:
         raise YoloflowError(

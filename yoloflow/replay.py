@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from yoloflow.config.schema import Config
 from yoloflow.data.loader import StageLoader
+from yoloflow.data.sets import read_train_set
 from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.data.transforms import Sample
 from yoloflow.data.worker import BatchKey
@@ -29,10 +29,15 @@ class Replay:
         Raises:
             YoloflowError: settings or data cannot be used.
         """
-        self.index = config.read_train_set()
-        options = replace(config.loader_options(), cache="none", num_parallel_workers=0)
-        stages = config.stages(config.steps_per_epoch(len(self.index)))
-        self._loader = create_stage_loaders(self.index, stages, options)
+        self.index = read_train_set(config.data, config.img_size, config.run_eval)
+        self._loader = create_stage_loaders(
+            self.index,
+            config.stages(config.steps_per_epoch(len(self.index))),
+            config.data.model_copy(update={"cache": "none", "num_parallel_workers": 0}),
+            config,
+            stride=max(config.network.stride),
+            seed=config.seed,
+        )
 
     def draw_sample(self, epoch: int, index: int) -> Uint8Array:
         """Draw one sample: the image as loaded, then after each transform that it goes through.

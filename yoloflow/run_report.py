@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from yoloflow.evaluate import evaluate_run
 from yoloflow.evaluation.run_diagnostics import diagnostics_of_run, read_sha256, stale_reason
 from yoloflow.files import write_atomically
-from yoloflow.flow import evaluate_run
 from yoloflow.report.page.document import render_page
 from yoloflow.report.page.run_files import read_run
 from yoloflow.run.folder import find_weights

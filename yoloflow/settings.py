@@ -59,8 +59,8 @@ def key_error(key: str, text: str) -> PydanticCustomError:
 
 def location(fault: ErrorDetails) -> Keys:
     """Returns the keys that lead to a fault; names of union branches are among them."""
-    inner = fault["ctx"]["key"].split(".") if fault["type"] == "key_error" else []
-    return (*fault["loc"], *inner)
+    key: str = fault["ctx"]["key"] if fault["type"] == "key_error" else ""
+    return (*fault["loc"], *filter(None, key.split(".")))
 
 
 def describe(fault: ErrorDetails) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from yoloflow.config.catalog import find_recipe, list_recipes
 from yoloflow.config.document import read_value, read_yaml, write_yaml
 from yoloflow.config.reader import dump_config, load_config
+from yoloflow.config.recipes import find_recipe, list_recipes
 from yoloflow.config.schema import Config
 from yoloflow.settings import Section
 from yoloflow.structures import YoloflowError
@@ -222,6 +222,10 @@ def test_a_base_may_be_a_recipe_s_name_and_a_file_beside_comes_first(tmp_path: P
         ("callback:\n  - {nam: x}", 4, "callback.0.name: is required"),
         ("callback:\n  - {name: EvalWhileTran}", 4, "callback[0].name: unknown callback"),
         ("optimizer:\n  weight_decay: 0.1", 4, "optimizer.weight_decay: not used with group_param=yolov8"),
+        ("data:\n  problems: ignore", 4, 'data.problems: must be "repair", "error", or actions by kind'),
+        ("data:\n  problems:\n    box-nam: error", 5, "data.problems.box-nam: no such kind of problem; did"),
+        ("data:\n  problems:\n    box-nan: keep", 5, "data.problems.box-nan: can be drop-box or drop-image"),
+        ("data:\n  sampler: [uniform]", 4, "data.sampler: has 1 values, but there are 2 stages"),
         ("seed: 1\nseed: 2", 4, "duplicate key seed, first at"),
         ("data: {nc: 1, nc: 2}", 3, "duplicate key nc"),
         ("seed: !!python/object:os.system x", 3, "unknown YAML tag"),
@@ -534,17 +538,6 @@ def test_a_config_cannot_be_changed() -> None:
         config.epochs = 3  # type: ignore[misc]
 
 
-def test_the_optimizer_section_has_exactly_the_keys_of_the_optim_room() -> None:
-    from dataclasses import fields
-
-    from yoloflow.config.schema import OptimizerConfig
-    from yoloflow.optim.settings import OptimizerSettings
-
-    assert OptimizerConfig().model_dump() == {
-        field.name: field.default for field in fields(OptimizerSettings)
-    }
-
-
 @pytest.mark.parametrize(
     ("batch", "ranks", "expected"), [(16, 1, 4), (16, 4, 1), (30, 1, 2), (128, 1, 1), (1, 1, 64)]
 )
@@ -557,7 +550,7 @@ def test_accumulation_is_chosen_for_the_nominal_batch(batch: int, ranks: int, ex
 
 def test_listing_recipes_needs_no_heavy_module() -> None:
     code = (
-        "import sys; from yoloflow.config.catalog import list_recipes; assert list_recipes();"
+        "import sys; from yoloflow.config.recipes import list_recipes; assert list_recipes();"
         "heavy = {'torch', 'pydantic', 'cv2', 'matplotlib', 'yaml'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

@@ -15,10 +15,12 @@ from yoloflow.data.caches.decoded_images import ImageCache, open_image_cache
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import create_loader
 from yoloflow.data.samplers import create_sampler
+from yoloflow.data.settings import BatchSettings, DataSettings
 from yoloflow.data.shapes import Rectangular, multi_scale_sides
-from yoloflow.data.stage_loaders import LoaderOptions, create_stage_loaders
+from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.data.stages import Stage, fit_stages
 from yoloflow.data.transforms.rows import Row
+from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import DatasetIndex, YoloflowError
 
 LETTERBOX: list[Row] = [{"func_name": "letterbox", "scaleup": True}]
@@ -44,7 +46,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
     return toy_index(paths, sizes, boxes, classes)
 
 
-OPTIONS = LoaderOptions(batch_size=4, seed=3, cache="none")
+FOUR = BatchSettings(per_batch_size=4)
+SETTINGS = DataSettings(cache="none", num_parallel_workers=0)
 
 
 def test_every_stage_has_its_own_size_scale_and_shape(index: DatasetIndex) -> None:
@@ -53,7 +56,7 @@ def test_every_stage_has_its_own_size_scale_and_shape(index: DatasetIndex) -> No
         Stage(6, LETTERBOX, 96, multi_scale=(0.5, 1.5)),
         Stage(6, LETTERBOX, 128, rect=True),
     ]
-    loader = create_stage_loaders(index, stages, OPTIONS)
+    loader = create_stage_loaders(index, stages, SETTINGS, FOUR, seed=3)
     shapes = [tuple(batch.images.shape[2:]) for batch in loader.batches()]
     assert shapes[:6] == [(64, 64)] * 6
     assert all(height == width and height in (64, 96, 128) for height, width in shapes[6:12])
@@ -65,20 +68,27 @@ def test_every_stage_has_its_own_size_scale_and_shape(index: DatasetIndex) -> No
 
 def test_a_stage_may_begin_within_an_epoch_and_resume_anywhere(index: DatasetIndex) -> None:
     stages = [Stage(4, MOSAIC, 64), Stage(8, LETTERBOX, 96, multi_scale=(0.5, 1.5))]
-    whole = list(create_stage_loaders(index, stages, OPTIONS).batches())
+    whole = list(create_stage_loaders(index, stages, SETTINGS, FOUR, seed=3).batches())
     seen = np.concatenate([batch.indices.numpy() for batch in whole[:6]])
     assert sorted(seen.tolist()) == list(range(24))
     for start in (1, 4, 7, 11):
-        rest = create_stage_loaders(index, stages, OPTIONS).batches(start)
+        rest = create_stage_loaders(index, stages, SETTINGS, FOUR, seed=3).batches(start)
         for first, second in zip(whole[start:], rest, strict=True):
             assert np.array_equal(first.images.numpy(), second.images.numpy())
 
 
 def test_ranks_share_the_shapes_and_images_of_the_global_batch(index: DatasetIndex) -> None:
     for stage in (Stage(6, LETTERBOX, 96, rect=True), Stage(6, LETTERBOX, 96, multi_scale=(0.5, 1.5))):
-        whole = create_stage_loaders(index, [stage], OPTIONS).loaders[0].epoch_batches(2)
+        whole = create_stage_loaders(index, [stage], SETTINGS, FOUR, seed=3).loaders[0].epoch_batches(2)
         halves = [
-            create_stage_loaders(index, [stage], replace(OPTIONS, batch_size=2, rank=rank, world_size=2))
+            create_stage_loaders(
+                index,
+                [stage],
+                SETTINGS,
+                BatchSettings(per_batch_size=2),
+                seed=3,
+                ranks=Ranks(rank, world_size=2),
+            )
             .loaders[0]
             .epoch_batches(2)
             for rank in range(2)
@@ -89,7 +99,7 @@ def test_ranks_share_the_shapes_and_images_of_the_global_batch(index: DatasetInd
 
 
 def test_boxes_fit_their_images_in_rectangles(index: DatasetIndex) -> None:
-    loader = create_stage_loaders(index, [Stage(6, LETTERBOX, 96, rect=True)], OPTIONS)
+    loader = create_stage_loaders(index, [Stage(6, LETTERBOX, 96, rect=True)], SETTINGS, FOUR, seed=3)
     for batch in loader.batches():
         for row, position in enumerate(batch.indices.tolist()):
             labels = batch.labels[row][batch.labels[row, :, 1] >= 0]

@@ -16,7 +16,6 @@ from yoloflow.data.transforms import (
     TRANSFORMS,
     Sample,
     TransformContext,
-    check_transforms,
     create_transforms,
 )
 from yoloflow.data.transforms.canvas import Canvas, Layer
@@ -432,9 +431,9 @@ def test_steps_that_do_nothing_are_left_out() -> None:
 
 
 def test_the_rows_of_the_reference_recipes_are_accepted() -> None:
-    check_transforms(YOLOV8_MEDIUM)
-    check_transforms([{"func_name": "letterbox", "scaleup": False, "only_image": True}])
-    check_transforms([{"func_name": "albumentations", "random_resized_crop": False}])
+    create_transforms(YOLOV8_MEDIUM)
+    create_transforms([{"func_name": "letterbox", "scaleup": False, "only_image": True}])
+    create_transforms([{"func_name": "albumentations", "random_resized_crop": False}])
     nested: Row = {
         "func_name": "mosaic",
         "prob": 0.5,
@@ -470,7 +469,7 @@ BAD_ROWS = {
 def test_a_bad_row_is_refused_with_its_place_and_the_nearest_names(name: str) -> None:
     row, message = BAD_ROWS[name]
     with pytest.raises(YoloflowError, match=message):
-        check_transforms([{"func_name": "letterbox"}, row], "rows")  # type: ignore[list-item]
+        create_transforms([{"func_name": "letterbox"}, row], "rows")  # type: ignore[list-item]
 
 
 def test_an_upright_layer_covers_exactly_the_pixels_whose_centres_it_holds() -> None:

@@ -1,6 +1,7 @@
 """Parameter groups, optimizers and the averaged network."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from yoloflow.optim.ema import EMA
 from yoloflow.optim.groups import create_group_param
 from yoloflow.optim.optimizer import create_optimizer
 from yoloflow.optim.schedule import create_schedule
-from yoloflow.optim.settings import OptimizerSettings, RunLength
+from yoloflow.optim.settings import GroupParam, OptimizerSettings, RunLength
 from yoloflow.structures import YoloflowError
 
 FIGURES = Path(__file__).parents[1] / "support" / "figures"
@@ -29,16 +30,17 @@ class Block(nn.Module):
         self.constant = nn.Parameter(torch.arange(4.0), requires_grad=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.bn(self.conv(images)) * self.implicit
+        product: torch.Tensor = self.bn(self.conv(images)) * self.implicit
+        return product
 
 
-def names_by_group(strategy: str | None, **keys: float) -> dict[str, tuple[list[str], float]]:
+def names_by_group(strategy: GroupParam | None, **keys: Any) -> dict[str, tuple[list[str], float]]:
     groups = create_group_param(Block(), OptimizerSettings(group_param=strategy, **keys), LENGTH)
     return {group["name"]: (group["param_names"], group["weight_decay"]) for group in groups}
 
 
 @pytest.mark.parametrize("strategy", ["yolov3", "yolov5", "yolov7", "yolov8"])
-def test_three_groups_with_a_decay_scaled_by_the_batch(strategy: str) -> None:
+def test_three_groups_with_a_decay_scaled_by_the_batch(strategy: GroupParam) -> None:
     assert names_by_group(strategy, gp_weight_decay=0.0005) == {
         "bias": (["conv.bias", "bn.bias"], 0.0),
         "weight": (["conv.weight"], 0.00025),
@@ -47,7 +49,7 @@ def test_three_groups_with_a_decay_scaled_by_the_batch(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["yolov4", "filter_bias_and_bn"])
-def test_two_groups_with_the_decay_as_it_stands(strategy: str) -> None:
+def test_two_groups_with_the_decay_as_it_stands(strategy: GroupParam) -> None:
     assert names_by_group(strategy, gp_weight_decay=0.0005) == {
         "no_decay": (["conv.bias", "bn.weight", "bn.bias"], 0.0),
         "decay": (["implicit", "conv.weight"], 0.0005),
@@ -133,7 +135,7 @@ def averages_of(start: np.ndarray, rows: list[np.ndarray]) -> tuple[list[np.ndar
         for row in rows:
             network.weight.copy_(torch.from_numpy(row)[:, None])
             ema.update()
-            averages.append(ema.network.weight.numpy()[:, 0].copy())
+            averages.append(ema.network.get_parameter("weight").numpy()[:, 0].copy())
     return averages, ema.updates
 
 
@@ -158,11 +160,14 @@ def test_the_average_of_changing_weights_follows_its_formula() -> None:
 def test_running_statistics_are_averaged_and_counters_copied() -> None:
     network = Block()
     ema = EMA(network, decay=0.5, tau=1e-9)
+    averaged = ema.network.get_submodule("bn")
+    assert network.bn.running_mean is not None
+    assert network.bn.num_batches_tracked is not None
     network.bn.running_mean += 2.0
     network.bn.num_batches_tracked += 7
     ema.update()
-    torch.testing.assert_close(ema.network.bn.running_mean, torch.ones(4))
-    assert ema.network.bn.num_batches_tracked == 7
+    torch.testing.assert_close(averaged.running_mean, torch.ones(4))
+    assert averaged.num_batches_tracked == 7
     assert not ema.network.training
     assert not any(parameter.requires_grad for parameter in ema.network.parameters())
 

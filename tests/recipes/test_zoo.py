@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from yoloflow.config.catalog import list_recipes
 from yoloflow.config.reader import load_config
+from yoloflow.config.recipes import list_recipes
 from yoloflow.config.schema import Config
 from yoloflow.losses import Loss, create_loss
 from yoloflow.models import Network, create_model
@@ -121,7 +121,13 @@ def small(recipe: str) -> tuple[Config, Network, Loss]:
 
 def built(config: Config) -> tuple[Config, Network, Loss]:
     network = network_of(config, classes=5)
-    return config, network, create_loss(**config.loss_arguments(network.stride, 5))
+    return (
+        config,
+        network,
+        create_loss(
+            config.loss, anchors=config.network.anchors, stride=network.stride, nc=5, variant=config.variant
+        ),
+    )
 
 
 def side_of(network: Network) -> int:
@@ -143,7 +149,7 @@ def batch_of(side: int, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 def train_step_of(config: Config, network: Network, loss: Loss) -> TrainStep:
-    settings, length = config.optimizer.settings(), RunLength(epochs=2, steps_per_epoch=4, total_batch_size=2)
+    settings, length = config.optimizer, RunLength(epochs=2, steps_per_epoch=4, total_batch_size=2)
     return create_train_step_fn(
         network,
         loss,
@@ -172,7 +178,9 @@ def test_a_recipe_s_loss_optimizer_and_plan_can_be_made(recipe: str) -> None:
     config = load_config(recipe)
     with torch.device("meta"):
         network = network_of(config)
-    loss = create_loss(**config.loss_arguments(network.stride, CLASSES))
+    loss = create_loss(
+        config.loss, anchors=config.network.anchors, stride=network.stride, nc=CLASSES, variant=config.variant
+    )
     assert loss.loss_item_name[0] == "loss"
     plan = make_plan(config, steps_per_epoch=100)
     assert plan.num_updates >= config.epochs

@@ -14,9 +14,9 @@ import pytest
 from tests.support.tiny_run import NAMES, tiny_run, write_pictures, write_video
 from yoloflow.cli import main
 from yoloflow.detector import Detector
+from yoloflow.evaluate import evaluate_run
 from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.evaluation.coco_ids import CocoIds
-from yoloflow.flow import evaluate_run
 from yoloflow.predict import PredictSettings, predict
 from yoloflow.report.prediction_formats import Naming
 from yoloflow.report.predictions import PredictionWriter

@@ -44,8 +44,10 @@ def train(*overrides: str) -> tuple[Tensor, dict[str, Tensor]]:
     config = load_config("yolov5n", [*small, *STEADY, *PLAIN, *overrides])
     torch.manual_seed(0)
     network = create_model(config.network.model_name, config.network_table(), CLASSES)
-    settings, length = config.optimizer.settings(), config.run_length(UPDATES)
-    loss_fn = create_loss(**config.loss_arguments(network.stride, CLASSES))
+    settings, length = config.optimizer, config.run_length(UPDATES)
+    loss_fn = create_loss(
+        config.loss, anchors=config.network.anchors, stride=network.stride, nc=CLASSES, variant=config.variant
+    )
     step = create_train_step_fn(
         network,
         loss_fn,

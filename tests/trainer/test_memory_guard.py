@@ -15,7 +15,8 @@ from tests.support.toy_training import BATCH, ToyLoader, everything, toy_step, t
 from yoloflow.config.reader import load_config
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.loader import BatchExtent
-from yoloflow.data.stage_loaders import LoaderOptions, create_stage_loaders
+from yoloflow.data.settings import BatchSettings, DataSettings
+from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.data.stages import Stage
 from yoloflow.losses import create_loss
 from yoloflow.models import create_model
@@ -85,7 +86,9 @@ def test_the_largest_batch_is_that_of_all_stages_that_are_trained(tmp_path: Path
         Stage(steps=6, transforms=letterbox, img_size=64, multi_scale=(0.5, 1.5)),
         Stage(steps=0, transforms=letterbox, img_size=640),
     ]
-    loader = create_stage_loaders(index, stages, LoaderOptions(batch_size=4))
+    loader = create_stage_loaders(
+        index, stages, DataSettings(num_parallel_workers=0), BatchSettings(per_batch_size=4)
+    )
     assert loader.largest_batch == BatchExtent(batch_size=4, side=96, label_rows=16)
 
 
@@ -126,10 +129,12 @@ def test_a_peak_is_seen_although_its_memory_is_free_again() -> None:
 def yolov8_step() -> TrainStep:
     config = load_config("quickstart", ["network.width_multiple=0.25"])
     network = create_model(config.network.model_name, config.network_table(), 3)
-    settings, length = config.optimizer.settings(), config.run_length(4)
+    settings, length = config.optimizer, config.run_length(4)
     return create_train_step_fn(
         network,
-        create_loss(**config.loss_arguments(network.stride, 3)),
+        create_loss(
+            config.loss, anchors=config.network.anchors, stride=network.stride, nc=3, variant=config.variant
+        ),
         create_optimizer(create_group_param(network, settings, length), settings),
         create_schedule(settings, length),
     )

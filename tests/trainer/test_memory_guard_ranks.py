@@ -77,8 +77,14 @@ def make_step(limit: int, error: Exception) -> tuple[TrainStep, Cramped]:
     )
     torch.manual_seed(0)
     network = create_model(config.network.model_name, config.network_table(), 3, sync_bn=True)
-    loss_fn = Cramped(create_loss(**config.loss_arguments(network.stride, 3)), limit, error)
-    settings, length = config.optimizer.settings(), config.run_length(4)
+    loss_fn = Cramped(
+        create_loss(
+            config.loss, anchors=config.network.anchors, stride=network.stride, nc=3, variant=config.variant
+        ),
+        limit,
+        error,
+    )
+    settings, length = config.optimizer, config.run_length(4)
     step = create_train_step_fn(
         network,
         loss_fn,

@@ -71,8 +71,10 @@ def make_step(recipe: str, world_size: int, *overrides: str) -> TrainStep:
         variant=config.variant,
     )
     freeze_layers(network, config.freeze)
-    loss = create_loss(**config.loss_arguments(network.stride, CLASSES))
-    settings = config.optimizer.settings()
+    loss = create_loss(
+        config.loss, anchors=config.network.anchors, stride=network.stride, nc=CLASSES, variant=config.variant
+    )
+    settings = config.optimizer
     length = RunLength(epochs=1, steps_per_epoch=4, total_batch_size=BATCH)
     return create_train_step_fn(
         network,
@@ -97,7 +99,9 @@ def figures_of_an_update(recipe: str, rank: int, world_size: int, *overrides: st
 def reference_loss_of_a_half(recipe: str, half: int) -> Tensor:
     """The loss items of made-up network outputs, by the reference's rules."""
     config = load_config(recipe, ["variant=mindyolo"])
-    loss = create_loss(**config.loss_arguments([8, 16, 32], CLASSES))
+    loss = create_loss(
+        config.loss, anchors=config.network.anchors, stride=[8, 16, 32], nc=CLASSES, variant=config.variant
+    )
     generator = torch.Generator().manual_seed(7)
     outputs = [
         torch.randn(BATCH, 64 + CLASSES, SIDE // s, SIDE // s, generator=generator) for s in (8, 16, 32)

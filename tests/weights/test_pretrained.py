@@ -15,9 +15,9 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from tests.support.yolox_original import RECIPE, original_network
+from yoloflow.evaluate import evaluate_run
 from yoloflow.evaluation.nms import non_max_suppression
 from yoloflow.export import export
-from yoloflow.flow import evaluate_run
 from yoloflow.weights.files import save_weights
 
 SIDE, STRIDES = 416, (8, 16, 32)

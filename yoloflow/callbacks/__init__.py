@@ -31,7 +31,7 @@ __all__ = [
     "RunContext",
     "SummaryCallback",
     "TestFunction",
-    "check_callbacks",
+    "check_callback",
     "create_callback",
 ]
 
@@ -56,28 +56,29 @@ def create_callback(rows: Iterable[Mapping[str, Any]]) -> list[BaseCallback]:
         YoloflowError: unknown name or argument; the message gives the nearest known ones.
     """
     rows = list(rows)
-    check_callbacks(rows)
+    for number, row in enumerate(rows):
+        check_callback(row, f"callback[{number}]")
     return [
         CALLBACKS[row["name"]](**{key: value for key, value in row.items() if key != "name"}) for row in rows
     ]
 
 
-def check_callbacks(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Refuses unknown callbacks and arguments before anything is built.
+def check_callback(row: Mapping[str, Any], where: str) -> None:
+    """Refuses an unknown callback or argument before anything is built.
+
+    Args:
+        row: of a recipe.
+        where: begins the message.
 
     Raises:
         YoloflowError: as `create_callback`.
     """
-    for number, row in enumerate(rows):
-        place = f"callback[{number}]"
-        if "name" not in row:
-            raise YoloflowError(f"{place}: needs a `name`; known: {', '.join(sorted(CALLBACKS))}")
-        name = row["name"]
-        if name not in CALLBACKS:
-            raise YoloflowError(
-                f"{place}.name: unknown callback {name!r}; {nearest_names(str(name), CALLBACKS)}"
-            )
-        known = list(inspect.signature(CALLBACKS[name]).parameters)
-        for key in row:
-            if key != "name" and key not in known:
-                raise YoloflowError(f"{place}: {name} has no argument {key!r}; {nearest_names(key, known)}")
+    if "name" not in row:
+        raise YoloflowError(f"{where}: needs a `name`; known: {', '.join(sorted(CALLBACKS))}")
+    name = row["name"]
+    if name not in CALLBACKS:
+        raise YoloflowError(f"{where}.name: unknown callback {name!r}; {nearest_names(str(name), CALLBACKS)}")
+    known = list(inspect.signature(CALLBACKS[name]).parameters)
+    for key in row:
+        if key != "name" and key not in known:
+            raise YoloflowError(f"{where}: {name} has no argument {key!r}; {nearest_names(key, known)}")

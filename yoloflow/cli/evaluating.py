@@ -95,7 +95,7 @@ def _test_network(
     save_predictions: Path | None,
     with_diagnostics: bool,
 ) -> Outcome:
-    from yoloflow.flow import evaluate_run
+    from yoloflow.evaluate import evaluate_run
 
     evaluated = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions)
     found = _diagnose_run(evaluated, weight or run_or_recipe) if with_diagnostics else None

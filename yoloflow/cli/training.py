@@ -14,8 +14,8 @@ from yoloflow.cli.console import Overrides, Recipe, SettingsCommand, app, write_
 def train(recipe: Recipe, overrides: Overrides = None) -> None:
     """Train a recipe: `yoloflow train yolov8n data=coco.yaml epochs=100 name=first`."""
     from yoloflow import flow
-    from yoloflow.config.catalog import find_recipe
     from yoloflow.config.reader import load_config
+    from yoloflow.config.recipes import find_recipe
     from yoloflow.run.signals import TrainingStopped
 
     config = load_config(recipe, overrides or [])
@@ -66,7 +66,7 @@ def recipes(
 
         typer.echo(dump_config(load_config(recipe, overrides or [])), nl=False)
         return
-    from yoloflow.config.catalog import list_recipes
+    from yoloflow.config.recipes import list_recipes
 
     found = list_recipes()
     width = max(len(info.name) for info in found)

@@ -6,7 +6,6 @@ Plain scalars follow YAML 1.2's core schema: `1e-3` is a number, `on`, `no` and 
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -158,7 +157,7 @@ class _Converter:
             if kind == "int":
                 return int(text)
             if kind == "float":
-                return _read_float(text)
+                return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError as error:
             raise YoloflowError(f"{self.place(node)}: {text!r} is no {kind}") from error
         raise self.unknown_tag(node)
@@ -171,13 +170,6 @@ class _Converter:
 
     def place(self, node: yaml.Node) -> str:
         return f"{self.name}:{node.start_mark.line + 1}" if self.has_lines else self.name
-
-
-def _read_float(text: str) -> float:
-    lowered = text.lower()
-    if lowered.endswith((".inf", ".nan")):
-        return {"-": -math.inf, ".": math.nan if "nan" in lowered else math.inf, "+": math.inf}[lowered[0]]
-    return float(text)
 
 
 def _compose(text: str, name: str, has_lines: bool = True) -> list[yaml.Node]:

@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from yoloflow.config.catalog import RECIPES_FOLDER, RecipeInfo, find_recipe, list_recipes
 from yoloflow.config.dataset_file import expand_dataset_file
 from yoloflow.config.document import BASE_KEY, Located, merge, read_value, read_yaml, write_yaml
 from yoloflow.config.mindyolo import translate_mindyolo
+from yoloflow.config.recipes import RECIPES_FOLDER, RecipeInfo, find_recipe, list_recipes
 from yoloflow.config.schema import Config
-from yoloflow.config.validation import dotted_name, validate
+from yoloflow.config.validation import validate
+from yoloflow.settings import dotted_name
 from yoloflow.structures import YoloflowError, nearest_names
 
 __all__ = ["RECIPES_FOLDER", "RecipeInfo", "dump_config", "list_recipes", "load_config"]

@@ -5,21 +5,19 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from yoloflow.config.data_section import Stages
 from yoloflow.config.document import Located
 from yoloflow.config.schema import Config
+from yoloflow.data.settings import Stages
 from yoloflow.families import part_names
-from yoloflow.settings import Row
+from yoloflow.settings import Keys, Row, describe, dotted_name, location
 from yoloflow.structures import YoloflowError, nearest_names
-
-Keys = tuple[str | int, ...]
 
 _MOST_AKIN = 4
 
@@ -131,15 +129,12 @@ def _resolve(tree: Located, location: Sequence[str | int]) -> tuple[Keys, Locate
 def _sentences(tree: Located, error: ValidationError) -> list[str]:
     found: dict[tuple[str, str], list[str]] = {}
     for fault in error.errors(include_url=False):
-        keys, node = _resolve(tree, fault["loc"])
+        keys, node = _resolve(tree, location(fault))
+        text = describe(fault)
         if fault["type"] == "missing":
-            keys, text = (*keys, str(fault["loc"][-1])), "is required"
+            keys = (*keys, fault["loc"][-1])
         elif fault["type"] == "extra_forbidden":
             text = _unknown_key(keys)
-        elif fault["type"] == "value_error":
-            keys, node, text = _own_location(tree, keys, node, fault["msg"].removeprefix("Value error, "))
-        else:
-            text = _message(fault["type"], fault["msg"], node)
         texts = found.setdefault((node.place, dotted_name(keys)), [])
         if text not in texts:
             texts.append(text)
@@ -154,42 +149,12 @@ def _either(texts: list[str]) -> str:
     )
 
 
-def _own_location(tree: Located, keys: Keys, node: Located, text: str) -> tuple[Keys, Located, str]:
-    """A complaint that starts with the dotted name of a key belongs to that key's line."""
-    dotted, colon, rest = text.partition(": ")
-    named = tuple(dotted.partition("=")[0].split("."))
-    found, named_node = _resolve(tree, named)
-    return (found, named_node, rest) if colon and found == named else (keys, node, text)
-
-
-def _message(kind: str, message: str, node: Located) -> str:
-    if kind in ("model_type", "dict_type"):
-        message = "Input should be a section with keys"
-    text = message.removeprefix("Input ")
-    is_section, is_list = isinstance(node.value, dict), isinstance(node.value, list)
-    given = (
-        "a section"
-        if is_section
-        else "a list"
-        if is_list
-        else "null"
-        if node.value is None
-        else repr(node.value)
-    )
-    return f"{text}, not {given}"
-
-
-def dotted_name(keys: Sequence[str | int]) -> str:
-    """`("data", "train_transforms", 0)` as `data.train_transforms.0`."""
-    return ".".join(str(key) for key in keys)
-
-
 def _check_names(config: Config, tree: Located) -> None:
     """Names that other rooms own: hyper-parameters of the loss, transforms, callbacks.
 
     Imported here because these rooms import torch, which reading and listing settings must not wait for.
     """
-    from yoloflow.data.transforms import check_transforms
+    from yoloflow.data.transforms import check_transform, create_transforms
 
     _check_loss(config, tree)
     data = config.data
@@ -200,11 +165,18 @@ def _check_names(config: Config, tree: Located) -> None:
     if data.test_transforms is not None:
         lists.append((("data", "test_transforms"), data.test_transforms))
     for keys, rows in lists:
-        _at_row(tree, keys, partial(check_transforms, rows, dotted_name(keys)))
+        where = dotted_name(keys)
+        for number, row in enumerate(rows):
+            with _placed(tree, (*keys, number)):
+                check_transform(row, f"{where}[{number}]")
+        with _placed(tree, keys):
+            create_transforms(rows, where)
     if config.callback:
-        from yoloflow.callbacks import check_callbacks
+        from yoloflow.callbacks import check_callback
 
-        _at_row(tree, ("callback",), partial(check_callbacks, [row.model_dump() for row in config.callback]))
+        for number, callback in enumerate(config.callback):
+            with _placed(tree, ("callback", number)):
+                check_callback(callback.model_dump(), f"callback[{number}]")
 
 
 def _check_loss(config: Config, tree: Located) -> None:
@@ -227,11 +199,10 @@ def _check_loss(config: Config, tree: Located) -> None:
         raise YoloflowError("\n".join(lines))
 
 
-def _at_row(tree: Located, keys: Keys, check: Callable[[], None]) -> None:
-    """Run a check of the list at `keys`; the place of the row that it complains about goes first."""
+@contextmanager
+def _placed(tree: Located, keys: Keys) -> Iterator[None]:
+    """Puts the place of what lies at `keys` before an error."""
     try:
-        check()
+        yield
     except YoloflowError as error:
-        row = re.match(r"[\w.]*\[(\d+)\]", str(error))
-        node = _resolve(tree, (*keys, int(row[1])) if row else keys)[1]
-        raise YoloflowError(f"{node.place}: {error}") from error
+        raise YoloflowError(f"{_resolve(tree, keys)[1].place}: {error}") from error

@@ -104,6 +104,19 @@ _ALL = "default"
 _MOST_EXAMPLES = 3
 
 
+class PolicyError(YoloflowError):
+    """A mistake in `data.problems`.
+
+    Attributes:
+        kind: of problem; "" where the mistake is in the whole setting.
+        text: what is wrong.
+    """
+
+    def __init__(self, kind: str, given: str, text: str) -> None:
+        super().__init__(f"{'.'.join(filter(None, ('data.problems', kind)))}{given}: {text}")
+        self.kind, self.text = kind, text
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The action for each kind of problem.
@@ -125,26 +138,23 @@ class Policy:
                 actions by kind, where "default" names one of these two for the kinds that are not named.
 
         Raises:
-            YoloflowError: no such kind, or an action that it does not allow.
+            PolicyError: no such kind, or an action that it does not allow.
         """
         named = {_ALL: setting} if isinstance(setting, str) else dict(setting)
         default = named.pop(_ALL, "repair")
         if default not in ("repair", "error"):
-            raise YoloflowError(f'data.problems={default}: must be "repair", "error", or actions by kind')
+            raise PolicyError("", f"={default}", 'must be "repair", "error", or actions by kind')
         actions: dict[str, Action] = {}
         for name, kind in KINDS.items():
             strict = default == "error" and not kind.is_remark
             actions[name] = "error" if strict else kind.actions[0]
         for name, action in named.items():
             if name not in KINDS:
-                raise YoloflowError(
-                    f"data.problems.{name}: no such kind of problem; {nearest_names(name, KINDS)}"
-                )
+                raise PolicyError(name, "", f"no such kind of problem; {nearest_names(name, KINDS)}")
             allowed = {str(one): one for one in KINDS[name].actions}
             if action not in allowed:
-                raise YoloflowError(
-                    f"data.problems.{name}={action}: can be {' or '.join(allowed)} ({KINDS[name].meaning})"
-                )
+                text = f"can be {' or '.join(allowed)} ({KINDS[name].meaning})"
+                raise PolicyError(name, f"={action}", text)
             actions[name] = allowed[action]
         return cls(actions, frozenset(named))
 

@@ -1,55 +1,44 @@
-"""Creates the loaders of a training, one for each stage, from one index."""
+"""Creates the loaders of a training, one for each stage, and that of an evaluation."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from yoloflow.data.caches.decoded_images import ImageCache, Storage, open_image_cache
+from yoloflow.data.caches.decoded_images import ImageCache, open_image_cache
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader
 from yoloflow.data.samplers import create_sampler
+from yoloflow.data.settings import BatchSettings, DataSettings
 from yoloflow.data.shapes import MultiScale, Rectangular, Shapes, multi_scale_sides
 from yoloflow.data.stages import Stage
+from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import DatasetIndex
 
-
-@dataclass(frozen=True, slots=True)
-class LoaderOptions:
-    """The settings that the loaders of all stages share.
-
-    Attributes:
-        batch_size: samples of a rank in a batch.
-        stride: of the network's coarsest level in pixels; shapes are multiples of it.
-        rank: this process among `world_size`.
-        seed: of order, shapes and transforms.
-        num_parallel_workers: worker processes of each rank.
-        max_labels: see `collate`.
-        cache: where decoded images are kept.
-        timeout_s: see `StageLoader`.
-    """
-
-    batch_size: int
-    stride: int = 32
-    rank: int = 0
-    world_size: int = 1
-    seed: int = 0
-    num_parallel_workers: int = 0
-    max_labels: int | None = None
-    cache: Storage = "auto"
-    timeout_s: float = 0.0
+ONE_RANK = Ranks()
 
 
 def create_stage_loaders(
-    index: DatasetIndex, stages: Sequence[Stage], options: LoaderOptions
+    index: DatasetIndex,
+    stages: Sequence[Stage],
+    settings: DataSettings,
+    batches: BatchSettings,
+    stride: int = 32,
+    seed: int = 0,
+    ranks: Ranks = ONE_RANK,
 ) -> ConcatLoader:
     """Create a loader for each stage and join them; stages of the same image size share one image cache.
 
     Args:
         index: the training set.
         stages: in order; their steps add up to whole epochs.
-        options: what they share.
+        settings: worker processes, label rows, cache.
+        batches: size of batches.
+        stride: of the network's coarsest level in pixels; shapes are multiples of it.
+        seed: of order, shapes and transforms.
+        ranks: this process among its peers.
 
     Raises:
         YoloflowError: transforms or numbers that cannot be, or no room for the cache.
@@ -59,42 +48,79 @@ def create_stage_loaders(
     for stage in stages:
         sides: tuple[int, ...] = (stage.img_size,)
         if stage.multi_scale:
-            sides = multi_scale_sides(stage.img_size, stage.multi_scale, options.stride)
+            sides = multi_scale_sides(stage.img_size, stage.multi_scale, stride)
         side = max(sides)
         if stage.steps and side not in caches:
             sizes_hw = resized_sizes(index.sizes_hw, side)
             promised = sum(cache.memory_bytes for cache in caches.values() if cache)
-            caches[side] = open_image_cache(options.cache, index, sizes_hw, "linear", promised=promised)
+            caches[side] = open_image_cache(settings.cache, index, sizes_hw, "linear", promised=promised)
         dataset = COCODataset(
             index,
             side,
             stage.transforms,
             is_training=True,
             augment=True,
-            seed=options.seed,
+            seed=seed,
             cache=caches.get(side) or "none",
         )
-        loaders.append(_create_stage_loader(dataset, stage, sides, options))
+        loader = create_loader(
+            dataset,
+            batches.per_batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            num_parallel_workers=min(settings.num_parallel_workers, os.cpu_count() or 1),
+            max_labels=settings.max_labels,
+        )
+        sampler = create_sampler(stage.sampler, index, seed)
+        shapes = _create_shapes(stage, dataset, sides, stride)
+        loaders.append(
+            replace(loader, sampler=sampler, shapes=shapes, timeout_s=settings.load_timeout or 0.0)
+        )
     return ConcatLoader(loaders, [stage.steps for stage in stages])
 
 
-def _create_stage_loader(
-    dataset: COCODataset, stage: Stage, sides: tuple[int, ...], options: LoaderOptions
+def _create_shapes(stage: Stage, dataset: COCODataset, sides: tuple[int, ...], stride: int) -> Shapes | None:
+    if stage.rect:
+        return Rectangular(resized_sizes(dataset.index.sizes_hw, dataset.img_size), stride, dataset.seed)
+    return MultiScale(sides, dataset.seed) if stage.multi_scale else None
+
+
+def create_test_loader(
+    index: DatasetIndex,
+    settings: DataSettings,
+    batches: BatchSettings,
+    stride: int = 32,
+    ranks: Ranks = ONE_RANK,
+    promised: int | None = None,
 ) -> StageLoader:
+    """Create the loader of an evaluation: each image once, in order.
+
+    Args:
+        index: the validation set.
+        settings: transforms, shapes, worker processes, cache.
+        batches: size of images and batches.
+        stride: of the network's coarsest level in pixels; rectangles are multiples of it.
+        ranks: this process among its peers.
+        promised: bytes of memory that the training set's image caches will fill; None without a training.
+    """
+    sizes_hw = resized_sizes(index.sizes_hw, batches.img_size)
+    cache: ImageCache | None = None
+    # Without a training every image is looked at once: only a file that a training left can help.
+    if promised is not None or settings.cache == "disk":
+        cache = open_image_cache(
+            settings.cache, index, sizes_hw, settings.test_shrink, promised=promised or 0
+        )
+    dataset = COCODataset(
+        index, batches.img_size, settings.test_rows, cache=cache or "none", shrink=settings.test_shrink
+    )
     loader = create_loader(
         dataset,
-        options.batch_size,
-        rank=options.rank,
-        world_size=options.world_size,
-        num_parallel_workers=options.num_parallel_workers,
-        max_labels=options.max_labels,
+        batches.per_batch_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        shuffle=False,
+        drop_last=False,
+        num_parallel_workers=min(settings.num_parallel_workers, 2),
     )
-    shapes: Shapes | None = None
-    if stage.rect:
-        shapes = Rectangular(
-            resized_sizes(dataset.index.sizes_hw, dataset.img_size), options.stride, options.seed
-        )
-    elif stage.multi_scale:
-        shapes = MultiScale(sides, options.seed)
-    sampler = create_sampler(stage.sampler, dataset.index, options.seed)
-    return replace(loader, sampler=sampler, shapes=shapes, timeout_s=options.timeout_s)
+    shapes = Rectangular(sizes_hw, stride, shuffle=False) if settings.test_rect else None
+    return replace(loader, shapes=shapes, timeout_s=settings.load_timeout or 0.0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from yoloflow.settings import Count, Section, Share
+from yoloflow.data.settings import BatchSettings
+from yoloflow.settings import Count, Share
 
 
-class EvaluationSettings(Section):
-    """Settings of evaluation: thresholds and limits of detections."""
+class EvaluationSettings(BatchSettings):
+    """Settings of evaluation: size of images and batches, thresholds and limits of detections."""
 
     conf_thres: Share = Field(0.001, description="lowest score of a detection in evaluation")
     iou_thres: Share = Field(0.65, description="overlap above which NMS removes the weaker of two boxes")

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from yoloflow.families import load_part, part_names
 from yoloflow.losses.loss import Loss, NetworkFacts
+from yoloflow.losses.settings import LossSettings
 from yoloflow.losses.staged import StagedLoss
 from yoloflow.settings import describe
 from yoloflow.structures import YoloflowError, nearest_names
@@ -20,7 +21,7 @@ VARIANTS = ("published", "mindyolo")
 
 
 def create_loss(
-    name: str,
+    name: str | LossSettings,
     *,
     anchors: int | Sequence[Sequence[float]] | None = 1,
     stride: Sequence[int],
@@ -32,7 +33,8 @@ def create_loss(
     """Creates a loss by its name.
 
     Args:
-        name: of a loss of `yoloflow/families.py`, such as "YOLOv8Loss".
+        name: of a loss of `yoloflow/families.py`, such as "YOLOv8Loss", or a recipe's section, which has the
+            hyper-parameters too.
         anchors: the network's anchors, level by level; 1 or None where it has none.
         stride: pixels a cell, level by level.
         nc: number of classes.
@@ -44,6 +46,8 @@ def create_loss(
     Raises:
         YoloflowError: unknown name, variant or hyper-parameter, or a value of the wrong kind.
     """
+    if isinstance(name, LossSettings):
+        hyper_parameters, stages, name = name.hyper_parameters | hyper_parameters, name.stages, name.name
     if stages:
         create = partial(create_loss, name, anchors=anchors, stride=stride, nc=nc, variant=variant)
         return StagedLoss([create(**{**hyper_parameters, **stage}) for stage in stages])

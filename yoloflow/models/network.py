@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from yoloflow.models.layers.normalization import (
     synchronize_batch_norm,
 )
 from yoloflow.models.pretrain import load_pretrain
+from yoloflow.models.settings import Pixels
 from yoloflow.models.table import IMAGES, BuiltRow, build_rows
 from yoloflow.structures import YoloflowError, nearest_names
 
@@ -31,9 +32,6 @@ _SETTING_KEYS = {"stride", "anchors", "reg_max", "recompute", "recompute_layers"
 # Keys of MindYOLO's files that its networks do not use either.
 _UNUSED_KEYS = {"nc", "input_size", "verbose_log"}
 _KNOWN_KEYS = _TABLE_KEYS | _SETTING_KEYS | _UNUSED_KEYS
-
-Pixels = Literal["rgb_unit", "bgr_byte"]
-"""What a network's first row sees: red, green, blue in 0..1, or blue, green, red in 0..255."""
 
 
 class Network(nn.Module):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from yoloflow.models.settings import ModelSettings
 from yoloflow.structures import YoloflowError, nearest_names
 
 AMP_LEVELS = ("O0", "O1", "O2", "O3")
@@ -59,6 +60,11 @@ def auto_mixed_precision(
         return Precision(device_type, None, keep_loss_fp32)
     name = dtype or ("bfloat16" if device_type == "cpu" else "float16")
     return Precision(device_type, AMP_DTYPES[name], keep_loss_fp32)
+
+
+def create_precision(settings: ModelSettings, device_type: str) -> Precision:
+    """Returns the precision that the settings ask for on a device."""
+    return auto_mixed_precision(settings.amp_level, device_type, settings.amp_dtype, settings.keep_loss_fp32)
 
 
 def to_float32(outputs: object) -> object:

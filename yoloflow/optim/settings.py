@@ -1,18 +1,18 @@
-"""What the recipe's `optimizer` section says, and how long the training is."""
+"""Settings of the optimizer and of the running average, and the length of a training."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from yoloflow.structures import YoloflowError, nearest_names
+from pydantic import Field, model_validator
 
+from yoloflow.settings import NotNegative, Section, key_error
+from yoloflow.structures import YoloflowError
+
+GroupParam = Literal["yolov3", "yolov4", "yolov5", "yolov7", "yolov8", "filter_bias_and_bn"]
 ParameterKind = Literal["bias", "weight", "norm", "other"]
-
-OPTIMIZER_NAMES = ("momentum", "nesterov", "sgd", "adamw")
-CURVE_NAMES = ("linear", "cosine", "constant", "yolox")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ def _three_groups(curve: str) -> GroupStrategy:
     return GroupStrategy(group_of_kind=_THREE, decayed_group="weight", curve=curve, is_decay_scaled=True)
 
 
-STRATEGIES: dict[str | None, GroupStrategy] = {
+STRATEGIES: dict[GroupParam | None, GroupStrategy] = {
     "yolov3": _three_groups("cosine"),
     "yolov4": GroupStrategy(
         group_of_kind=_TWO,
@@ -72,86 +72,56 @@ STRATEGIES: dict[str | None, GroupStrategy] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerSettings:
-    """The keys of a recipe's `optimizer` section.
+class OptimizerSettings(Section):
+    """Optimizer, learning rates and warm-up; lengths in updates are optimizer updates."""
 
-    Attributes:
-        optimizer: "momentum", "nesterov" or "sgd" (heavy ball all three; "nesterov" switches Nesterov on), or
-            "adamw" (`momentum` is its first beta).
-        lr_init: initial learning rate, the curves' unit.
-        start_factor: where a linear or cosine curve starts, times `lr_init`.
-        end_factor: where the curve ends, times `lr_init`.
-        lr_scheduler: "linear", "cosine", "constant", "yolox", or None for the curve of `group_param`.
-        by_epoch: whether the curve is constant within an epoch; None: linear and cosine are, yolox is not.
-        cooldown_epochs: last epochs at the final rate (yolox).
-        momentum: final momentum.
-        nesterov: Nesterov's form of the update.
-        loss_scale: divides the gradients (MindSpore's optimizer argument; YOLOv4's recipe has 64). The flow
-            passes it on as `StepSettings.loss_ratio`.
-        warmup_epochs: length of the warm-up in epochs.
-        warmup_momentum: momentum at the first update; None: no momentum warm-up.
-        warmup_bias_lr: learning rate of the group "bias" at the first update; all other groups start from 0.
-        min_warmup_step: the warm-up has at least so many optimizer updates.
-        max_warmup_fraction: the warm-up is at most this fraction of all updates. Published recipes leave it
-            off (None) and warm up for 1,000 updates at least, which small data sets may never reach.
-        group_param: a key of `STRATEGIES`, or None for one group.
-        gp_weight_decay: weight decay of the decayed group.
-        weight_decay: weight decay where `group_param` is None.
+    optimizer: Literal["momentum", "nesterov", "sgd", "adamw"] = Field(
+        "momentum", description="update rule (the first three are SGD; nesterov switches its form on)"
+    )
+    lr_init: float = Field(0.01, gt=0, description="learning rate that the factors multiply")
+    start_factor: NotNegative = Field(1.0, description="where the curve starts, times lr_init")
+    end_factor: NotNegative = Field(0.01, description="where the curve ends, times lr_init")
+    lr_scheduler: Literal["linear", "cosine", "constant", "yolox"] | None = Field(
+        None, description="the curve (null: that of group_param)"
+    )
+    by_epoch: bool | None = Field(
+        None, description="constant within an epoch (null: linear and cosine are, yolox is not)"
+    )
+    cooldown_epochs: int = Field(0, ge=0, description="last epochs at the final rate (yolox)")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum after the warm-up; AdamW's first beta")
+    nesterov: bool = Field(False, description="Nesterov's form of the update")
+    loss_scale: float = Field(1.0, gt=0, description="divides the gradients")
+    warmup_epochs: NotNegative = Field(0.0, description="length of the warm-up")
+    warmup_momentum: float | None = Field(
+        None, ge=0, lt=1, description="momentum at the first update (null: momentum)"
+    )
+    warmup_bias_lr: NotNegative = Field(
+        0.0, description="learning rate of biases at the first update; others start at 0"
+    )
+    min_warmup_step: int = Field(0, ge=0, description="updates the warm-up has at least")
+    max_warmup_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="part of all updates the warm-up has at most, for small data sets (null: no limit)",
+    )
+    group_param: GroupParam | None = Field(None, description="how parameters are grouped (null: one group)")
+    gp_weight_decay: NotNegative = Field(
+        0.0, description="weight decay of the decayed group for nbs images an update"
+    )
+    weight_decay: NotNegative = Field(0.0, description="weight decay where group_param is null")
 
-    Raises:
-        YoloflowError: a value that cannot be meant; the message names the key.
-    """
-
-    optimizer: str = "momentum"
-    lr_init: float = 0.01
-    start_factor: float = 1.0
-    end_factor: float = 0.01
-    lr_scheduler: str | None = None
-    by_epoch: bool | None = None
-    cooldown_epochs: int = 0
-    momentum: float = 0.9
-    nesterov: bool = False
-    loss_scale: float = 1.0
-    warmup_epochs: float = 0.0
-    warmup_momentum: float | None = None
-    warmup_bias_lr: float = 0.0
-    min_warmup_step: int = 0
-    max_warmup_fraction: float | None = None
-    group_param: str | None = None
-    gp_weight_decay: float = 0.0
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_name("optimizer", self.optimizer, OPTIMIZER_NAMES)
-        if self.lr_scheduler is not None:
-            _check_name("lr_scheduler", self.lr_scheduler, CURVE_NAMES)
-        if self.group_param is not None:
-            _check_name("group_param", self.group_param, [name for name in STRATEGIES if name is not None])
-        for key in ("lr_init", "loss_scale"):
-            _check_range(key, getattr(self, key), above=0.0)
-        for key in ("start_factor", "end_factor", "cooldown_epochs", "warmup_epochs", "warmup_bias_lr"):
-            _check_range(key, getattr(self, key))
-        for key in ("min_warmup_step", "gp_weight_decay", "weight_decay"):
-            _check_range(key, getattr(self, key))
-        for key in ("momentum", "warmup_momentum"):
-            if getattr(self, key) is not None:
-                _check_range(key, getattr(self, key), below=1.0)
-        if self.max_warmup_fraction is not None:
-            _check_range("max_warmup_fraction", self.max_warmup_fraction, above=0.0, below=1.0 + 1e-12)
+    @model_validator(mode="after")
+    def _keys_fit_together(self) -> Self:
         if self.uses_nesterov and self.momentum == 0.0:
-            raise YoloflowError(
-                "optimizer.momentum: Nesterov needs a momentum above 0; set it or nesterov=false"
-            )
+            raise key_error("momentum", "Nesterov needs a momentum above 0; set it or nesterov=false")
         if self.group_param is not None and self.weight_decay:
-            raise YoloflowError(
-                f"optimizer.weight_decay: not used with group_param={self.group_param}; "
-                "set gp_weight_decay instead"
+            raise key_error(
+                "weight_decay", f"not used with group_param={self.group_param}; set gp_weight_decay instead"
             )
         if self.group_param is None and self.gp_weight_decay:
-            raise YoloflowError(
-                "optimizer.gp_weight_decay: needs group_param; set that, or weight_decay instead"
-            )
+            raise key_error("gp_weight_decay", "needs group_param; set that, or weight_decay instead")
+        return self
 
     @property
     def uses_nesterov(self) -> bool:
@@ -167,6 +137,15 @@ class OptimizerSettings:
     def curve(self) -> str:
         """The learning-rate curve in force."""
         return self.lr_scheduler or self.strategy.curve
+
+
+class AverageSettings(Section):
+    """The running average of the weights."""
+
+    ema: bool = Field(True, description="average the weights; evaluation uses the average")
+    ema_decay: float = Field(0.9999, gt=0, lt=1, description="decay after many updates")
+    ema_tau: float = Field(2000.0, gt=0, description="updates until the decay is near its end")
+    ema_weight: str | None = Field(None, description="weights of the averaged network to start from")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,17 +193,3 @@ class RunLength:
     def decay_factor(self) -> float:
         """Images an update over `nbs`: what scaled weight decay is multiplied by."""
         return self.total_batch_size * self.accumulate / self.nbs
-
-
-def _check_name(key: str, value: str, known: list[str] | tuple[str, ...]) -> None:
-    if value not in known:
-        raise YoloflowError(f"optimizer.{key}={value}: unknown; {nearest_names(value, known)}")
-
-
-def _check_range(key: str, value: float, above: float | None = None, below: float = math.inf) -> None:
-    is_low = value <= above if above is not None else value < 0.0
-    # Written so that NaN fails too.
-    if is_low or not value < below:
-        bound = f"above {above:g}" if above is not None else "at least 0"
-        bound += "" if math.isinf(below) else f" and {'below' if below == 1.0 else 'at most'} 1"
-        raise YoloflowError(f"optimizer.{key}={value}: must be {bound}")

@@ -21,5 +21,4 @@ class MachineSettings(Section):
     device: str = Field(
         "auto", description="auto (the accelerator, else the CPU) or torch's name, such as cuda:1"
     )
-    rank_timeout: float = Field(900.0, gt=0, description="seconds that a rank waits for the others at most")
     threads: Count | None = Field(None, description="CPU threads of a process (null: torch's own choice)")

@@ -24,8 +24,8 @@ from yoloflow.train_step.settings import StepSettings
 from yoloflow.train_step.state import StepState
 
 __all__ = [
-    "StepSettings",
     "StepResult",
+    "StepSettings",
     "TrainStep",
     "auto_mixed_precision",
     "create_train_step_fn",

@@ -6,12 +6,19 @@ from typing import Literal
 
 from pydantic import Field
 
+from yoloflow.models.settings import ModelSettings
+from yoloflow.optim.settings import AverageSettings
 from yoloflow.settings import Count, Section
+
+
+class StartSettings(AverageSettings, ModelSettings):
+    """The weights that a training starts from."""
 
 
 class TrainerSettings(Section):
     """Settings of the training loop and its guards."""
 
+    rank_timeout: float = Field(900.0, gt=0, description="seconds that a rank waits for the others at most")
     datasink: bool = Field(False, description="look at the device once a sink of steps, not after each")
     sink_size: Count = Field(100, description="steps in a sink")
     log_interval: Count = Field(100, description="steps between log lines")

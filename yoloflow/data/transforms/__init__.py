@@ -1,6 +1,6 @@
 """Transforms of an image and its objects between disk and network; `TRANSFORMS` is the table of them."""
 
-from yoloflow.data.transforms.rows import DONE_BY_LOADER, TRANSFORMS, check_transforms, create_transforms
+from yoloflow.data.transforms.rows import DONE_BY_LOADER, TRANSFORMS, check_transform, create_transforms
 from yoloflow.data.transforms.sample import Sample
 from yoloflow.data.transforms.transform import Pipeline, Step, Transform, TransformContext
 
@@ -12,6 +12,6 @@ __all__ = [
     "Step",
     "Transform",
     "TransformContext",
-    "check_transforms",
+    "check_transform",
     "create_transforms",
 ]

@@ -77,9 +77,9 @@ def create_transforms(rows: Sequence[Row], where: str = "transforms") -> Pipelin
     return Pipeline(tuple(steps))
 
 
-def check_transforms(rows: Sequence[Row], where: str = "transforms") -> None:
-    """Raise YoloflowError, naming the row, if `create_transforms` would."""
-    create_transforms(rows, where)
+def check_transform(row: Row, where: str) -> None:
+    """Raises YoloflowError, beginning with `where`, if a row cannot become a step."""
+    _create_step(row, where)
 
 
 def describe_transforms() -> Iterator[tuple[str, str, str]]:

@@ -1,22 +1,16 @@
-"""The `data` section of a recipe: sources, repairs, stages."""
+"""Settings of the data: sources, repairs, stages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from yoloflow.data.caches.decoded_images import Storage
-from yoloflow.data.image_inspection import find_leaks
-from yoloflow.data.index import as_one_class, read_index
-from yoloflow.data.problems import Policy, PolicySetting
+from yoloflow.data.problems import Policy, PolicyError, PolicySetting
 from yoloflow.data.samplers import SamplerName
 from yoloflow.data.stages import fit_stages
-from yoloflow.data.statistics import set_remarks
-from yoloflow.data.threads import Progress
-from yoloflow.settings import Count, OneOrMore, Row, Section, Words
-from yoloflow.structures import DatasetIndex, YoloflowError
+from yoloflow.settings import Count, OneOrMore, Row, Section, Words, key_error
 
 
 class Stages(Section):
@@ -70,14 +64,24 @@ Transforms = Annotated[
 
 
 def _known_actions(setting: PolicySetting) -> PolicySetting:
-    Policy.of(setting)
+    try:
+        Policy.of(setting)
+    except PolicyError as error:
+        raise key_error(error.kind, error.text) from error
     return setting
 
 
 Problems = Annotated[str | dict[str, str], AfterValidator(_known_actions)]
 
 
-class DataConfig(Section):
+class BatchSettings(Section):
+    """The size of images and batches; top-level keys of a recipe."""
+
+    per_batch_size: Count = Field(16, description="images in a batch on each device")
+    img_size: Count = Field(640, description="side of the square network input in pixels")
+
+
+class DataSettings(Section):
     """Where the images and labels are and what is done to them before they reach the network."""
 
     dataset_name: str | None = Field(None, description="a name for reports; nothing depends on it")
@@ -153,9 +157,10 @@ class DataConfig(Section):
             value = getattr(self, key)
             if is_by_stage(value) and len(value) != count:
                 stages = "is 1 stage" if count == 1 else f"are {count} stages"
-                raise ValueError(
-                    f"data.{key}: has {len(value)} values, but there {stages} (data.train_transforms); "
-                    "give one value for each stage, or one for all"
+                raise key_error(
+                    key,
+                    f"has {len(value)} values, but there {stages} (data.train_transforms); "
+                    "give one value for each stage, or one for all",
                 )
         for stage in range(count):
             if self.of_stage("multi_scale", stage) and self.of_stage("rect", stage):
@@ -201,75 +206,10 @@ class DataConfig(Section):
             return list(self.names)
         return None if self.nc is None else [str(number) for number in range(self.nc)]
 
-    def read_sets(
-        self,
-        img_size: int,
-        with_val: bool,
-        *,
-        decode: bool = False,
-        stop_at_errors: bool = True,
-        progress: Progress | None = None,
-        cache: bool | None = None,
-    ) -> dict[str, DatasetIndex]:
-        """The training set and the validation set as a training uses them, looked at as a whole too.
-
-        Args:
-            img_size: side of the network input in pixels.
-            with_val: read the validation set.
-            decode: decode every image, which finds damaged ones and equal ones.
-            stop_at_errors: raise where the policy says "error".
-            progress: told how many images of a set are decoded.
-            cache: instead of `index_cache`.
-
-        Raises:
-            YoloflowError: a set is not set, cannot be read, or has what the policy does not allow.
-        """
-        policy = Policy.of(self.problems)
-        how: dict[str, Any] = {"decode": decode, "stop_at_errors": stop_at_errors, "progress": progress}
-        how["cache"] = self.index_cache if cache is None else cache
-        sets = {"train_set": self.read("train_set", **how)}
-        if with_val:
-            val = sets["val_set"] = self.read("val_set", sets["train_set"].names, **how)
-            if leaks := find_leaks(sets["train_set"], val):
-                sets["train_set"].problems += leaks
-                if policy.repair("leaked-image") == "drop-image":
-                    sets["train_set"] = self.read("train_set", held_out=val, **how)
-        for index in sets.values():
-            index.problems += set_remarks(index, img_size)
-            if stop_at_errors:
-                policy.forbid_errors(index.problems)
-        return {key: as_one_class(index) for key, index in sets.items()} if self.single_cls else sets
-
-    def read(
-        self, key: Literal["train_set", "val_set"], names: Sequence[str] | None = None, **how: Any
-    ) -> DatasetIndex:
-        """The data set under a key.
-
-        Args:
-            key: which one.
-            names: class names that it must have, over `names` and `nc`.
-            how: further arguments of `read_index`.
-
-        Raises:
-            YoloflowError: it is not set or cannot be read.
-        """
-        source = getattr(self, key)
-        if source is None:
-            hint = " or run_eval=false" if key == "val_set" else ""
-            raise YoloflowError(
-                f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), "
-                f"data=FILE.yaml{hint}"
-            )
-        how = {"cache": self.index_cache, **how}
-        return read_index(
-            source, names or self.names, None if names else self.nc, self.problems, self.image_folder, **how
-        )
-
     def stage_steps(self, epochs: int, steps_per_epoch: int) -> list[int]:
         """Length of each stage in steps, fitted to a training of `epochs` epochs."""
         if not isinstance(self.train_transforms, Stages):
             return [epochs * steps_per_epoch]
-        if self.train_transforms.stage_epochs is not None:
-            fitted = fit_stages(self.train_transforms.stage_epochs, epochs)
-            return [length * steps_per_epoch for length in fitted]
+        if self.stage_epochs is not None:
+            return [length * steps_per_epoch for length in fit_stages(self.stage_epochs, epochs)]
         return fit_stages(self.train_transforms.lengths, epochs * steps_per_epoch, "steps")

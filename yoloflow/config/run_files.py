@@ -1,0 +1,51 @@
+"""The settings that a run folder keeps, when a training begins there or goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from yoloflow.config.reader import dump_config, load_config
+from yoloflow.config.schema import Config
+from yoloflow.data.problems import problems_report
+from yoloflow.run.folder import RunFolder
+from yoloflow.structures import DatasetIndex
+
+logger = logging.getLogger("yoloflow")
+
+
+def begin_run(run: RunFolder, config: Config, sets: Mapping[str, DatasetIndex]) -> None:
+    """Makes the run folder, now that nothing of settings, data and state can be refused any more.
+
+    Args:
+        run: where; the main rank alone calls this.
+        config: the settings.
+        sets: the data sets by their keys, `train_set` among them.
+    """
+    if run.resumed and (changed := _changed_settings(run, config)):
+        logger.warning("%s: goes on with other settings than it began with: %s", run.path, ", ".join(changed))
+    named = config.model_copy(update={"name": run.path.name})
+    report = {key: problems_report(index) for key, index in sets.items()}
+    run.create(dump_config(named), sets["train_set"].names, report)
+
+
+def tell_finished(run: RunFolder, config: Config) -> None:
+    """Logs that a run which is resumed has nothing left to train."""
+    logger.info("%s is finished: nothing is left to train", run.path)
+    if changed := _changed_settings(run, config):
+        logger.warning(
+            "%s: these settings are not those it was trained with: %s. A finished run is not trained "
+            "further: begin another with name=... (and weight=FILE, one of those in %s)",
+            *(run.path, ", ".join(changed), run.weights),
+        )
+
+
+def _changed_settings(run: RunFolder, config: Config) -> list[str]:
+    """Returns the settings, by their top-level keys, that differ from those in a run folder."""
+    before = load_config(run.path)
+    where = {"resume", "name", "save_dir"}
+    return [
+        key
+        for key in Config.model_fields
+        if key not in where and getattr(before, key) != getattr(config, key)
+    ]

@@ -1,0 +1,90 @@
+"""The evaluation flow: a run, weights or an exported file in, figures of its validation set out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import nn
+
+from yoloflow.config.reader import load_config
+from yoloflow.config.schema import Config
+from yoloflow.data.index import as_one_class
+from yoloflow.data.sets import read_set
+from yoloflow.evaluation.create import create_test_fn
+from yoloflow.evaluation.test_function import EvaluationResult
+from yoloflow.models import create_model, load_pretrain
+from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
+from yoloflow.models.precision import create_precision
+from yoloflow.run.folder import find_weights, names_of_run
+from yoloflow.runtime.rank_failures import explain_rank_timeout
+from yoloflow.runtime.ranks import init_ranks
+
+logger = logging.getLogger("yoloflow")
+
+
+@explain_rank_timeout("evaluating")
+def evaluate_run(
+    run_or_recipe: str,
+    overrides: Sequence[str] = (),
+    weight: str | None = None,
+    save_json: str | Path | None = None,
+) -> EvaluationResult:
+    """Evaluate weights, or an exported file, on the validation set that a run or recipe names.
+
+    Args:
+        run_or_recipe: a run folder, a recipe's name, a YAML file, or an exported file (`yoloflow export`),
+            which has all settings but the data set.
+        overrides: `key=value` texts over its settings.
+        weight: weights file or exported file; None takes the run's best (averaged where there is an average).
+        save_json: write the detections here, as a COCO results file.
+
+    Raises:
+        YoloflowError: no weights or no validation set, or they do not fit together.
+    """
+    config = _load_test_config(run_or_recipe, overrides)
+    ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
+    path = Path(weight or find_weights(Path(run_or_recipe)))
+    is_one_class = config.data.single_cls
+    index = read_set(config.data, "val_set", None if is_one_class else names_of_run(Path(run_or_recipe)))
+    if is_one_class:
+        index = as_one_class(index)
+    network: nn.Module
+    if path.suffix == EXPORT_SUFFIX:
+        network = ExportedNetwork(path, device.type)
+        network.check_names(index.names)
+        config = _as_exported(config, network)
+    else:
+        network = create_model(
+            config.network.model_name, config.network_table(), len(index.names), variant=config.variant
+        )
+        load_pretrain(network, path)
+    logger.info("%s on %d images", path, len(index))
+    precision = create_precision(config, device.type)
+    test_fn = create_test_fn(
+        index, config, config.data, config.network, precision, ranks, save_json=save_json
+    )
+    result = test_fn(network.to(device))
+    return replace(result, settings={"weights": str(path), **result.settings})
+
+
+def _load_test_config(run_or_recipe: str, overrides: Sequence[str]) -> Config:
+    """Settings of a run or recipe, or those that an exported file holds."""
+    if Path(run_or_recipe).suffix != EXPORT_SUFFIX:
+        return load_config(run_or_recipe, overrides)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / f"{Path(run_or_recipe).stem}.yaml"
+        file.write_text(ExportedNetwork(run_or_recipe).info.config, encoding="utf-8")
+        return load_config(file, overrides)
+
+
+def _as_exported(config: Config, network: ExportedNetwork) -> Config:
+    """The settings with the one input shape that an exported network takes."""
+    size = network.info.img_size
+    if config.img_size != size or config.data.test_rect:
+        logger.info("evaluated on squares of %d pixels, which the exported file takes", size)
+    data = config.data.model_copy(update={"test_rect": False})
+    return config.model_copy(update={"img_size": size, "data": data})

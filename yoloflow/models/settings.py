@@ -1,0 +1,55 @@
+"""Settings of the network: its table, what it starts from, its precision."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from yoloflow.settings import Count, Section
+
+Pixels = Literal["rgb_unit", "bgr_byte"]
+"""What a network's first row sees: red, green, blue in 0..1, or blue, green, red in 0..255."""
+
+
+class NetworkSettings(Section):
+    """The network as a table of rows."""
+
+    model_name: str = Field(description="family, such as yolov8")
+    depth_multiple: float = Field(1.0, gt=0, description="factor on the repeats of a row")
+    width_multiple: float = Field(1.0, gt=0, description="factor on the channels of a row")
+    max_channels: Count | None = Field(None, description="limit of a row's channels before the factor")
+    scale: str | None = Field(None, description="size letter, for blocks that depend on it")
+    stride: list[Count] = Field(description="input pixels for each cell of each output level")
+    reg_max: Count = Field(16, description="bins of the box distribution for each side")
+    anchors: list[list[float]] | None = Field(
+        None, description="anchor widths and heights in pixels, by level"
+    )
+    pixels: Pixels = Field(
+        "rgb_unit", description="what the first row sees: RGB in 0..1, or BGR in 0..255 as YOLOX's original"
+    )
+    backbone: list[list[Any]] = Field(
+        description="rows [name, from, number, module, args] (name may be left out)"
+    )
+    head: list[list[Any]] = Field(description="rows as in backbone")
+
+
+class ModelSettings(Section):
+    """What the network starts from, and how it computes."""
+
+    weight: str | None = Field(None, description="weights to start from (.safetensors)")
+    strict_load: bool = Field(True, description="refuse weights with missing, unexpected or misshaped names")
+    freeze: list[str] = Field(
+        default_factory=list, description="patterns of parameters not to train, such as stem.*"
+    )
+    sync_bn: bool = Field(False, description="batch statistics over all devices")
+    recompute: bool = Field(
+        False, description="compute activations again in the backward pass to save memory"
+    )
+    recompute_layers: int = Field(0, ge=0, description="how many rows from the first are recomputed")
+
+    amp_level: Literal["O0", "O1", "O2", "O3"] = Field("O0", description="mixed precision; O0 is float32")
+    amp_dtype: Literal["float16", "bfloat16"] | None = Field(
+        None, description="its half type (null: by device)"
+    )
+    keep_loss_fp32: bool = Field(True, description="compute the loss in float32 at every level")
