@@ -19,7 +19,7 @@ from yoloflow.data.formats import FORMATS
 from yoloflow.data.problems import KINDS
 from yoloflow.data.transforms import TRANSFORMS
 from yoloflow.losses import LOSSES
-from yoloflow.models.catalogue import LAYERS
+from yoloflow.models.layer_classes import LAYERS
 from yoloflow.report.prediction_formats import FORMATS as PREDICTION_FORMATS
 
 ROOT = Path(__file__).parent.parent

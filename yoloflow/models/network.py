@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from yoloflow.models.layers.contract import Foldable, Head, HeadOutput, Layer, Variant
+from yoloflow.models.layers.contract import Foldable, Head, HeadOutput, Layer
 from yoloflow.models.layers.normalization import (
     frozen_norms,
     running_statistics_kept,
     synchronize_batch_norm,
 )
+from yoloflow.models.mindyolo import MINDYOLO_LAYERS
 from yoloflow.models.pretrain import load_pretrain
 from yoloflow.models.table import IMAGES, BuiltRow, build_rows
 from yoloflow.structures import YoloflowError, nearest_names
@@ -32,6 +33,7 @@ _SETTING_KEYS = {"stride", "anchors", "reg_max", "recompute", "recompute_layers"
 _UNUSED_KEYS = {"nc", "input_size", "verbose_log"}
 _KNOWN_KEYS = _TABLE_KEYS | _SETTING_KEYS | _UNUSED_KEYS
 
+Variant = Literal["published", "mindyolo"]
 Pixels = Literal["rgb_unit", "bgr_byte"]
 """What a network's first row sees: red, green, blue in 0..1, or blue, green, red in 0..255."""
 
@@ -183,7 +185,7 @@ def create_model(
         YoloflowError: a key or a row is not understood; the message names it.
     """
     settings = _check_settings(model_name, model_cfg, num_classes, variant)
-    rows = build_rows(settings, num_classes, variant)
+    rows = build_rows(settings, num_classes, MINDYOLO_LAYERS if variant == "mindyolo" else {})
     recompute_layers = _recompute_layers(settings, len(rows))
     network = Network(rows, model_name, num_classes, recompute_layers, settings.get("pixels", "rgb_unit"))
     if sync_bn:

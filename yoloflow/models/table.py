@@ -10,14 +10,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from yoloflow.models.catalogue import LAYERS
-from yoloflow.models.layers.contract import Head, Layer, LayerRow, MapShape, Scaling, Stack, Variant
+from yoloflow.models.layer_classes import find_layer, layer_names
+from yoloflow.models.layers.contract import Head, Layer, LayerRow, MapShape, Scaling, Stack
 from yoloflow.structures import YoloflowError, nearest_names
 
 IMAGES = -1  # position of the network's input among the sources of a row
@@ -62,16 +62,19 @@ class _Row:
     source: Any
     number: int
     module: str
+    layer_class: type[Layer]
     args: list[Any]
 
 
-def build_rows(model_cfg: Mapping[str, Any], num_classes: int, variant: Variant) -> list[BuiltRow]:
-    """Build all rows of `model_cfg["backbone"]` and `model_cfg["head"]`.
+def build_rows(
+    model_cfg: Mapping[str, Any], num_classes: int, replacements: Mapping[type[Layer], type[Layer]]
+) -> list[BuiltRow]:
+    """Builds all rows of `model_cfg["backbone"]` and `model_cfg["head"]`.
 
     Args:
         model_cfg: the network section; see the module's text for the rows.
         num_classes: what the word `nc` means.
-        variant: handed to the layers.
+        replacements: classes to build instead of a row's own.
 
     Returns:
         the rows with their layers, a `Head` last and nowhere else.
@@ -86,14 +89,14 @@ def build_rows(model_cfg: Mapping[str, Any], num_classes: int, variant: Variant)
         model_cfg.get("scale"),
     )
     words = WORDS | {name: model_cfg[name] for name in SETTINGS if name in model_cfg} | {"nc": num_classes}
-    rows = _read_rows(model_cfg)
+    rows = _read_rows(model_cfg, replacements)
     built: list[BuiltRow] = []
     shapes: list[MapShape] = []
     for row in rows:
         sources = _sources(row, [earlier.name for earlier in built])
         inputs = [IMAGE_SHAPE if source == IMAGES else shapes[source] for source in sources]
         repeats = scaling.repeats(row.number)
-        layer = _build_layer(row, LayerRow(inputs, scaling, repeats, variant), words)
+        layer = _build_layer(row, LayerRow(inputs, scaling, repeats), words)
         built.append(BuiltRow(row.name, sources, layer))
         is_last = row is rows[-1]
         if isinstance(layer, Head) != is_last:
@@ -104,7 +107,7 @@ def build_rows(model_cfg: Mapping[str, Any], num_classes: int, variant: Variant)
     return built
 
 
-def _read_rows(model_cfg: Mapping[str, Any]) -> list[_Row]:
+def _read_rows(model_cfg: Mapping[str, Any], replacements: Mapping[type[Layer], type[Layer]]) -> list[_Row]:
     rows: list[_Row] = []
     names: set[str] = set()
     for section in ("backbone", "head"):
@@ -116,7 +119,8 @@ def _read_rows(model_cfg: Mapping[str, Any]) -> list[_Row]:
             if row.name in names:
                 raise YoloflowError(f"{row.place}: there is already a row {row.name!r}; names must differ")
             names.add(row.name)
-            rows.append(row)
+            layer_class = replacements.get(row.layer_class, row.layer_class)
+            rows.append(replace(row, layer_class=layer_class))
     return rows
 
 
@@ -129,18 +133,19 @@ def _read_row(place: str, entry: Any, position: int) -> _Row:
         raise YoloflowError(f"{place}: a row's name is a letter, then letters, digits and _; found {name!r}")
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise YoloflowError(f"{place} ({name}): number must be a whole number from 1, found {number!r}")
-    if module not in LAYERS:
-        raise YoloflowError(f"{place} ({name}): no layer {module!r}; {nearest_names(str(module), LAYERS)}")
+    known = layer_names()
+    if module not in known:
+        raise YoloflowError(f"{place} ({name}): no layer {module!r}; {nearest_names(str(module), known)}")
     if not _is_list(args):
         raise YoloflowError(f"{place} ({name}): args must be a list, found {args!r}")
-    return _Row(f"{place} ({name})", name, source, number, module, list(args))
+    return _Row(f"{place} ({name})", name, source, number, module, find_layer(module), list(args))
 
 
 def _sources(row: _Row, earlier: list[str]) -> tuple[int, ...]:
     """Positions that `from` names; `earlier` are the names of the rows above."""
     entries = row.source if _is_list(row.source) else [row.source]
     sources = tuple(_source(row, entry, earlier) for entry in entries)
-    takes_several = LAYERS[row.module].takes_several
+    takes_several = row.layer_class.takes_several
     if not sources or (len(sources) > 1 and not takes_several):
         wanted = "one map or more" if takes_several else "one map"
         raise YoloflowError(f"{row.place}: {row.module} takes {wanted}, from names {len(sources)}")
@@ -162,20 +167,19 @@ def _source(row: _Row, entry: Any, earlier: list[str]) -> int:
 
 
 def _build_layer(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Layer:
-    layer_class = LAYERS[row.module]
-    if layer_class.takes_repeats or context.repeats == 1:
+    if row.layer_class.takes_repeats or context.repeats == 1:
         return _build_one(row, context, words)
     layers: list[Layer] = []
     for _ in range(context.repeats):
         layer = _build_one(row, context, words)
         shape = layer.output_shape(context.inputs)
-        context = LayerRow([shape], context.scaling, context.repeats, context.variant)
+        context = replace(context, inputs=[shape])
         layers.append(layer)
     return Stack(layers)
 
 
 def _build_one(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Layer:
-    from_row = LAYERS[row.module].from_row
+    from_row = row.layer_class.from_row
     positional, keywords = _resolve_args(row, words)
     signature = inspect.signature(from_row)
     try:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from yoloflow.decoding import cell_corners, decode_anchor_boxes
 from yoloflow.models.heads.yolov8 import check_strides
-from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow, Variant
+from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 
 Anchors = Sequence[Sequence[float]]
 """Widths and heights in pixels, level by level: w, h, w, h, ..."""
@@ -31,6 +31,7 @@ class AnchorHead(Head):
     """
 
     output_kind = HeadOutput(has_objectness=True)
+    inputs_a_level: ClassVar[int] = 1
     mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m"}
     anchor_grid: Tensor
 
@@ -49,13 +50,13 @@ class AnchorHead(Head):
         self.convs = self._convs(in_channels)
 
     @classmethod
-    def from_row(cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]) -> AnchorHead:
+    def from_row(cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]) -> Self:
         """Row arguments: nc, anchors, stride.
 
         Raises:
-            ValueError: the maps' strides are not those that the table states.
+            ValueError: the maps' strides are not those that the table states, for each set of branches.
         """
-        check_strides(row, stride)
+        check_strides(row, [*stride] * cls.inputs_a_level)
         return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes)
 
     @property
@@ -103,24 +104,18 @@ class YOLOv7Head(AnchorHead):
         anchors: see `Anchors`.
         stride: strides of the maps in pixels.
         num_classes: C.
-        variant: the factors start around 1 in the original, around 0 in the reference.
     """
 
+    factor_mean: ClassVar[float] = 1.0
     mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m", "added": "ia", "factors": "im"}
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        anchors: Anchors,
-        stride: Sequence[int],
-        num_classes: int,
-        variant: Variant = "published",
+        self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int
     ) -> None:
         super().__init__(in_channels, anchors, stride, num_classes)
         width = self.num_anchors * (num_classes + 5)
-        around = 1.0 if variant == "published" else 0.0
         self.added = nn.ModuleList(ImplicitVector(channels, 0.0) for channels in in_channels)
-        self.factors = nn.ModuleList(ImplicitVector(width, around) for _ in in_channels)
+        self.factors = nn.ModuleList(ImplicitVector(width, self.factor_mean) for _ in in_channels)
         self.is_folded = False
 
     def _parts(self) -> Iterator[tuple[nn.Conv2d, nn.Parameter, nn.Parameter]]:
@@ -128,16 +123,6 @@ class YOLOv7Head(AnchorHead):
         for conv, added, factor in zip(self.convs, self.added, self.factors, strict=True):
             assert isinstance(conv, nn.Conv2d)
             yield conv, added.get_parameter("implicit"), factor.get_parameter("implicit")
-
-    @classmethod
-    def from_row(cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]) -> YOLOv7Head:
-        """Row arguments: nc, anchors, stride.
-
-        Raises:
-            ValueError: the maps' strides are not those that the table states.
-        """
-        check_strides(row, stride)
-        return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes, row.variant)
 
     def forward(self, features: list[Tensor]) -> Any:
         """L maps (B, C_l, H_l, W_l) to L raw maps (B, A, H_l, W_l, 5 + C)."""
@@ -171,34 +156,17 @@ class YOLOv7AuxHead(YOLOv7Head):
         anchors: see `Anchors`.
         stride: strides of L levels in pixels.
         num_classes: C.
-        variant: as `YOLOv7Head`'s.
     """
 
+    inputs_a_level = 2
     mindyolo_names: ClassVar[dict[str, str]] = {**YOLOv7Head.mindyolo_names, "auxiliary_convs": "m2"}
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        anchors: Anchors,
-        stride: Sequence[int],
-        num_classes: int,
-        variant: Variant = "published",
+        self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int
     ) -> None:
         levels = len(in_channels) // 2
-        super().__init__(in_channels[:levels], anchors, stride, num_classes, variant)
+        super().__init__(in_channels[:levels], anchors, stride, num_classes)
         self.auxiliary_convs = self._convs(in_channels[levels:])
-
-    @classmethod
-    def from_row(
-        cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]
-    ) -> YOLOv7AuxHead:
-        """Row arguments: nc, anchors, stride.
-
-        Raises:
-            ValueError: the maps' strides are not those that the table states, twice over.
-        """
-        check_strides(row, [*stride, *stride])
-        return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes, row.variant)
 
     def forward(self, features: list[Tensor]) -> Any:
         """2 L maps (B, C_l, H_l, W_l) to raw maps (B, A, H_l, W_l, 5 + C)."""

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from yoloflow.boxes import cxcywh_to_xyxy
 from yoloflow.decoding import cell_centres, distances_to_cxcywh, expected_distances
-from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow, Variant
+from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 from yoloflow.models.layers.convolution import ConvNormAct
 
 MAX_DETECTIONS = 300
 """Rows of an image that YOLOv10's head gives."""
-
-
-def class_branch_width(first_channels: int, num_classes: int, variant: Variant) -> int:
-    """Channels inside the class branches.
-
-    "published" is the newer original, `max(ch0, min(nc, 100))`; "mindyolo" is `max(ch0, nc)`, as the older
-    one. They are equal up to 100 classes, and where the finest level has as many channels as classes.
-    """
-    return max(first_channels, min(num_classes, 100) if variant == "published" else num_classes)
 
 
 class YOLOv8Head(Head):
@@ -35,38 +26,32 @@ class YOLOv8Head(Head):
         stride: their strides in pixels.
         num_classes: C.
         reg_max: bins of each distribution.
-        variant: see `class_branch_width`.
     """
 
     output_kind = HeadOutput()
+    inputs_a_level: ClassVar[int] = 1
     mindyolo_names: ClassVar[dict[str, str]] = {"box_branches": "cv2", "class_branches": "cv3"}
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        stride: Sequence[int],
-        num_classes: int,
-        reg_max: int = 16,
-        variant: Variant = "published",
+        self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16
     ) -> None:
         super().__init__()
         self.stride = list(stride)
         self.num_classes = num_classes
         self.reg_max = reg_max
-        self.variant: Variant = variant
         self.box_branches, self.class_branches = self._branches(in_channels)
         self.dfl = DFL(reg_max)
 
     @classmethod
-    def from_row(cls, row: LayerRow, num_classes: int, reg_max: int, stride: Sequence[int]) -> YOLOv8Head:
+    def from_row(cls, row: LayerRow, num_classes: int, reg_max: int, stride: Sequence[int]) -> Self:
         """Row arguments: nc, reg_max, stride.
 
         Raises:
-            ValueError: the maps' strides are not those that the table states.
+            ValueError: the maps' strides are not those that the table states, for each set of branches.
         """
-        check_strides(row, stride)
+        check_strides(row, [*stride] * cls.inputs_a_level)
         channels = [shape.channels for shape in row.inputs]
-        return cls(channels, stride, num_classes, reg_max, row.variant)
+        return cls(channels, stride, num_classes, reg_max)
 
     def _branches(self, in_channels: Sequence[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
         """Box and class branches of all levels.
@@ -87,8 +72,12 @@ class YOLOv8Head(Head):
         return plain_branch(in_channels, hidden, 4 * self.reg_max)
 
     def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
-        hidden = class_branch_width(first_channels, self.num_classes, self.variant)
+        hidden = self._class_branch_width(first_channels)
         return plain_branch(in_channels, hidden, self.num_classes)
+
+    def _class_branch_width(self, first_channels: int) -> int:
+        """Returns the channels inside the class branches, as the newer original has them."""
+        return max(first_channels, min(self.num_classes, 100))
 
     def forward(self, features: list[Tensor]) -> Any:
         """L maps (B, C_l, H_l, W_l) to L raw maps (B, 4 * reg_max + C, H_l, W_l)."""
@@ -107,7 +96,7 @@ class YOLOv11Head(YOLOv8Head):
     """YOLOv8's, with class branches of depthwise separable convolutions."""
 
     def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
-        hidden = class_branch_width(first_channels, self.num_classes, self.variant)
+        hidden = self._class_branch_width(first_channels)
         return nn.Sequential(
             _separable(in_channels, hidden),
             _separable(hidden, hidden),
@@ -131,15 +120,9 @@ class YOLOv10Head(YOLOv11Head):
     }
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        stride: Sequence[int],
-        num_classes: int,
-        reg_max: int = 16,
-        variant: Variant = "published",
+        self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16
     ) -> None:
-        # The reference limits the width to 100 classes here, as the original.
-        super().__init__(in_channels, stride, num_classes, reg_max, "published")
+        super().__init__(in_channels, stride, num_classes, reg_max)
         self.single_box_branches, self.single_class_branches = self._branches(in_channels)
         self.single_box_branches.load_state_dict(self.box_branches.state_dict())
         self.single_class_branches.load_state_dict(self.class_branches.state_dict())
@@ -186,9 +169,9 @@ class YOLOv9Head(YOLOv8Head):
         stride: strides of L levels in pixels.
         num_classes: C.
         reg_max: bins of each distribution.
-        variant: as `YOLOv8Head`'s.
     """
 
+    inputs_a_level = 2
     mindyolo_names: ClassVar[dict[str, str]] = {
         "auxiliary_box_branches": "cv2",
         "auxiliary_class_branches": "cv3",
@@ -199,31 +182,15 @@ class YOLOv9Head(YOLOv8Head):
     }
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        stride: Sequence[int],
-        num_classes: int,
-        reg_max: int = 16,
-        variant: Variant = "published",
+        self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16
     ) -> None:
         levels = len(in_channels) // 2
-        super().__init__(in_channels[levels:], stride, num_classes, reg_max, variant)
+        super().__init__(in_channels[levels:], stride, num_classes, reg_max)
         auxiliary = self._branches(in_channels[:levels])
         self.auxiliary_box_branches, self.auxiliary_class_branches = auxiliary
         # Unused, but one of the original's parameters, which are counted and saved.
         self.auxiliary_dfl: nn.Module | None = DFL(reg_max)
         self.is_trimmed = False
-
-    @classmethod
-    def from_row(cls, row: LayerRow, num_classes: int, reg_max: int, stride: Sequence[int]) -> YOLOv9Head:
-        """Row arguments: nc, reg_max, stride.
-
-        Raises:
-            ValueError: the maps' strides are not those that the table states, twice over.
-        """
-        check_strides(row, [*stride, *stride])
-        channels = [shape.channels for shape in row.inputs]
-        return cls(channels, stride, num_classes, reg_max, row.variant)
 
     def _box_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
         width = max(16, first_channels // 4, 4 * self.reg_max)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.convolution import ConvNormAct
 
 HEAD_CHANNELS = 64
@@ -73,6 +72,7 @@ class PSA(Layer):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.out_channels = channels
         hidden = channels // 2
         self.split = ConvNormAct(channels, 2 * hidden)
         self.merge = ConvNormAct(2 * hidden, channels)
@@ -86,10 +86,6 @@ class PSA(Layer):
             ValueError: it takes another number of channels.
         """
         return cls(_kept_channels(row, channels))
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The same map."""
-        return inputs[0]
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""

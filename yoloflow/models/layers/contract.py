@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
-
-Variant = Literal["published", "mindyolo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +52,11 @@ class LayerRow:
         inputs: the maps it takes, in the order of its `from`.
         scaling: rule for its channels.
         repeats: how often its block is repeated, already scaled.
-        variant: "published" or "mindyolo".
     """
 
     inputs: Sequence[MapShape]
     scaling: Scaling
     repeats: int
-    variant: Variant
 
     @property
     def in_channels(self) -> int:
@@ -68,25 +64,29 @@ class LayerRow:
         return self.inputs[0].channels
 
 
-class Layer(nn.Module, ABC):
+class Layer(nn.Module):
     """A module that a row of the table can name.
 
-    A new layer is a subclass and a line in `models/catalogue.py`. Its `from_row(row, *args,
+    A new layer is a subclass and a line in `models/layer_classes.py`. Its `from_row(row, *args,
     **keywords)` takes the `LayerRow` and then the row's arguments under their own names; it alone states how
     they scale, and raises ValueError where they make no sense.
 
     Attributes:
         takes_repeats: the layer repeats its own inside; else a repeated row becomes a stack of layers.
         takes_several: its input is a list of maps; else it is one map.
+        out_channels: channels of the map it gives.
+        step: cells of the map it takes from one cell of the map it gives to the next.
     """
 
     takes_repeats: ClassVar[bool] = False
     takes_several: ClassVar[bool] = False
+    out_channels: int
+    step: int = 1
     from_row: ClassVar[Callable[..., Layer]]
 
-    @abstractmethod
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The map this layer gives for the maps it takes."""
+        """Returns the shape of the map it gives for the maps it takes."""
+        return MapShape(self.out_channels, inputs[0].stride * self.step)
 
 
 class Stack(Layer):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.normalization import batch_norm
 
 Activation = Callable[[], nn.Module] | bool | None
@@ -48,6 +48,7 @@ class ConvNormAct(Layer):
         act: Activation = True,
     ) -> None:
         super().__init__()
+        self.out_channels, self.step = out_channels, stride
         padding = dilation * (kernel - 1) // 2 if padding is None else padding
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride, padding, dilation, groups=groups, bias=False
@@ -79,10 +80,6 @@ class ConvNormAct(Layer):
             act=act,
         )
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels; the stride grows by the convolution's."""
-        return MapShape(self.conv.out_channels, inputs[0].stride * self.conv.stride[0])
-
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
         result: Tensor = self.act(self.bn(self.conv(features)))
@@ -104,6 +101,7 @@ class DepthwiseSeparable(Layer):
         self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, act: Activation = True
     ) -> None:
         super().__init__()
+        self.out_channels, self.step = out_channels, stride
         self.depthwise = ConvNormAct(in_channels, in_channels, kernel, stride, groups=in_channels, act=act)
         self.pointwise = ConvNormAct(in_channels, out_channels, act=act)
 
@@ -113,10 +111,6 @@ class DepthwiseSeparable(Layer):
     ) -> DepthwiseSeparable:
         """Row arguments: channels (scaled), kernel, stride, act."""
         return cls(row.in_channels, row.scaling.channels(channels), kernel, stride, act)
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """As its two convolutions."""
-        return self.pointwise.output_shape([self.depthwise.output_shape(inputs)])
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
@@ -168,10 +162,6 @@ class Bottleneck(Layer):
         """Row arguments: channels (scaled), shortcut, act."""
         return cls(row.in_channels, row.scaling.channels(channels), shortcut=shortcut, act=act)
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
-
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H, W)."""
         result: Tensor = self.conv2(self.conv1(features))
@@ -185,6 +175,7 @@ class Residualblock(Layer):
 
     def __init__(self, channels: int, act: Activation = True) -> None:
         super().__init__()
+        self.out_channels = channels
         self.block = Bottleneck(channels, channels, expansion=1.0, act=act)
 
     @classmethod
@@ -197,10 +188,6 @@ class Residualblock(Layer):
         if row.scaling.channels(channels) != row.in_channels:
             raise ValueError(f"gives the channels it takes, {row.in_channels}; the row asks for {channels}")
         return cls(row.in_channels, act)
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The same map."""
-        return inputs[0]
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.convolution import Bottleneck, ConvNormAct
 from yoloflow.models.layers.inverted import InvertedBlock
 
@@ -58,10 +58,6 @@ class C3(Layer):
             row.in_channels, row.scaling.channels(channels), row.repeats, _bottleneck((1, 3), shortcut)
         )
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
-
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H, W)."""
         result: Tensor = self.merge(torch.cat((self.blocks(self.main(features)), self.side(features)), 1))
@@ -79,38 +75,6 @@ class DWC3(C3):
             return Bottleneck(hidden, hidden, shortcut=shortcut, expansion=1.0, separable=True)
 
         return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block)
-
-
-class C2(Layer):
-    """One 1x1 convolution split in halves, one followed by a chain of blocks; both merged (YOLOv8-P6)."""
-
-    takes_repeats = True
-    mindyolo_names: ClassVar[dict[str, str]] = {"split": "cv1", "merge": "cv2", "blocks": "m"}
-
-    def __init__(self, in_channels: int, out_channels: int, repeats: int, make_block: MakeBlock) -> None:
-        super().__init__()
-        self.out_channels = out_channels
-        hidden = int(out_channels * 0.5)
-        self.split = ConvNormAct(in_channels, 2 * hidden)
-        self.merge = ConvNormAct(2 * hidden, out_channels)
-        self.blocks = nn.Sequential(*(make_block(hidden) for _ in range(repeats)))
-
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C2:
-        """Row arguments: channels (scaled), shortcut."""
-        return cls(
-            row.in_channels, row.scaling.channels(channels), row.repeats, _bottleneck((3, 3), shortcut)
-        )
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
-        main, side = self.split(features).chunk(2, 1)
-        result: Tensor = self.merge(torch.cat((self.blocks(main), side), 1))
-        return result
 
 
 class SplitChain(Layer):
@@ -139,12 +103,11 @@ class SplitChain(Layer):
         self.out_channels = out_channels
         hidden = int(out_channels * expansion)
         self.split = ConvNormAct(in_channels, 2 * hidden)
-        self.merge = ConvNormAct((2 + repeats) * hidden, out_channels)
+        self.merge = ConvNormAct(self._merged_parts(repeats) * hidden, out_channels)
         self.blocks = nn.ModuleList(make_block(hidden) for _ in range(repeats))
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
+    def _merged_parts(self, repeats: int) -> int:
+        return 2 + repeats
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H, W)."""
@@ -152,6 +115,28 @@ class SplitChain(Layer):
         for block in self.blocks:
             links.append(block(links[-1]))
         result: Tensor = self.merge(torch.cat(links, 1))
+        return result
+
+
+class C2(SplitChain):
+    """A chain of bottlenecks on the first half of the channels, only the end of which is kept (YOLOv8-P6)."""
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C2:
+        """Row arguments: channels (scaled), shortcut."""
+        return cls(
+            row.in_channels, row.scaling.channels(channels), row.repeats, _bottleneck((3, 3), shortcut)
+        )
+
+    def _merged_parts(self, repeats: int) -> int:
+        return 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H, W)."""
+        main, side = self.split(features).chunk(2, 1)
+        for block in self.blocks:
+            main = block(main)
+        result: Tensor = self.merge(torch.cat((main, side), 1))
         return result
 
 

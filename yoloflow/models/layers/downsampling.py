@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape, Variant
+from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
 from yoloflow.models.layers.convolution import ConvNormAct
 from yoloflow.models.layers.pooling import padded_max_pool
 
@@ -39,18 +39,17 @@ class ReOrg(Layer):
 class Focus(Layer):
     """Squares of four cells become channels, then a convolution (YOLOv5 before v6, YOLOX)."""
 
+    step = 2
+
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1) -> None:
         super().__init__()
+        self.out_channels = out_channels
         self.conv = ConvNormAct(4 * in_channels, out_channels, kernel)
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, kernel: int = 1) -> Focus:
         """Row arguments: channels (scaled), kernel."""
         return cls(row.in_channels, row.scaling.channels(channels), kernel)
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, twice the stride."""
-        return MapShape(self.conv.conv.out_channels, 2 * inputs[0].stride)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H / 2, W / 2)."""
@@ -59,13 +58,18 @@ class Focus(Layer):
 
 
 class HalvingLayer(Layer):
-    """A layer that gives its own channels at twice the stride."""
+    """A layer that halves a map and is made from the channels it takes and gives."""
 
-    out_channels: int
+    step = 2
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, twice the stride."""
-        return MapShape(self.out_channels, 2 * inputs[0].stride)
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int) -> Self:
+        """Row arguments: channels (scaled)."""
+        return cls(row.in_channels, row.scaling.channels(channels))
 
 
 class DownC(HalvingLayer):
@@ -74,17 +78,11 @@ class DownC(HalvingLayer):
     mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "cv1", "conv": "cv2", "pooled": "cv3"}
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.out_channels = out_channels
+        super().__init__(in_channels, out_channels)
         self.reduce = ConvNormAct(in_channels, in_channels)
         self.conv = ConvNormAct(in_channels, out_channels // 2, 3, 2)
         self.pooled = ConvNormAct(in_channels, out_channels // 2)
         self.pool = nn.MaxPool2d(2, 2)
-
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int) -> DownC:
-        """Row arguments: channels (scaled)."""
-        return cls(row.in_channels, row.scaling.channels(channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H / 2, W / 2)."""
@@ -97,15 +95,9 @@ class AConv(HalvingLayer):
     mindyolo_names: ClassVar[dict[str, str]] = {"conv": "cv1"}
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.out_channels = out_channels
+        super().__init__(in_channels, out_channels)
         self.mean = nn.AvgPool2d(2, 1)
         self.conv = ConvNormAct(in_channels, out_channels, 3, 2)
-
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int) -> AConv:
-        """Row arguments: channels (scaled)."""
-        return cls(row.in_channels, row.scaling.channels(channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H / 2, W / 2)."""
@@ -118,18 +110,14 @@ class ADown(HalvingLayer):
 
     mindyolo_names: ClassVar[dict[str, str]] = {"conv": "cv1", "pooled": "cv2"}
 
-    def __init__(self, in_channels: int, out_channels: int, variant: Variant) -> None:
-        super().__init__()
-        self.out_channels = out_channels
+    max_pool = staticmethod(padded_max_pool)
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels)
         self.mean = nn.AvgPool2d(2, 1)
-        self.pool = padded_max_pool(3, 2, variant)
+        self.pool = self.max_pool(3, 2)
         self.conv = ConvNormAct(in_channels // 2, out_channels // 2, 3, 2)
         self.pooled = ConvNormAct(in_channels // 2, out_channels // 2)
-
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int) -> ADown:
-        """Row arguments: channels (scaled)."""
-        return cls(row.in_channels, row.scaling.channels(channels), row.variant)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H / 2, W / 2)."""
@@ -144,6 +132,7 @@ class SCDown(Layer):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
         super().__init__()
+        self.out_channels, self.step = out_channels, stride
         self.channels = ConvNormAct(in_channels, out_channels)
         self.space = ConvNormAct(out_channels, out_channels, kernel, stride, groups=out_channels, act=False)
 
@@ -151,10 +140,6 @@ class SCDown(Layer):
     def from_row(cls, row: LayerRow, channels: int, kernel: int, stride: int) -> SCDown:
         """Row arguments: channels (scaled), kernel, stride."""
         return cls(row.in_channels, row.scaling.channels(channels), kernel, stride)
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """As the second convolution's."""
-        return self.space.output_shape(inputs)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""

@@ -8,23 +8,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape, Variant
+from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
 from yoloflow.models.layers.convolution import Activation, ConvNormAct
 
 
-def padded_max_pool(kernel: int, stride: int = 1, variant: Variant = "published") -> nn.Module:
-    """A max-pool padded by half its kernel.
-
-    "published" pads with minus infinity, as PyTorch; "mindyolo" with zeros, which win over negative
-    activations at the border.
-    """
-    if variant == "published":
-        return nn.MaxPool2d(kernel, stride, padding=kernel // 2)
-    return nn.Sequential(nn.ZeroPad2d(kernel // 2), nn.MaxPool2d(kernel, stride))
+def padded_max_pool(kernel: int, stride: int = 1) -> nn.Module:
+    """Makes a max-pool padded with minus infinity by half its kernel."""
+    return nn.MaxPool2d(kernel, stride, padding=kernel // 2)
 
 
 class Pool(Layer):
-    """What the max-pools share.
+    """A layer that is a max-pool.
 
     Args:
         pool: the pooling module.
@@ -38,7 +32,7 @@ class Pool(Layer):
         self.pool, self.step = pool, stride
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The same channels; the stride grows by the pool's."""
+        """Returns the shape with the channels it takes."""
         return MapShape(inputs[0].channels, inputs[0].stride * self.step)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -74,10 +68,12 @@ class MP(Pool):
 class SP(Pool):
     """A max-pool that sees a neighbourhood and keeps the size (YOLOv7-tiny)."""
 
+    max_pool = staticmethod(padded_max_pool)
+
     @classmethod
     def from_row(cls, row: LayerRow, kernel: int = 3, stride: int = 1) -> SP:
         """Row arguments: kernel, stride."""
-        return cls(padded_max_pool(kernel, stride, row.variant), stride)
+        return cls(cls.max_pool(kernel, stride), stride)
 
 
 class SPPF(Layer):
@@ -97,10 +93,6 @@ class SPPF(Layer):
     def from_row(cls, row: LayerRow, channels: int, kernel: int = 5, act: Activation = True) -> SPPF:
         """Row arguments: channels (scaled), kernel, act."""
         return cls(row.in_channels, row.scaling.channels(channels), kernel, act)
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H, W)."""
@@ -124,14 +116,16 @@ class SPPCSPC(Layer):
         "after_1": "cv6",
     }
 
-    def __init__(self, in_channels: int, out_channels: int, variant: Variant) -> None:
+    max_pool = staticmethod(padded_max_pool)
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         hidden = out_channels
         self.out_channels = out_channels
         self.before_0 = ConvNormAct(in_channels, hidden)
         self.before_1 = ConvNormAct(hidden, hidden, 3)
         self.before_2 = ConvNormAct(hidden, hidden)
-        self.pools = nn.ModuleList(padded_max_pool(kernel, 1, variant) for kernel in (5, 9, 13))
+        self.pools = nn.ModuleList(self.max_pool(kernel) for kernel in (5, 9, 13))
         self.after_0 = ConvNormAct(4 * hidden, hidden)
         self.after_1 = ConvNormAct(hidden, hidden, 3)
         self.side = ConvNormAct(in_channels, hidden)
@@ -140,11 +134,7 @@ class SPPCSPC(Layer):
     @classmethod
     def from_row(cls, row: LayerRow, channels: int) -> SPPCSPC:
         """Row arguments: channels (scaled)."""
-        return cls(row.in_channels, row.scaling.channels(channels), row.variant)
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
+        return cls(row.in_channels, row.scaling.channels(channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H, W)."""
@@ -160,22 +150,20 @@ class SPPELAN(Layer):
 
     mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "cv1", "merge": "cv5"}
 
-    def __init__(self, in_channels: int, out_channels: int, hidden: int, variant: Variant) -> None:
+    max_pool = staticmethod(padded_max_pool)
+
+    def __init__(self, in_channels: int, out_channels: int, hidden: int) -> None:
         super().__init__()
         self.out_channels = out_channels
         self.reduce = ConvNormAct(in_channels, hidden)
-        self.pool = padded_max_pool(5, 1, variant)
+        self.pool = self.max_pool(5)
         self.merge = ConvNormAct(4 * hidden, out_channels)
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, hidden: int) -> SPPELAN:
         """Row arguments: channels and hidden (both scaled)."""
         scale = row.scaling.channels
-        return cls(row.in_channels, scale(channels), scale(hidden), row.variant)
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
+        return cls(row.in_channels, scale(channels), scale(hidden))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H, W)."""

@@ -128,7 +128,7 @@ class CBLinear(Layer):
 
     def __init__(self, in_channels: int, parts: Sequence[int]) -> None:
         super().__init__()
-        self.parts = list(parts)
+        self.parts = tuple(parts)
         self.conv = nn.Conv2d(in_channels, sum(parts), 1)
 
     @classmethod
@@ -138,7 +138,7 @@ class CBLinear(Layer):
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """All parts, the same stride."""
-        return SplitShape(sum(self.parts), inputs[0].stride, tuple(self.parts))
+        return SplitShape(sum(self.parts), inputs[0].stride, self.parts)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, sum of the parts, H, W)."""
