@@ -125,7 +125,7 @@ def _read_rows(model_cfg: Mapping[str, Any], replacements: Mapping[type[Layer], 
 
 
 def _read_row(place: str, entry: Any, position: int) -> _Row:
-    """One row; checks its form and its name, not yet what it refers to."""
+    """Reads one row; checks its form and its name, not yet the rows it refers to."""
     if not _is_list(entry) or len(entry) not in (4, 5):
         raise YoloflowError(f"{place}: expected [name, from, number, module, args], found {entry!r}")
     name, source, number, module, args = entry if len(entry) == 5 else (str(position), *entry)
@@ -142,7 +142,7 @@ def _read_row(place: str, entry: Any, position: int) -> _Row:
 
 
 def _sources(row: _Row, earlier: list[str]) -> tuple[int, ...]:
-    """Positions that `from` names; `earlier` are the names of the rows above."""
+    """Returns the positions that `from` names; `earlier` are the names of the rows above."""
     entries = row.source if _is_list(row.source) else [row.source]
     sources = tuple(_source(row, entry, earlier) for entry in entries)
     takes_several = row.layer_class.takes_several
@@ -196,7 +196,7 @@ def _build_one(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Layer:
 
 
 def _resolve_args(row: _Row, words: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and `key=value` arguments, words looked up."""
+    """Returns positional and `key=value` arguments, words looked up."""
     positional: list[Any] = []
     keywords: dict[str, Any] = {}
     for value in row.args:

@@ -18,7 +18,7 @@ Anchors = Sequence[Sequence[float]]
 
 
 class AnchorHead(Head):
-    """For each cell and anchor four box corrections, a logit for an object and one for each class.
+    """A head that predicts four corrections, an object logit and class logits for each cell and anchor.
 
     Args:
         in_channels: channels of the L maps.
@@ -51,7 +51,7 @@ class AnchorHead(Head):
 
     @classmethod
     def from_row(cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]) -> Self:
-        """Row arguments: nc, anchors, stride.
+        """Takes the row arguments nc, anchors, stride.
 
         Raises:
             ValueError: the maps' strides are not those that the table states, for each set of branches.
@@ -61,12 +61,12 @@ class AnchorHead(Head):
 
     @property
     def anchors(self) -> Tensor:
-        """(L, A, 2) anchors in cells of their level."""
+        """Returns the (L, A, 2) anchors in cells of their level."""
         stride = torch.tensor(self.stride, device=self.anchor_grid.device).view(-1, 1, 1)
         return self.anchor_grid.flatten(1, 4).view(len(self.stride), -1, 2) / stride
 
     def _convs(self, in_channels: Sequence[int]) -> nn.ModuleList:
-        """The levels' 1x1 convolutions, as if a 640 px image held 8 objects (Focal Loss, section 3.3)."""
+        """Makes the levels' 1x1 convolutions, for 8 objects in a 640 px image (Focal Loss, section 3.3)."""
         width = self.num_classes + 5
         convs = nn.ModuleList(nn.Conv2d(channels, width * self.num_anchors, 1) for channels in in_channels)
         with torch.no_grad():
@@ -77,16 +77,16 @@ class AnchorHead(Head):
         return convs
 
     def _by_anchor(self, raw: Tensor) -> Tensor:
-        """(B, A * (5 + C), H, W) to (B, A, H, W, 5 + C)."""
+        """Maps (B, A * (5 + C), H, W) to (B, A, H, W, 5 + C)."""
         batch, _, height, width = raw.shape
         return raw.view(batch, self.num_anchors, -1, height, width).permute(0, 1, 3, 4, 2).contiguous()
 
     def forward(self, features: list[Tensor]) -> Any:
-        """L maps (B, C_l, H_l, W_l) to L raw maps (B, A, H_l, W_l, 5 + C)."""
+        """Turns L maps (B, C_l, H_l, W_l) into L raw maps (B, A, H_l, W_l, 5 + C)."""
         return [self._by_anchor(conv(level)) for level, conv in zip(features, self.convs, strict=True)]
 
     def decode(self, raw: Any) -> Tensor:
-        """L raw maps to (B, N, 5 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1."""
+        """Turns L raw maps into (B, N, 5 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1."""
         decoded = []
         for level, stride, anchors in zip(raw, self.stride, self.anchor_grid, strict=True):
             sigmoid = level.float().sigmoid()
@@ -119,13 +119,13 @@ class YOLOv7Head(AnchorHead):
         self.is_folded = False
 
     def _parts(self) -> Iterator[tuple[nn.Conv2d, nn.Parameter, nn.Parameter]]:
-        """Convolution, added vector and factors of each level."""
+        """Returns the convolution, the added vector and the factors of each level."""
         for conv, added, factor in zip(self.convs, self.added, self.factors, strict=True):
             assert isinstance(conv, nn.Conv2d)
             yield conv, added.get_parameter("implicit"), factor.get_parameter("implicit")
 
     def forward(self, features: list[Tensor]) -> Any:
-        """L maps (B, C_l, H_l, W_l) to L raw maps (B, A, H_l, W_l, 5 + C)."""
+        """Turns L maps (B, C_l, H_l, W_l) into L raw maps (B, A, H_l, W_l, 5 + C)."""
         if self.is_folded:
             return super().forward(features)
         return [
@@ -147,7 +147,7 @@ class YOLOv7Head(AnchorHead):
 
 
 class YOLOv7AuxHead(YOLOv7Head):
-    """YOLOv7's head and an auxiliary one on further maps, which only training needs (YOLOv7, section 4.2).
+    """A YOLOv7 head with an auxiliary one on further maps, which only training needs (section 4.2).
 
     Raw predictions in train mode are the main head's L maps, then the auxiliary head's; else the former.
 
@@ -169,7 +169,7 @@ class YOLOv7AuxHead(YOLOv7Head):
         self.auxiliary_convs = self._convs(in_channels[levels:])
 
     def forward(self, features: list[Tensor]) -> Any:
-        """2 L maps (B, C_l, H_l, W_l) to raw maps (B, A, H_l, W_l, 5 + C)."""
+        """Turns 2 L maps (B, C_l, H_l, W_l) into raw maps (B, A, H_l, W_l, 5 + C)."""
         levels = len(self.stride)
         main = super().forward(features[:levels])
         if not self.training:

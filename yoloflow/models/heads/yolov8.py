@@ -19,7 +19,7 @@ MAX_DETECTIONS = 300
 
 
 class YOLOv8Head(Head):
-    """For each cell four distributions of distances to the box sides, and a logit for each class.
+    """A head that predicts four distributions of distances to the box sides and class logits for each cell.
 
     Args:
         in_channels: channels of the L maps.
@@ -44,7 +44,7 @@ class YOLOv8Head(Head):
 
     @classmethod
     def from_row(cls, row: LayerRow, num_classes: int, reg_max: int, stride: Sequence[int]) -> Self:
-        """Row arguments: nc, reg_max, stride.
+        """Takes the row arguments nc, reg_max, stride.
 
         Raises:
             ValueError: the maps' strides are not those that the table states, for each set of branches.
@@ -54,7 +54,7 @@ class YOLOv8Head(Head):
         return cls(channels, stride, num_classes, reg_max)
 
     def _branches(self, in_channels: Sequence[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
-        """Box and class branches of all levels.
+        """Makes the box and class branches of all levels.
 
         They start with boxes some cells wide, and as if a 640 px image held 5 objects of any class.
         """
@@ -80,11 +80,11 @@ class YOLOv8Head(Head):
         return max(first_channels, min(self.num_classes, 100))
 
     def forward(self, features: list[Tensor]) -> Any:
-        """L maps (B, C_l, H_l, W_l) to L raw maps (B, 4 * reg_max + C, H_l, W_l)."""
+        """Turns L maps (B, C_l, H_l, W_l) into L raw maps (B, 4 * reg_max + C, H_l, W_l)."""
         return run_branches(features, self.box_branches, self.class_branches)
 
     def decode(self, raw: Any) -> Tensor:
-        """L raw maps to (B, N, 4 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1."""
+        """Turns L raw maps into (B, N, 4 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1."""
         flat = torch.cat([level.flatten(2) for level in raw], 2).float()
         logits, scores = flat[:, : 4 * self.reg_max], flat[:, 4 * self.reg_max :]
         centres, strides = cell_centres([level.shape[2:] for level in raw], self.stride, flat.device)
@@ -93,7 +93,7 @@ class YOLOv8Head(Head):
 
 
 class YOLOv11Head(YOLOv8Head):
-    """YOLOv8's, with class branches of depthwise separable convolutions."""
+    """A YOLOv8 head with class branches of depthwise separable convolutions."""
 
     def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
         hidden = self._class_branch_width(first_channels)
@@ -105,7 +105,7 @@ class YOLOv11Head(YOLOv8Head):
 
 
 class YOLOv10Head(YOLOv11Head):
-    """Two sets of branches (YOLOv10, Wang et al. 2024, section 3.1).
+    """A head with two sets of branches (YOLOv10, Wang et al. 2024, section 3.1).
 
     One learns from many cells for each object, the other from one and needs no NMS; the second does not
     train the network below. Raw predictions are those of the first and those of the second; after `trim`
@@ -129,13 +129,13 @@ class YOLOv10Head(YOLOv11Head):
         self.is_trimmed = False
 
     def forward(self, features: list[Tensor]) -> Any:
-        """L maps to the raw maps of both sets of branches, as `YOLOv8Head` gives for one."""
+        """Turns L maps into the raw maps of both sets of branches, as `YOLOv8Head` gives for one."""
         detached = [level.detach() for level in features]
         single = run_branches(detached, self.single_box_branches, self.single_class_branches)
         return single if self.is_trimmed else (super().forward(features), single)
 
     def decode(self, raw: Any) -> Tensor:
-        """The second set's raw maps to (B, 300, 6) float32: x1, y1, x2, y2 in pixels, score, class.
+        """Turns the second set's raw maps into (B, 300, 6) float32: x1, y1, x2, y2 in pixels, score, class.
 
         The best cells by their best class first, then the best (cell, class) pairs of these; fewer rows
         where there are fewer cells.
@@ -159,7 +159,7 @@ class YOLOv10Head(YOLOv11Head):
 
 
 class YOLOv9Head(YOLOv8Head):
-    """Auxiliary and main branches (YOLOv9, Wang et al. 2024, section 4.1), with grouped box branches.
+    """A head with auxiliary branches and grouped box branches (YOLOv9, Wang et al. 2024, section 4.1).
 
     The first half of the maps feeds the auxiliary branches, which only training needs. Raw predictions are
     the auxiliary ones and the main ones; after `trim` the main ones alone.
@@ -201,7 +201,7 @@ class YOLOv9Head(YOLOv8Head):
         return plain_branch(in_channels, hidden, self.num_classes)
 
     def forward(self, features: list[Tensor]) -> Any:
-        """2 L maps to the raw maps of both branches, as `YOLOv8Head` gives for one."""
+        """Turns 2 L maps into the raw maps of both branches, as `YOLOv8Head` gives for one."""
         if self.is_trimmed:
             return super().forward(features)
         levels = len(self.stride)
@@ -211,7 +211,7 @@ class YOLOv9Head(YOLOv8Head):
         return auxiliary, super().forward(features[levels:])
 
     def decode(self, raw: Any) -> Tensor:
-        """The main branches' raw maps to (B, N, 4 + C), as `YOLOv8Head`."""
+        """Turns the main branches' raw maps into (B, N, 4 + C), as `YOLOv8Head`."""
         return super().decode(raw if self.is_trimmed else raw[1])
 
     def trim(self, num_inputs: int) -> list[int]:
@@ -223,7 +223,7 @@ class YOLOv9Head(YOLOv8Head):
 
 
 class DFL(nn.Module):
-    """The expected value of each box side's distribution, see `expected_distances`.
+    """A layer that computes the expected value of each box side's distribution.
 
     The bins 0, 1, ... are a frozen parameter, as in the originals: it is counted and saved, never trained.
 
@@ -239,7 +239,7 @@ class DFL(nn.Module):
             self.conv.weight.copy_(torch.arange(bins, dtype=torch.float32).view(1, bins, 1, 1))
 
     def forward(self, logits: Tensor) -> Tensor:
-        """(B, 4 * bins, N) float32 logits to (B, N, 4) distances in cells."""
+        """Maps (B, 4 * bins, N) float32 logits to (B, N, 4) distances in cells."""
         sides = logits.view(len(logits), 4, self.bins, -1)
         return expected_distances(sides, self.conv.weight.float().flatten())
 
@@ -252,7 +252,7 @@ def check_strides(row: LayerRow, stride: Sequence[int]) -> None:
 
 
 def run_branches(features: list[Tensor], boxes: nn.ModuleList, scores: nn.ModuleList) -> list[Tensor]:
-    """The raw maps of all levels: box logits, then class logits."""
+    """Returns the raw maps of all levels: box logits, then class logits."""
     return [
         torch.cat((box(level), score(level)), 1)
         for level, box, score in zip(features, boxes, scores, strict=True)
@@ -260,7 +260,7 @@ def run_branches(features: list[Tensor], boxes: nn.ModuleList, scores: nn.Module
 
 
 def plain_branch(in_channels: int, hidden: int, out_channels: int, groups: int = 1) -> nn.Sequential:
-    """Two 3x3 convolutions and a 1x1 one; all but the first in groups."""
+    """Makes two 3x3 convolutions and a 1x1 one; all but the first in groups."""
     return nn.Sequential(
         ConvNormAct(in_channels, hidden, 3),
         ConvNormAct(hidden, hidden, 3, groups=groups),

@@ -33,7 +33,7 @@ class Attention(nn.Module):
         self.position = ConvNormAct(channels, channels, 3, groups=channels, act=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         batch, channels, height, width = features.shape
         widths = (self.key_width, self.key_width, self.value_width)
         merged = self.qkv(features).view(batch, self.num_heads, sum(widths), height * width)
@@ -59,7 +59,7 @@ class AttentionBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         features = features + self.attention(features)
         result: Tensor = features + self.feed_forward(features)
         return result
@@ -80,7 +80,7 @@ class PSA(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int) -> PSA:
-        """Row arguments: channels (scaled; those it takes).
+        """Takes the row arguments channels (scaled; those it takes).
 
         Raises:
             ValueError: it takes another number of channels.
@@ -88,7 +88,7 @@ class PSA(Layer):
         return cls(_kept_channels(row, channels))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         side, main = self.split(features).chunk(2, 1)
         result: Tensor = self.merge(torch.cat((side, self.block(main)), 1))
         return result
@@ -106,7 +106,7 @@ class C2PSA(PSA):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int) -> C2PSA:
-        """Row arguments: channels (scaled; those it takes).
+        """Takes the row arguments channels (scaled; those it takes).
 
         Raises:
             ValueError: it takes another number of channels.

@@ -15,7 +15,7 @@ Activation = Callable[[], nn.Module] | bool | None
 
 
 def activation(choice: Activation) -> nn.Module:
-    """A new activation: SiLU for True, none for False or None, else what `choice` makes."""
+    """Makes an activation: SiLU for True, none for False or None, else what `choice` makes."""
     if choice is True:
         return nn.SiLU()
     return choice() if choice else nn.Identity()
@@ -68,7 +68,7 @@ class ConvNormAct(Layer):
         dilation: int = 1,
         act: Activation = True,
     ) -> ConvNormAct:
-        """Row arguments: channels (scaled), kernel, stride, padding, groups, dilation, act."""
+        """Takes the row arguments channels (scaled), kernel, stride, padding, groups, dilation, act."""
         return cls(
             row.in_channels,
             row.scaling.channels(channels),
@@ -81,7 +81,7 @@ class ConvNormAct(Layer):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
+        """Maps (B, C, H, W) to (B, C', H', W')."""
         result: Tensor = self.act(self.bn(self.conv(features)))
         return result
 
@@ -109,11 +109,11 @@ class DepthwiseSeparable(Layer):
     def from_row(
         cls, row: LayerRow, channels: int, kernel: int = 1, stride: int = 1, act: Activation = True
     ) -> DepthwiseSeparable:
-        """Row arguments: channels (scaled), kernel, stride, act."""
+        """Takes the row arguments channels (scaled), kernel, stride, act."""
         return cls(row.in_channels, row.scaling.channels(channels), kernel, stride, act)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
+        """Maps (B, C, H, W) to (B, C', H', W')."""
         result: Tensor = self.pointwise(self.depthwise(features))
         return result
 
@@ -159,11 +159,11 @@ class Bottleneck(Layer):
     def from_row(
         cls, row: LayerRow, channels: int, shortcut: bool = True, act: Activation = True
     ) -> Bottleneck:
-        """Row arguments: channels (scaled), shortcut, act."""
+        """Takes the row arguments channels (scaled), shortcut, act."""
         return cls(row.in_channels, row.scaling.channels(channels), shortcut=shortcut, act=act)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         result: Tensor = self.conv2(self.conv1(features))
         return features + result if self.adds else result
 
@@ -180,7 +180,7 @@ class Residualblock(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, act: Activation = True) -> Residualblock:
-        """Row arguments: channels (scaled; those it takes), act.
+        """Takes the row arguments channels (scaled; those it takes), act.
 
         Raises:
             ValueError: it takes another number of channels.
@@ -190,6 +190,6 @@ class Residualblock(Layer):
         return cls(row.in_channels, act)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         result: Tensor = self.block(features)
         return result

@@ -53,13 +53,13 @@ class C3(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C3:
-        """Row arguments: channels (scaled), shortcut."""
+        """Takes the row arguments channels (scaled), shortcut."""
         return cls(
             row.in_channels, row.scaling.channels(channels), row.repeats, _bottleneck((1, 3), shortcut)
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         result: Tensor = self.merge(torch.cat((self.blocks(self.main(features)), self.side(features)), 1))
         return result
 
@@ -69,7 +69,7 @@ class DWC3(C3):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> DWC3:
-        """Row arguments: channels (scaled), shortcut."""
+        """Takes the row arguments channels (scaled), shortcut."""
 
         def make_block(hidden: int) -> nn.Module:
             return Bottleneck(hidden, hidden, shortcut=shortcut, expansion=1.0, separable=True)
@@ -110,7 +110,7 @@ class SplitChain(Layer):
         return 2 + repeats
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         links = list(self.split(features).chunk(2, 1))
         for block in self.blocks:
             links.append(block(links[-1]))
@@ -123,7 +123,7 @@ class C2(SplitChain):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C2:
-        """Row arguments: channels (scaled), shortcut."""
+        """Takes the row arguments channels (scaled), shortcut."""
         return cls(
             row.in_channels, row.scaling.channels(channels), row.repeats, _bottleneck((3, 3), shortcut)
         )
@@ -132,7 +132,7 @@ class C2(SplitChain):
         return 2
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         main, side = self.split(features).chunk(2, 1)
         for block in self.blocks:
             main = block(main)
@@ -145,7 +145,7 @@ class C2f(SplitChain):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = False, expansion: float = 0.5) -> C2f:
-        """Row arguments: channels (scaled), shortcut, expansion."""
+        """Takes the row arguments channels (scaled), shortcut, expansion."""
         out_channels = row.scaling.channels(channels)
         return cls(row.in_channels, out_channels, row.repeats, _bottleneck((3, 3), shortcut), expansion)
 
@@ -157,7 +157,7 @@ class C2fCIB(SplitChain):
     def from_row(
         cls, row: LayerRow, channels: int, shortcut: bool = False, large_kernel: bool = False
     ) -> C2fCIB:
-        """Row arguments: channels (scaled), shortcut, large_kernel."""
+        """Takes the row arguments channels (scaled), shortcut, large_kernel."""
 
         def make_block(hidden: int) -> nn.Module:
             return InvertedBlock(hidden, shortcut=shortcut, large_kernel=large_kernel)
@@ -177,7 +177,7 @@ class C3k2(SplitChain):
         expansion: float = 0.5,
         shortcut: bool = True,
     ) -> C3k2:
-        """Row arguments: channels (scaled), nested (C3 inside; always in m, l and x), expansion, shortcut."""
+        """Takes the row arguments channels (scaled), nested (C3 inside: m, l, x), expansion, shortcut."""
         inner = _bottleneck((3, 3), shortcut)
 
         def make_block(hidden: int) -> nn.Module:

@@ -14,7 +14,7 @@ from yoloflow.models.layers.pooling import padded_max_pool
 
 
 def space_to_channels(features: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, 4 C, H / 2, W / 2): the four cells of a square, column by column."""
+    """Maps (B, C, H, W) to (B, 4 C, H / 2, W / 2): the four cells of a square, column by column."""
     corners = [features[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
     return torch.cat(corners, 1)
 
@@ -24,15 +24,15 @@ class ReOrg(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow) -> ReOrg:
-        """No row arguments."""
+        """Takes no row arguments."""
         return cls()
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Four times the channels, twice the stride."""
+        """Returns four times the channels and twice the stride."""
         return MapShape(4 * inputs[0].channels, 2 * inputs[0].stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, 4 C, H / 2, W / 2)."""
+        """Maps (B, C, H, W) to (B, 4 C, H / 2, W / 2)."""
         return space_to_channels(features)
 
 
@@ -48,11 +48,11 @@ class Focus(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, kernel: int = 1) -> Focus:
-        """Row arguments: channels (scaled), kernel."""
+        """Takes the row arguments channels (scaled), kernel."""
         return cls(row.in_channels, row.scaling.channels(channels), kernel)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H / 2, W / 2)."""
+        """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
         result: Tensor = self.conv(space_to_channels(features))
         return result
 
@@ -68,7 +68,7 @@ class HalvingLayer(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int) -> Self:
-        """Row arguments: channels (scaled)."""
+        """Takes the row arguments channels (scaled)."""
         return cls(row.in_channels, row.scaling.channels(channels))
 
 
@@ -85,7 +85,7 @@ class DownC(HalvingLayer):
         self.pool = nn.MaxPool2d(2, 2)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H / 2, W / 2)."""
+        """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
         return torch.cat((self.conv(self.reduce(features)), self.pooled(self.pool(features))), 1)
 
 
@@ -100,7 +100,7 @@ class AConv(HalvingLayer):
         self.conv = ConvNormAct(in_channels, out_channels, 3, 2)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H / 2, W / 2)."""
+        """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
         result: Tensor = self.conv(self.mean(features))
         return result
 
@@ -120,7 +120,7 @@ class ADown(HalvingLayer):
         self.pooled = ConvNormAct(in_channels // 2, out_channels // 2)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H / 2, W / 2)."""
+        """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
         first, second = self.mean(features).chunk(2, 1)
         return torch.cat((self.conv(first), self.pooled(self.pool(second))), 1)
 
@@ -138,10 +138,10 @@ class SCDown(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, kernel: int, stride: int) -> SCDown:
-        """Row arguments: channels (scaled), kernel, stride."""
+        """Takes the row arguments channels (scaled), kernel, stride."""
         return cls(row.in_channels, row.scaling.channels(channels), kernel, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
+        """Maps (B, C, H, W) to (B, C', H', W')."""
         result: Tensor = self.space(self.channels(features))
         return result

@@ -24,7 +24,7 @@ class RepNBottleneck(nn.Module):
         self.conv = ConvNormAct(channels, channels, 3)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         result: Tensor = features + self.conv(self.rep(features))
         return result
 
@@ -65,12 +65,12 @@ class ELAN1(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, split: int, link: int) -> ELAN1:
-        """Row arguments: channels, split, link (all scaled)."""
+        """Takes the row arguments channels, split, link (all scaled)."""
         scale = row.scaling.channels
         return cls(row.in_channels, scale(channels), scale(split), scale(link))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         links = list(self.split(features).chunk(2, 1))
         for layer in (self.first, self.second):
             links.append(layer(links[-1]))
@@ -96,6 +96,6 @@ class RepNCSPELAN4(ELAN1):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, split: int, link: int, repeats: int = 1) -> RepNCSPELAN4:
-        """Row arguments: channels, split, link (all scaled), repeats."""
+        """Takes the row arguments channels, split, link (all scaled), repeats."""
         scale = row.scaling.channels
         return cls(row.in_channels, scale(channels), scale(split), scale(link), repeats)

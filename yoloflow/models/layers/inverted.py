@@ -34,6 +34,6 @@ class InvertedBlock(nn.Module):
         self.adds = shortcut
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         result: Tensor = self.chain(features)
         return features + result if self.adds else result

@@ -36,7 +36,7 @@ class Pool(Layer):
         return MapShape(inputs[0].channels, inputs[0].stride * self.step)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H', W')."""
+        """Maps (B, C, H, W) to (B, C, H', W')."""
         result: Tensor = self.pool(features)
         return result
 
@@ -46,7 +46,7 @@ class MaxPool(Pool):
 
     @classmethod
     def from_row(cls, row: LayerRow, kernel: int = 3, stride: int = 1, mode: str = "same") -> MaxPool:
-        """Row arguments: kernel, stride, mode ("same": padded with minus infinity).
+        """Takes the row arguments kernel, stride, mode ("same": padded with minus infinity).
 
         Raises:
             ValueError: another mode.
@@ -61,7 +61,7 @@ class MP(Pool):
 
     @classmethod
     def from_row(cls, row: LayerRow, kernel: int = 2) -> MP:
-        """Row arguments: kernel."""
+        """Takes the row arguments kernel."""
         return cls(nn.MaxPool2d(kernel, kernel), kernel)
 
 
@@ -72,7 +72,7 @@ class SP(Pool):
 
     @classmethod
     def from_row(cls, row: LayerRow, kernel: int = 3, stride: int = 1) -> SP:
-        """Row arguments: kernel, stride."""
+        """Takes the row arguments kernel, stride."""
         return cls(cls.max_pool(kernel, stride), stride)
 
 
@@ -91,11 +91,11 @@ class SPPF(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, kernel: int = 5, act: Activation = True) -> SPPF:
-        """Row arguments: channels (scaled), kernel, act."""
+        """Takes the row arguments channels (scaled), kernel, act."""
         return cls(row.in_channels, row.scaling.channels(channels), kernel, act)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         levels = [self.reduce(features)]
         for _ in range(3):
             levels.append(self.pool(levels[-1]))
@@ -133,11 +133,11 @@ class SPPCSPC(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int) -> SPPCSPC:
-        """Row arguments: channels (scaled)."""
+        """Takes the row arguments channels (scaled)."""
         return cls(row.in_channels, row.scaling.channels(channels))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         main = self.before_2(self.before_1(self.before_0(features)))
         pyramid = torch.cat([main, *(pool(main) for pool in self.pools)], 1)
         main = self.after_1(self.after_0(pyramid))
@@ -161,12 +161,12 @@ class SPPELAN(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, hidden: int) -> SPPELAN:
-        """Row arguments: channels and hidden (both scaled)."""
+        """Takes the row arguments channels and hidden (both scaled)."""
         scale = row.scaling.channels
         return cls(row.in_channels, scale(channels), scale(hidden))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         links = [self.reduce(features)]
         for _ in range(3):
             links.append(self.pool(links[-1]))
