@@ -23,6 +23,8 @@ from yoloflow.runtime.ranks import Ranks, gather_over_ranks, leave_ranks
 from yoloflow.structures import YoloflowError
 from yoloflow.train_step.step import StepSettings
 
+pytestmark = pytest.mark.process
+
 
 def join(rank: int, folder: str, seconds: float) -> None:
     torch.set_num_threads(1)

@@ -107,6 +107,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
     }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("case", ["plain", "compiled", "accumulating"])
 def test_two_devices_equal_one_with_the_whole_batch(
     case: str, states: dict[str, list[dict[str, torch.Tensor]]]
@@ -129,6 +130,7 @@ def test_two_devices_equal_one_with_the_whole_batch(
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.process
 def test_devices_hold_the_same_state_with_their_own_batch_norm(
     states: dict[str, list[dict[str, torch.Tensor]]],
 ) -> None:

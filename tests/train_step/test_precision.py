@@ -75,6 +75,7 @@ SCALERS = (
 )
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("scaler", SCALERS, ids=lambda scaler: scaler[0])
 @pytest.mark.parametrize("loss", ["keep_loss_fp32=true", "keep_loss_fp32=false"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -85,11 +86,13 @@ def test_half_precision_learns_what_float32_learns(dtype: str, loss: str, scaler
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in weights.values())
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("scaler", SCALERS, ids=lambda scaler: scaler[0])
 def test_a_loss_scale_changes_nothing_in_float32(scaler: tuple[str, ...]) -> None:
     torch.testing.assert_close(train(*scaler)[0], exact(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.training
 def test_the_levels_above_o0_are_one() -> None:
     one, two, three = (train(f"amp_level={level}")[1] for level in ("O1", "O2", "O3"))
     assert all(
@@ -107,6 +110,7 @@ MORE = (
 )
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("more", MORE, ids=lambda more: more[0])
 def test_half_precision_goes_with_everything_else(more: tuple[str, ...]) -> None:
     half, whole = (train(f"amp_level={level}", *more)[0] for level in ("O2", "O0"))

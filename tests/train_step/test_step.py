@@ -339,6 +339,7 @@ def test_the_dtype_follows_the_device() -> None:
     assert auto_mixed_precision("O0", "cuda", "bfloat16").dtype is None
 
 
+@pytest.mark.compile
 def test_the_loss_changes_with_the_stage_and_a_compiled_step_follows() -> None:
     torch._dynamo.reset()
     maps = {"stride": [8, 16, 32], "nc": 5}
@@ -355,6 +356,7 @@ def test_the_loss_changes_with_the_stage_and_a_compiled_step_follows() -> None:
         assert found[1] == found[2] > 0
 
 
+@pytest.mark.compile
 @pytest.mark.skipif(
     "recompile_limit" not in inspect.signature(torch.compile).parameters,
     reason="torch before 2.14 compiles for eight networks of a process",

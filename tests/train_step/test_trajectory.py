@@ -130,6 +130,7 @@ def test_the_labels_are_the_references(family: str, shared: Path) -> None:
 RUNS = [(family, "steps30", 1.0) for family in FAMILIES] + [("yolov8", "steps30_fast", 5.0)]
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("family", "run", "lr_factor"), RUNS)
 def test_every_step_equals_the_reference(family: str, run: str, lr_factor: float) -> None:
     torch.manual_seed(0)

@@ -133,6 +133,7 @@ def yolov8_step() -> TrainStep:
     )
 
 
+@pytest.mark.training
 @pytest.mark.skipif(peak_memory() is None, reason="only Linux tells a process's memory")
 def test_the_line_through_two_small_batches_tells_what_a_large_one_needs_and_what_fits() -> None:
     compute = partial(compute_batch, yolov8_step(), BatchExtent(batch_size=64, side=160, label_rows=64))

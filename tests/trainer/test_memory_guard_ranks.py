@@ -37,6 +37,8 @@ from yoloflow.trainer.guards.memory import (
     forecast_memory,
 )
 
+pytestmark = pytest.mark.process
+
 RANKS, CPU = 2, torch.device("cpu")
 EXTENT = BatchExtent(batch_size=24, side=32, label_rows=4)
 IMAGE_BYTES = 2**24

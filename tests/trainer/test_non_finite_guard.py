@@ -191,6 +191,7 @@ def train_as_a_rank(rank: int, folder: str) -> None:
     leave_ranks()
 
 
+@pytest.mark.process
 def test_ranks_stop_together_and_all_name_the_one_with_the_fault(tmp_path: Path) -> None:
     mp.spawn(train_as_a_rank, (str(tmp_path),), nprocs=2)
     messages = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]

@@ -25,6 +25,8 @@ from yoloflow.train_step.step import (
     get_gradreducer,
 )
 
+pytestmark = pytest.mark.process
+
 RANKS, BATCH, CLASSES, SIDE = 2, 8, 3, 128
 NARROW = ("network.width_multiple=0.125",)
 # Recipe -> overrides that make its network small.

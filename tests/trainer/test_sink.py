@@ -124,6 +124,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return digits_dataset("train", SCENES, cache), digits_dataset("val", SCENES, cache)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "more",
     [
@@ -155,6 +156,7 @@ def test_a_real_training_has_the_same_weights_and_figures_with_a_sink(
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.compile
 def test_compiled_and_eager_steps_agree(tmp_path: Path) -> None:
     eager, compiled = toy_step(), toy_step(StepSettings(jit=True, jit_backend="inductor"))
     toy_trainer(tmp_path / "eager", eager).train()

@@ -166,6 +166,7 @@ except TrainingStopped as stopped:
 """
 
 
+@pytest.mark.process
 def test_a_second_sigterm_while_the_state_is_written_does_not_cost_it(tmp_path: Path) -> None:
     tests = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", SLOW_STATE, str(tmp_path), tests]

@@ -10,7 +10,7 @@ from yoloflow.settings import Count, Row, Section
 
 
 class CallbackRow(Section):
-    """One callback by name, with its arguments as further keys."""
+    """A callback by name, with its arguments as further keys."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Any]
@@ -19,7 +19,7 @@ class CallbackRow(Section):
 
 
 class CallbackSettings(Section):
-    """When a training is evaluated, and what is written about it."""
+    """Settings of evaluation during training and of what is written about it."""
 
     run_eval: bool = Field(True, description="evaluate on val_set while training")
     run_eval_interval: Count = Field(1, description="epochs between evaluations")

@@ -10,7 +10,7 @@ from yoloflow.settings import Section, Word
 
 
 class RunSettings(Section):
-    """Where a training writes, and whether it continues one."""
+    """Settings of the run folder: its name, and whether a run is continued."""
 
     recipe: Word | None = Field(None, description="the recipe this was made from; the default of name")
     save_dir: str = Field("runs", description="folder of all runs")

@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM and SIGINT where nothing is lost."""
+"""SIGTERM and SIGINT stop a training where nothing is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ECHO_SECONDS = 1.0
 
 
 class TrainingStopped(BaseException):
-    """A training ended early because it was asked to; its state is saved.
+    """A training ended early by a signal; its state is saved.
 
     Like KeyboardInterrupt no Exception, so that nobody takes it for a fault and goes on.
 
@@ -36,7 +36,7 @@ class TrainingStopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """As shells give it: 130 for SIGINT, 143 for SIGTERM."""
+        """Exit code as shells give it: 130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.signal_number
 
 
@@ -64,7 +64,7 @@ class StopRequest:
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Catch the signals inside; elsewhere, and outside the main thread, they do what they did before."""
+        """Catches the signals in a block; outside the main thread they do what they did before."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -81,7 +81,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Raise `TrainingStopped` inside as soon as a signal comes; one that came before raises here."""
+        """Raises `TrainingStopped` in a block as soon as a signal comes; one that came before raises here."""
         self._raises = self._world_size == 1
         try:
             if self._raises and self._signal_number is not None:
@@ -91,7 +91,7 @@ class StopRequest:
             self._raises = False
 
     def agree(self, wants_state: bool = False) -> tuple[int | None, bool]:
-        """The signal that this or another rank was sent, and whether a rank wants a state written.
+        """Returns the signal that a rank was sent (or None), and whether a rank wants a state written.
 
         Args:
             wants_state: whether this one does. All ranks must ask at the same step.
@@ -110,7 +110,7 @@ class StopRequest:
             raise TrainingStopped(number)
 
     def wait_for_all(self) -> None:
-        """Return when all ranks have come here."""
+        """Waits for all ranks."""
         if self._agreement is not None:
             dist.barrier(self._agreement)
 
@@ -123,7 +123,7 @@ class StopRequest:
 
 @contextmanager
 def leave_at_second_interrupt(echo_seconds: float) -> Iterator[None]:
-    """A block that a SIGINT after another signal ends at once, with the whole process.
+    """Ends the process at once at a second SIGINT within a block.
 
     Python's own handlers wait for the main thread, which may be in a collective or a kernel; so a thread
     reads the numbers that the interpreter writes to a pipe as soon as a signal comes.

@@ -12,7 +12,7 @@ Determinism = Literal["none", "data", "bitwise"]
 
 
 class MachineSettings(Section):
-    """What a training computes on, and how much of it a second one repeats."""
+    """Settings of devices, threads and determinism."""
 
     seed: int = Field(0, ge=0, description="of weights, order and augmentation")
     determinism: Determinism = Field(

@@ -10,7 +10,7 @@ from yoloflow.settings import Count, Section
 
 
 class StepSettings(Section):
-    """How a step computes, and what it does with gradients before the update."""
+    """Settings of a step: accumulation, loss scale, clipping, compilation."""
 
     accumulate: Count = Field(1, description="micro-batches summed for an update")
     loss_scaler: Literal["static", "dynamic", "none"] = Field(

@@ -58,7 +58,7 @@ class StepResult:
 
 
 class TrainStep:
-    """Forward, backward and, every `accumulate` micro-batches, an update.
+    """Runs forward and backward and, every `accumulate` micro-batches, an update.
 
     An update unscales the summed gradient, looks whether it and the losses are finite, clips it, sets
     learning rate and momentum from the schedule, and steps optimizer, running statistics, EMA and loss
@@ -125,7 +125,7 @@ class TrainStep:
 
     @property
     def micro_batches_per_update(self) -> int:
-        """Calls that make an update."""
+        """Micro-batches of an update."""
         return self._settings.accumulate
 
     def begin_stage(self, stage: int) -> None:
@@ -165,7 +165,7 @@ class TrainStep:
         self.schedule.apply(self.optimizer, self.updates)
         self._step_optimizer(skip.float())
         self.non_finite.note_weights(self._trained(), self.updates)
-        self._statistics.settle(skip)
+        self._statistics.finish_update(skip)
         if self.ema is not None:
             self.ema.update(skip.float())
         self.scaler.adjust(finite, unless=is_held)
