@@ -97,14 +97,7 @@ class AnchorHead(Head):
 
 
 class YOLOv7Head(AnchorHead):
-    """An anchor head with learnt vectors around its convolutions (YOLOR, Wang et al. 2021).
-
-    Args:
-        in_channels: channels of the L maps.
-        anchors: see `Anchors`.
-        stride: strides of the maps in pixels.
-        num_classes: C.
-    """
+    """An anchor head with learnt vectors around its convolutions (YOLOR, Wang et al. 2021)."""
 
     factor_mean: ClassVar[float] = 1.0
     mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m", "added": "ia", "factors": "im"}
@@ -151,11 +144,7 @@ class YOLOv7AuxHead(YOLOv7Head):
 
     Raw predictions in train mode are the main head's L maps, then the auxiliary head's; else the former.
 
-    Args:
-        in_channels: channels of the 2 L maps, the main head's first.
-        anchors: see `Anchors`.
-        stride: strides of L levels in pixels.
-        num_classes: C.
+    It takes 2 L maps, the main head's first, and the anchors and strides of L levels.
     """
 
     inputs_a_level = 2

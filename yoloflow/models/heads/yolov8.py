@@ -161,14 +161,8 @@ class YOLOv10Head(YOLOv11Head):
 class YOLOv9Head(YOLOv8Head):
     """A head with auxiliary branches and grouped box branches (YOLOv9, Wang et al. 2024, section 4.1).
 
-    The first half of the maps feeds the auxiliary branches, which only training needs. Raw predictions are
-    the auxiliary ones and the main ones; after `trim` the main ones alone.
-
-    Args:
-        in_channels: channels of the 2 L maps.
-        stride: strides of L levels in pixels.
-        num_classes: C.
-        reg_max: bins of each distribution.
+    The first L of 2 L maps feed the auxiliary branches, which only training needs. Raw predictions are the
+    auxiliary ones and the main ones; after `trim` the main ones alone.
     """
 
     inputs_a_level = 2

@@ -72,7 +72,6 @@ class PSA(Layer):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.out_channels = channels
         hidden = channels // 2
         self.split = ConvNormAct(channels, 2 * hidden)
         self.merge = ConvNormAct(2 * hidden, channels)
@@ -85,7 +84,7 @@ class PSA(Layer):
         Raises:
             ValueError: it takes another number of channels.
         """
-        return cls(_kept_channels(row, channels))
+        return cls(row.kept_channels(channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape."""
@@ -111,11 +110,4 @@ class C2PSA(PSA):
         Raises:
             ValueError: it takes another number of channels.
         """
-        return cls(_kept_channels(row, channels), row.repeats)
-
-
-def _kept_channels(row: LayerRow, channels: int) -> int:
-    wanted = row.scaling.channels(channels)
-    if wanted != row.in_channels:
-        raise ValueError(f"gives the channels it takes, {row.in_channels}; the row asks for {wanted}")
-    return wanted
+        return cls(row.kept_channels(channels), row.repeats)

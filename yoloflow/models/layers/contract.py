@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -63,9 +63,21 @@ class LayerRow:
         """Returns the channels of the map of a layer that takes one."""
         return self.inputs[0].channels
 
+    def kept_channels(self, channels: int) -> int:
+        """Returns the channels of a layer that gives as many as it takes.
 
-class Layer(nn.Module):
+        Raises:
+            ValueError: the row asks for another number.
+        """
+        if self.scaling.channels(channels) != self.in_channels:
+            raise ValueError(f"gives the channels it takes, {self.in_channels}; the row asks for {channels}")
+        return self.in_channels
+
+
+class Layer(nn.Module, ABC):
     """A module that a row of the table can name.
+
+    Constructors call the channels of the maps they take and give `in_channels` and `out_channels`.
 
     A new layer is a subclass and a line in `models/layer_classes.py`. Its `from_row(row, *args,
     **keywords)` takes the `LayerRow` and then the row's arguments under their own names; it alone states how
@@ -74,19 +86,19 @@ class Layer(nn.Module):
     Attributes:
         takes_repeats: the layer repeats its own inside; else a repeated row becomes a stack of layers.
         takes_several: its input is a list of maps; else it is one map.
-        out_channels: channels of the map it gives.
+        out_channels: channels of the map it gives, None for those that it takes.
         step: cells of the map it takes from one cell of the map it gives to the next.
     """
 
     takes_repeats: ClassVar[bool] = False
     takes_several: ClassVar[bool] = False
-    out_channels: int
+    out_channels: int | None = None
     step: int = 1
     from_row: ClassVar[Callable[..., Layer]]
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Returns the shape of the map it gives for the maps it takes."""
-        return MapShape(self.out_channels, inputs[0].stride * self.step)
+        return MapShape(self.out_channels or inputs[0].channels, inputs[0].stride * self.step)
 
 
 class Stack(Layer):

@@ -25,8 +25,6 @@ class ConvNormAct(Layer):
     """Convolution without bias, BatchNorm, activation; odd kernels keep the size at stride 1.
 
     Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
         kernel: side of the square kernel.
         stride: step of the kernel.
         padding: cells added on each side; None keeps the size at stride 1.
@@ -41,7 +39,6 @@ class ConvNormAct(Layer):
         out_channels: int,
         kernel: int = 1,
         stride: int = 1,
-        *,
         padding: int | None = None,
         groups: int = 1,
         dilation: int = 1,
@@ -69,16 +66,8 @@ class ConvNormAct(Layer):
         act: Activation = True,
     ) -> ConvNormAct:
         """Takes the row arguments channels (scaled), kernel, stride, padding, groups, dilation, act."""
-        return cls(
-            row.in_channels,
-            row.scaling.channels(channels),
-            kernel,
-            stride,
-            padding=padding,
-            groups=groups,
-            dilation=dilation,
-            act=act,
-        )
+        out_channels = row.scaling.channels(channels)
+        return cls(row.in_channels, out_channels, kernel, stride, padding, groups, dilation, act)
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H', W')."""
@@ -122,8 +111,6 @@ class Bottleneck(Layer):
     """Two convolutions, added to what they take where `shortcut` and the channels allow it (YOLOv3).
 
     Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
         shortcut: whether to add the input.
         kernels: sides of the two kernels.
         groups: groups of the second convolution.
@@ -175,7 +162,6 @@ class Residualblock(Layer):
 
     def __init__(self, channels: int, act: Activation = True) -> None:
         super().__init__()
-        self.out_channels = channels
         self.block = Bottleneck(channels, channels, expansion=1.0, act=act)
 
     @classmethod
@@ -185,9 +171,7 @@ class Residualblock(Layer):
         Raises:
             ValueError: it takes another number of channels.
         """
-        if row.scaling.channels(channels) != row.in_channels:
-            raise ValueError(f"gives the channels it takes, {row.in_channels}; the row asks for {channels}")
-        return cls(row.in_channels, act)
+        return cls(row.kept_channels(channels), act)
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape."""

@@ -42,8 +42,6 @@ class ELAN1(Layer):
     """Half of the channels through two convolutions, every link of which is kept.
 
     Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
         split: channels after the first convolution.
         link: channels of each further link.
     """
@@ -82,8 +80,6 @@ class RepNCSPELAN4(ELAN1):
     """ELAN whose links are cross-stage blocks of re-parameterised bottlenecks (YOLOv9, section 4.2).
 
     Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
         split: channels after the first convolution.
         link: channels of each further link.
         repeats: bottlenecks of a link.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.convolution import Activation, ConvNormAct
 
 
@@ -30,10 +29,6 @@ class Pool(Layer):
     def __init__(self, pool: nn.Module, stride: int) -> None:
         super().__init__()
         self.pool, self.step = pool, stride
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Returns the shape with the channels it takes."""
-        return MapShape(inputs[0].channels, inputs[0].stride * self.step)
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C, H', W')."""
@@ -77,30 +72,49 @@ class SP(Pool):
 
 
 class SPPF(Layer):
-    """Spatial pyramid pooling, fast: three max-pools in a row see as far as pools of k, 2k - 1 and 3k - 2."""
+    """Spatial pyramid pooling, fast: three max-pools in a row see as far as pools of k, 2k - 1 and 3k - 2.
 
+    Args:
+        hidden: channels of each link of the row.
+        kernel: k.
+        act: see `ConvNormAct`.
+    """
+
+    max_pool = staticmethod(padded_max_pool)
     mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "conv1", "merge": "conv2"}
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 5, act: Activation = True) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, hidden: int, kernel: int = 5, act: Activation = True
+    ) -> None:
         super().__init__()
-        hidden = in_channels // 2
         self.out_channels = out_channels
         self.reduce = ConvNormAct(in_channels, hidden, act=act)
         self.merge = ConvNormAct(4 * hidden, out_channels, act=act)
-        self.pool = padded_max_pool(kernel)
+        self.pool = self.max_pool(kernel)
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, kernel: int = 5, act: Activation = True) -> SPPF:
         """Takes the row arguments channels (scaled), kernel, act."""
-        return cls(row.in_channels, row.scaling.channels(channels), kernel, act)
+        return cls(row.in_channels, row.scaling.channels(channels), row.in_channels // 2, kernel, act)
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
-        levels = [self.reduce(features)]
+        links = [self.reduce(features)]
         for _ in range(3):
-            levels.append(self.pool(levels[-1]))
-        result: Tensor = self.merge(torch.cat(levels, 1))
+            links.append(self.pool(links[-1]))
+        result: Tensor = self.merge(torch.cat(links, 1))
         return result
+
+
+class SPPELAN(SPPF):
+    """Spatial pyramid pooling with links of a width of their own (YOLOv9)."""
+
+    mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "cv1", "merge": "cv5"}
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int, hidden: int) -> SPPELAN:  # type: ignore[override]
+        """Takes the row arguments channels and hidden (both scaled)."""
+        return cls(row.in_channels, row.scaling.channels(channels), row.scaling.channels(hidden))
 
 
 class SPPCSPC(Layer):
@@ -142,33 +156,4 @@ class SPPCSPC(Layer):
         pyramid = torch.cat([main, *(pool(main) for pool in self.pools)], 1)
         main = self.after_1(self.after_0(pyramid))
         result: Tensor = self.merge(torch.cat((main, self.side(features)), 1))
-        return result
-
-
-class SPPELAN(Layer):
-    """Three max-pools in a row, every link of which is kept (YOLOv9)."""
-
-    mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "cv1", "merge": "cv5"}
-
-    max_pool = staticmethod(padded_max_pool)
-
-    def __init__(self, in_channels: int, out_channels: int, hidden: int) -> None:
-        super().__init__()
-        self.out_channels = out_channels
-        self.reduce = ConvNormAct(in_channels, hidden)
-        self.pool = self.max_pool(5)
-        self.merge = ConvNormAct(4 * hidden, out_channels)
-
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int, hidden: int) -> SPPELAN:
-        """Takes the row arguments channels and hidden (both scaled)."""
-        scale = row.scaling.channels
-        return cls(row.in_channels, scale(channels), scale(hidden))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Maps (B, C, H, W) to (B, C', H, W)."""
-        links = [self.reduce(features)]
-        for _ in range(3):
-            links.append(self.pool(links[-1]))
-        result: Tensor = self.merge(torch.cat(links, 1))
         return result

@@ -18,8 +18,6 @@ class RepConv(Layer):
     """SiLU of the sum of a 3x3 and a 1x1 convolution and, where it fits, the input, each with BatchNorm.
 
     Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
         stride: step of both convolutions.
         identity: add the normalised input too, where channels and stride allow it (YOLOv7; not YOLOv9).
     """

@@ -82,10 +82,6 @@ class Identity(Layer):
         """Takes no row arguments."""
         return cls()
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Returns the shape it takes."""
-        return inputs[0]
-
     def forward(self, features: Tensor) -> Tensor:
         """Returns the map as it is."""
         return features
@@ -107,10 +103,6 @@ class Shortcut(Layer):
             raise ValueError(f"adds two maps of one shape, `from` names {list(row.inputs)}")
         return cls()
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Returns the shape it takes."""
-        return inputs[0]
-
     def forward(self, features: list[Tensor]) -> Tensor:
         """Turns two maps (B, C, H, W) into one."""
         return features[0] + features[1]
@@ -122,7 +114,6 @@ class CBLinear(Layer):
     The parts stay together in one map; `CBFuse` takes the part it names.
 
     Args:
-        in_channels: channels it takes.
         parts: channels of each part.
     """
 
