@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -18,7 +19,7 @@ from yoloflow.config.validation import describe_keys
 from yoloflow.data.formats import FORMATS
 from yoloflow.data.problems import KINDS
 from yoloflow.data.transforms import TRANSFORMS
-from yoloflow.losses import LOSSES
+from yoloflow.families import FAMILIES
 from yoloflow.models.layer_classes import LAYERS
 from yoloflow.report.prediction_formats import FORMATS as PREDICTION_FORMATS
 
@@ -40,7 +41,7 @@ def blocks(page: Path) -> list[tuple[str, str, int]]:
 @pytest.fixture
 def _tables_restored() -> Iterator[None]:
     """The tables that examples add to are afterwards as they were."""
-    tables = (CALLBACKS, FORMATS, LAYERS, LOSSES, PREDICTION_FORMATS)
+    tables: tuple[dict[str, Any], ...] = (CALLBACKS, FAMILIES, FORMATS, LAYERS, PREDICTION_FORMATS)
     before = [dict(table) for table in tables]
     yield
     for table, content in zip(tables, before, strict=True):

@@ -1,4 +1,4 @@
-"""Box formats and overlaps, for torch tensors and numpy arrays alike.
+"""Box formats and overlaps.
 
 Names state the format: xyxy = left, top, right, bottom; cxcywh = centre and size. `_norm` = divided by the
 image size; without it, pixels.
@@ -14,13 +14,13 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre form to corner form, same unit."""
+    """Converts (..., 4) centre boxes to corner boxes, same unit."""
     centre, half = boxes[..., :2], boxes[..., 2:4] / 2
     return torch.cat((centre - half, centre + half), -1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """(..., 4) corner form to centre form, same unit."""
+    """Converts (..., 4) corner boxes to centre boxes, same unit."""
     low, high = boxes[..., :2], boxes[..., 2:4]
     return torch.cat(((low + high) / 2, high - low), -1)
 
@@ -29,7 +29,7 @@ IoUKind = Literal["iou", "giou", "diou", "ciou"]
 
 
 def box_iou(first: Tensor, second: Tensor, kind: IoUKind = "iou", eps: float = 1e-7) -> Tensor:
-    """Overlap of corner boxes, element by element with broadcasting.
+    """Computes the overlap of corner boxes, element by element with broadcasting.
 
     GIoU: Rezatofighi et al. 2019, equation 1 and algorithm 1. DIoU and CIoU: Zheng et al. 2020, equations
     7 and 10 to 11; CIoU's trade-off factor carries no gradient. `eps` is added to both heights and to the
@@ -38,7 +38,7 @@ def box_iou(first: Tensor, second: Tensor, kind: IoUKind = "iou", eps: float = 1
     Args:
         first: (..., 4) x1 y1 x2 y2.
         second: (..., 4), broadcast against `first`.
-        kind: which overlap.
+        kind: IoU or one of its generalisations.
         eps: keeps the ratios finite.
 
     Returns:
@@ -77,7 +77,7 @@ def boxes_to_original(
     original_size_hw: Tensor,
     height_scale_only: bool = False,
 ) -> Tensor:
-    """Corner boxes from network input pixels back to pixels of the original image, clipped to it.
+    """Moves corner boxes from network input pixels back to pixels of the original image, clipped to it.
 
     Args:
         boxes_xyxy: (..., 4) in network input pixels.
