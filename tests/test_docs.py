@@ -21,7 +21,7 @@ from yoloflow.data.transforms import TRANSFORMS
 from yoloflow.data.transforms.rows import describe_transforms
 from yoloflow.evaluation.metrics import METRICS
 from yoloflow.families import FAMILIES
-from yoloflow.models.catalogue import LAYERS
+from yoloflow.models.layer_classes import LAYERS
 from yoloflow.report.prediction_formats import FORMATS as PREDICTION_FORMATS
 
 ROOT = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ import pytest
 
 from yoloflow.families import FAMILIES, Family, load_part, part_names
 from yoloflow.losses import Loss, create_loss
-from yoloflow.models.catalogue import LAYERS, find_layer, layer_names
+from yoloflow.models.layer_classes import LAYERS, find_layer, layer_names
 from yoloflow.models.layers.contract import Head
 from yoloflow.structures import YoloflowError
 

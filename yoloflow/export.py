@@ -25,7 +25,6 @@ from yoloflow.models.exported import (
     METADATA_KEY,
     ExportedInfo,
     ExportedNetwork,
-    ExportedOutput,
     require_packages,
 )
 from yoloflow.run.folder import find_weights, names_of_run
@@ -171,7 +170,7 @@ def _describe(config: Config, network: Network, names: list[str], size: int) -> 
         names=names,
         img_size=size,
         stride=network.stride,
-        output_kind=ExportedOutput(kind.has_objectness, kind.end_to_end),
+        output_kind=kind,
         test_transforms=[dict(row) for row in config.data.test_rows],
         test_shrink=config.data.test_shrink,
         config=dump_config(_without_sources(config, names, size)),

@@ -18,7 +18,7 @@ _WORDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file; None where there is no such file.
+    """Reads the content of a JSON file; None where there is no such file.
 
     Raises:
         YoloflowError: it cannot be read, or is no JSON that Python can hold.
@@ -38,7 +38,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_checked(path: Path, form: object) -> Any:
-    """The content of a file in its expected form (see `wrong_places`); None where there is no such file.
+    """Reads a JSON file in its expected form (see `wrong_places`); None where there is no such file.
 
     Raises:
         YoloflowError: it cannot be read, is no JSON or has another form.
@@ -53,7 +53,7 @@ def read_checked(path: Path, form: object) -> Any:
 
 
 def read_names(path: Path) -> list[str] | None:
-    """The class names of a `names.json`; None where there is no such file.
+    """Reads the class names of a `names.json`; None where there is no such file.
 
     Raises:
         YoloflowError: it cannot be read, is no JSON or no list of texts.
@@ -63,7 +63,7 @@ def read_names(path: Path) -> list[str] | None:
 
 
 def wrong_places(content: object, form: object, place: str = "the content") -> Iterator[str]:
-    """Where content has another form than expected, as sentences.
+    """Returns the places of content that have another form than expected, as sentences.
 
     Args:
         content: plain data.
@@ -99,13 +99,13 @@ def _wrong_keys(content: object, form: Mapping[str, object], place: str) -> Iter
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
+    """Returns the SHA-256 of a file's content, in hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file so that after a crash at any moment either the old or the new content is there, complete.
+    """Writes a file so that after a crash at any moment either the old or the new content is complete.
 
     Args:
         path: the file; its folder must exist.
@@ -125,7 +125,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut."""
+    """Makes a rename in `folder` last through a power cut."""
     if os.name == "nt":  # Windows cannot open folders, and needs no such call
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -98,7 +98,7 @@ def figures(family: str) -> dict[str, np.ndarray]:
 
 def compare(found: np.ndarray, expected: dict[str, np.ndarray], key: str, tolerance: float) -> None:
     """An array against its compact figures, relative to its largest entry."""
-    scale = expected[f"{key}/abs_max"]
+    scale = float(expected[f"{key}/abs_max"])
     assert np.isfinite(scale)
     sample = found.ravel()[:: int(expected[f"{key}/step"])]
     np.testing.assert_allclose(sample, expected[f"{key}/sample"], rtol=0, atol=tolerance * scale, err_msg=key)

@@ -123,6 +123,7 @@ def run_rank(rank: int, folder: str) -> None:
     leave_ranks()
 
 
+@pytest.mark.process
 def test_two_ranks_with_joined_statistics_equal_one_process_with_the_joined_batch(tmp_path: Path) -> None:
     mp.spawn(run_rank, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
@@ -152,16 +153,19 @@ def test_a_fused_network_predicts_the_same_and_holds_no_batch_norm(sync_bn: bool
         torch.testing.assert_close(fused(images_of(2))[0], network(images_of(2))[0], rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.compile
 def test_a_training_step_with_recomputed_rows_compiles_into_one_graph() -> None:
     network = small_network(recompute_layers=4)
     original = copy.deepcopy(network)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    assert isinstance(compiled, nn.Module)
     backward(compiled, images_of(2))
     for name, expected in backward(original, images_of(2)).items():
         torch.testing.assert_close(network.get_parameter(name).grad, expected, rtol=1e-4, atol=1e-4, msg=name)
     assert_equal(dict(network.named_buffers()), dict(original.named_buffers()))
 
 
+@pytest.mark.compile
 def test_prediction_and_decoding_compile_into_one_graph() -> None:
     network = small_network().eval()
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")

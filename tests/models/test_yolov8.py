@@ -18,7 +18,7 @@ from tests.support.reference import (
     reference_network,
 )
 from yoloflow.models import Network, create_model
-from yoloflow.models.heads.yolov8 import class_branch_width
+from yoloflow.models.network import Variant
 from yoloflow.weights.mindyolo import load_mindyolo
 
 RECIPES = Path(str(files("yoloflow"))) / "recipes/yolov8"
@@ -149,9 +149,16 @@ def test_a_new_head_expects_few_objects() -> None:
 
 
 def test_the_class_branches_widths_differ_only_beyond_a_hundred_classes() -> None:
-    assert class_branch_width(64, 80, "published") == class_branch_width(64, 80, "mindyolo") == 80
-    assert class_branch_width(64, 365, "published") == 100
-    assert class_branch_width(64, 365, "mindyolo") == 365
+    def width(variant: Variant, num_classes: int) -> int:
+        head = create_model("yolov8", table | scaling, num_classes, variant=variant).head_layer
+        return head.get_parameter("class_branches.0.2.weight").shape[1]
+
+    table = yaml.safe_load((RECIPES / "network.yaml").read_text())["network"]
+    scaling = {"depth_multiple": 0.33, "width_multiple": 0.25, "max_channels": 1024}  # 64 channels at P3
+    with torch.device("meta"):
+        assert width("published", 80) == width("mindyolo", 80) == 80
+        assert width("published", 365) == 100
+        assert width("mindyolo", 365) == 365
 
 
 def test_decoding_under_autocast_stays_in_float32() -> None:

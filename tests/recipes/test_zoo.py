@@ -1,4 +1,4 @@
-"""Every recipe builds with its published number of parameters; the smallest of each family works whole."""
+"""Every recipe builds with its published number of parameters; the smallest of each kind works whole."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.recipe_files import kinds, networks, sweep
 from yoloflow.config.reader import load_config
-from yoloflow.config.recipes import list_recipes
 from yoloflow.config.schema import Config
 from yoloflow.losses import Loss, create_loss
 from yoloflow.models import Network, create_model
@@ -87,27 +87,6 @@ PARAMETERS: dict[str, tuple[int, int, float | None]] = {
 }
 # Neither count is within 0.6 % (and rounding) of the published figure; docs/parity.md says why.
 DIFFERENT = {"yolov9t"}
-# The smallest recipe of each family that works whole here, with what makes it small enough.
-SMALLEST: dict[str, list[str]] = {
-    "yolov3": ["network.width_multiple=0.125", "network.depth_multiple=0.2"],
-    "yolov4": ["network.width_multiple=0.125", "network.depth_multiple=0.2"],
-    "yolov5n": ["network.width_multiple=0.125"],
-    "yolov7-tiny": ["network.width_multiple=0.25"],
-    "yolov7-w6": ["network.width_multiple=0.125"],
-    "yolov8n": ["network.width_multiple=0.125"],
-    "yolov9t": [],
-    "yolov9c": ["network.width_multiple=0.125"],
-    "yolov10n": ["network.width_multiple=0.125"],
-    "yolov11n": ["network.width_multiple=0.125"],
-    "yolox-nano": [],
-}
-# Recipes that change only how another recipe is trained.
-SAME_NETWORK = ("quickstart", "-small-data")
-
-
-def recipe_names() -> list[str]:
-    names = [recipe.name for recipe in list_recipes()]
-    return [name for name in names if not name.endswith(SAME_NETWORK)]
 
 
 def network_of(config: Config, classes: int = CLASSES) -> Network:
@@ -116,7 +95,7 @@ def network_of(config: Config, classes: int = CLASSES) -> Network:
 
 
 def small(recipe: str) -> tuple[Config, Network, Loss]:
-    return built(load_config(recipe, SMALLEST[recipe]))
+    return built(load_config(recipe, kinds()[recipe].small))
 
 
 def built(config: Config) -> tuple[Config, Network, Loss]:
@@ -131,7 +110,7 @@ def built(config: Config) -> tuple[Config, Network, Loss]:
 
 
 def side_of(network: Network) -> int:
-    """A small picture: two cells of the coarsest level."""
+    """The side of a small image: two cells of the coarsest level."""
     return 2 * max(network.stride)
 
 
@@ -160,7 +139,30 @@ def train_step_of(config: Config, network: Network, loss: Loss) -> TrainStep:
     )
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("recipe", kinds())
+def test_a_kind_of_network_has_a_loss_and_comes_back_from_its_state_dict(recipe: str) -> None:
+    config, network, loss = small(recipe)
+    images, labels = batch_of(64)
+    total, items = loss(network.train()(images), labels, images)
+    assert total.isfinite()
+    assert len(items) == len(loss.loss_item_name)
+    again = network_of(config, classes=5)
+    again.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        first, second = (net.eval()(images)[0] for net in (network, again))
+    assert first.isfinite().all()
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_every_published_figure_is_a_recipe_s_and_every_part_is_swept() -> None:
+    assert set(PARAMETERS) <= set(networks())
+    parts = frozenset[str]().union(*(file.parts for file in networks().values()))
+    assert parts == frozenset[str]().union(*(file.parts for file in sweep().values()))
+    assert {file.family for file in kinds().values()} == {file.family for file in networks().values()}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("recipe", PARAMETERS)
 def test_a_recipe_builds_with_its_number_of_parameters(recipe: str) -> None:
     config = load_config(recipe)
     with torch.device("meta"):
@@ -173,7 +175,8 @@ def test_a_recipe_builds_with_its_number_of_parameters(recipe: str) -> None:
         assert is_near == (recipe not in DIFFERENT)
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.oracle
+@pytest.mark.parametrize("recipe", networks())
 def test_a_recipe_s_loss_optimizer_and_plan_can_be_made(recipe: str) -> None:
     config = load_config(recipe)
     with torch.device("meta"):
@@ -188,13 +191,9 @@ def test_a_recipe_s_loss_optimizer_and_plan_can_be_made(recipe: str) -> None:
     assert {group["name"] for group in groups} <= set(plan.schedule.lr_by_group)
 
 
-def test_every_recipe_s_family_is_tried_whole() -> None:
-    families = {load_config(name).network.model_name for name in recipe_names()}
-    assert families == {load_config(name).network.model_name for name in SMALLEST}
-
-
-@pytest.mark.parametrize("recipe", SMALLEST)
-def test_a_family_trains_evaluates_saves_and_loads(recipe: str, tmp_path: Path) -> None:
+@pytest.mark.training
+@pytest.mark.parametrize("recipe", kinds())
+def test_a_kind_of_network_trains_evaluates_saves_and_loads(recipe: str, tmp_path: Path) -> None:
     assert_works_whole(*small(recipe), tmp_path)
 
 
@@ -217,7 +216,8 @@ def assert_works_whole(config: Config, network: Network, loss: Loss, tmp_path: P
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("recipe", SMALLEST)
+@pytest.mark.oracle
+@pytest.mark.parametrize("recipe", kinds())
 def test_a_fused_network_gives_the_same_predictions(recipe: str) -> None:
     _, network, _ = small(recipe)
     images, _ = batch_of(side_of(network))
@@ -229,7 +229,8 @@ def test_a_fused_network_gives_the_same_predictions(recipe: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("recipe", SMALLEST)
+@pytest.mark.compile
+@pytest.mark.parametrize("recipe", sweep())
 def test_network_loss_and_gradients_compile_as_one_graph(recipe: str) -> None:
     torch._dynamo.reset()  # each family is compiled once; the count of compilations is the process's
     _, network, loss = small(recipe)
@@ -260,8 +261,9 @@ STRANGE_BOXES = {
 }
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("kind", STRANGE_BOXES)
-@pytest.mark.parametrize("recipe", SMALLEST)
+@pytest.mark.parametrize("recipe", kinds())
 def test_strange_labels_give_a_finite_loss_and_finite_gradients(recipe: str, kind: str) -> None:
     _, network, loss = small(recipe)
     images, labels = batch_of(side_of(network), STRANGE_BOXES[kind])
@@ -274,7 +276,7 @@ def test_strange_labels_give_a_finite_loss_and_finite_gradients(recipe: str, kin
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("recipe", networks())
 def test_every_size_trains_evaluates_saves_and_loads(recipe: str, tmp_path: Path) -> None:
     assert_works_whole(*built(load_config(recipe)), tmp_path)
 
@@ -285,7 +287,8 @@ def test_the_parity_page_has_every_recipe_with_its_counts() -> None:
         assert f"| {recipe} | {training:,} | {fused:,} |" in text, recipe
 
 
-@pytest.mark.parametrize("recipe", SMALLEST)
+@pytest.mark.fuzz
+@pytest.mark.parametrize("recipe", sweep())
 def test_neither_the_order_of_labels_nor_what_stands_in_padding_rows_counts(recipe: str) -> None:
     _, network, loss = small(recipe)
     images, labels = batch_of(side_of(network), STRANGE_BOXES["300 boxes"][:9])

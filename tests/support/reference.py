@@ -27,7 +27,8 @@ NUM_CLASSES = 5
 
 def reference_config(family: str) -> dict[str, Any]:
     """The reference's own configuration file of the figures, read as every MindYOLO file is."""
-    return read_with_bases(FIGURES / f"{family}_config.yaml").plain()
+    config: dict[str, Any] = read_with_bases(FIGURES / f"{family}_config.yaml").plain()
+    return config
 
 
 def reference_network(family: str) -> Network:
@@ -73,11 +74,12 @@ def reference_inputs(family: str) -> tuple[np.ndarray, np.ndarray]:
     return images, targets
 
 
-def _read_params(family: str) -> dict:
-    return json.loads((FIGURES / f"{family}_params.json").read_text())
+def _read_params(family: str) -> dict[str, Any]:
+    params: dict[str, Any] = json.loads((FIGURES / f"{family}_params.json").read_text())
+    return params
 
 
-def _draw_arrays(params: dict, random: np.random.RandomState) -> dict[str, np.ndarray]:
+def _draw_arrays(params: dict[str, Any], random: np.random.RandomState) -> dict[str, np.ndarray]:
     arrays = {}
     for name, shape in params["shapes"].items():
         if name in params["constants"]:

@@ -22,8 +22,8 @@ def file_order(network: Network) -> list[ConvNormAct | nn.Conv2d]:
     ran: list[Any] = []
     units = [module for module in network.modules() if isinstance(module, ConvNormAct)]
     inner = {module.conv for module in units}
-    units += [module for module in network.modules() if isinstance(module, nn.Conv2d) and module not in inner]
-    hooks = [module.register_forward_hook(lambda *args: ran.append(args[0])) for module in units]
+    others = [module for module in network.modules() if isinstance(module, nn.Conv2d) and module not in inner]
+    hooks = [module.register_forward_hook(lambda *args: ran.append(args[0])) for module in (*units, *others)]
     with torch.no_grad():
         network.eval()(torch.zeros(1, 3, 64, 64))
     for hook in hooks:
@@ -50,6 +50,7 @@ def original_network(folder: Path) -> Network:
             else:
                 assert module.conv.weight.shape == weight.shape
                 module.conv.weight.copy_(weight)
+                assert isinstance(module.bn, nn.BatchNorm2d)
                 module.bn.weight.fill_((1 + module.bn.eps) ** 0.5)
                 module.bn.bias.copy_(bias)
     return network.eval()

@@ -35,21 +35,23 @@ class OriginalFile:
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(1, 3, 416, 416) BGR in 0..255 to (1, N, 85): cx, cy, w, h in pixels, objectness, classes."""
+        output: np.ndarray
         (output,) = self.session.run(None, {"images": pixels})
         output[0, :, :2] = (output[0, :, :2] + self.cells) * self.strides
         output[0, :, 2:4] = np.exp(output[0, :, 2:4]) * self.strides
         return output
 
     def detect(self, path: Path) -> Tensor:
-        """(D, 6) rows x1, y1, x2, y2 in the picture's pixels, score, class."""
+        """(D, 6) rows x1, y1, x2, y2 in the image's pixels, score, class."""
         image = cv2.imread(str(path))
+        assert image is not None
         ratio = min(SIDE / image.shape[0], SIDE / image.shape[1])
         small = cv2.resize(image, (int(image.shape[1] * ratio), int(image.shape[0] * ratio)))
         padded = np.full((SIDE, SIDE, 3), 114, np.uint8)
         padded[: small.shape[0], : small.shape[1]] = small
         decoded = torch.from_numpy(self(padded.transpose(2, 0, 1)[None].astype(np.float32)))
         (found,) = non_max_suppression(decoded, conf_thres=0.001, iou_thres=0.65, conf_free=False)
-        # Back to the picture, each axis by the factor that it was really shrunk by.
+        # Back to the image, each axis by the factor that it was really shrunk by.
         found[:, 0:4:2] = (found[:, 0:4:2] * image.shape[1] / small.shape[1]).clamp(0, image.shape[1])
         found[:, 1:4:2] = (found[:, 1:4:2] * image.shape[0] / small.shape[0]).clamp(0, image.shape[0])
         return found
@@ -70,6 +72,7 @@ def test_the_published_weights_predict_what_the_onnx_file_predicts(weights: Path
             np.testing.assert_allclose(found[..., :4], expected[..., :4], rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.oracle
 def test_the_published_weights_have_the_onnx_file_s_ap(weights: Path, shared: Path, tmp_path: Path) -> None:
     save_weights(tmp_path / "nano.safetensors", original_network(weights).state_dict())
     data = shared / "data/coco_free"

@@ -1,4 +1,4 @@
-"""An exported file as a network: run by onnxruntime, evaluated as any other."""
+"""The network of an exported file: onnxruntime computes it, and it is evaluated as any other."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yoloflow.models.layers.contract import HeadOutput
 from yoloflow.structures import YoloflowError
 
 EXPORT_SUFFIX = ".onnx"
@@ -20,16 +21,8 @@ METADATA_KEY = "yoloflow"
 
 
 @dataclass(frozen=True, slots=True)
-class ExportedOutput:
-    """What an exported file predicts, see `engine.evaluate.OutputKind`."""
-
-    has_objectness: bool = False
-    end_to_end: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class ExportedInfo:
-    """What a file says about itself: all that is needed to use it without the run it came from.
+    """The metadata of an exported file: all that is needed to use it without the run it came from.
 
     Attributes:
         names: class names in class order.
@@ -47,7 +40,7 @@ class ExportedInfo:
     names: list[str]
     img_size: int
     stride: list[int]
-    output_kind: ExportedOutput
+    output_kind: HeadOutput
     test_transforms: list[dict[str, Any]]
     test_shrink: str
     config: str
@@ -56,21 +49,21 @@ class ExportedInfo:
     output: str
 
     def to_text(self) -> str:
-        """JSON, as it stands in the file."""
+        """Returns the JSON text that stands in the file."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_text(cls, text: str) -> ExportedInfo:
-        """What `to_text` gave; KeyError or TypeError where something is missing or unknown."""
+        """Reads the text of `to_text`; KeyError or TypeError where something is missing or unknown."""
         content = json.loads(text)
-        return cls(**{**content, "output_kind": ExportedOutput(**content["output_kind"])})
+        return cls(**{**content, "output_kind": HeadOutput(**content["output_kind"])})
 
 
 class ExportedNetwork(nn.Module):
-    """Predicts as the network that was exported; it has no parameters and cannot be trained.
+    """A network that predicts as the one that was exported; it has no parameters and cannot be trained.
 
     Attributes:
-        info: what the file says about itself.
+        info: the metadata of the file.
         output_kind: what its prediction holds.
     """
 
@@ -106,7 +99,7 @@ class ExportedNetwork(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, img_size, img_size) uint8 RGB to the prediction, as `output_kind` says.
+        """Maps (B, 3, img_size, img_size) uint8 RGB to the prediction, as `output_kind` says.
 
         Raises:
             YoloflowError: images of another size.

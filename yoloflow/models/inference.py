@@ -15,7 +15,7 @@ _CPU_PIXELS = 640 * 640
 
 
 def prepare_for_inference(network: Network, in_float32: bool = True) -> Network:
-    """A copy that predicts the same, faster; the network given is left as it is.
+    """Returns a copy that predicts the same, faster; the network itself is left as it is.
 
     It is fused (`Network.fuse`). On the CPU its weights lie channels last and, in float32 and where torch has
     the kernels, a convolution keeps its weights as oneDNN reads them too and SiLU is in it. Elsewhere the
@@ -35,7 +35,7 @@ def prepare_for_inference(network: Network, in_float32: bool = True) -> Network:
 
 
 def predict_images(network: nn.Module, images: Tensor) -> Tensor:
-    """The decoded predictions of images: the first tensor of what a network in evaluation mode returns.
+    """Returns the decoded predictions of images: the first tensor that a network in eval mode returns.
 
     On the CPU the images go through the network some at a time, so that its maps stay in the caches.
 
@@ -85,7 +85,7 @@ class _PackedConv(nn.Module):
         self._packed: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
+        """Maps (B, C, H, W) to (B, C', H', W')."""
         features = features.contiguous(memory_format=torch.channels_last)
         if self._packed is None or self._packed[0] != features.shape:
             weight, shape = self.conv.weight.detach(), list(features.shape)
@@ -98,7 +98,7 @@ class _PackedConv(nn.Module):
 
 
 def _has_packed_kernels() -> bool:
-    """Whether this torch has the kernels, which are no public functions, and they do what they should."""
+    """Returns true if this torch has the kernels, which are not public, and they work."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     with torch.random.fork_rng(devices=[]):

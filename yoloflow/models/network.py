@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from yoloflow.models.layers.contract import Foldable, Head, HeadOutput, Layer, Variant
+from yoloflow.models.layers.contract import Foldable, Head, HeadOutput, Layer
 from yoloflow.models.layers.normalization import (
     frozen_norms,
     running_statistics_kept,
     synchronize_batch_norm,
 )
+from yoloflow.models.mindyolo import MINDYOLO_LAYERS
 from yoloflow.models.pretrain import load_pretrain
 from yoloflow.models.settings import Pixels
 from yoloflow.models.table import IMAGES, BuiltRow, build_rows
@@ -33,9 +34,11 @@ _SETTING_KEYS = {"stride", "anchors", "reg_max", "recompute", "recompute_layers"
 _UNUSED_KEYS = {"nc", "input_size", "verbose_log"}
 _KNOWN_KEYS = _TABLE_KEYS | _SETTING_KEYS | _UNUSED_KEYS
 
+Variant = Literal["published", "mindyolo"]
+
 
 class Network(nn.Module):
-    """Rows of layers, each a child under its row's name, and the head last.
+    """A network of rows of layers, each a child under its row's name, the head last.
 
     In train mode it returns the head's raw predictions, as the loss takes them. In eval mode it returns a
     tuple: the decoded predictions (B, N, 4 + scores) in input pixels, as `output_kind` says, and the raw.
@@ -113,20 +116,20 @@ class Network(nn.Module):
 
     @property
     def head_layer(self) -> Head:
-        """The last row's layer."""
+        """Returns the last row's layer."""
         head = self.get_submodule(self._row_names[-1])
         assert isinstance(head, Head)
         return head
 
     def train(self, mode: bool = True) -> Network:
-        """As `nn.Module.train`; a BatchNorm none of whose parameters is trained stays in eval mode."""
+        """Sets the mode; a BatchNorm none of whose parameters is trained stays in eval mode."""
         super().train(mode)
         for norm in frozen_norms(self):
             norm.eval()
         return self
 
     def fuse(self) -> Network:
-        """A copy for inference: without what only training needs, BatchNorms folded into convolutions."""
+        """Returns a copy for inference without training-only parts, BatchNorms folded into convolutions."""
         fused = copy.deepcopy(self).requires_grad_(False).eval()
         fused._trim()
         for module in list(fused.modules()):
@@ -181,7 +184,7 @@ def create_model(
         YoloflowError: a key or a row is not understood; the message names it.
     """
     settings = _check_settings(model_name, model_cfg, num_classes, variant)
-    rows = build_rows(settings, num_classes, variant)
+    rows = build_rows(settings, num_classes, MINDYOLO_LAYERS if variant == "mindyolo" else {})
     recompute_layers = _recompute_layers(settings, len(rows))
     network = Network(rows, model_name, num_classes, recompute_layers, settings.get("pixels", "rgb_unit"))
     if sync_bn:
@@ -194,7 +197,7 @@ def create_model(
 def _check_settings(
     model_name: str, model_cfg: Mapping[str, Any], num_classes: int, variant: str
 ) -> dict[str, Any]:
-    """The network section without its empty keys, after a look at everything that is not a row."""
+    """Checks everything that is not a row; returns the network section without its empty keys."""
     for key in model_cfg:
         if key not in _KNOWN_KEYS:
             raise YoloflowError(f"network.{key}: unknown key; {nearest_names(key, _KNOWN_KEYS)}")
@@ -230,7 +233,7 @@ def _recompute_layers(settings: Mapping[str, Any], num_rows: int) -> int:
 
 
 def _last_uses(sources: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """For each row, the maps that no later row takes."""
+    """Returns, for each row, the maps that no later row takes."""
     last = {source: position for position, entry in enumerate(sources) for source in entry}
     return [[source for source, user in last.items() if user == position] for position in range(len(sources))]
 
@@ -238,5 +241,5 @@ def _last_uses(sources: Sequence[tuple[int, ...]]) -> list[list[int]]:
 def _recompute_contexts(
     layer: nn.Module,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of the first run of a checkpointed layer, and of its repetition in the backward pass."""
+    """Makes the contexts of a checkpointed layer's first run and of its repetition in the backward pass."""
     return nullcontext(), running_statistics_kept(layer)

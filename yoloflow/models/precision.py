@@ -1,4 +1,4 @@
-"""Mixed precision: which dtype the network computes in, and that the loss stays in float32."""
+"""Mixed precision: the dtype that the network computes in; the loss stays in float32."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Precision:
     keep_loss_fp32: bool = True
 
     def autocast(self) -> torch.autocast:
-        """The context for the forward pass."""
+        """Returns the context for the forward pass."""
         return torch.autocast(self.device_type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
 
 def auto_mixed_precision(
     amp_level: str, device_type: str, dtype: str | None = None, keep_loss_fp32: bool = True
 ) -> Precision:
-    """The precision that a recipe's `amp_level` asks for.
+    """Returns the precision that a recipe's `amp_level` asks for.
 
     O0 is float32. O1, O2 and O3 are one thing here, `torch.autocast`: convolutions and matrix products in
     half precision on float32 parameters, normalisation statistics and reductions in float32. (O3 of the
@@ -68,7 +68,7 @@ def create_precision(settings: ModelSettings, device_type: str) -> Precision:
 
 
 def to_float32(outputs: object) -> object:
-    """Network outputs (tensors in lists, tuples and dicts) with half-precision tensors as float32."""
+    """Returns network outputs (tensors in lists, tuples and dicts) with half-precision tensors as float32."""
     if isinstance(outputs, Tensor):
         return outputs.float() if outputs.is_floating_point() else outputs
     if isinstance(outputs, dict):

@@ -19,7 +19,7 @@ logger = logging.getLogger("yoloflow")
 
 @dataclass(slots=True)
 class LoadReport:
-    """What became of every key of a weights file and of the network.
+    """An account of every key of a weights file and of the network.
 
     Attributes:
         loaded: keys taken over.
@@ -34,7 +34,7 @@ class LoadReport:
     misshaped: list[str] = field(default_factory=list)
 
     def faults(self) -> str:
-        """One line for each key that was not taken over, "" where there is none."""
+        """Returns a line for each key that was not taken over, "" where there is none."""
         kinds = (
             ("missing in the file", self.missing),
             ("not in the network", self.unexpected),
@@ -44,7 +44,7 @@ class LoadReport:
 
 
 def load_pretrain(network: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:
-    """Start from the weights in a file.
+    """Loads the weights of a file into a network.
 
     Args:
         network: takes the weights in place.
@@ -88,7 +88,7 @@ def load_pretrain(network: nn.Module, path: str | Path, strict: bool = True) -> 
 
 
 def freeze_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Keep parameters as they are in training.
+    """Keeps parameters as they are in training.
 
     A BatchNorm with all its parameters frozen keeps its running statistics as well, and normalises with them.
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from yoloflow.models.catalogue import find_layer, layer_names
-from yoloflow.models.layers.contract import Head, Layer, LayerRow, MapShape, Scaling, Stack, Variant
+from yoloflow.models.layer_classes import find_layer, layer_names
+from yoloflow.models.layers.contract import Head, Layer, LayerRow, MapShape, Scaling, Stack
 from yoloflow.structures import YoloflowError, nearest_names
 
 IMAGES = -1  # position of the network's input among the sources of a row
@@ -66,13 +66,15 @@ class _Row:
     args: list[Any]
 
 
-def build_rows(model_cfg: Mapping[str, Any], num_classes: int, variant: Variant) -> list[BuiltRow]:
-    """Build all rows of `model_cfg["backbone"]` and `model_cfg["head"]`.
+def build_rows(
+    model_cfg: Mapping[str, Any], num_classes: int, replacements: Mapping[type[Layer], type[Layer]]
+) -> list[BuiltRow]:
+    """Builds all rows of `model_cfg["backbone"]` and `model_cfg["head"]`.
 
     Args:
         model_cfg: the network section; see the module's text for the rows.
         num_classes: what the word `nc` means.
-        variant: handed to the layers.
+        replacements: classes to build instead of a row's own.
 
     Returns:
         the rows with their layers, a `Head` last and nowhere else.
@@ -87,14 +89,14 @@ def build_rows(model_cfg: Mapping[str, Any], num_classes: int, variant: Variant)
         model_cfg.get("scale"),
     )
     words = WORDS | {name: model_cfg[name] for name in SETTINGS if name in model_cfg} | {"nc": num_classes}
-    rows = _read_rows(model_cfg)
+    rows = _read_rows(model_cfg, replacements)
     built: list[BuiltRow] = []
     shapes: list[MapShape] = []
     for row in rows:
         sources = _sources(row, [earlier.name for earlier in built])
         inputs = [IMAGE_SHAPE if source == IMAGES else shapes[source] for source in sources]
         repeats = scaling.repeats(row.number)
-        layer = _build_layer(row, LayerRow(inputs, scaling, repeats, variant), words)
+        layer = _build_layer(row, LayerRow(inputs, scaling, repeats), words)
         built.append(BuiltRow(row.name, sources, layer))
         is_last = row is rows[-1]
         if isinstance(layer, Head) != is_last:
@@ -105,7 +107,7 @@ def build_rows(model_cfg: Mapping[str, Any], num_classes: int, variant: Variant)
     return built
 
 
-def _read_rows(model_cfg: Mapping[str, Any]) -> list[_Row]:
+def _read_rows(model_cfg: Mapping[str, Any], replacements: Mapping[type[Layer], type[Layer]]) -> list[_Row]:
     rows: list[_Row] = []
     names: set[str] = set()
     for section in ("backbone", "head"):
@@ -117,12 +119,13 @@ def _read_rows(model_cfg: Mapping[str, Any]) -> list[_Row]:
             if row.name in names:
                 raise YoloflowError(f"{row.place}: there is already a row {row.name!r}; names must differ")
             names.add(row.name)
-            rows.append(row)
+            layer_class = replacements.get(row.layer_class, row.layer_class)
+            rows.append(replace(row, layer_class=layer_class))
     return rows
 
 
 def _read_row(place: str, entry: Any, position: int) -> _Row:
-    """One row; checks its form and its name, not yet what it refers to."""
+    """Reads one row; checks its form and its name, not yet the rows it refers to."""
     if not _is_list(entry) or len(entry) not in (4, 5):
         raise YoloflowError(f"{place}: expected [name, from, number, module, args], found {entry!r}")
     name, source, number, module, args = entry if len(entry) == 5 else (str(position), *entry)
@@ -139,7 +142,7 @@ def _read_row(place: str, entry: Any, position: int) -> _Row:
 
 
 def _sources(row: _Row, earlier: list[str]) -> tuple[int, ...]:
-    """Positions that `from` names; `earlier` are the names of the rows above."""
+    """Returns the positions that `from` names; `earlier` are the names of the rows above."""
     entries = row.source if _is_list(row.source) else [row.source]
     sources = tuple(_source(row, entry, earlier) for entry in entries)
     takes_several = row.layer_class.takes_several
@@ -170,7 +173,7 @@ def _build_layer(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Laye
     for _ in range(context.repeats):
         layer = _build_one(row, context, words)
         shape = layer.output_shape(context.inputs)
-        context = LayerRow([shape], context.scaling, context.repeats, context.variant)
+        context = replace(context, inputs=[shape])
         layers.append(layer)
     return Stack(layers)
 
@@ -193,7 +196,7 @@ def _build_one(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Layer:
 
 
 def _resolve_args(row: _Row, words: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and `key=value` arguments, words looked up."""
+    """Returns positional and `key=value` arguments, words looked up."""
     positional: list[Any] = []
     keywords: dict[str, Any] = {}
     for value in row.args:

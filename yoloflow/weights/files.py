@@ -17,7 +17,7 @@ from yoloflow.structures import YoloflowError
 
 
 def save_weights(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Write tensors by name; equal tensors give equal bytes, and a reader never sees half a file.
+    """Writes tensors by name; equal tensors give equal bytes, and a reader never sees half a file.
 
     Args:
         path: a .safetensors file; its folder must exist.
@@ -29,7 +29,7 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read tensors by name, onto the CPU.
+    """Reads tensors by name, onto the CPU.
 
     Args:
         path: a .safetensors file, or a .pt or .pth file that holds nothing but a flat mapping of names to
@@ -56,7 +56,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def _independent(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, contiguous, none sharing memory with another."""
+    """Returns the tensors on the CPU, contiguous, none sharing memory with another."""
     copies: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in state.items():

@@ -22,7 +22,7 @@ _CONSTANTS = ("stride", "anchors", "anchor_grid", "convert_matrix")
 
 
 def mindyolo_names(model: nn.Module) -> dict[str, str]:
-    """MindYOLO's name of every parameter and running statistic of `model`.
+    """Returns MindYOLO's name of every parameter and running statistic of `model`.
 
     A module whose children are called otherwise than in MindYOLO carries `mindyolo_names`, a mapping of child
     name to MindYOLO's path (empty where MindYOLO has the child's parts in the module itself); all other names
@@ -43,7 +43,7 @@ def mindyolo_names(model: nn.Module) -> dict[str, str]:
 
 
 def load_mindyolo(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Copy a MindYOLO network's weights into the same network of ours.
+    """Copies a MindYOLO network's weights into the same network of ours.
 
     Every name is accounted for on both sides. Constants of the reference's heads (stride, anchors) are
     compared with the model's own. Nothing is copied unless everything fits.
@@ -79,7 +79,7 @@ def load_mindyolo(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _walk(module: nn.Module, our_prefix: str, their_prefix: str) -> list[tuple[str, str, nn.Module]]:
-    """Every module with both names of it, each ending in a dot."""
+    """Returns every module with both names of it, each ending in a dot."""
     found = [(our_prefix, their_prefix, module)]
     translation: Mapping[str, str] = getattr(module, "mindyolo_names", {})
     for name, child in module.named_children():
@@ -89,7 +89,7 @@ def _walk(module: nn.Module, our_prefix: str, their_prefix: str) -> list[tuple[s
 
 
 def _constants(model: nn.Module) -> dict[str, object]:
-    """MindYOLO's name of each possible constant -> the value our module holds, None where it holds none."""
+    """Returns the value of each possible constant, None where our module has none, by MindYOLO's name."""
     return {
         their_prefix + name: getattr(module, name, None)
         for _, their_prefix, module in _walk(model, "", "")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from yoloflow.decoding import cell_corners, decode_anchor_boxes
 from yoloflow.models.heads.yolov8 import check_strides
-from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow, Variant
+from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 
 Anchors = Sequence[Sequence[float]]
 """Widths and heights in pixels, level by level: w, h, w, h, ..."""
 
 
 class AnchorHead(Head):
-    """For each cell and anchor four box corrections, a logit for an object and one for each class.
+    """A head that predicts four corrections, an object logit and class logits for each cell and anchor.
 
     Args:
         in_channels: channels of the L maps.
@@ -31,6 +31,7 @@ class AnchorHead(Head):
     """
 
     output_kind = HeadOutput(has_objectness=True)
+    inputs_a_level: ClassVar[int] = 1
     mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m"}
     anchor_grid: Tensor
 
@@ -49,23 +50,23 @@ class AnchorHead(Head):
         self.convs = self._convs(in_channels)
 
     @classmethod
-    def from_row(cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]) -> AnchorHead:
-        """Row arguments: nc, anchors, stride.
+    def from_row(cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]) -> Self:
+        """Takes the row arguments nc, anchors, stride.
 
         Raises:
-            ValueError: the maps' strides are not those that the table states.
+            ValueError: the maps' strides are not those that the table states, for each set of branches.
         """
-        check_strides(row, stride)
+        check_strides(row, [*stride] * cls.inputs_a_level)
         return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes)
 
     @property
     def anchors(self) -> Tensor:
-        """(L, A, 2) anchors in cells of their level."""
+        """Returns the (L, A, 2) anchors in cells of their level."""
         stride = torch.tensor(self.stride, device=self.anchor_grid.device).view(-1, 1, 1)
         return self.anchor_grid.flatten(1, 4).view(len(self.stride), -1, 2) / stride
 
     def _convs(self, in_channels: Sequence[int]) -> nn.ModuleList:
-        """The levels' 1x1 convolutions, as if a 640 px image held 8 objects (Focal Loss, section 3.3)."""
+        """Makes the levels' 1x1 convolutions, for 8 objects in a 640 px image (Focal Loss, section 3.3)."""
         width = self.num_classes + 5
         convs = nn.ModuleList(nn.Conv2d(channels, width * self.num_anchors, 1) for channels in in_channels)
         with torch.no_grad():
@@ -76,16 +77,16 @@ class AnchorHead(Head):
         return convs
 
     def _by_anchor(self, raw: Tensor) -> Tensor:
-        """(B, A * (5 + C), H, W) to (B, A, H, W, 5 + C)."""
+        """Maps (B, A * (5 + C), H, W) to (B, A, H, W, 5 + C)."""
         batch, _, height, width = raw.shape
         return raw.view(batch, self.num_anchors, -1, height, width).permute(0, 1, 3, 4, 2).contiguous()
 
     def forward(self, features: list[Tensor]) -> Any:
-        """L maps (B, C_l, H_l, W_l) to L raw maps (B, A, H_l, W_l, 5 + C)."""
+        """Turns L maps (B, C_l, H_l, W_l) into L raw maps (B, A, H_l, W_l, 5 + C)."""
         return [self._by_anchor(conv(level)) for level, conv in zip(features, self.convs, strict=True)]
 
     def decode(self, raw: Any) -> Tensor:
-        """L raw maps to (B, N, 5 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1."""
+        """Turns L raw maps into (B, N, 5 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1."""
         decoded = []
         for level, stride, anchors in zip(raw, self.stride, self.anchor_grid, strict=True):
             sigmoid = level.float().sigmoid()
@@ -96,51 +97,28 @@ class AnchorHead(Head):
 
 
 class YOLOv7Head(AnchorHead):
-    """An anchor head with learnt vectors around its convolutions (YOLOR, Wang et al. 2021).
+    """An anchor head with learnt vectors around its convolutions (YOLOR, Wang et al. 2021)."""
 
-    Args:
-        in_channels: channels of the L maps.
-        anchors: see `Anchors`.
-        stride: strides of the maps in pixels.
-        num_classes: C.
-        variant: the factors start around 1 in the original, around 0 in the reference.
-    """
-
+    factor_mean: ClassVar[float] = 1.0
     mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m", "added": "ia", "factors": "im"}
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        anchors: Anchors,
-        stride: Sequence[int],
-        num_classes: int,
-        variant: Variant = "published",
+        self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int
     ) -> None:
         super().__init__(in_channels, anchors, stride, num_classes)
         width = self.num_anchors * (num_classes + 5)
-        around = 1.0 if variant == "published" else 0.0
         self.added = nn.ModuleList(ImplicitVector(channels, 0.0) for channels in in_channels)
-        self.factors = nn.ModuleList(ImplicitVector(width, around) for _ in in_channels)
+        self.factors = nn.ModuleList(ImplicitVector(width, self.factor_mean) for _ in in_channels)
         self.is_folded = False
 
     def _parts(self) -> Iterator[tuple[nn.Conv2d, nn.Parameter, nn.Parameter]]:
-        """Convolution, added vector and factors of each level."""
+        """Returns the convolution, the added vector and the factors of each level."""
         for conv, added, factor in zip(self.convs, self.added, self.factors, strict=True):
             assert isinstance(conv, nn.Conv2d)
             yield conv, added.get_parameter("implicit"), factor.get_parameter("implicit")
 
-    @classmethod
-    def from_row(cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]) -> YOLOv7Head:
-        """Row arguments: nc, anchors, stride.
-
-        Raises:
-            ValueError: the maps' strides are not those that the table states.
-        """
-        check_strides(row, stride)
-        return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes, row.variant)
-
     def forward(self, features: list[Tensor]) -> Any:
-        """L maps (B, C_l, H_l, W_l) to L raw maps (B, A, H_l, W_l, 5 + C)."""
+        """Turns L maps (B, C_l, H_l, W_l) into L raw maps (B, A, H_l, W_l, 5 + C)."""
         if self.is_folded:
             return super().forward(features)
         return [
@@ -162,46 +140,25 @@ class YOLOv7Head(AnchorHead):
 
 
 class YOLOv7AuxHead(YOLOv7Head):
-    """YOLOv7's head and an auxiliary one on further maps, which only training needs (YOLOv7, section 4.2).
+    """A YOLOv7 head with an auxiliary one on further maps, which only training needs (section 4.2).
 
     Raw predictions in train mode are the main head's L maps, then the auxiliary head's; else the former.
 
-    Args:
-        in_channels: channels of the 2 L maps, the main head's first.
-        anchors: see `Anchors`.
-        stride: strides of L levels in pixels.
-        num_classes: C.
-        variant: as `YOLOv7Head`'s.
+    It takes 2 L maps, the main head's first, and the anchors and strides of L levels.
     """
 
+    inputs_a_level = 2
     mindyolo_names: ClassVar[dict[str, str]] = {**YOLOv7Head.mindyolo_names, "auxiliary_convs": "m2"}
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        anchors: Anchors,
-        stride: Sequence[int],
-        num_classes: int,
-        variant: Variant = "published",
+        self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int
     ) -> None:
         levels = len(in_channels) // 2
-        super().__init__(in_channels[:levels], anchors, stride, num_classes, variant)
+        super().__init__(in_channels[:levels], anchors, stride, num_classes)
         self.auxiliary_convs = self._convs(in_channels[levels:])
 
-    @classmethod
-    def from_row(
-        cls, row: LayerRow, num_classes: int, anchors: Anchors, stride: Sequence[int]
-    ) -> YOLOv7AuxHead:
-        """Row arguments: nc, anchors, stride.
-
-        Raises:
-            ValueError: the maps' strides are not those that the table states, twice over.
-        """
-        check_strides(row, [*stride, *stride])
-        return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes, row.variant)
-
     def forward(self, features: list[Tensor]) -> Any:
-        """2 L maps (B, C_l, H_l, W_l) to raw maps (B, A, H_l, W_l, 5 + C)."""
+        """Turns 2 L maps (B, C_l, H_l, W_l) into raw maps (B, A, H_l, W_l, 5 + C)."""
         levels = len(self.stride)
         main = super().forward(features[:levels])
         if not self.training:

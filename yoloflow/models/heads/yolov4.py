@@ -16,7 +16,7 @@ REACH = {8: 1.2, 16: 1.1, 32: 1.05}
 
 
 class YOLOv4Head(Head):
-    """For each cell and anchor four box corrections, a logit for an object and one for each class.
+    """A head that predicts a box, an object logit and class logits for each cell and anchor.
 
     Args:
         in_channels: channels of the L maps.
@@ -47,7 +47,7 @@ class YOLOv4Head(Head):
 
     @classmethod
     def from_row(cls, row: LayerRow, num_classes: int, anchors: Sequence[Sequence[float]]) -> YOLOv4Head:
-        """Row arguments: nc, anchors.
+        """Takes the row arguments nc, anchors.
 
         Raises:
             ValueError: a map of another stride than 8, 16 and 32, or anchors that do not divide by levels.
@@ -60,7 +60,7 @@ class YOLOv4Head(Head):
         return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes)
 
     def forward(self, features: list[Tensor]) -> Any:
-        """L maps to L times: raw (B, H, W, A, 5 + C), and the boxes' centres and sizes in 0..1."""
+        """Turns L maps into L times: raw (B, H, W, A, 5 + C), and the boxes' centres and sizes in 0..1."""
         outputs = []
         for level, conv, stride, anchors in zip(
             features, self.convs, self.stride, self.anchors_wh, strict=True
@@ -77,7 +77,7 @@ class YOLOv4Head(Head):
         return outputs
 
     def decode(self, raw: Any) -> Tensor:
-        """The outputs of `forward` to (B, N, 5 + C): cx, cy, w, h in input pixels, then scores in 0..1."""
+        """Turns outputs of `forward` into (B, N, 5 + C): cx, cy, w, h in input pixels, scores in 0..1."""
         decoded = []
         for (logits, centres, sizes), stride in zip(raw, self.stride, strict=True):
             height, width = logits.shape[1:3]

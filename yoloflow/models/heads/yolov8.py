@@ -4,72 +4,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from yoloflow.boxes import cxcywh_to_xyxy
 from yoloflow.decoding import cell_centres, distances_to_cxcywh, expected_distances
-from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow, Variant
+from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 from yoloflow.models.layers.convolution import ConvNormAct
 
 MAX_DETECTIONS = 300
 """Rows of an image that YOLOv10's head gives."""
 
 
-def class_branch_width(first_channels: int, num_classes: int, variant: Variant) -> int:
-    """Channels inside the class branches.
-
-    "published" is the newer original, `max(ch0, min(nc, 100))`; "mindyolo" is `max(ch0, nc)`, as the older
-    one. They are equal up to 100 classes, and where the finest level has as many channels as classes.
-    """
-    return max(first_channels, min(num_classes, 100) if variant == "published" else num_classes)
-
-
 class YOLOv8Head(Head):
-    """For each cell four distributions of distances to the box sides, and a logit for each class.
+    """A head that predicts four distributions of distances to the box sides and class logits for each cell.
 
     Args:
         in_channels: channels of the L maps.
         stride: their strides in pixels.
         num_classes: C.
         reg_max: bins of each distribution.
-        variant: see `class_branch_width`.
     """
 
     output_kind = HeadOutput()
+    inputs_a_level: ClassVar[int] = 1
     mindyolo_names: ClassVar[dict[str, str]] = {"box_branches": "cv2", "class_branches": "cv3"}
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        stride: Sequence[int],
-        num_classes: int,
-        reg_max: int = 16,
-        variant: Variant = "published",
+        self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16
     ) -> None:
         super().__init__()
         self.stride = list(stride)
         self.num_classes = num_classes
         self.reg_max = reg_max
-        self.variant: Variant = variant
         self.box_branches, self.class_branches = self._branches(in_channels)
         self.dfl = DFL(reg_max)
 
     @classmethod
-    def from_row(cls, row: LayerRow, num_classes: int, reg_max: int, stride: Sequence[int]) -> YOLOv8Head:
-        """Row arguments: nc, reg_max, stride.
+    def from_row(cls, row: LayerRow, num_classes: int, reg_max: int, stride: Sequence[int]) -> Self:
+        """Takes the row arguments nc, reg_max, stride.
 
         Raises:
-            ValueError: the maps' strides are not those that the table states.
+            ValueError: the maps' strides are not those that the table states, for each set of branches.
         """
-        check_strides(row, stride)
+        check_strides(row, [*stride] * cls.inputs_a_level)
         channels = [shape.channels for shape in row.inputs]
-        return cls(channels, stride, num_classes, reg_max, row.variant)
+        return cls(channels, stride, num_classes, reg_max)
 
     def _branches(self, in_channels: Sequence[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
-        """Box and class branches of all levels.
+        """Makes the box and class branches of all levels.
 
         They start with boxes some cells wide, and as if a 640 px image held 5 objects of any class.
         """
@@ -87,15 +72,19 @@ class YOLOv8Head(Head):
         return plain_branch(in_channels, hidden, 4 * self.reg_max)
 
     def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
-        hidden = class_branch_width(first_channels, self.num_classes, self.variant)
+        hidden = self._class_branch_width(first_channels)
         return plain_branch(in_channels, hidden, self.num_classes)
 
+    def _class_branch_width(self, first_channels: int) -> int:
+        """Returns the channels inside the class branches, as the newer original has them."""
+        return max(first_channels, min(self.num_classes, 100))
+
     def forward(self, features: list[Tensor]) -> Any:
-        """L maps (B, C_l, H_l, W_l) to L raw maps (B, 4 * reg_max + C, H_l, W_l)."""
+        """Turns L maps (B, C_l, H_l, W_l) into L raw maps (B, 4 * reg_max + C, H_l, W_l)."""
         return run_branches(features, self.box_branches, self.class_branches)
 
     def decode(self, raw: Any) -> Tensor:
-        """L raw maps to (B, N, 4 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1."""
+        """Turns L raw maps into (B, N, 4 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1."""
         flat = torch.cat([level.flatten(2) for level in raw], 2).float()
         logits, scores = flat[:, : 4 * self.reg_max], flat[:, 4 * self.reg_max :]
         centres, strides = cell_centres([level.shape[2:] for level in raw], self.stride, flat.device)
@@ -104,10 +93,10 @@ class YOLOv8Head(Head):
 
 
 class YOLOv11Head(YOLOv8Head):
-    """YOLOv8's, with class branches of depthwise separable convolutions."""
+    """A YOLOv8 head with class branches of depthwise separable convolutions."""
 
     def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
-        hidden = class_branch_width(first_channels, self.num_classes, self.variant)
+        hidden = self._class_branch_width(first_channels)
         return nn.Sequential(
             _separable(in_channels, hidden),
             _separable(hidden, hidden),
@@ -116,7 +105,7 @@ class YOLOv11Head(YOLOv8Head):
 
 
 class YOLOv10Head(YOLOv11Head):
-    """Two sets of branches (YOLOv10, Wang et al. 2024, section 3.1).
+    """A head with two sets of branches (YOLOv10, Wang et al. 2024, section 3.1).
 
     One learns from many cells for each object, the other from one and needs no NMS; the second does not
     train the network below. Raw predictions are those of the first and those of the second; after `trim`
@@ -131,28 +120,22 @@ class YOLOv10Head(YOLOv11Head):
     }
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        stride: Sequence[int],
-        num_classes: int,
-        reg_max: int = 16,
-        variant: Variant = "published",
+        self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16
     ) -> None:
-        # The reference limits the width to 100 classes here, as the original.
-        super().__init__(in_channels, stride, num_classes, reg_max, "published")
+        super().__init__(in_channels, stride, num_classes, reg_max)
         self.single_box_branches, self.single_class_branches = self._branches(in_channels)
         self.single_box_branches.load_state_dict(self.box_branches.state_dict())
         self.single_class_branches.load_state_dict(self.class_branches.state_dict())
         self.is_trimmed = False
 
     def forward(self, features: list[Tensor]) -> Any:
-        """L maps to the raw maps of both sets of branches, as `YOLOv8Head` gives for one."""
+        """Turns L maps into the raw maps of both sets of branches, as `YOLOv8Head` gives for one."""
         detached = [level.detach() for level in features]
         single = run_branches(detached, self.single_box_branches, self.single_class_branches)
         return single if self.is_trimmed else (super().forward(features), single)
 
     def decode(self, raw: Any) -> Tensor:
-        """The second set's raw maps to (B, 300, 6) float32: x1, y1, x2, y2 in pixels, score, class.
+        """Turns the second set's raw maps into (B, 300, 6) float32: x1, y1, x2, y2 in pixels, score, class.
 
         The best cells by their best class first, then the best (cell, class) pairs of these; fewer rows
         where there are fewer cells.
@@ -176,19 +159,13 @@ class YOLOv10Head(YOLOv11Head):
 
 
 class YOLOv9Head(YOLOv8Head):
-    """Auxiliary and main branches (YOLOv9, Wang et al. 2024, section 4.1), with grouped box branches.
+    """A head with auxiliary branches and grouped box branches (YOLOv9, Wang et al. 2024, section 4.1).
 
-    The first half of the maps feeds the auxiliary branches, which only training needs. Raw predictions are
-    the auxiliary ones and the main ones; after `trim` the main ones alone.
-
-    Args:
-        in_channels: channels of the 2 L maps.
-        stride: strides of L levels in pixels.
-        num_classes: C.
-        reg_max: bins of each distribution.
-        variant: as `YOLOv8Head`'s.
+    The first L of 2 L maps feed the auxiliary branches, which only training needs. Raw predictions are the
+    auxiliary ones and the main ones; after `trim` the main ones alone.
     """
 
+    inputs_a_level = 2
     mindyolo_names: ClassVar[dict[str, str]] = {
         "auxiliary_box_branches": "cv2",
         "auxiliary_class_branches": "cv3",
@@ -199,31 +176,15 @@ class YOLOv9Head(YOLOv8Head):
     }
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        stride: Sequence[int],
-        num_classes: int,
-        reg_max: int = 16,
-        variant: Variant = "published",
+        self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16
     ) -> None:
         levels = len(in_channels) // 2
-        super().__init__(in_channels[levels:], stride, num_classes, reg_max, variant)
+        super().__init__(in_channels[levels:], stride, num_classes, reg_max)
         auxiliary = self._branches(in_channels[:levels])
         self.auxiliary_box_branches, self.auxiliary_class_branches = auxiliary
         # Unused, but one of the original's parameters, which are counted and saved.
         self.auxiliary_dfl: nn.Module | None = DFL(reg_max)
         self.is_trimmed = False
-
-    @classmethod
-    def from_row(cls, row: LayerRow, num_classes: int, reg_max: int, stride: Sequence[int]) -> YOLOv9Head:
-        """Row arguments: nc, reg_max, stride.
-
-        Raises:
-            ValueError: the maps' strides are not those that the table states, twice over.
-        """
-        check_strides(row, [*stride, *stride])
-        channels = [shape.channels for shape in row.inputs]
-        return cls(channels, stride, num_classes, reg_max, row.variant)
 
     def _box_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
         width = max(16, first_channels // 4, 4 * self.reg_max)
@@ -234,7 +195,7 @@ class YOLOv9Head(YOLOv8Head):
         return plain_branch(in_channels, hidden, self.num_classes)
 
     def forward(self, features: list[Tensor]) -> Any:
-        """2 L maps to the raw maps of both branches, as `YOLOv8Head` gives for one."""
+        """Turns 2 L maps into the raw maps of both branches, as `YOLOv8Head` gives for one."""
         if self.is_trimmed:
             return super().forward(features)
         levels = len(self.stride)
@@ -244,7 +205,7 @@ class YOLOv9Head(YOLOv8Head):
         return auxiliary, super().forward(features[levels:])
 
     def decode(self, raw: Any) -> Tensor:
-        """The main branches' raw maps to (B, N, 4 + C), as `YOLOv8Head`."""
+        """Turns the main branches' raw maps into (B, N, 4 + C), as `YOLOv8Head`."""
         return super().decode(raw if self.is_trimmed else raw[1])
 
     def trim(self, num_inputs: int) -> list[int]:
@@ -256,7 +217,7 @@ class YOLOv9Head(YOLOv8Head):
 
 
 class DFL(nn.Module):
-    """The expected value of each box side's distribution, see `expected_distances`.
+    """A layer that computes the expected value of each box side's distribution.
 
     The bins 0, 1, ... are a frozen parameter, as in the originals: it is counted and saved, never trained.
 
@@ -272,7 +233,7 @@ class DFL(nn.Module):
             self.conv.weight.copy_(torch.arange(bins, dtype=torch.float32).view(1, bins, 1, 1))
 
     def forward(self, logits: Tensor) -> Tensor:
-        """(B, 4 * bins, N) float32 logits to (B, N, 4) distances in cells."""
+        """Maps (B, 4 * bins, N) float32 logits to (B, N, 4) distances in cells."""
         sides = logits.view(len(logits), 4, self.bins, -1)
         return expected_distances(sides, self.conv.weight.float().flatten())
 
@@ -285,7 +246,7 @@ def check_strides(row: LayerRow, stride: Sequence[int]) -> None:
 
 
 def run_branches(features: list[Tensor], boxes: nn.ModuleList, scores: nn.ModuleList) -> list[Tensor]:
-    """The raw maps of all levels: box logits, then class logits."""
+    """Returns the raw maps of all levels: box logits, then class logits."""
     return [
         torch.cat((box(level), score(level)), 1)
         for level, box, score in zip(features, boxes, scores, strict=True)
@@ -293,7 +254,7 @@ def run_branches(features: list[Tensor], boxes: nn.ModuleList, scores: nn.Module
 
 
 def plain_branch(in_channels: int, hidden: int, out_channels: int, groups: int = 1) -> nn.Sequential:
-    """Two 3x3 convolutions and a 1x1 one; all but the first in groups."""
+    """Makes two 3x3 convolutions and a 1x1 one; all but the first in groups."""
     return nn.Sequential(
         ConvNormAct(in_channels, hidden, 3),
         ConvNormAct(hidden, hidden, 3, groups=groups),

@@ -19,7 +19,7 @@ PRIOR = 0.01
 
 
 class YOLOXHead(Head):
-    """For each cell a box, a logit for an object and one for each class.
+    """A head that predicts a box, an object logit and class logits for each cell.
 
     Args:
         in_channels: channels of the L maps.
@@ -77,7 +77,7 @@ class YOLOXHead(Head):
         act: Activation = True,
         depth_wise: bool = False,
     ) -> YOLOXHead:
-        """Row arguments: nc, stride, is_standard_backbone, act, depth_wise.
+        """Takes the row arguments nc, stride, is_standard_backbone, act, depth_wise.
 
         The hidden width is a quarter of the coarsest map's, or 256 (scaled) for other backbones.
 
@@ -90,7 +90,7 @@ class YOLOXHead(Head):
         return cls(channels, stride, num_classes, hidden, act, depth_wise)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """L maps (B, C_l, H_l, W_l) to (B, N, 5 + C) float32: cx, cy, w, h in input pixels, then logits."""
+        """Turns L maps (B, C_l, H_l, W_l) into (B, N, 5 + C) float32: cx, cy, w, h in pixels, logits."""
         levels = []
         for number, level in enumerate(features):
             stem = self.stems[number](level)
@@ -105,5 +105,5 @@ class YOLOXHead(Head):
         return torch.cat((places, sizes, flat[..., 4:]), -1)
 
     def decode(self, raw: Tensor) -> Tensor:
-        """The output of `forward` to (B, N, 5 + C): logits become scores in 0..1."""
+        """Turns the output of `forward` into (B, N, 5 + C): logits become scores in 0..1."""
         return torch.cat((raw[..., :4], raw[..., 4:].sigmoid()), -1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.convolution import ConvNormAct
 
 HEAD_CHANNELS = 64
@@ -34,7 +33,7 @@ class Attention(nn.Module):
         self.position = ConvNormAct(channels, channels, 3, groups=channels, act=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         batch, channels, height, width = features.shape
         widths = (self.key_width, self.key_width, self.value_width)
         merged = self.qkv(features).view(batch, self.num_heads, sum(widths), height * width)
@@ -60,7 +59,7 @@ class AttentionBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         features = features + self.attention(features)
         result: Tensor = features + self.feed_forward(features)
         return result
@@ -80,19 +79,15 @@ class PSA(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int) -> PSA:
-        """Row arguments: channels (scaled; those it takes).
+        """Takes the row arguments channels (scaled; those it takes).
 
         Raises:
             ValueError: it takes another number of channels.
         """
-        return cls(_kept_channels(row, channels))
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The same map."""
-        return inputs[0]
+        return cls(row.kept_channels(channels))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         side, main = self.split(features).chunk(2, 1)
         result: Tensor = self.merge(torch.cat((side, self.block(main)), 1))
         return result
@@ -110,16 +105,9 @@ class C2PSA(PSA):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int) -> C2PSA:
-        """Row arguments: channels (scaled; those it takes).
+        """Takes the row arguments channels (scaled; those it takes).
 
         Raises:
             ValueError: it takes another number of channels.
         """
-        return cls(_kept_channels(row, channels), row.repeats)
-
-
-def _kept_channels(row: LayerRow, channels: int) -> int:
-    wanted = row.scaling.channels(channels)
-    if wanted != row.in_channels:
-        raise ValueError(f"gives the channels it takes, {row.in_channels}; the row asks for {wanted}")
-    return wanted
+        return cls(row.kept_channels(channels), row.repeats)

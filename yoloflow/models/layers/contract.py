@@ -1,4 +1,4 @@
-"""What a layer of the table is: a module that can be built from a row and knows the map it gives."""
+"""The base classes of layers and heads: modules that are built from a row and know the map they give."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
-
-Variant = Literal["published", "mindyolo"]
 
 
 @dataclass(frozen=True, slots=True)
 class MapShape:
-    """The map a row gives: its channels, and the input pixels between neighbouring cells."""
+    """The shape of a map: its channels, and the input pixels between neighbouring cells."""
 
     channels: int
     stride: float
@@ -23,7 +21,7 @@ class MapShape:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """How a model size scales the table (Ultralytics' and MindYOLO's compound scaling).
+    """The compound scaling of a table for a model size, as Ultralytics and MindYOLO define it.
 
     Attributes:
         depth: factor on the repeats of rows that are repeated.
@@ -38,59 +36,73 @@ class Scaling:
     size: str | None = None
 
     def channels(self, channels: int) -> int:
-        """Channels of a row after scaling: a multiple of 8, rounded up."""
+        """Returns the channels of a row after scaling: a multiple of 8, rounded up."""
         return math.ceil(min(channels, self.max_channels) * self.width / 8) * 8
 
     def repeats(self, number: int) -> int:
-        """Repeats of a row after scaling, at least 1; a single one stays single."""
+        """Returns the repeats of a row after scaling, at least 1; a single one stays single."""
         return max(round(number * self.depth), 1) if number > 1 else number
 
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """What a row knows beside its own arguments.
+    """The surroundings of a row: all that a layer is built from beside the row's arguments.
 
     Attributes:
         inputs: the maps it takes, in the order of its `from`.
         scaling: rule for its channels.
         repeats: how often its block is repeated, already scaled.
-        variant: "published" or "mindyolo".
     """
 
     inputs: Sequence[MapShape]
     scaling: Scaling
     repeats: int
-    variant: Variant
 
     @property
     def in_channels(self) -> int:
-        """Channels of the map of a layer that takes one."""
+        """Returns the channels of the map of a layer that takes one."""
         return self.inputs[0].channels
+
+    def kept_channels(self, channels: int) -> int:
+        """Returns the channels of a layer that gives as many as it takes.
+
+        Raises:
+            ValueError: the row asks for another number.
+        """
+        if self.scaling.channels(channels) != self.in_channels:
+            raise ValueError(f"gives the channels it takes, {self.in_channels}; the row asks for {channels}")
+        return self.in_channels
 
 
 class Layer(nn.Module, ABC):
     """A module that a row of the table can name.
 
-    A new layer is a subclass and a line in `models/catalogue.py`. Its `from_row(row, *args,
+    Constructors call the channels of the maps they take and give `in_channels` and `out_channels`.
+
+    A new layer is a subclass and a line in `models/layer_classes.py`. Its `from_row(row, *args,
     **keywords)` takes the `LayerRow` and then the row's arguments under their own names; it alone states how
     they scale, and raises ValueError where they make no sense.
 
     Attributes:
         takes_repeats: the layer repeats its own inside; else a repeated row becomes a stack of layers.
         takes_several: its input is a list of maps; else it is one map.
+        out_channels: channels of the map it gives, None for those that it takes.
+        step: cells of the map it takes from one cell of the map it gives to the next.
     """
 
     takes_repeats: ClassVar[bool] = False
     takes_several: ClassVar[bool] = False
+    out_channels: int | None = None
+    step: int = 1
     from_row: ClassVar[Callable[..., Layer]]
 
-    @abstractmethod
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The map this layer gives for the maps it takes."""
+        """Returns the shape of the map it gives for the maps it takes."""
+        return MapShape(self.out_channels or inputs[0].channels, inputs[0].stride * self.step)
 
 
 class Stack(Layer):
-    """A row's layer several times, one after the other."""
+    """A chain of layers that one row describes."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()
@@ -98,13 +110,13 @@ class Stack(Layer):
             self.add_module(str(number), layer)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) through all layers."""
+        """Leads (B, C, H, W) through all layers."""
         for layer in self.children():
             features = layer(features)
         return features
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """As the last layer's."""
+        """Returns the shape that the last layer gives."""
         for layer in self.children():
             assert isinstance(layer, Layer)
             inputs = [layer.output_shape(inputs)]
@@ -121,7 +133,7 @@ class Foldable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HeadOutput:
-    """What a head's decoded predictions mean, for the evaluation.
+    """The meaning of a head's decoded predictions, for the evaluation.
 
     Attributes:
         has_objectness: rows are cx, cy, w, h, objectness, class scores (else without objectness).
@@ -133,7 +145,7 @@ class HeadOutput:
 
 
 class Head(Layer):
-    """The last row: raw predictions for the loss, and their decoding into boxes and scores."""
+    """The last row of a table: it makes raw predictions and decodes them into boxes and scores."""
 
     takes_several = True
     output_kind: ClassVar[HeadOutput]
@@ -141,7 +153,7 @@ class Head(Layer):
 
     @abstractmethod
     def decode(self, raw: Any) -> Tensor:
-        """Raw predictions to (B, N, 4 + scores) in input pixels, as `output_kind` says."""
+        """Decodes raw predictions to (B, N, 4 + scores) in input pixels, as `output_kind` says."""
 
     def trim(self, num_inputs: int) -> list[int]:
         """Drop, in place, what only training needs.
@@ -155,7 +167,7 @@ class Head(Layer):
         return list(range(num_inputs))
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """A head gives no map.
+        """Refuses: a head gives no map.
 
         Raises:
             ValueError: always; no row can take a head's output.

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.normalization import batch_norm
 
 Activation = Callable[[], nn.Module] | bool | None
 
 
 def activation(choice: Activation) -> nn.Module:
-    """A new activation: SiLU for True, none for False or None, else what `choice` makes."""
+    """Makes an activation: SiLU for True, none for False or None, else what `choice` makes."""
     if choice is True:
         return nn.SiLU()
     return choice() if choice else nn.Identity()
@@ -25,8 +25,6 @@ class ConvNormAct(Layer):
     """Convolution without bias, BatchNorm, activation; odd kernels keep the size at stride 1.
 
     Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
         kernel: side of the square kernel.
         stride: step of the kernel.
         padding: cells added on each side; None keeps the size at stride 1.
@@ -41,13 +39,13 @@ class ConvNormAct(Layer):
         out_channels: int,
         kernel: int = 1,
         stride: int = 1,
-        *,
         padding: int | None = None,
         groups: int = 1,
         dilation: int = 1,
         act: Activation = True,
     ) -> None:
         super().__init__()
+        self.out_channels, self.step = out_channels, stride
         padding = dilation * (kernel - 1) // 2 if padding is None else padding
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride, padding, dilation, groups=groups, bias=False
@@ -67,24 +65,12 @@ class ConvNormAct(Layer):
         dilation: int = 1,
         act: Activation = True,
     ) -> ConvNormAct:
-        """Row arguments: channels (scaled), kernel, stride, padding, groups, dilation, act."""
-        return cls(
-            row.in_channels,
-            row.scaling.channels(channels),
-            kernel,
-            stride,
-            padding=padding,
-            groups=groups,
-            dilation=dilation,
-            act=act,
-        )
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels; the stride grows by the convolution's."""
-        return MapShape(self.conv.out_channels, inputs[0].stride * self.conv.stride[0])
+        """Takes the row arguments channels (scaled), kernel, stride, padding, groups, dilation, act."""
+        out_channels = row.scaling.channels(channels)
+        return cls(row.in_channels, out_channels, kernel, stride, padding, groups, dilation, act)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
+        """Maps (B, C, H, W) to (B, C', H', W')."""
         result: Tensor = self.act(self.bn(self.conv(features)))
         return result
 
@@ -104,6 +90,7 @@ class DepthwiseSeparable(Layer):
         self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, act: Activation = True
     ) -> None:
         super().__init__()
+        self.out_channels, self.step = out_channels, stride
         self.depthwise = ConvNormAct(in_channels, in_channels, kernel, stride, groups=in_channels, act=act)
         self.pointwise = ConvNormAct(in_channels, out_channels, act=act)
 
@@ -111,15 +98,11 @@ class DepthwiseSeparable(Layer):
     def from_row(
         cls, row: LayerRow, channels: int, kernel: int = 1, stride: int = 1, act: Activation = True
     ) -> DepthwiseSeparable:
-        """Row arguments: channels (scaled), kernel, stride, act."""
+        """Takes the row arguments channels (scaled), kernel, stride, act."""
         return cls(row.in_channels, row.scaling.channels(channels), kernel, stride, act)
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """As its two convolutions."""
-        return self.pointwise.output_shape([self.depthwise.output_shape(inputs)])
-
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
+        """Maps (B, C, H, W) to (B, C', H', W')."""
         result: Tensor = self.pointwise(self.depthwise(features))
         return result
 
@@ -128,8 +111,6 @@ class Bottleneck(Layer):
     """Two convolutions, added to what they take where `shortcut` and the channels allow it (YOLOv3).
 
     Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
         shortcut: whether to add the input.
         kernels: sides of the two kernels.
         groups: groups of the second convolution.
@@ -165,15 +146,11 @@ class Bottleneck(Layer):
     def from_row(
         cls, row: LayerRow, channels: int, shortcut: bool = True, act: Activation = True
     ) -> Bottleneck:
-        """Row arguments: channels (scaled), shortcut, act."""
+        """Takes the row arguments channels (scaled), shortcut, act."""
         return cls(row.in_channels, row.scaling.channels(channels), shortcut=shortcut, act=act)
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
-
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         result: Tensor = self.conv2(self.conv1(features))
         return features + result if self.adds else result
 
@@ -189,20 +166,14 @@ class Residualblock(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, act: Activation = True) -> Residualblock:
-        """Row arguments: channels (scaled; those it takes), act.
+        """Takes the row arguments channels (scaled; those it takes), act.
 
         Raises:
             ValueError: it takes another number of channels.
         """
-        if row.scaling.channels(channels) != row.in_channels:
-            raise ValueError(f"gives the channels it takes, {row.in_channels}; the row asks for {channels}")
-        return cls(row.in_channels, act)
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The same map."""
-        return inputs[0]
+        return cls(row.kept_channels(channels), act)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         result: Tensor = self.block(features)
         return result

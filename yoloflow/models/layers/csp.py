@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.convolution import Bottleneck, ConvNormAct
-from yoloflow.models.layers.inverted import InvertedBlock
+from yoloflow.models.layers.reparameterized import RepVGGDW
 
 MakeBlock = Callable[[int], nn.Module]
 """Makes a block that keeps the given number of channels."""
 
 
-class C3(Layer):
-    """Two 1x1 convolutions side by side, one followed by a chain of blocks; both merged by a third (YOLOv5).
+class InvertedBlock(nn.Module):
+    """Depthwise 3x3, 1x1 to twice the channels, depthwise, 1x1 back, depthwise 3x3 (YOLOv10, figure 3b).
 
     Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
+        channels: C, taken and given.
+        shortcut: whether to add the input.
+        large_kernel: make the middle convolution a `RepVGGDW` of 7x7.
+    """
+
+    mindyolo_names: ClassVar[dict[str, str]] = {"chain": "cv1"}
+
+    def __init__(self, channels: int, *, shortcut: bool = True, large_kernel: bool = False) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.chain = nn.Sequential(
+            ConvNormAct(channels, channels, 3, groups=channels),
+            ConvNormAct(channels, wide),
+            RepVGGDW(wide) if large_kernel else ConvNormAct(wide, wide, 3, groups=wide),
+            ConvNormAct(wide, channels),
+            ConvNormAct(channels, channels, 3, groups=channels),
+        )
+        self.adds = shortcut
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to the same shape."""
+        result: Tensor = self.chain(features)
+        return features + result if self.adds else result
+
+
+class CrossStage(Layer):
+    """A chain of blocks between 1x1 convolutions.
+
+    Args:
         repeats: blocks in the chain.
         make_block: makes a block.
-        expansion: channels of either side, as a share of `out_channels`.
+        expansion: channels of a block, as a share of `out_channels`.
     """
 
     takes_repeats = True
-    mindyolo_names: ClassVar[dict[str, str]] = {
-        "main": "conv1",
-        "side": "conv2",
-        "merge": "conv3",
-        "blocks": "m",
-    }
 
     def __init__(
         self,
@@ -46,25 +68,47 @@ class C3(Layer):
         super().__init__()
         self.out_channels = out_channels
         hidden = int(out_channels * expansion)
-        self.main = ConvNormAct(in_channels, hidden)
-        self.side = ConvNormAct(in_channels, hidden)
-        self.merge = ConvNormAct(2 * hidden, out_channels)
-        self.blocks = nn.Sequential(*(make_block(hidden) for _ in range(repeats)))
+        self._add_entry(in_channels, hidden)
+        self.merge = ConvNormAct(self._merged_parts(repeats) * hidden, out_channels)
+        self.blocks = nn.ModuleList(make_block(hidden) for _ in range(repeats))
+
+    @abstractmethod
+    def _add_entry(self, in_channels: int, hidden: int) -> None:
+        """Adds the convolutions before the blocks."""
+
+    def _merged_parts(self, repeats: int) -> int:
+        return 2
+
+    def _run_blocks(self, features: Tensor) -> Tensor:
+        for block in self.blocks:
+            features = block(features)
+        return features
+
+
+class C3(CrossStage):
+    """Two 1x1 convolutions side by side, one followed by the chain; both merged by a third (YOLOv5)."""
+
+    mindyolo_names: ClassVar[dict[str, str]] = {
+        "main": "conv1",
+        "side": "conv2",
+        "merge": "conv3",
+        "blocks": "m",
+    }
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C3:
-        """Row arguments: channels (scaled), shortcut."""
-        return cls(
-            row.in_channels, row.scaling.channels(channels), row.repeats, _bottleneck((1, 3), shortcut)
-        )
+        """Takes the row arguments channels (scaled), shortcut."""
+        out_channels = row.scaling.channels(channels)
+        return cls(row.in_channels, out_channels, row.repeats, _bottleneck((1, 3), shortcut))
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
+    def _add_entry(self, in_channels: int, hidden: int) -> None:
+        self.main = ConvNormAct(in_channels, hidden)
+        self.side = ConvNormAct(in_channels, hidden)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
-        result: Tensor = self.merge(torch.cat((self.blocks(self.main(features)), self.side(features)), 1))
+        """Maps (B, C, H, W) to (B, C', H, W)."""
+        main = self._run_blocks(self.main(features))
+        result: Tensor = self.merge(torch.cat((main, self.side(features)), 1))
         return result
 
 
@@ -73,7 +117,7 @@ class DWC3(C3):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> DWC3:
-        """Row arguments: channels (scaled), shortcut."""
+        """Takes the row arguments channels (scaled), shortcut."""
 
         def make_block(hidden: int) -> nn.Module:
             return Bottleneck(hidden, hidden, shortcut=shortcut, expansion=1.0, separable=True)
@@ -81,77 +125,42 @@ class DWC3(C3):
         return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block)
 
 
-class C2(Layer):
-    """One 1x1 convolution split in halves, one followed by a chain of blocks; both merged (YOLOv8-P6)."""
+class SplitChain(CrossStage):
+    """The chain on half of the channels of one convolution, every link of which is kept."""
 
-    takes_repeats = True
     mindyolo_names: ClassVar[dict[str, str]] = {"split": "cv1", "merge": "cv2", "blocks": "m"}
 
-    def __init__(self, in_channels: int, out_channels: int, repeats: int, make_block: MakeBlock) -> None:
-        super().__init__()
-        self.out_channels = out_channels
-        hidden = int(out_channels * 0.5)
+    def _add_entry(self, in_channels: int, hidden: int) -> None:
         self.split = ConvNormAct(in_channels, 2 * hidden)
-        self.merge = ConvNormAct(2 * hidden, out_channels)
-        self.blocks = nn.Sequential(*(make_block(hidden) for _ in range(repeats)))
 
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C2:
-        """Row arguments: channels (scaled), shortcut."""
-        return cls(
-            row.in_channels, row.scaling.channels(channels), row.repeats, _bottleneck((3, 3), shortcut)
-        )
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
+    def _merged_parts(self, repeats: int) -> int:
+        return 2 + repeats
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
-        main, side = self.split(features).chunk(2, 1)
-        result: Tensor = self.merge(torch.cat((self.blocks(main), side), 1))
-        return result
-
-
-class SplitChain(Layer):
-    """A chain of blocks on half of the channels, every link of which is kept.
-
-    Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
-        repeats: blocks in the chain.
-        make_block: makes a block.
-        expansion: channels of a link, as a share of `out_channels`.
-    """
-
-    takes_repeats = True
-    mindyolo_names: ClassVar[dict[str, str]] = {"split": "cv1", "merge": "cv2", "blocks": "m"}
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        repeats: int,
-        make_block: MakeBlock,
-        expansion: float = 0.5,
-    ) -> None:
-        super().__init__()
-        self.out_channels = out_channels
-        hidden = int(out_channels * expansion)
-        self.split = ConvNormAct(in_channels, 2 * hidden)
-        self.merge = ConvNormAct((2 + repeats) * hidden, out_channels)
-        self.blocks = nn.ModuleList(make_block(hidden) for _ in range(repeats))
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         links = list(self.split(features).chunk(2, 1))
         for block in self.blocks:
             links.append(block(links[-1]))
         result: Tensor = self.merge(torch.cat(links, 1))
+        return result
+
+
+class C2(SplitChain):
+    """A chain of bottlenecks on the first half of the channels, only the end of which is kept (YOLOv8-P6)."""
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C2:
+        """Takes the row arguments channels (scaled), shortcut."""
+        out_channels = row.scaling.channels(channels)
+        return cls(row.in_channels, out_channels, row.repeats, _bottleneck((3, 3), shortcut))
+
+    def _merged_parts(self, repeats: int) -> int:
+        return 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to (B, C', H, W)."""
+        main, side = self.split(features).chunk(2, 1)
+        result: Tensor = self.merge(torch.cat((self._run_blocks(main), side), 1))
         return result
 
 
@@ -160,7 +169,7 @@ class C2f(SplitChain):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = False, expansion: float = 0.5) -> C2f:
-        """Row arguments: channels (scaled), shortcut, expansion."""
+        """Takes the row arguments channels (scaled), shortcut, expansion."""
         out_channels = row.scaling.channels(channels)
         return cls(row.in_channels, out_channels, row.repeats, _bottleneck((3, 3), shortcut), expansion)
 
@@ -172,7 +181,7 @@ class C2fCIB(SplitChain):
     def from_row(
         cls, row: LayerRow, channels: int, shortcut: bool = False, large_kernel: bool = False
     ) -> C2fCIB:
-        """Row arguments: channels (scaled), shortcut, large_kernel."""
+        """Takes the row arguments channels (scaled), shortcut, large_kernel."""
 
         def make_block(hidden: int) -> nn.Module:
             return InvertedBlock(hidden, shortcut=shortcut, large_kernel=large_kernel)
@@ -192,7 +201,7 @@ class C3k2(SplitChain):
         expansion: float = 0.5,
         shortcut: bool = True,
     ) -> C3k2:
-        """Row arguments: channels (scaled), nested (C3 inside; always in m, l and x), expansion, shortcut."""
+        """Takes the row arguments channels (scaled), nested (C3 inside: m, l, x), expansion, shortcut."""
         inner = _bottleneck((3, 3), shortcut)
 
         def make_block(hidden: int) -> nn.Module:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape, Variant
+from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
 from yoloflow.models.layers.convolution import ConvNormAct
 from yoloflow.models.layers.pooling import padded_max_pool
 
 
 def space_to_channels(features: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, 4 C, H / 2, W / 2): the four cells of a square, column by column."""
+    """Maps (B, C, H, W) to (B, 4 C, H / 2, W / 2): the four cells of a square, column by column."""
     corners = [features[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
     return torch.cat(corners, 1)
 
@@ -24,48 +24,52 @@ class ReOrg(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow) -> ReOrg:
-        """No row arguments."""
+        """Takes no row arguments."""
         return cls()
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Four times the channels, twice the stride."""
+        """Returns four times the channels and twice the stride."""
         return MapShape(4 * inputs[0].channels, 2 * inputs[0].stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, 4 C, H / 2, W / 2)."""
+        """Maps (B, C, H, W) to (B, 4 C, H / 2, W / 2)."""
         return space_to_channels(features)
 
 
 class Focus(Layer):
     """Squares of four cells become channels, then a convolution (YOLOv5 before v6, YOLOX)."""
 
+    step = 2
+
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1) -> None:
         super().__init__()
+        self.out_channels = out_channels
         self.conv = ConvNormAct(4 * in_channels, out_channels, kernel)
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, kernel: int = 1) -> Focus:
-        """Row arguments: channels (scaled), kernel."""
+        """Takes the row arguments channels (scaled), kernel."""
         return cls(row.in_channels, row.scaling.channels(channels), kernel)
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, twice the stride."""
-        return MapShape(self.conv.conv.out_channels, 2 * inputs[0].stride)
-
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H / 2, W / 2)."""
+        """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
         result: Tensor = self.conv(space_to_channels(features))
         return result
 
 
 class HalvingLayer(Layer):
-    """A layer that gives its own channels at twice the stride."""
+    """A layer that halves a map and is made from the channels it takes and gives."""
 
-    out_channels: int
+    step = 2
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, twice the stride."""
-        return MapShape(self.out_channels, 2 * inputs[0].stride)
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int) -> Self:
+        """Takes the row arguments channels (scaled)."""
+        return cls(row.in_channels, row.scaling.channels(channels))
 
 
 class DownC(HalvingLayer):
@@ -74,20 +78,14 @@ class DownC(HalvingLayer):
     mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "cv1", "conv": "cv2", "pooled": "cv3"}
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.out_channels = out_channels
+        super().__init__(in_channels, out_channels)
         self.reduce = ConvNormAct(in_channels, in_channels)
         self.conv = ConvNormAct(in_channels, out_channels // 2, 3, 2)
         self.pooled = ConvNormAct(in_channels, out_channels // 2)
         self.pool = nn.MaxPool2d(2, 2)
 
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int) -> DownC:
-        """Row arguments: channels (scaled)."""
-        return cls(row.in_channels, row.scaling.channels(channels))
-
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H / 2, W / 2)."""
+        """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
         return torch.cat((self.conv(self.reduce(features)), self.pooled(self.pool(features))), 1)
 
 
@@ -97,18 +95,12 @@ class AConv(HalvingLayer):
     mindyolo_names: ClassVar[dict[str, str]] = {"conv": "cv1"}
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.out_channels = out_channels
+        super().__init__(in_channels, out_channels)
         self.mean = nn.AvgPool2d(2, 1)
         self.conv = ConvNormAct(in_channels, out_channels, 3, 2)
 
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int) -> AConv:
-        """Row arguments: channels (scaled)."""
-        return cls(row.in_channels, row.scaling.channels(channels))
-
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H / 2, W / 2)."""
+        """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
         result: Tensor = self.conv(self.mean(features))
         return result
 
@@ -118,21 +110,17 @@ class ADown(HalvingLayer):
 
     mindyolo_names: ClassVar[dict[str, str]] = {"conv": "cv1", "pooled": "cv2"}
 
-    def __init__(self, in_channels: int, out_channels: int, variant: Variant) -> None:
-        super().__init__()
-        self.out_channels = out_channels
+    max_pool = staticmethod(padded_max_pool)
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels)
         self.mean = nn.AvgPool2d(2, 1)
-        self.pool = padded_max_pool(3, 2, variant)
+        self.pool = self.max_pool(3, 2)
         self.conv = ConvNormAct(in_channels // 2, out_channels // 2, 3, 2)
         self.pooled = ConvNormAct(in_channels // 2, out_channels // 2)
 
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int) -> ADown:
-        """Row arguments: channels (scaled)."""
-        return cls(row.in_channels, row.scaling.channels(channels), row.variant)
-
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H / 2, W / 2)."""
+        """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
         first, second = self.mean(features).chunk(2, 1)
         return torch.cat((self.conv(first), self.pooled(self.pool(second))), 1)
 
@@ -144,19 +132,16 @@ class SCDown(Layer):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
         super().__init__()
+        self.out_channels, self.step = out_channels, stride
         self.channels = ConvNormAct(in_channels, out_channels)
         self.space = ConvNormAct(out_channels, out_channels, kernel, stride, groups=out_channels, act=False)
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, kernel: int, stride: int) -> SCDown:
-        """Row arguments: channels (scaled), kernel, stride."""
+        """Takes the row arguments channels (scaled), kernel, stride."""
         return cls(row.in_channels, row.scaling.channels(channels), kernel, stride)
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """As the second convolution's."""
-        return self.space.output_shape(inputs)
-
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
+        """Maps (B, C, H, W) to (B, C', H', W')."""
         result: Tensor = self.space(self.channels(features))
         return result

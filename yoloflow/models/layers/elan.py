@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.convolution import ConvNormAct
+from yoloflow.models.layers.csp import C3
 from yoloflow.models.layers.reparameterized import RepConv
 
 
@@ -24,36 +24,24 @@ class RepNBottleneck(nn.Module):
         self.conv = ConvNormAct(channels, channels, 3)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         result: Tensor = features + self.conv(self.rep(features))
         return result
 
 
-class RepNCSP(nn.Module):
-    """C3 of re-parameterised bottlenecks."""
+class RepNCSP(C3):
+    """A C3 of re-parameterised bottlenecks."""
 
     mindyolo_names: ClassVar[dict[str, str]] = {"main": "cv1", "side": "cv2", "merge": "cv3", "blocks": "m"}
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int) -> None:
-        super().__init__()
-        hidden = out_channels // 2
-        self.main = ConvNormAct(in_channels, hidden)
-        self.side = ConvNormAct(in_channels, hidden)
-        self.merge = ConvNormAct(2 * hidden, out_channels)
-        self.blocks = nn.Sequential(*(RepNBottleneck(hidden) for _ in range(repeats)))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
-        result: Tensor = self.merge(torch.cat((self.blocks(self.main(features)), self.side(features)), 1))
-        return result
+        super().__init__(in_channels, out_channels, repeats, RepNBottleneck)
 
 
 class ELAN1(Layer):
     """Half of the channels through two convolutions, every link of which is kept.
 
     Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
         split: channels after the first convolution.
         link: channels of each further link.
     """
@@ -75,16 +63,12 @@ class ELAN1(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, split: int, link: int) -> ELAN1:
-        """Row arguments: channels, split, link (all scaled)."""
+        """Takes the row arguments channels, split, link (all scaled)."""
         scale = row.scaling.channels
         return cls(row.in_channels, scale(channels), scale(split), scale(link))
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
-
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         links = list(self.split(features).chunk(2, 1))
         for layer in (self.first, self.second):
             links.append(layer(links[-1]))
@@ -96,8 +80,6 @@ class RepNCSPELAN4(ELAN1):
     """ELAN whose links are cross-stage blocks of re-parameterised bottlenecks (YOLOv9, section 4.2).
 
     Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
         split: channels after the first convolution.
         link: channels of each further link.
         repeats: bottlenecks of a link.
@@ -110,6 +92,6 @@ class RepNCSPELAN4(ELAN1):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, split: int, link: int, repeats: int = 1) -> RepNCSPELAN4:
-        """Row arguments: channels, split, link (all scaled), repeats."""
+        """Takes the row arguments channels, split, link (all scaled), repeats."""
         scale = row.scaling.channels
         return cls(row.in_channels, scale(channels), scale(split), scale(link), repeats)

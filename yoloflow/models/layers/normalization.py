@@ -1,4 +1,4 @@
-"""BatchNorm: the constructor all layers use, synchronisation over ranks, silence while recomputing."""
+"""BatchNorm: the constructor all layers use, statistics of all ranks, and those of recomputed layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOMENTUM = 0.03
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """BatchNorm with YOLO's epsilon and momentum (darknet's, kept by all families)."""
+    """Makes a BatchNorm with darknet's epsilon and momentum, which all families keep."""
     return nn.BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM)
 
 
@@ -32,7 +32,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape; B, H and W may differ between ranks."""
+        """Maps (B, C, H, W) to the same shape; B, H and W may differ between ranks."""
         if not self.training or not _several_ranks():
             return super().forward(features)
         mean, variance, count = _joined_statistics(features)
@@ -69,7 +69,7 @@ def synchronize_batch_norm(module: nn.Module) -> None:
 
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """A context in which BatchNorms inside `module` normalise as ever but update no running statistics.
+    """Keeps the running statistics of BatchNorms inside `module` unchanged within the context.
 
     Activation checkpointing runs a forward pass twice; the second run stands under this context. The updates
     go into copies, because the second run has to save the same tensors for autograd as the first.
@@ -90,7 +90,7 @@ def _set_buffers(modules: list[_BatchNorm], buffers: list[dict[str, Tensor]]) ->
 
 
 def frozen_norms(module: nn.Module) -> list[nn.Module]:
-    """The BatchNorms inside `module` none of whose parameters is trained."""
+    """Returns the BatchNorms inside `module` none of whose parameters is trained."""
     return [
         norm
         for norm in module.modules()
@@ -99,12 +99,12 @@ def frozen_norms(module: nn.Module) -> list[nn.Module]:
 
 
 def _several_ranks() -> bool:
-    """Whether several ranks have joined; so within `without_collectives` too, which tries memory."""
+    """Returns true if several ranks have joined; also within `without_collectives`, which tries memory."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _joined_statistics(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (C,), biased variance (C,) and count () over all ranks, at least float32, with gradients."""
+    """Computes mean (C,), biased variance (C,) and count () over all ranks, at least float32."""
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
     variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
     count = mean.new_full((1,), features.numel() // features.shape[1])
@@ -118,9 +118,9 @@ def _joined_statistics(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Each rank's vector (K,) as rows (ranks, K) on every rank; gradients return to the rank they concern.
+    """A gathering of each rank's vector (K,) as rows (ranks, K), with gradients.
 
-    Within `runtime.alone` there is one row.
+    Within `without_collectives` there is one row.
     """
 
     @staticmethod

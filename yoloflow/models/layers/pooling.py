@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape, Variant
+from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.convolution import Activation, ConvNormAct
 
 
-def padded_max_pool(kernel: int, stride: int = 1, variant: Variant = "published") -> nn.Module:
-    """A max-pool padded by half its kernel.
-
-    "published" pads with minus infinity, as PyTorch; "mindyolo" with zeros, which win over negative
-    activations at the border.
-    """
-    if variant == "published":
-        return nn.MaxPool2d(kernel, stride, padding=kernel // 2)
-    return nn.Sequential(nn.ZeroPad2d(kernel // 2), nn.MaxPool2d(kernel, stride))
+def padded_max_pool(kernel: int, stride: int = 1) -> nn.Module:
+    """Makes a max-pool padded with minus infinity by half its kernel."""
+    return nn.MaxPool2d(kernel, stride, padding=kernel // 2)
 
 
 class Pool(Layer):
-    """What the max-pools share.
+    """A layer that is a max-pool.
 
     Args:
         pool: the pooling module.
@@ -37,12 +30,8 @@ class Pool(Layer):
         super().__init__()
         self.pool, self.step = pool, stride
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The same channels; the stride grows by the pool's."""
-        return MapShape(inputs[0].channels, inputs[0].stride * self.step)
-
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H', W')."""
+        """Maps (B, C, H, W) to (B, C, H', W')."""
         result: Tensor = self.pool(features)
         return result
 
@@ -52,7 +41,7 @@ class MaxPool(Pool):
 
     @classmethod
     def from_row(cls, row: LayerRow, kernel: int = 3, stride: int = 1, mode: str = "same") -> MaxPool:
-        """Row arguments: kernel, stride, mode ("same": padded with minus infinity).
+        """Takes the row arguments kernel, stride, mode ("same": padded with minus infinity).
 
         Raises:
             ValueError: another mode.
@@ -67,48 +56,65 @@ class MP(Pool):
 
     @classmethod
     def from_row(cls, row: LayerRow, kernel: int = 2) -> MP:
-        """Row arguments: kernel."""
+        """Takes the row arguments kernel."""
         return cls(nn.MaxPool2d(kernel, kernel), kernel)
 
 
 class SP(Pool):
     """A max-pool that sees a neighbourhood and keeps the size (YOLOv7-tiny)."""
 
+    max_pool = staticmethod(padded_max_pool)
+
     @classmethod
     def from_row(cls, row: LayerRow, kernel: int = 3, stride: int = 1) -> SP:
-        """Row arguments: kernel, stride."""
-        return cls(padded_max_pool(kernel, stride, row.variant), stride)
+        """Takes the row arguments kernel, stride."""
+        return cls(cls.max_pool(kernel, stride), stride)
 
 
 class SPPF(Layer):
-    """Spatial pyramid pooling, fast: three max-pools in a row see as far as pools of k, 2k - 1 and 3k - 2."""
+    """Spatial pyramid pooling, fast: three max-pools in a row see as far as pools of k, 2k - 1 and 3k - 2.
 
+    Args:
+        hidden: channels of each link of the row.
+        kernel: k.
+        act: see `ConvNormAct`.
+    """
+
+    max_pool = staticmethod(padded_max_pool)
     mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "conv1", "merge": "conv2"}
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 5, act: Activation = True) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, hidden: int, kernel: int = 5, act: Activation = True
+    ) -> None:
         super().__init__()
-        hidden = in_channels // 2
         self.out_channels = out_channels
         self.reduce = ConvNormAct(in_channels, hidden, act=act)
         self.merge = ConvNormAct(4 * hidden, out_channels, act=act)
-        self.pool = padded_max_pool(kernel)
+        self.pool = self.max_pool(kernel)
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, kernel: int = 5, act: Activation = True) -> SPPF:
-        """Row arguments: channels (scaled), kernel, act."""
-        return cls(row.in_channels, row.scaling.channels(channels), kernel, act)
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
+        """Takes the row arguments channels (scaled), kernel, act."""
+        return cls(row.in_channels, row.scaling.channels(channels), row.in_channels // 2, kernel, act)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
-        levels = [self.reduce(features)]
+        """Maps (B, C, H, W) to (B, C', H, W)."""
+        links = [self.reduce(features)]
         for _ in range(3):
-            levels.append(self.pool(levels[-1]))
-        result: Tensor = self.merge(torch.cat(levels, 1))
+            links.append(self.pool(links[-1]))
+        result: Tensor = self.merge(torch.cat(links, 1))
         return result
+
+
+class SPPELAN(SPPF):
+    """Spatial pyramid pooling with links of a width of their own (YOLOv9)."""
+
+    mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "cv1", "merge": "cv5"}
+
+    @classmethod
+    def from_row(cls, row: LayerRow, channels: int, hidden: int) -> SPPELAN:  # type: ignore[override]
+        """Takes the row arguments channels and hidden (both scaled)."""
+        return cls(row.in_channels, row.scaling.channels(channels), row.scaling.channels(hidden))
 
 
 class SPPCSPC(Layer):
@@ -124,14 +130,16 @@ class SPPCSPC(Layer):
         "after_1": "cv6",
     }
 
-    def __init__(self, in_channels: int, out_channels: int, variant: Variant) -> None:
+    max_pool = staticmethod(padded_max_pool)
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         hidden = out_channels
         self.out_channels = out_channels
         self.before_0 = ConvNormAct(in_channels, hidden)
         self.before_1 = ConvNormAct(hidden, hidden, 3)
         self.before_2 = ConvNormAct(hidden, hidden)
-        self.pools = nn.ModuleList(padded_max_pool(kernel, 1, variant) for kernel in (5, 9, 13))
+        self.pools = nn.ModuleList(self.max_pool(kernel) for kernel in (5, 9, 13))
         self.after_0 = ConvNormAct(4 * hidden, hidden)
         self.after_1 = ConvNormAct(hidden, hidden, 3)
         self.side = ConvNormAct(in_channels, hidden)
@@ -139,48 +147,13 @@ class SPPCSPC(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int) -> SPPCSPC:
-        """Row arguments: channels (scaled)."""
-        return cls(row.in_channels, row.scaling.channels(channels), row.variant)
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
+        """Takes the row arguments channels (scaled)."""
+        return cls(row.in_channels, row.scaling.channels(channels))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Maps (B, C, H, W) to (B, C', H, W)."""
         main = self.before_2(self.before_1(self.before_0(features)))
         pyramid = torch.cat([main, *(pool(main) for pool in self.pools)], 1)
         main = self.after_1(self.after_0(pyramid))
         result: Tensor = self.merge(torch.cat((main, self.side(features)), 1))
-        return result
-
-
-class SPPELAN(Layer):
-    """Three max-pools in a row, every link of which is kept (YOLOv9)."""
-
-    mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "cv1", "merge": "cv5"}
-
-    def __init__(self, in_channels: int, out_channels: int, hidden: int, variant: Variant) -> None:
-        super().__init__()
-        self.out_channels = out_channels
-        self.reduce = ConvNormAct(in_channels, hidden)
-        self.pool = padded_max_pool(5, 1, variant)
-        self.merge = ConvNormAct(4 * hidden, out_channels)
-
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int, hidden: int) -> SPPELAN:
-        """Row arguments: channels and hidden (both scaled)."""
-        scale = row.scaling.channels
-        return cls(row.in_channels, scale(channels), scale(hidden), row.variant)
-
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels, the same stride."""
-        return MapShape(self.out_channels, inputs[0].stride)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
-        links = [self.reduce(features)]
-        for _ in range(3):
-            links.append(self.pool(links[-1]))
-        result: Tensor = self.merge(torch.cat(links, 1))
         return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from yoloflow.models.layers.contract import Layer, LayerRow, MapShape
+from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.convolution import ConvNormAct
 from yoloflow.models.layers.normalization import batch_norm
 
@@ -19,8 +18,6 @@ class RepConv(Layer):
     """SiLU of the sum of a 3x3 and a 1x1 convolution and, where it fits, the input, each with BatchNorm.
 
     Args:
-        in_channels: channels it takes.
-        out_channels: channels it gives.
         stride: step of both convolutions.
         identity: add the normalised input too, where channels and stride allow it (YOLOv7; not YOLOv9).
     """
@@ -48,7 +45,7 @@ class RepConv(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, kernel: int = 3, stride: int = 1) -> RepConv:
-        """Row arguments: channels (scaled), kernel (3), stride.
+        """Takes the row arguments channels (scaled), kernel (3), stride.
 
         Raises:
             ValueError: another kernel.
@@ -57,12 +54,8 @@ class RepConv(Layer):
             raise ValueError(f"has a kernel of 3, not {kernel}")
         return cls(row.in_channels, row.scaling.channels(channels), stride)
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """Its own channels; the stride grows by the convolutions'."""
-        return MapShape(self.out_channels, inputs[0].stride * self.step)
-
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
+        """Maps (B, C, H, W) to (B, C', H', W')."""
         total: Tensor = self.dense(features)
         if self.pointwise is not None:
             total = total + self.pointwise(features)
@@ -101,7 +94,7 @@ class RepVGGDW(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Maps (B, C, H, W) to the same shape."""
         total: Tensor = self.large(features)
         if self.small is not None:
             total = total + self.small(features)
@@ -124,7 +117,7 @@ class RepVGGDW(nn.Module):
 
 
 def _folded(branch: nn.Module) -> nn.Conv2d:
-    """A convolution and its BatchNorm as one convolution with bias."""
+    """Returns a convolution and its BatchNorm as one convolution with bias."""
     assert isinstance(branch, nn.Sequential)
     conv, norm = branch
     assert isinstance(conv, nn.Conv2d)
@@ -133,7 +126,7 @@ def _folded(branch: nn.Module) -> nn.Conv2d:
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """What a BatchNorm in eval mode multiplies by and adds."""
+    """Returns the factor and the summand of a BatchNorm in eval mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)

@@ -28,7 +28,7 @@ class Upsample(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, size: None = None, scale: int = 2, mode: str = "nearest") -> Upsample:
-        """Row arguments: size (must be None: the size follows from the scale), scale, mode ("nearest").
+        """Takes the row arguments size (None: it follows from the scale), scale, mode ("nearest").
 
         Raises:
             ValueError: another size or mode.
@@ -38,11 +38,11 @@ class Upsample(Layer):
         return cls(scale)
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The same channels, the stride divided by the factor."""
+        """Returns the same channels and the stride divided by the factor."""
         return MapShape(inputs[0].channels, inputs[0].stride / self.scale)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, scale * H, scale * W)."""
+        """Maps (B, C, H, W) to (B, C, scale * H, scale * W)."""
         return F.interpolate(features, scale_factor=float(self.scale), mode="nearest")
 
 
@@ -53,7 +53,7 @@ class Concat(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, axis: int = 1) -> Concat:
-        """Row arguments: axis (1, the channels).
+        """Takes the row arguments axis (1, the channels).
 
         Raises:
             ValueError: another axis, or maps of different strides.
@@ -66,11 +66,11 @@ class Concat(Layer):
         return cls()
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The sum of the channels, the same stride."""
+        """Returns the sum of the channels and the same stride."""
         return MapShape(sum(shape.channels for shape in inputs), inputs[0].stride)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """L maps (B, C_l, H, W) to (B, sum of C_l, H, W)."""
+        """Turns L maps (B, C_l, H, W) into (B, sum of C_l, H, W)."""
         return torch.cat(features, 1)
 
 
@@ -79,15 +79,11 @@ class Identity(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow) -> Identity:
-        """No row arguments."""
+        """Takes no row arguments."""
         return cls()
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The same map."""
-        return inputs[0]
-
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) as it is."""
+        """Returns the map as it is."""
         return features
 
 
@@ -98,7 +94,7 @@ class Shortcut(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow) -> Shortcut:
-        """No row arguments.
+        """Takes no row arguments.
 
         Raises:
             ValueError: not two maps of one shape.
@@ -107,12 +103,8 @@ class Shortcut(Layer):
             raise ValueError(f"adds two maps of one shape, `from` names {list(row.inputs)}")
         return cls()
 
-    def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """The same map."""
-        return inputs[0]
-
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Two maps (B, C, H, W) to one."""
+        """Turns two maps (B, C, H, W) into one."""
         return features[0] + features[1]
 
 
@@ -122,26 +114,25 @@ class CBLinear(Layer):
     The parts stay together in one map; `CBFuse` takes the part it names.
 
     Args:
-        in_channels: channels it takes.
         parts: channels of each part.
     """
 
     def __init__(self, in_channels: int, parts: Sequence[int]) -> None:
         super().__init__()
-        self.parts = list(parts)
+        self.parts = tuple(parts)
         self.conv = nn.Conv2d(in_channels, sum(parts), 1)
 
     @classmethod
     def from_row(cls, row: LayerRow, parts: Sequence[int]) -> CBLinear:
-        """Row arguments: parts (each scaled by the width)."""
+        """Takes the row arguments parts (each scaled by the width)."""
         return cls(row.in_channels, [row.scaling.channels(part) for part in parts])
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """All parts, the same stride."""
-        return SplitShape(sum(self.parts), inputs[0].stride, tuple(self.parts))
+        """Returns all parts at the same stride."""
+        return SplitShape(sum(self.parts), inputs[0].stride, self.parts)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, sum of the parts, H, W)."""
+        """Maps (B, C, H, W) to (B, sum of the parts, H, W)."""
         result: Tensor = self.conv(features)
         return result
 
@@ -161,7 +152,7 @@ class CBFuse(Layer):
 
     @classmethod
     def from_row(cls, row: LayerRow, choices: Sequence[int]) -> CBFuse:
-        """Row arguments: choices, which part of each `CBLinear` is taken.
+        """Takes the row arguments choices, which part of each `CBLinear` is taken.
 
         Raises:
             ValueError: a map but the last has no such part, or one with other channels.
@@ -178,7 +169,7 @@ class CBFuse(Layer):
         return cls(slices)
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
-        """As the last map's."""
+        """Returns the shape of the last map."""
         return inputs[-1]
 
     def forward(self, features: list[Tensor]) -> Tensor:
