@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from yoloflow.callbacks import BaseCallback, RunContext, TestFunction
-from yoloflow.data.clock import LoaderClock
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.loader import BatchExtent
+from yoloflow.data.loading_time import LoadingTime
 from yoloflow.models.layers.normalization import synchronize_batch_norm
 from yoloflow.models.precision import auto_mixed_precision
 from yoloflow.optim.ema import EMA
@@ -61,7 +61,7 @@ class ToyLoader:
 
     def __init__(self, poisoned: dict[int, float] | None = None) -> None:
         self.poisoned = poisoned or {}
-        self.clock = LoaderClock()
+        self.loading_time = LoadingTime()
         self.epochs, self.steps_per_epoch = EPOCHS, STEPS_PER_EPOCH
         self.started_at: list[int] = []
 
