@@ -44,7 +44,12 @@ def gradients(loss: Tensor, outputs: list[Tensor]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
-    ("seed", "boxes_per_image", "topk"), [(0, (3, 5), 10), (1, (0, 9), 10), (2, (6, 4), 1)]
+    ("seed", "boxes_per_image", "topk"),
+    [
+        (0, (3, 5), 10),
+        pytest.param(1, (0, 9), 10, marks=pytest.mark.oracle),
+        pytest.param(2, (6, 4), 1, marks=pytest.mark.oracle),
+    ],
 )
 def test_loss_and_gradients_equal_plain_loops_in_float64(variant, seed, boxes_per_image, topk):
     outputs, labels, images = scene(seed, boxes_per_image)
