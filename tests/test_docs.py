@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -18,7 +19,8 @@ from yoloflow.data.formats import FORMATS
 from yoloflow.data.problems import KINDS
 from yoloflow.data.transforms import TRANSFORMS
 from yoloflow.data.transforms.rows import describe_transforms
-from yoloflow.losses import LOSSES
+from yoloflow.evaluation.metrics import METRICS
+from yoloflow.families import FAMILIES
 from yoloflow.models.catalogue import LAYERS
 from yoloflow.report.prediction_formats import FORMATS as PREDICTION_FORMATS
 
@@ -40,7 +42,15 @@ def blocks(page: Path) -> list[tuple[str, str, int]]:
 @pytest.fixture
 def _tables_restored() -> Iterator[None]:
     """The tables that examples add to are afterwards as they were."""
-    tables = (CALLBACKS, FORMATS, LAYERS, LOSSES, PREDICTION_FORMATS, TRANSFORMS)
+    tables: tuple[dict[str, Any], ...] = (
+        CALLBACKS,
+        FAMILIES,
+        FORMATS,
+        LAYERS,
+        METRICS,
+        PREDICTION_FORMATS,
+        TRANSFORMS,
+    )
     before = [dict(table) for table in tables]
     yield
     for table, content in zip(tables, before, strict=True):

@@ -13,14 +13,11 @@ from yoloflow.data.loader import BatchExtent
 from yoloflow.data.loading_time import LoadingTime
 from yoloflow.models.layers.normalization import synchronize_batch_norm
 from yoloflow.models.precision import auto_mixed_precision
-from yoloflow.optim import (
-    EMA,
-    OptimizerSettings,
-    RunLength,
-    create_group_param,
-    create_optimizer,
-    create_schedule,
-)
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
+from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.run.folder import RunFolder
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import Batch

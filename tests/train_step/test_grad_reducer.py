@@ -6,14 +6,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from yoloflow.optim import (
-    EMA,
-    OptimizerSettings,
-    RunLength,
-    create_group_param,
-    create_optimizer,
-    create_schedule,
-)
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
+from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.runtime.ranks import leave_ranks
 from yoloflow.train_step.step import (
     StepSettings,
@@ -130,6 +127,7 @@ def test_two_devices_equal_one_with_the_whole_batch(
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.process
 def test_devices_hold_the_same_state_with_their_own_batch_norm(
     states: dict[str, list[dict[str, torch.Tensor]]],
 ) -> None:

@@ -12,7 +12,10 @@ from torch import Tensor
 from yoloflow.config.reader import load_config
 from yoloflow.losses import create_loss
 from yoloflow.models import create_model
-from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
 from yoloflow.train_step.step import (
     auto_mixed_precision,
     create_train_step_fn,
@@ -86,6 +89,7 @@ def test_half_precision_learns_what_float32_learns(dtype: str, loss: str, scaler
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in weights.values())
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("scaler", SCALERS, ids=lambda scaler: scaler[0])
 def test_a_loss_scale_changes_nothing_in_float32(scaler: tuple[str, ...]) -> None:
     torch.testing.assert_close(train(*scaler)[0], exact(), rtol=1e-5, atol=0)

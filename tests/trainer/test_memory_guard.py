@@ -19,7 +19,9 @@ from yoloflow.data.stage_loaders import LoaderOptions, create_stage_loaders
 from yoloflow.data.stages import Stage
 from yoloflow.losses import create_loss
 from yoloflow.models import create_model
-from yoloflow.optim import create_group_param, create_optimizer, create_schedule
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
 from yoloflow.runtime.memory import forget_peak_memory, peak_memory
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import YoloflowError
