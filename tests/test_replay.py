@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.support.data_sets import write_yolo
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
-from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.data.sets import read_set
 from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.replay import Replay
 from yoloflow.structures import YoloflowError
 
-SCENES = SceneRecipe(num_train=12, num_val=2, side=64)
-
 
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    source = digits_dataset("train", SCENES, tmp_path_factory.mktemp("scenes"))
+    labels: dict[str, str | bytes | None] = {f"{number:02}": "0 .5 .5 .4 .3\n" for number in range(12)}
+    source = write_yolo(tmp_path_factory.mktemp("images"), labels)
     return [
         f"data.train_set={source}",
+        "data.nc=1",
         "img_size=64",
         "per_batch_size=4",
         "epochs=12",

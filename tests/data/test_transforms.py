@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from yoloflow.data.transforms import (
 from yoloflow.data.transforms.canvas import Canvas, Layer
 from yoloflow.data.transforms.geometry import clip_polygon, covered_share, translation
 from yoloflow.data.transforms.perspective import RandomPerspective
-from yoloflow.data.transforms.rows import Row
+from yoloflow.data.transforms.rows import Row, describe_transforms
 from yoloflow.structures import YoloflowError
 
 YOLOV8_MEDIUM: list[Row] = [
@@ -441,6 +442,16 @@ def test_the_rows_of_the_reference_recipes_are_accepted() -> None:
     }
     assert len(create_transforms([nested, {"func_name": "letterbox"}])) == 2
     assert set(TRANSFORMS) >= {"mosaic", "random_perspective", "mixup", "copy_paste", "hsv_augment", "fliplr"}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_transform_describes_itself_and_every_parameter(name: str) -> None:
+    described = {name: (parameters, summary) for name, parameters, summary in describe_transforms()}
+    transform, docstring = TRANSFORMS[name], TRANSFORMS[name].__doc__ or ""
+    parameters, summary = described[name]
+    assert parameters.count("=") == len(fields(transform))
+    assert docstring.startswith(summary)
+    assert all(f"        {field.name}: " in docstring for field in fields(transform))
 
 
 BAD_ROWS = {

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.support.data_sets import write_picture
+from tests.support.data_sets import write_picture, write_yolo
 from yoloflow.data.dataset import COCODataset
+from yoloflow.data.index import read_index
 from yoloflow.data.loader import StageLoader, create_loader
 from yoloflow.structures import DatasetIndex
 
@@ -55,3 +56,13 @@ def toy_loader(folder: Path, workers: int = 2, timeout_s: float = 0) -> StageLoa
     rows = [{"func_name": "fliplr", "prob": 0.5}]
     dataset = COCODataset(square_index(folder), SIDE, rows, True)
     return replace(create_loader(dataset, 4, 3, num_parallel_workers=workers), timeout_s=timeout_s)
+
+
+def mosaic_loader(root: Path, workers: int) -> StageLoader:
+    """Three epochs of 24 images in batches of 4, as mosaics of 64 pixels."""
+    labels: dict[str, str | bytes | None] = {f"{number:02}": "0 .5 .5 .2 .2\n" for number in range(COUNT)}
+    index = read_index(str(write_yolo(root, labels)), nc=1)
+    rows = [{"func_name": "mosaic"}, {"func_name": "random_perspective"}]
+    return create_loader(
+        COCODataset(index, 64, rows, is_training=True), 4, epoch_size=3, num_parallel_workers=workers
+    )
