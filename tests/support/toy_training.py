@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -143,7 +144,7 @@ def toy_trainer(
     *callbacks: BaseCallback,
     resumed: bool = False,
     ranks: Ranks | None = None,
-    **settings: object,
+    **settings: Any,
 ) -> Trainer:
     (folder / "weights").mkdir(parents=True, exist_ok=True)
     run = RunFolder(folder, resumed)
