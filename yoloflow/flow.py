@@ -33,8 +33,8 @@ from yoloflow.optim import EMA, create_group_param, create_optimizer, create_sch
 from yoloflow.run.checkpoint import newest_step
 from yoloflow.run.folder import RunFolder, choose_run, find_weights, names_of_run
 from yoloflow.run.lock import release_run_lock
-from yoloflow.run.signals import StopRequest
 from yoloflow.runtime.random_generators import seed_everything, set_determinism
+from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import Ranks, init_ranks
 from yoloflow.structures import DatasetIndex
 from yoloflow.train_step.step import (
@@ -44,8 +44,8 @@ from yoloflow.train_step.step import (
     get_gradreducer,
     get_loss_scaler,
 )
-from yoloflow.trainer.guards.stall import explain_rank_timeout
-from yoloflow.trainer.trainer import create_trainer
+from yoloflow.trainer.create import create_trainer
+from yoloflow.trainer.settings import TrainerSettings
 
 logger = logging.getLogger("yoloflow")
 
@@ -124,11 +124,10 @@ def train(config: Config) -> dict[str, Any]:
         test_fn,
         class_names,
         loss_fn.loss_item_name,
-        stop=StopRequest(ranks.world_size, config.rank_timeout),
-        identity=_identity(config, sets["train_set"], ranks),
-        **config.trainer_arguments(),
     )
-    trainer = create_trainer(context, loader, callbacks)
+    trainer_settings = TrainerSettings(rank_timeout=config.rank_timeout, **config.trainer_arguments())
+    identity = _identity(config, sets["train_set"], ranks)
+    trainer = create_trainer(context, loader, callbacks, trainer_settings, identity=identity)
     _begin_run(run, config, sets, ranks)
     return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()
 

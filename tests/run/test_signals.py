@@ -18,10 +18,10 @@ import torch.multiprocessing as mp
 from tests.support.toy_training import everything, toy_step, toy_trainer
 from yoloflow.callbacks import BaseCallback, RunContext
 from yoloflow.run.signals import StopRequest
+from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import Ranks, gather_over_ranks, leave_ranks
 from yoloflow.structures import YoloflowError
 from yoloflow.train_step.step import StepOptions
-from yoloflow.trainer.guards.stall import explain_rank_timeout
 
 
 def join(rank: int, folder: str, seconds: float) -> None:
@@ -68,7 +68,7 @@ def train_by_the_clock(rank: int, folder: str) -> None:
         None,
         SleepAt(rank),
         ranks=Ranks(rank, 2, rank),
-        stop=StopRequest(2, 20),
+        rank_timeout=20.0,
         save_minutes=0.05 / 60,
     )
     trainer.train()

@@ -13,8 +13,8 @@ from tests.support.toy_training import ToyLoader, everything, toy_step, toy_trai
 from yoloflow.optim import Schedule
 from yoloflow.runtime.ranks import Ranks, leave_ranks
 from yoloflow.structures import Batch
+from yoloflow.train_step.non_finite import NonFiniteError
 from yoloflow.train_step.step import StepOptions
-from yoloflow.trainer.guards.non_finite import NonFiniteError
 from yoloflow.weights.files import load_weights
 
 NAN, INF = float("nan"), float("inf")

@@ -13,7 +13,7 @@ from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.flow import train
 from yoloflow.structures import YoloflowError
 from yoloflow.train_step.step import StepOptions
-from yoloflow.trainer.guards.non_finite import NonFiniteGuard
+from yoloflow.trainer.guards import Guard
 
 SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
 TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds", "time"}
@@ -77,12 +77,11 @@ def test_the_host_looks_only_at_the_ends_of_sinks(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, step)
     looks: list[int] = []
 
-    class Watched(NonFiniteGuard):
-        def is_all_well(self) -> bool:
+    class Looks(Guard):
+        def after_steps(self) -> None:
             looks.append(trainer.context.step)
-            return super().is_all_well()
 
-    trainer.sentinel = Watched(trainer.context, trainer.loader)
+    trainer.guards.guards.append(Looks())
     trainer.train_with_datasink(4)
     assert looks == [4, 6, 10, 12, 15, 18, 22, 24]
 

@@ -277,7 +277,7 @@ class Config(Section):
         )
 
     def trainer_arguments(self) -> dict[str, Any]:
-        """What `RunContext` takes of the settings."""
+        """What `TrainerSettings` takes of the settings."""
         return {
             key: getattr(self, key)
             for key in (

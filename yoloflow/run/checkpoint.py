@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -178,31 +177,6 @@ def set_aside_newer(folder: Path, step: int) -> None:
                 with suppress(FileNotFoundError):
                     path.rename(path.with_name(f"{path.name}.damaged"))
             logger.warning("%s: is called %s.damaged now", manifest_path, manifest_path.name)
-
-
-def require_same_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Check that a state is of the training that takes it.
-
-    Args:
-        own: the training's tensors by name.
-        given: the state's.
-
-    Raises:
-        YoloflowError: a tensor is missing, unexpected or of another shape.
-    """
-    missing = sorted(own.keys() - given.keys())
-    unexpected = sorted(given.keys() - own.keys())
-    misshaped = [name for name in own.keys() & given.keys() if own[name].shape != given[name].shape]
-    for fault, names in (
-        ("lacks", missing),
-        ("has unknown", unexpected),
-        ("has misshaped", sorted(misshaped)),
-    ):
-        if names:
-            raise YoloflowError(
-                f"the training state {fault} {len(names)} tensors, first {names[0]}: "
-                "it is of another network or config; resume with the run's own config.yaml"
-            )
 
 
 def _load(manifest_path: Path) -> TrainingState:

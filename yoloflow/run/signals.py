@@ -101,6 +101,12 @@ class StopRequest:
         number, is_wanted = numbers.tolist()
         return number or None, bool(is_wanted)
 
+    def raise_if_asked(self) -> None:
+        """Raises `TrainingStopped` on all ranks if one of them was sent a signal; all must call it."""
+        number, _ = self.agree()
+        if number is not None:
+            raise TrainingStopped(number)
+
     def wait_for_all(self) -> None:
         """Return when all ranks have come here."""
         if self._agreement is not None:

@@ -13,18 +13,21 @@ middle of a loss. After each try all hear what came of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
+from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.loader import BatchExtent
 from yoloflow.runtime.memory import forget_peak_memory, free_memory, peak_memory
 from yoloflow.runtime.ranks import Ranks, gather_over_ranks, without_collectives
 from yoloflow.structures import YoloflowError
-from yoloflow.train_step.non_finite import no_trace
+from yoloflow.train_step.examination import no_trace
 from yoloflow.train_step.step import TrainStep
+from yoloflow.trainer.activity import Activity
+from yoloflow.trainer.guards.guard import Guard
 
 logger = logging.getLogger("yoloflow")
 
@@ -64,21 +67,21 @@ class _Outcome:
     error: str | None = None
 
 
-class Batches(Protocol):
-    """What a forecast asks of a loader."""
+class MemoryGuard(Guard):
+    """Tries the largest batch before the first step."""
 
-    @property
-    def largest_batch(self) -> BatchExtent:
-        """What bounds the batches of all stages."""
-        ...
+    def __init__(self, train_step: TrainStep, loader: ConcatLoader, activity: Activity) -> None:
+        self._train_step, self._loader, self._activity = train_step, loader, activity
 
-    @property
-    def cache_memory(self) -> int:
-        """Bytes that its caches take when they are full."""
-        ...
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Tries it first; `YoloflowError` says how many images fit."""
+        self._activity.begin("trying the largest batch")
+        forecast_memory(self._train_step, self._loader, self._activity.ranks)
+        yield
 
 
-def forecast_memory(train_step: TrainStep, loader: Batches, ranks: Ranks) -> None:
+def forecast_memory(train_step: TrainStep, loader: ConcatLoader, ranks: Ranks) -> None:
     """Try the largest batch; all ranks must call.
 
     Args:
