@@ -25,7 +25,7 @@ from yoloflow.run.folder import RunFolder
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import Batch
 from yoloflow.train_step.step import (
-    StepOptions,
+    StepSettings,
     TrainStep,
     create_train_step_fn,
     get_gradreducer,
@@ -112,12 +112,12 @@ def toy_network() -> nn.Module:
 
 
 def toy_step(
-    options: StepOptions | None = None,
+    options: StepSettings | None = None,
     scaler: str = "static",
     amp_level: str = "O0",
     is_parallel: bool = False,
 ) -> TrainStep:
-    options = options or StepOptions()
+    options = options or StepSettings()
     network = toy_network()
     if is_parallel:
         synchronize_batch_norm(network)
@@ -136,7 +136,7 @@ def toy_step(
         reducer=get_gradreducer(is_parallel),
         ema=EMA(network),
         precision=auto_mixed_precision(amp_level, "cpu"),
-        options=options,
+        settings=options,
     )
 
 

@@ -80,6 +80,7 @@ def go_on_as_a_rank(rank: int, folder: str) -> None:
     leave_ranks()
 
 
+@pytest.mark.process
 def test_ranks_that_find_different_states_refuse_to_go_on(tmp_path: Path) -> None:
     mp.spawn(go_on_as_a_rank, (str(tmp_path),), nprocs=2)
     for rank in range(2):
@@ -88,6 +89,7 @@ def test_ranks_that_find_different_states_refuse_to_go_on(tmp_path: Path) -> Non
         assert "share save_dir" in message
 
 
+@pytest.mark.process
 def test_a_rank_that_waits_in_vain_says_for_whom_where_and_how_long(tmp_path: Path) -> None:
     mp.spawn(train_as_a_rank, (str(tmp_path),), nprocs=2)
     waiting, late = ((tmp_path / f"rank{rank}.txt").read_text() for rank in range(2))

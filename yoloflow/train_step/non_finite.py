@@ -1,4 +1,4 @@
-"""Numbers that are not finite: noticed on the device, and held back there."""
+"""Notices numbers that are not finite, and holds their updates back on the device."""
 
 from __future__ import annotations
 

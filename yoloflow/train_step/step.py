@@ -14,16 +14,17 @@ from yoloflow.models.precision import Precision, auto_mixed_precision
 from yoloflow.optim.ema import EMA
 from yoloflow.optim.optimizer import is_skippable_on_device, zero_state
 from yoloflow.optim.schedule import Schedule
-from yoloflow.structures import YoloflowError
+from yoloflow.runtime.device import require_jit_backend
 from yoloflow.train_step.forward_loss import ForwardLoss
 from yoloflow.train_step.grad_reducer import GradReducer, get_gradreducer
 from yoloflow.train_step.loss_scaler import LossScaler, get_loss_scaler
 from yoloflow.train_step.non_finite import NonFiniteState
 from yoloflow.train_step.running_statistics import RunningStatistics
+from yoloflow.train_step.settings import StepSettings
 from yoloflow.train_step.state import StepState
 
 __all__ = [
-    "StepOptions",
+    "StepSettings",
     "StepResult",
     "TrainStep",
     "auto_mixed_precision",
@@ -35,42 +36,6 @@ __all__ = [
 
 # From 2.14 on torch compiles a function for eight networks of a process at most, unless told otherwise.
 _MANY = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepOptions:
-    """Options of a train step.
-
-    Attributes:
-        loss_ratio: multiplies the loss that is differentiated. Gradients are averaged over devices and summed
-            over micro-batches: the number of devices makes both sums, as losses that grow with the batch
-            need; 1 / accumulate makes both means (see `Loss`). Divided by `optimizer.loss_scale`.
-        accumulate: micro-batches in one update.
-        overflow_still_update: apply non-finite gradients instead of skipping the update.
-        clip_grad_value: largest L2 norm of the whole accumulated gradient; None: no clipping.
-        jit: compile forward and loss into one graph (`torch.compile(fullgraph=True)`).
-        jit_backend: compiler back end.
-        channels_last: keep images and weights as NHWC in memory, which convolutions often prefer.
-
-    Raises:
-        YoloflowError: a number that cannot be meant.
-    """
-
-    loss_ratio: float = 1.0
-    accumulate: int = 1
-    overflow_still_update: bool = False
-    clip_grad_value: float | None = None
-    jit: bool = False
-    jit_backend: str = "inductor"
-    channels_last: bool = False
-
-    def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise YoloflowError(f"accumulate={self.accumulate}: must be at least 1")
-        if self.clip_grad_value is not None and not self.clip_grad_value > 0.0:
-            raise YoloflowError(
-                f"clip_grad_value={self.clip_grad_value}: must be above 0, or clip_grad=false"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +58,7 @@ class StepResult:
 
 
 class TrainStep:
-    """Forward, backward and, every `accumulate` micro-batches, an update.
+    """Runs forward and backward and, every `accumulate` micro-batches, an update.
 
     An update unscales the summed gradient, looks whether it and the losses are finite, clips it, sets
     learning rate and momentum from the schedule, and steps optimizer, running statistics, EMA and loss
@@ -124,11 +89,12 @@ class TrainStep:
         reducer: GradReducer,
         ema: EMA | None,
         precision: Precision,
-        options: StepOptions,
+        settings: StepSettings,
+        loss_ratio: float,
     ) -> None:
         """Puts the parts together; see `create_train_step_fn`."""
         self.device = next(network.parameters()).device
-        memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
+        memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         for module in (network, *([ema.network] if ema is not None else [])):
             module.to(memory_format=memory_format)
         self.network = network.train()
@@ -137,7 +103,8 @@ class TrainStep:
         self.updates = 0
         self.skipped_updates = torch.zeros((), dtype=torch.int64, device=self.device)
         zero_state(optimizer)
-        self._options, self._reducer, self._loss_fn = options, reducer, loss_fn
+        self._settings, self._reducer, self._loss_fn = settings, reducer, loss_fn
+        self._loss_ratio = loss_ratio
         self._micro_batches = 0
         self._statistics = RunningStatistics(network, reducer)
         self.non_finite = NonFiniteState(self.device)
@@ -152,14 +119,14 @@ class TrainStep:
             reducer,
         )
         self._forward_loss = ForwardLoss(network, loss_fn, precision, memory_format)
-        if options.jit:
-            self._forward_loss.compile(fullgraph=True, backend=options.jit_backend, **_MANY)
+        if settings.jit:
+            self._forward_loss.compile(fullgraph=True, backend=settings.jit_backend, **_MANY)
         self._forward = reducer.wrap(self._forward_loss)
 
     @property
     def micro_batches_per_update(self) -> int:
-        """Calls that make an update."""
-        return self._options.accumulate
+        """Micro-batches of an update."""
+        return self._settings.accumulate
 
     def begin_stage(self, stage: int) -> None:
         """Tells the loss which stage (from 0) the steps to come belong to."""
@@ -175,12 +142,12 @@ class TrainStep:
         """
         if not self.network.training:
             self.network.train()
-        is_last = self._micro_batches + 1 == self._options.accumulate
+        is_last = self._micro_batches + 1 == self._settings.accumulate
         images = images.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
         with self._reducer.micro_batch(self._forward, is_last):
             loss, loss_items = self._forward(images, labels)
-            torch.autograd.backward(self.scaler.scale_loss(loss * self._options.loss_ratio))
+            torch.autograd.backward(self.scaler.scale_loss(loss * self._loss_ratio))
         self._micro_batches += 1
         finite, grad_norm = self.non_finite.note_loss(loss.detach()), None
         if is_last:
@@ -194,11 +161,11 @@ class TrainStep:
         self.non_finite.losses_finite = self._reducer.on_all(self.non_finite.losses_finite)
         finite = self.non_finite.losses_finite & torch.isfinite(grad_norm)
         is_held = self.non_finite.note_update(self._is_fault(finite, grad_norm), self.updates)
-        skip = is_held if self._options.overflow_still_update else is_held | ~finite
+        skip = is_held if self._settings.overflow_still_update else is_held | ~finite
         self.schedule.apply(self.optimizer, self.updates)
         self._step_optimizer(skip.float())
         self.non_finite.note_weights(self._trained(), self.updates)
-        self._statistics.settle(skip)
+        self._statistics.finish_update(skip)
         if self.ema is not None:
             self.ema.update(skip.float())
         self.scaler.adjust(finite, unless=is_held)
@@ -208,7 +175,7 @@ class TrainStep:
 
     def _is_fault(self, finite: Tensor, grad_norm: Tensor) -> Tensor:
         """Returns () bool, whether it is more than an overflow that the scaler, or the user, handles."""
-        if self._options.overflow_still_update:
+        if self._settings.overflow_still_update:
             return self.non_finite.losses_finite.logical_not()
         is_overflow = self.non_finite.losses_finite & ~torch.isfinite(grad_norm)
         return ~finite & ~(is_overflow & self.scaler.can_shrink())
@@ -227,14 +194,14 @@ class TrainStep:
     def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the loss of a batch on the device, not compiled, and what is differentiated."""
         loss, _ = self._forward_loss.forward(images, labels)
-        return loss, self.scaler.scale_loss(loss * self._options.loss_ratio)
+        return loss, self.scaler.scale_loss(loss * self._loss_ratio)
 
     def _unscale_and_clip(self, gradients: list[Tensor]) -> Tensor:
         """Divides by the loss scale and clips, in one pass; returns the norm between the two."""
         factor = 1.0 / self.scaler.scale
         grad_norm = torch.nn.utils.get_total_norm(gradients) * factor
-        if self._options.clip_grad_value is not None:
-            limit = self._options.clip_grad_value
+        if self._settings.clip_grad:
+            limit = self._settings.clip_grad_value
             factor = factor * limit / torch.clamp(grad_norm, min=limit)
         torch._foreach_mul_(gradients, factor)
         return grad_norm
@@ -284,12 +251,13 @@ def create_train_step_fn(
     reducer: GradReducer | None = None,
     ema: EMA | None = None,
     precision: Precision | None = None,
-    options: StepOptions | None = None,
+    settings: StepSettings | None = None,
+    loss_ratio: float = 1.0,
 ) -> TrainStep:
     """Returns the train step of the flow.
 
     Args:
-        network: on its device; it is converted in place where `options.channels_last` is set.
+        network: on its device; it is converted in place where `settings.channels_last` is set.
         loss_fn: (outputs, labels, images) -> loss, loss items.
         optimizer: of `create_optimizer`; its state is set to zeros.
         schedule: of `create_schedule`.
@@ -297,8 +265,18 @@ def create_train_step_fn(
         reducer: None: one device.
         ema: None: no averaging.
         precision: None: float32.
-        options: None: the defaults.
+        settings: None: the defaults.
+        loss_ratio: multiplies the loss that is differentiated. Gradients are averaged over devices and summed
+            over micro-batches: the number of devices makes both sums, as losses that grow with the batch
+            need; 1 / accumulate makes both means (see `Loss`).
+
+    Raises:
+        YoloflowError: torch has no such `jit_backend` here.
     """
+    settings = settings or StepSettings()
+    # Not for the default, which is always there: the list of back ends takes seconds to import.
+    if settings.jit_backend != StepSettings().jit_backend:
+        require_jit_backend(settings.jit_backend)
     return TrainStep(
         network,
         loss_fn,
@@ -308,5 +286,6 @@ def create_train_step_fn(
         reducer=reducer or get_gradreducer(is_parallel=False),
         ema=ema,
         precision=precision or Precision(next(network.parameters()).device.type),
-        options=options or StepOptions(),
+        settings=settings,
+        loss_ratio=loss_ratio,
     )

@@ -39,7 +39,7 @@ def create_trainer(
     """
     settings = settings or TrainerSettings()
     context.epochs, context.steps_per_epoch = loader.epochs, loader.steps_per_epoch
-    stop = StopRequest(context.ranks.world_size, settings.rank_timeout)
+    stop = StopRequest(context.ranks)
     activity, time, weights = Activity(context.ranks), TrainingTime(), KeptWeights(context)
     states = TrainingStates(context, callbacks, weights, time, settings, identity or {}, activity)
     if context.run.resumed:
