@@ -1,7 +1,7 @@
 """What it costs that a run can die at any moment: `python -m benchmarks.reliability [--recipe yolov8n]`.
 
 States (how long the training waits, how long the writing takes, how long a resume reads), the memory
-forecast, and a training step at each level of determinism and with the sentinel's hold on and off. Steps are
+forecast, and a training step at each level of determinism and with the guard against non-finite numbers on and off. Steps are
 taken in turn, medians of --rounds. That a killed run ends with the same bytes is tested, not measured:
 `python -m pytest -m full tests/trainer/test_reliability.py`.
 """
@@ -69,10 +69,10 @@ def measure_steps(step: TrainStep, batch: int, side: int, rounds: int) -> None:
     for number in range(rounds + 1):
         for level, is_held in ways:
             set_determinism(level)
-            step.hold.is_on = is_held
+            step.non_finite.is_on = is_held
             took = seconds(lambda: step(images, labels))
             if number:
-                times[f"determinism={level}, sentinel {'on' if is_held else 'off'}"].append(took)
+                times[f"determinism={level}, guard {'on' if is_held else 'off'}"].append(took)
     print(f"step of {batch} images of {side} px")
     for name, values in times.items():
         print(f"  {name:34} {1000 * statistics.median(values):7.0f} ms")

@@ -1,12 +1,15 @@
 """The docs are true: their code runs, their commands parse, their paths exist."""
 
+import ast
 import contextlib
+import importlib
 import io
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import typer
@@ -37,10 +40,10 @@ def blocks(page: Path) -> list[tuple[str, str, int]]:
     return [(found[1], found[2], text.count("\n", 0, found.start()) + 1) for found in BLOCK.finditer(text)]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _tables_restored() -> Iterator[None]:
     """The tables that examples add to are afterwards as they were."""
-    tables = (CALLBACKS, FORMATS, LAYERS, LOSSES, PREDICTION_FORMATS)
+    tables: tuple[dict[str, Any], ...] = (CALLBACKS, FORMATS, LAYERS, LOSSES, PREDICTION_FORMATS)
     before = [dict(table) for table in tables]
     yield
     for table, content in zip(tables, before, strict=True):
@@ -48,16 +51,9 @@ def _tables_restored() -> Iterator[None]:
         table.update(content)
 
 
-def pages_with_code() -> list[Path]:
-    return [page for page in PAGES if any(language == "python" for language, _, _ in blocks(page))]
-
-
-@pytest.mark.usefixtures("_tables_restored")
-@pytest.mark.parametrize("page", pages_with_code(), ids=lambda page: page.name)
-def test_the_python_blocks_of_a_page_run_one_after_the_other(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def run_blocks(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the Python of a page in a folder; what a block prints is what the next one shows."""
+    monkeypatch.chdir(folder)
     names: dict[str, object] = {"__name__": f"docs.{page.stem}"}
     printed = ""
     for language, text, line in blocks(page):
@@ -71,6 +67,42 @@ def test_the_python_blocks_of_a_page_run_one_after_the_other(
             assert language == "text", f"{page.name}:{line}: the block before printed something"
             assert printed == text, f"{page.name}:{line}"
             printed = ""
+
+
+def pages_with_code(trains: bool) -> list[Path]:
+    """The pages with blocks of Python, those that train a network or the others."""
+    code = {
+        page: "".join(text for language, text, _ in blocks(page) if language == "python") for page in PAGES
+    }
+    calls = re.compile(r"(?<!def )\btrain\(")
+    return [page for page, text in code.items() if text and (calls.search(text) is not None) == trains]
+
+
+@pytest.mark.parametrize("page", pages_with_code(trains=False), ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_blocks(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("page", pages_with_code(trains=True), ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_that_trains_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_blocks(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("page", pages_with_code(trains=True), ids=lambda page: page.name)
+def test_the_imports_of_a_page_that_trains_exist(page: Path) -> None:
+    for language, text, line in blocks(page):
+        if language == "python":
+            imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+            for node in imports:
+                if node.module is not None and node.module.split(".")[0] == "yoloflow":
+                    module = importlib.import_module(node.module)
+                    for alias in node.names:
+                        assert hasattr(module, alias.name), f"{page.name}:{line} {alias.name}"
 
 
 def commands(page: Path) -> list[str]:
@@ -118,33 +150,23 @@ def test_every_command_of_the_docs_parses_and_its_settings_load(
 
 
 def file_map() -> list[str]:
-    """The paths that the README's file map names."""
-    section = README.read_text().split("## File map")[1]
+    """The paths that the file map names."""
+    section = (ROOT / "docs/house.md").read_text().split("## File map")[1]
     block = BLOCK.search(section)
     assert block is not None
     return [line.split()[0] for line in block[2].splitlines() if line]
 
 
-@pytest.mark.parametrize("name", file_map())
-def test_a_path_of_the_file_map_exists(name: str) -> None:
-    assert (PACKAGE / name).is_dir() if name.endswith("/") else (PACKAGE / name).is_file()
-
-
-def test_the_file_map_names_every_file_by_itself_or_by_its_folder() -> None:
+def test_the_file_map_names_every_room_and_nothing_that_is_not_there() -> None:
     named = file_map()
-    folders = tuple(name for name in named if name.endswith("/"))
-    files = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")]
-    missing = [
-        name
-        for name in files
-        if name not in named
-        and not name.startswith(folders)
-        # A room's __init__.py only gathers its names.
-        and not re.fullmatch(r"\w+/__init__\.py", name)
-    ]
+    assert len(named) == len(set(named))
+    missing = [name for name in named if not (PACKAGE / name).exists()]
     assert missing == []
-    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {"recipes"}
-    assert rooms == {name.split("/")[0] for name in named if "/" in name}
+    rooms = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")} | {"recipes/"}
+    files = {path.name for path in PACKAGE.glob("*.py")}
+    assert rooms | files == {
+        name for name in named if name.count("/") < 1 or name.index("/") == len(name) - 1
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -171,7 +193,7 @@ def test_the_data_page_names_every_problem_and_every_transform_with_its_paramete
         assert marked.split() == [mark for key, mark in marks.items() if getattr(KINDS[name], key)]
     for name, transform in TRANSFORMS.items():
         (line,) = [line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line]
-        for parameter in fields(transform):
+        for parameter in fields(cast(Any, transform)):
             assert f"`{parameter.name}`" in line, f"{name}: {parameter.name}"
 
 
