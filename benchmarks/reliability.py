@@ -1,9 +1,9 @@
 """What it costs that a run can die at any moment: `python -m benchmarks.reliability [--recipe yolov8n]`.
 
 States (how long the training waits, how long the writing takes, how long a resume reads), the memory
-forecast, and a training step at each level of determinism and with the guard against non-finite numbers on and off. Steps are
-taken in turn, medians of --rounds. That a killed run ends with the same bytes is tested, not measured:
-`python -m pytest -m full tests/trainer/test_reliability.py`.
+forecast, and a training step at each level of determinism and with the guard against non-finite numbers on
+and off. Steps are taken in turn, medians of --rounds. That a killed run ends with the same bytes is tested,
+not measured: `python -m pytest -m full tests/trainer/test_reliability.py`.
 """
 
 from __future__ import annotations

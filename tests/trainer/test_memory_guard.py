@@ -167,8 +167,8 @@ class Crowded:
 
 
 def test_a_batch_without_any_room_is_refused_plainly() -> None:
+    loader = cast(ConcatLoader, Crowded(BatchExtent(4 * BATCH, 8, 2)))
     with pytest.raises(
         YoloflowError, match=r"cpu has too little memory .* not even one image fits; accumulate"
     ):
-        loader = cast(ConcatLoader, Crowded(BatchExtent(4 * BATCH, 8, 2)))
         forecast_memory(toy_step(), loader, Ranks())
