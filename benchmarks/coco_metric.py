@@ -27,7 +27,8 @@ WIDTH, HEIGHT, CLASSES = 640, 480, 80
 def write_data(folder: Path, num_images: int, num_detections: int) -> None:
     """About eight objects an image; a third of the detections lie near an object."""
     rng = np.random.default_rng(0)
-    annotations, results = [], []
+    annotations: list[dict[str, object]] = []
+    results: list[dict[str, object]] = []
     for image_id in range(1, num_images + 1):
         boxes = random_boxes(rng, int(rng.poisson(7)) + 1)
         classes = rng.integers(1, CLASSES + 1, len(boxes))
@@ -107,7 +108,7 @@ def run_pycocotools(truth: str, results: str) -> list[float]:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return evaluation.stats.tolist()
+    return [float(figure) for figure in evaluation.stats]
 
 
 ENGINES = {

@@ -15,24 +15,26 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import islice, product
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from yoloflow.data.caches.images import Storage
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.loader import create_loader
 from yoloflow.structures import DatasetIndex
 
-TRAIN = [
+TRAIN: Sequence[Mapping[str, object]] = [
     {"func_name": "mosaic", "prob": 1.0},
     {"func_name": "random_perspective", "degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0},
     {"func_name": "albumentations"},
     {"func_name": "hsv_augment", "hgain": 0.015, "sgain": 0.7, "vgain": 0.4},
     {"func_name": "fliplr", "prob": 0.5},
 ]
-TEST = [{"func_name": "letterbox", "scaleup": False}]
+TEST: Sequence[Mapping[str, object]] = [{"func_name": "letterbox", "scaleup": False}]
 BATCH = 16
 
 
@@ -55,7 +57,8 @@ def draw_pictures(folder: Path, count: int = 512) -> list[Path]:
 def index_of(paths: list[Path], boxes_per_image: int = 5) -> DatasetIndex:
     """An index with random boxes."""
     rng = np.random.default_rng(1)
-    sizes = np.array([cv2.imread(str(path)).shape[:2] for path in paths], np.int64)
+    images = (cv2.imread(str(path)) for path in paths)
+    sizes = np.array([image.shape[:2] for image in images if image is not None], np.int64)
     count = len(paths) * boxes_per_image
     low = rng.uniform(0, 0.6, (count, 2))
     boxes = np.concatenate((low, low + rng.uniform(0.05, 0.4, (count, 2))), 1)
@@ -91,7 +94,7 @@ def images_per_second(dataset: COCODataset, workers: int, seconds: float, traini
     while time.perf_counter() - start < seconds:
         count += len(next(batches).indices)
     rate = count / (time.perf_counter() - start)
-    batches.close()
+    del batches  # ends the worker processes
     return rate
 
 
@@ -109,7 +112,8 @@ def main() -> None:
             sorted(arguments.data.rglob("*.jpg")) if arguments.data else draw_pictures(Path(folder))
         )
         rates: dict[tuple[str, int, str, int], list[float]] = defaultdict(list)
-        settings = list(product(("train", "test"), arguments.sizes, ("none", "ram"), arguments.workers))
+        storages: tuple[Storage, ...] = ("none", "ram")
+        settings = list(product(("train", "test"), arguments.sizes, storages, arguments.workers))
         for _ in range(arguments.repeats):
             for mode, size, cache, workers in settings:
                 training = mode == "train"
@@ -122,9 +126,9 @@ def main() -> None:
             for peer in arguments.peer:
                 done = subprocess.run(peer, shell=True, capture_output=True, text=True, check=True)
                 print(done.stdout.strip().rpartition("\n")[2])
-    for (mode, size, cache, workers), values in rates.items():
+    for (mode, size, kept, workers), values in rates.items():
         rate = statistics.median(values)
-        print(f"{mode:5} {size} px  cache {cache:4}  workers {workers}  {rate:6.0f} images/s")
+        print(f"{mode:5} {size} px  cache {kept:4}  workers {workers}  {rate:6.0f} images/s")
 
 
 if __name__ == "__main__":

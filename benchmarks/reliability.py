@@ -1,9 +1,9 @@
-"""What it costs that a run can die at any moment: `python benchmarks/reliability.py [--recipe yolov8n]`.
+"""What it costs that a run can die at any moment: `python -m benchmarks.reliability [--recipe yolov8n]`.
 
 States (how long the training waits, how long the writing takes, how long a resume reads), the memory
-forecast, and a training step at each level of determinism and with the sentinel's hold on and off. Steps are
-taken in turn, medians of --rounds. That a killed run ends with the same bytes is tested, not measured:
-`python -m pytest -m full tests/trainer/test_reliability.py`.
+forecast, and a training step at each level of determinism and with the guard against non-finite numbers on
+and off. Steps are taken in turn, medians of --rounds. That a killed run ends with the same bytes is tested,
+not measured: `python -m pytest -m full tests/trainer/test_reliability.py`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from train_step import build_step, random_batch
 
+from benchmarks.train_step import build_step, random_batch
 from yoloflow.config.reader import load_config
 from yoloflow.data.loader import BatchExtent
 from yoloflow.run.checkpoint import StateWriter, TrainingState, load_newest_state
@@ -39,11 +40,11 @@ def seconds(work: Callable[[], object]) -> float:
 def measure_states(step: TrainStep, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         writer = StateWriter(Path(folder))
-        times = defaultdict(list)
+        times: dict[str, list[float]] = defaultdict(list)
         for number in range(rounds):
             tensors, numbers = step.state_dict()
             state = TrainingState(tensors, dict(numbers))
-            times["the training waits"].append(seconds(lambda n=number, s=state: writer.write(n, s)))
+            times["the training waits"].append(seconds(partial(writer.write, number, state)))
             times["writing, in its thread"].append(seconds(writer.wait))
             times["a resume reads"].append(seconds(lambda: load_newest_state(Path(folder))))
         size = sum(path.stat().st_size for path in Path(folder).glob(f"state-{rounds - 1:08d}*"))
@@ -68,10 +69,10 @@ def measure_steps(step: TrainStep, batch: int, side: int, rounds: int) -> None:
     for number in range(rounds + 1):
         for level, is_held in ways:
             set_determinism(level)
-            step.hold.is_on = is_held
+            step.non_finite.is_on = is_held
             took = seconds(lambda: step(images, labels))
             if number:
-                times[f"determinism={level}, sentinel {'on' if is_held else 'off'}"].append(took)
+                times[f"determinism={level}, guard {'on' if is_held else 'off'}"].append(took)
     print(f"step of {batch} images of {side} px")
     for name, values in times.items():
         print(f"  {name:34} {1000 * statistics.median(values):7.0f} ms")

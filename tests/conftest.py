@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: tests that run side by side share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 NATURES = {"process", "training", "compile", "browser", "oracle", "fuzz", "full"}
 
 # The same cases every time: a failure in CI is a failure here.

@@ -1,6 +1,8 @@
 """The docs are true: their code runs, their commands parse, their paths exist."""
 
+import ast
 import contextlib
+import importlib
 import io
 import re
 import shlex
@@ -39,7 +41,7 @@ def blocks(page: Path) -> list[tuple[str, str, int]]:
     return [(found[1], found[2], text.count("\n", 0, found.start()) + 1) for found in BLOCK.finditer(text)]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _tables_restored() -> Iterator[None]:
     """The tables that examples add to are afterwards as they were."""
     tables: tuple[dict[str, Any], ...] = (
@@ -58,16 +60,9 @@ def _tables_restored() -> Iterator[None]:
         table.update(content)
 
 
-def pages_with_code() -> list[Path]:
-    return [page for page in PAGES if any(language == "python" for language, _, _ in blocks(page))]
-
-
-@pytest.mark.usefixtures("_tables_restored")
-@pytest.mark.parametrize("page", pages_with_code(), ids=lambda page: page.name)
-def test_the_python_blocks_of_a_page_run_one_after_the_other(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def run_blocks(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the Python of a page in a folder; what a block prints is what the next one shows."""
+    monkeypatch.chdir(folder)
     names: dict[str, object] = {"__name__": f"docs.{page.stem}"}
     printed = ""
     for language, text, line in blocks(page):
@@ -81,6 +76,42 @@ def test_the_python_blocks_of_a_page_run_one_after_the_other(
             assert language == "text", f"{page.name}:{line}: the block before printed something"
             assert printed == text, f"{page.name}:{line}"
             printed = ""
+
+
+def pages_with_code(trains: bool) -> list[Path]:
+    """The pages with blocks of Python, those that train a network or the others."""
+    code = {
+        page: "".join(text for language, text, _ in blocks(page) if language == "python") for page in PAGES
+    }
+    calls = re.compile(r"(?<!def )\btrain\(")
+    return [page for page, text in code.items() if text and (calls.search(text) is not None) == trains]
+
+
+@pytest.mark.parametrize("page", pages_with_code(trains=False), ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_blocks(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("page", pages_with_code(trains=True), ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_that_trains_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_blocks(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("page", pages_with_code(trains=True), ids=lambda page: page.name)
+def test_the_imports_of_a_page_that_trains_exist(page: Path) -> None:
+    for language, text, line in blocks(page):
+        if language == "python":
+            imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+            for node in imports:
+                if node.module is not None and node.module.split(".")[0] == "yoloflow":
+                    module = importlib.import_module(node.module)
+                    for alias in node.names:
+                        assert hasattr(module, alias.name), f"{page.name}:{line} {alias.name}"
 
 
 def commands(page: Path) -> list[str]:
@@ -128,33 +159,23 @@ def test_every_command_of_the_docs_parses_and_its_settings_load(
 
 
 def file_map() -> list[str]:
-    """The paths that the README's file map names."""
-    section = README.read_text().split("## File map")[1]
+    """The paths that the file map names."""
+    section = (ROOT / "docs/house.md").read_text().split("## File map")[1]
     block = BLOCK.search(section)
     assert block is not None
     return [line.split()[0] for line in block[2].splitlines() if line]
 
 
-@pytest.mark.parametrize("name", file_map())
-def test_a_path_of_the_file_map_exists(name: str) -> None:
-    assert (PACKAGE / name).is_dir() if name.endswith("/") else (PACKAGE / name).is_file()
-
-
-def test_the_file_map_names_every_file_by_itself_or_by_its_folder() -> None:
+def test_the_file_map_names_every_room_and_nothing_that_is_not_there() -> None:
     named = file_map()
-    folders = tuple(name for name in named if name.endswith("/"))
-    files = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")]
-    missing = [
-        name
-        for name in files
-        if name not in named
-        and not name.startswith(folders)
-        # A room's __init__.py only gathers its names, and its settings.py holds its section.
-        and not re.fullmatch(r"\w+/(__init__|settings)\.py", name)
-    ]
+    assert len(named) == len(set(named))
+    missing = [name for name in named if not (PACKAGE / name).exists()]
     assert missing == []
-    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {"recipes"}
-    assert rooms == {name.split("/")[0] for name in named if "/" in name}
+    rooms = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")} | {"recipes/"}
+    files = {path.name for path in PACKAGE.glob("*.py")}
+    assert rooms | files == {
+        name for name in named if name.count("/") < 1 or name.index("/") == len(name) - 1
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

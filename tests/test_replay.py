@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from tests.support.data_sets import write_yolo
+from tests.support.images import read_image
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
 from yoloflow.data.sets import read_set
@@ -77,9 +77,7 @@ def test_the_command_writes_an_image_or_says_what_is_wrong(overrides: list[str],
     done = CliRunner().invoke(app, ["data", "show", "yolov8n", *overrides, "--epoch", "2", "--out", str(out)])
     assert done.exit_code == 0
     assert f"written: {out}" in done.output
-    image = cv2.imread(str(out))
-    assert image is not None
-    assert image.shape[2] == 3
+    assert read_image(out).shape[2] == 3
     for wrong, message in (
         (["--index", "1", "--batch", "1"], "not both"),
         (["--out", str(tmp_path / "x.gif")], "must end in .png or .jpg"),

@@ -1,5 +1,7 @@
 """Callbacks: when evaluation is due, and what is refused."""
 
+from typing import Any
+
 import pytest
 
 from yoloflow.callbacks import EvalWhileTrain, ProfilerCallback, create_callback
@@ -42,7 +44,7 @@ def test_interval_zero_evaluates_only_at_the_end() -> None:
         {"stage_intervals": [-1]},
     ],
 )
-def test_a_plan_that_does_not_fit_is_refused(arguments: dict[str, list[int]]) -> None:
+def test_a_plan_that_does_not_fit_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(YoloflowError, match="stage_intervals"):
         EvalWhileTrain(**arguments)
 

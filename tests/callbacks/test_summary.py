@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -61,7 +62,7 @@ def events(run: Path) -> EventAccumulator:
     return accumulator
 
 
-def records(run: Path, kind: str) -> list[dict[str, object]]:
+def records(run: Path, kind: str) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if row["kind"] == kind]
 
@@ -87,7 +88,9 @@ def test_scalars_are_those_of_the_metrics_file(run: Path, events: EventAccumulat
 
 
 def picture(encoded: bytes) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    return pixels
 
 
 @pytest.mark.training

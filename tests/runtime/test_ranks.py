@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 from torch.distributed import TCPStore
+
+from tests.support.ports import free_port
 
 PAIRS = 5
 # Without leaving the group, 26 of 60 such pairs were aborted as Python ended.
@@ -18,13 +19,6 @@ ranks, _ = init_ranks("cpu", threads=1, timeout_s=120)
 for number in range(20):
     assert gather_over_ranks({"rank": ranks.rank}) == [{"rank": 0}, {"rank": 1}]
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start_pair() -> list[subprocess.Popen[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from yoloflow.config.catalog import RecipeInfo, list_recipes
 
 SMALL_WIDTH, SMALL_DEPTH = 0.125, 0.34

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from tests.support.toy_loader import square_index
 from tests.support.toy_training import BATCH, ToyLoader, everything, toy_step, toy_trainer
 from yoloflow.config.reader import load_config
+from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.loader import BatchExtent
 from yoloflow.data.settings import BatchSettings, DataSettings
@@ -48,7 +50,7 @@ def test_a_forecast_leaves_no_trace_in_an_unfinished_update() -> None:
     step(batch.images, batch.labels)
     before = {name: tensor.clone() for name, tensor in everything(step).items()}
     draws = torch.get_rng_state()
-    forecast_memory(step, ToyLoader(), Ranks())
+    forecast_memory(step, cast(ConcatLoader, ToyLoader()), Ranks())
     after = everything(step)
     assert after.keys() == before.keys()
     assert any(name.startswith("unfinished.") for name in before)
@@ -172,7 +174,8 @@ class Crowded:
 
 
 def test_a_batch_without_any_room_is_refused_plainly() -> None:
+    loader = cast(ConcatLoader, Crowded(BatchExtent(4 * BATCH, 8, 2)))
     with pytest.raises(
         YoloflowError, match=r"cpu has too little memory .* not even one image fits; accumulate"
     ):
-        forecast_memory(toy_step(), Crowded(BatchExtent(4 * BATCH, 8, 2)), Ranks())
+        forecast_memory(toy_step(), loader, Ranks())

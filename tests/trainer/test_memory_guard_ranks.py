@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from yoloflow.config.reader import load_config
+from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.loader import BatchExtent
 from yoloflow.losses import create_loss
 from yoloflow.losses.loss import Loss
@@ -101,7 +102,7 @@ def of_a_full_device(rank: int) -> dict[str, Any]:
     step, loss_fn = make_step(5 if rank == 1 else 1000, torch.OutOfMemoryError("out of memory"))
     found: dict[str, Any] = {}
     try:
-        forecast_memory(step, Large(), Ranks(rank, RANKS, rank))
+        forecast_memory(step, cast(ConcatLoader, Large()), Ranks(rank, RANKS, rank))
     except YoloflowError as error:
         found["message"] = str(error)
     found["sizes"] = list(loss_fn.sizes)
@@ -130,7 +131,7 @@ def of_another_error(rank: int) -> str:
     """The second rank's program is at fault."""
     step, _ = make_step(8 if rank == 1 else 1000, RuntimeError("shapes do not fit\nand more"))
     try:
-        forecast_memory(step, Large(), Ranks(rank, RANKS, rank))
+        forecast_memory(step, cast(ConcatLoader, Large()), Ranks(rank, RANKS, rank))
     except (YoloflowError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     return ""

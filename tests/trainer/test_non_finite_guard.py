@@ -112,7 +112,7 @@ def test_a_static_scale_that_overflows_names_the_gradient(tmp_path: Path) -> Non
 def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
     step = toy_step()
     with torch.no_grad():
-        step.network.last.weight[0, 0] = NAN
+        step.network.get_parameter("last.weight")[0, 0] = NAN
     with pytest.raises(
         NonFiniteError, match=r"after step 0: weight last\.weight is not finite; no state was"
     ):

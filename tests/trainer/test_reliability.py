@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.runtime.test_ranks import free_port
+from tests.support.ports import free_port
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 
 pytestmark = pytest.mark.process
@@ -185,7 +185,7 @@ def test_a_run_killed_at_a_bad_moment_ends_with_the_same_bytes(
 def killed_at_random(trainings: Trainings, whole: tuple[dict[str, Any], int], name: str, seed: int) -> None:
     """Kill a run at a random one of all its calls; resumed, it is killed again unless it ends before."""
     rng = np.random.default_rng(seed)
-    assert trainings.run(name, int(rng.integers(1, 0.95 * whole[1])))[0] == -signal.SIGKILL
+    assert trainings.run(name, int(rng.integers(1, int(0.95 * whole[1]))))[0] == -signal.SIGKILL
     trainings.run(name, int(rng.integers(1, whole[1])))
     assert_resumes(trainings, name, whole[0])
 
@@ -352,7 +352,7 @@ def test_two_ranks_killed_in_a_validation_go_on_with_it(
 def test_torchrun_starts_killed_ranks_again_and_they_end_with_the_same_bytes(
     seed: int, trainings: Trainings, whole_pair: tuple[dict[str, Any], int]
 ) -> None:
-    moment = int(np.random.default_rng(seed).integers(1, 0.95 * whole_pair[1]))
+    moment = int(np.random.default_rng(seed).integers(1, int(0.95 * whole_pair[1])))
     process = trainings.start(f"pair{seed}", moment, ranks=2, dying_rank=seed % 2)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
@@ -379,6 +379,6 @@ def test_a_run_with_loading_processes_killed_at_a_random_moment_ends_with_the_sa
     trainings: Trainings, whole: tuple[dict[str, Any], int], seed: int
 ) -> None:
     busy = Trainings(trainings.folder, "data.num_parallel_workers=2")
-    moment = int(np.random.default_rng(seed).integers(1, 0.5 * whole[1]))
+    moment = int(np.random.default_rng(seed).integers(1, int(0.5 * whole[1])))
     assert busy.run(f"busy{seed}", moment)[0] == -signal.SIGKILL
     assert_resumes(busy, f"busy{seed}", whole[0])

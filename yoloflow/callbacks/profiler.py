@@ -59,4 +59,4 @@ class ProfilerCallback(BaseCallback):
 
 def _activities() -> list[ProfilerActivity]:
     """Returns the activities to record: the CPU, and the accelerator where there is one."""
-    return list(supported_activities())  # type: ignore[no-untyped-call]
+    return list(supported_activities())

@@ -64,7 +64,7 @@ def _empty_images(shape: tuple[int, ...]) -> torch.Tensor:
     """Allocate a batch; in a worker in shared memory, if there is any, so that nothing is copied later."""
     if get_worker_info() is not None:
         with suppress(RuntimeError):
-            storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+            storage = torch.UntypedStorage._new_shared(math.prod(shape))
             return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
     return torch.empty(shape, dtype=torch.uint8)
 

@@ -163,7 +163,7 @@ def _load_torchvision_kernels() -> None:
     if spec is not None and spec.origin is not None:
         for library in sorted(Path(spec.origin).parent.glob("_C*")):
             with suppress(OSError):
-                torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+                torch.ops.load_library(str(library))
     if not hasattr(torch.ops.torchvision, "nms"):
         import torchvision.ops  # noqa: F401  registers them
 

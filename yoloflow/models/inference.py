@@ -99,7 +99,7 @@ class _PackedConv(nn.Module):
 
 def _has_packed_kernels() -> bool:
     """Returns true if this torch has the kernels, which are not public, and they work."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not torch.backends.mkldnn.is_available():
         return False
     with torch.random.fork_rng(devices=[]):
         conv = nn.Conv2d(1, 1, 1).requires_grad_(False)
