@@ -15,7 +15,7 @@ from yoloflow.data.sources import Camera, Frame, open_sources
 from yoloflow.detector import Detector, DetectSettings, run_of
 from yoloflow.evaluation.coco_ids import CocoIds
 from yoloflow.report.prediction_formats import Naming
-from yoloflow.report.predictions import PredictionWriter
+from yoloflow.report.prediction_writer import PredictionWriter
 from yoloflow.structures import Detections, Problem, YoloflowError
 
 logger = logging.getLogger("yoloflow")

@@ -14,7 +14,7 @@ from yoloflow.data.dataset import COCODataset
 from yoloflow.data.loader import StageLoader
 from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.data.worker import BatchKey
-from yoloflow.report.draw import draw_detections, draw_grid
+from yoloflow.report.box_drawing import draw_detections, draw_grid
 from yoloflow.structures import DatasetIndex, Sample, Uint8Array, YoloflowError
 
 _CAPTION_HEIGHT = 24

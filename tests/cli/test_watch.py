@@ -19,9 +19,9 @@ from rich.console import Console
 from tests.support.toy_training import EPOCHS, STEPS_PER_EPOCH, toy_step, toy_trainer
 from yoloflow.callbacks import MetricsFileCallback
 from yoloflow.report.curves import plot_curves
-from yoloflow.report.progress import RunFiles
-from yoloflow.report.terminal import RunView
-from yoloflow.report.text_plot import Curve, plot
+from yoloflow.report.live.progress import RunFiles
+from yoloflow.report.live.text_plot import Curve, plot
+from yoloflow.report.live.view import RunView
 from yoloflow.structures import YoloflowError
 
 START = 1_700_000_000.0

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.browser import Browser, find_browser
-from tests.support.report_data import HOSTILE, noise_picture, write_run
+from tests.support.report_data import HOSTILE, noise_image, write_run
 from yoloflow.report.page.document import render_page
-from yoloflow.report.page.run_files import read_run
+from yoloflow.report.page.run_content import read_run
 
 CLASSES = "#classes tbody tr:not([hidden])"
 CARDS = "#gallery .gallery li"
@@ -37,7 +37,7 @@ def write_page(path: Path, *runs: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    files = [noise_picture(folder / "pictures" / f"{k}.jpg", k) for k in range(20)]
+    files = [noise_image(folder / "pictures" / f"{k}.jpg", k) for k in range(20)]
     return write_run(folder / "pets", ["cat", "dog", "emu", "fox"], [*files, folder / "gone.jpg"])
 
 
@@ -313,7 +313,7 @@ def test_runs_that_are_equal_at_printed_precision_share_the_best_ap(browser: Bro
 def test_a_class_or_run_with_a_very_long_name_does_not_spoil_the_page(
     browser: Browser, folder: Path, name: str
 ) -> None:
-    files = [noise_picture(folder / "long" / "a.jpg")]
+    files = [noise_image(folder / "long" / "a.jpg")]
     run = write_run(folder / name[0] / (name[0] * 200), [name, "cat", f"{name}2"], files)
     other = write_run(folder / name[0] / "other", [name, "cat", f"{name}2"], files, seed=1)
     for pages in ((run,), (run, other)):

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from tests.support.report_data import write_run
 from yoloflow.cli import app
 from yoloflow.report.curves import plot_curves, read_metrics
+from yoloflow.report.live.progress import RunFiles
 from yoloflow.report.page.document import render_page
-from yoloflow.report.page.run_files import read_run
-from yoloflow.report.progress import RunFiles
+from yoloflow.report.page.run_content import read_run
 from yoloflow.run.folder import names_of_run
 from yoloflow.structures import YoloflowError
 

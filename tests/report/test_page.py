@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.support.report_data import HOSTILE, diagnostics, noise_picture, write_run
+from tests.support.report_data import HOSTILE, diagnostics, noise_image, write_run
 from yoloflow.report.curves import Metrics
 from yoloflow.report.page import document
 from yoloflow.report.page.comparison import differing_settings
 from yoloflow.report.page.diagnostics import compact_diagnostics
 from yoloflow.report.page.document import LARGEST, render_page
-from yoloflow.report.page.pictures import LEVELS, shrink_pictures
-from yoloflow.report.page.run_files import MOST_POINTS, curves_of, read_run
+from yoloflow.report.page.run_content import MOST_POINTS, curves_of, read_run
+from yoloflow.report.page.thumbnails import LEVELS, make_thumbnails
 from yoloflow.structures import YoloflowError
 
 
@@ -68,7 +68,7 @@ def page_of(*folders: Path) -> Reader:
 
 
 def test_a_page_holds_curves_figures_diagnostics_pictures_and_settings(tmp_path: Path) -> None:
-    files = [noise_picture(tmp_path / f"{k}.jpg", k) for k in range(3)]
+    files = [noise_image(tmp_path / f"{k}.jpg", k) for k in range(3)]
     folder = write_run(tmp_path / "pets", ["cat", "dog"], files, settings="data: {names: [cat, dog]}\n")
     data = page_of(folder).data
     (run,) = data["runs"]
@@ -137,7 +137,7 @@ def test_the_policy_allows_this_script_and_style_and_no_network(tmp_path: Path) 
 
 
 def test_a_page_stays_under_5_mb_and_says_how_many_pictures_it_shows(tmp_path: Path) -> None:
-    files = [noise_picture(tmp_path / f"{k}.jpg", k, 700, 700) for k in range(60)]
+    files = [noise_image(tmp_path / f"{k}.jpg", k, 700, 700) for k in range(60)]
     folder = write_run(tmp_path / "run", files=files)
     text = render_page([read_run(folder)])
     assert 3e6 < len(text.encode()) < LARGEST < 5e6
@@ -152,7 +152,7 @@ def test_where_not_even_the_smallest_pictures_fit_the_worst_images_have_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(document, "LARGEST", 260_000)
-    files = [noise_picture(tmp_path / f"{k}.jpg", k, 400, 400) for k in range(20)]
+    files = [noise_image(tmp_path / f"{k}.jpg", k, 400, 400) for k in range(20)]
     text = render_page([read_run(write_run(tmp_path / "run", files=files))])
     assert len(text.encode()) < 260_000
     (run,) = Reader(text).data["runs"]
@@ -165,10 +165,10 @@ def test_where_not_even_the_smallest_pictures_fit_the_worst_images_have_theirs(
 
 
 def test_pictures_are_as_large_as_there_is_room_for(tmp_path: Path) -> None:
-    files = [str(noise_picture(tmp_path / f"{k}.jpg", k, 800, 600)) for k in range(4)]
+    files = [str(noise_image(tmp_path / f"{k}.jpg", k, 800, 600)) for k in range(4)]
     sizes = []
     for budget in (10_000_000, 600_000, 150_000):
-        pictures = shrink_pictures(files, budget)
+        pictures = make_thumbnails(files, budget)
         assert len(pictures.texts) == 4
         assert sum(map(len, pictures.texts.values())) <= budget
         sizes.append(pictures.side)
@@ -176,7 +176,7 @@ def test_pictures_are_as_large_as_there_is_room_for(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_is_gone_or_none_is_said(tmp_path: Path) -> None:
-    good = noise_picture(tmp_path / "good.jpg")
+    good = noise_image(tmp_path / "good.jpg")
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     (tmp_path / "empty.jpg").write_bytes(b"")
     files = [tmp_path / "gone.jpg", good, tmp_path / "bad.jpg", tmp_path / "empty.jpg"]
@@ -187,7 +187,7 @@ def test_a_picture_that_is_gone_or_none_is_said(tmp_path: Path) -> None:
 
 
 def test_a_picture_of_two_runs_is_kept_once(tmp_path: Path) -> None:
-    files = [noise_picture(tmp_path / f"{k}.jpg", k) for k in range(3)]
+    files = [noise_image(tmp_path / f"{k}.jpg", k) for k in range(3)]
     runs = [write_run(tmp_path / name, files=files, seed=seed) for seed, name in enumerate("ab")]
     data = page_of(*runs).data
     assert len(data["pictures"]) == 3

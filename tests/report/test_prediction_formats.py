@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.support.tiny_run import NAMES, tiny_run, write_pictures, write_video
+from tests.support.tiny_run import NAMES, tiny_run, write_images, write_video
 from yoloflow.cli import main
 from yoloflow.detector import Detector
 from yoloflow.evaluation.coco import evaluate_coco
@@ -19,7 +19,7 @@ from yoloflow.evaluation.coco_ids import CocoIds
 from yoloflow.flow import evaluate_run
 from yoloflow.predict import PredictSettings, predict
 from yoloflow.report.prediction_formats import Naming
-from yoloflow.report.predictions import PredictionWriter
+from yoloflow.report.prediction_writer import PredictionWriter
 from yoloflow.structures import Detections, Problem, YoloflowError
 
 ALL = PredictSettings(device="cpu", conf_thres=0.05, formats=("json", "coco", "yolo"), save_images=False)
@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    return write_pictures(tmp_path / "pictures", SIZES_HW)
+    return write_images(tmp_path / "pictures", SIZES_HW)
 
 
 def annotated(run: Path, pictures: Path, categories: list[dict[str, object]]) -> Path:
@@ -192,7 +192,7 @@ def test_pictures_without_an_id_and_images_not_predicted_are_named(
     run: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     truth = annotated(run, pictures, CATEGORIES)
-    other = write_pictures(tmp_path / "other", {"z.png": (40, 40), "x.jpg": (40, 40)})
+    other = write_images(tmp_path / "other", {"z.png": (40, 40), "x.jpg": (40, 40)})
     sources = [str(pictures / "a" / "x.jpg"), str(other)]
     done = predict(run, sources, tmp_path / "out", replace(ALL, annotations=truth))
     assert [(Path(problem.file).name, problem.kind) for problem in done.problems] == [

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from yoloflow.report.box_drawing import class_colour, draw_detections, draw_grid, text_colour
 from yoloflow.report.curves import plot_curves, read_metrics
-from yoloflow.report.draw import class_colour, draw_detections, draw_grid, text_colour
 
 NAMES = ["cat", "dog"]
 

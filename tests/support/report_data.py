@@ -24,7 +24,7 @@ HOSTILE = (
 WIDTH, HEIGHT = 320, 240
 
 
-def noise_picture(path: Path, seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> Path:
+def noise_image(path: Path, seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> Path:
     """A picture of noise: no JPEG is larger."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)

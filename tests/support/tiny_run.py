@@ -45,7 +45,7 @@ def _liven(network: torch.nn.Module) -> None:
     network.eval()
 
 
-def write_pictures(folder: Path, sizes_hw: dict[str, tuple[int, int]]) -> Path:
+def write_images(folder: Path, sizes_hw: dict[str, tuple[int, int]]) -> Path:
     """Pictures of coarse coloured noise."""
     rng = np.random.default_rng(0)
     for name, (height, width) in sizes_hw.items():

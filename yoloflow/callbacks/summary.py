@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from yoloflow.callbacks.base import BaseCallback, RunContext
 from yoloflow.callbacks.metrics_file import step_record
 from yoloflow.callbacks.pictures import batch_pictures, picture_of
-from yoloflow.report.draw import draw_grid
+from yoloflow.report.box_drawing import draw_grid
 from yoloflow.structures import Uint8Array, YoloflowError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any
 
 from yoloflow.report.page.comparison import best_figures, differing_settings
 from yoloflow.report.page.diagnostics import compact_diagnostics, compact_images
-from yoloflow.report.page.pictures import Pictures, shrink_pictures
+from yoloflow.report.page.thumbnails import Pictures, make_thumbnails
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -67,7 +67,7 @@ def render_page(runs: Sequence[Mapping[str, Any]], now: datetime | None = None) 
         raise YoloflowError(
             f"a page of {len(runs)} runs would be larger than {LARGEST / 1e6} MB; give fewer runs"
         )
-    pictures = shrink_pictures(_files_by_rank(told), room)
+    pictures = make_thumbnails(_files_by_rank(told), room)
     _place_pictures(told, pictures)
     return _document(
         title, _as_script_data(shared | {"runs": told, "pictures": list(pictures.texts.values())})

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from yoloflow.files import NUMBER, wrong_places
 from yoloflow.report.curves import NO_OBJECTS, has_ap, smooth
-from yoloflow.report.progress import Progress
-from yoloflow.report.text_plot import Curve, plot
+from yoloflow.report.live.progress import Progress
+from yoloflow.report.live.text_plot import Curve, plot
 
 _LOADER_BOUND = 0.1
 _STATE_STYLES = {"waiting": "yellow", "running": "green", "silent": "red", "finished": "cyan"}

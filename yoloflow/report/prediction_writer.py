@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from yoloflow.report.draw import draw_detections
-from yoloflow.report.drawn import DrawnFiles
+from yoloflow.report.box_drawing import draw_detections
+from yoloflow.report.image_writer import ImageWriter
 from yoloflow.report.prediction_formats import FORMATS, Naming, PredictedImage, PredictionFormat
 from yoloflow.structures import Detections, Uint8Array, YoloflowError, nearest_names
 
@@ -53,7 +53,7 @@ class PredictionWriter:
         except OSError as error:
             raise YoloflowError(f"{folder}: cannot be written ({error.strerror})") from error
         self._naming = naming
-        self._drawn = DrawnFiles(folder) if save_images else None
+        self._drawn = ImageWriter(folder) if save_images else None
         # Of each name the last number given to it.
         self._taken = {entry.stem.lower(): 1 for entry in folder.iterdir()}
         self._video_source: Path | None = None

@@ -33,7 +33,7 @@ class Pictures:
     side: int = 0
 
 
-def shrink_pictures(files: Sequence[str], budget: int) -> Pictures:
+def make_thumbnails(files: Sequence[str], budget: int) -> Pictures:
     """Pictures at the best level at which all of them fit; at the smallest one the last ones are left out.
 
     Args:

@@ -26,8 +26,8 @@ def watch(
     from rich.console import Console
     from rich.live import Live
 
-    from yoloflow.report.progress import RunFiles
-    from yoloflow.report.terminal import RunView
+    from yoloflow.report.live.progress import RunFiles
+    from yoloflow.report.live.view import RunView
 
     files = RunFiles(run)
     progress = files.read()

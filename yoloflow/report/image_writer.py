@@ -13,7 +13,7 @@ _JPEG_QUALITY = 95
 _JPEG_MAX_SIDE = 65500
 
 
-class DrawnFiles:
+class ImageWriter:
     """A JPEG for each picture, an MPEG-4 video for each video or camera."""
 
     def __init__(self, folder: Path) -> None:
