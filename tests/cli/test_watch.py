@@ -18,8 +18,8 @@ from rich.console import Console
 
 from tests.support.toy_training import EPOCHS, STEPS_PER_EPOCH, toy_step, toy_trainer
 from yoloflow.callbacks import MetricsFileCallback
-from yoloflow.report.curves import plot_curves
-from yoloflow.report.live.progress import RunFiles
+from yoloflow.report.curves_plot import plot_curves
+from yoloflow.report.live.progress import ProgressReader
 from yoloflow.report.live.text_plot import Curve, plot
 from yoloflow.report.live.view import RunView
 from yoloflow.structures import YoloflowError
@@ -75,11 +75,11 @@ def rendered(view: RunView, width: int, height: int | None = None, encoding: str
 
 def test_progress_and_time_left_follow_from_the_records(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 4.5)
-    progress = RunFiles(run).read(end_of(run))
+    progress = ProgressReader(run).read(end_of(run))
     assert (progress.state, progress.epochs, progress.epochs_done) == ("running", 10, 4.5)
     # 45 steps took 2 s each, and four evaluations 6 s each.
     assert progress.seconds_left == pytest.approx(55 * (45 * 2 + 4 * 6) / 45)
-    assert RunFiles(run).read(end_of(run) + 20).seconds_left == pytest.approx(progress.seconds_left - 20)
+    assert ProgressReader(run).read(end_of(run) + 20).seconds_left == pytest.approx(progress.seconds_left - 20)
     assert progress.best is not None
     assert (progress.best["epoch"], progress.best["map"]) == (3, 0.5)
 
@@ -91,12 +91,12 @@ def test_the_callbacks_own_file_says_how_long_an_epoch_is_from_the_first_line_on
     path = tmp_path / "run" / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:2]))  # the stage and the first logged step
-    progress = RunFiles(tmp_path / "run").read()
+    progress = ProgressReader(tmp_path / "run").read()
     assert progress.metrics.stages[0]["steps_per_epoch"] == STEPS_PER_EPOCH
     assert progress.epochs_done == pytest.approx(2 / STEPS_PER_EPOCH)
     path.write_text("".join(lines))
     (tmp_path / "run" / "summary.json").unlink()
-    assert RunFiles(tmp_path / "run").read().epochs_done == EPOCHS
+    assert ProgressReader(tmp_path / "run").read().epochs_done == EPOCHS
 
 
 def test_the_time_between_a_kill_and_a_resume_counts_for_nothing(tmp_path: Path) -> None:
@@ -107,16 +107,16 @@ def test_the_time_between_a_kill_and_a_resume_counts_for_nothing(tmp_path: Path)
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     now = rows[-1]["time"]
     os.utime(run / "metrics.jsonl", (now, now))
-    assert RunFiles(run).read(now).seconds_left == pytest.approx(55 * (44 * 2 + 4 * 6) / 44)
+    assert ProgressReader(run).read(now).seconds_left == pytest.approx(55 * (44 * 2 + 4 * 6) / 44)
     # A silence is told by the usual intervals, not by that of a day.
-    assert RunFiles(run).read(now + 300).state == "silent"
+    assert ProgressReader(run).read(now + 300).state == "silent"
 
 
 def test_a_run_that_writes_nothing_for_long_is_called_silent_and_a_finished_one_finished(
     tmp_path: Path,
 ) -> None:
     run = write_run(tmp_path / "run", 2.5)
-    files = RunFiles(run)
+    files = ProgressReader(run)
     assert files.read(end_of(run) + 100).state == "running"
     silent = files.read(end_of(run) + 600)
     assert (silent.state, silent.seconds_left) == ("silent", None)
@@ -128,7 +128,7 @@ def test_a_run_that_writes_nothing_for_long_is_called_silent_and_a_finished_one_
 
 def test_a_run_that_has_not_begun_to_step_is_waited_for_however_long(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 0)
-    progress = RunFiles(run).read(end_of(run) + 900)
+    progress = ProgressReader(run).read(end_of(run) + 900)
     assert (progress.state, progress.seconds_left) == ("waiting", None)
     assert "no step logged yet, last written 15 min ago" in "".join(rendered(RunView(progress), 100)[:2])
 
@@ -137,7 +137,7 @@ def test_a_file_that_grows_or_is_cut_off_by_a_resume_is_read_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = write_run(tmp_path / "run", 1.0)
-    files = RunFiles(run)
+    files = ProgressReader(run)
     path = run / "metrics.jsonl"
     whole = path.read_text()
     assert len(files.read().metrics.steps) == 10
@@ -158,7 +158,7 @@ def test_the_view_fits_every_terminal(
     width: int, height: int | None, num_classes: int, epochs_done: float, tmp_path: Path
 ) -> None:
     run = write_run(tmp_path / ("long name " * 9), epochs_done, num_classes=num_classes)
-    progress = RunFiles(run).read(end_of(run))
+    progress = ProgressReader(run).read(end_of(run))
     lines = rendered(RunView(progress, height), width)
     assert max(map(len, lines)) <= width
     if height is not None:
@@ -175,7 +175,7 @@ def test_where_there_is_no_screen_nothing_is_cut_off(tmp_path: Path) -> None:
     rows[-2] |= dict.fromkeys(names, 0.12345)
     rows.append({"kind": "loading", "epoch": 2, "waited_share": 0.37, "seconds": {}})
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = rendered(RunView(RunFiles(run).read(end_of(run))), 100)
+    lines = rendered(RunView(ProgressReader(run).read(end_of(run))), 100)
     assert "37% of the time waiting for data" in lines, "on a line of its own"
     text = "".join(lines)
     assert str(run) in text
@@ -184,7 +184,7 @@ def test_where_there_is_no_screen_nothing_is_cut_off(tmp_path: Path) -> None:
         assert f"{name} 0.123" in " ".join(" ".join(lines).split())
     assert "31.5 images/s" in " ".join(lines)
     # A screen has room for one line only.
-    assert len(rendered(RunView(RunFiles(run).read(end_of(run)), 24), 100)) <= 24
+    assert len(rendered(RunView(ProgressReader(run).read(end_of(run)), 24), 100)) <= 24
 
 
 def test_a_validation_set_without_objects_is_said_instead_of_an_ap_of_minus_one(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_validation_set_without_objects_is_said_instead_of_an_ap_of_minus_one(
         if row["kind"] == "evaluation":
             row |= {"map": -1.0, "map50": -1.0, "per_class": []}
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    progress = RunFiles(run).read(end_of(run))
+    progress = ProgressReader(run).read(end_of(run))
     assert progress.best is None
     text = "\n".join(rendered(RunView(progress), 100))
     assert "AP n/a: no objects in the validation set  (epoch 2)" in text
@@ -204,7 +204,7 @@ def test_a_validation_set_without_objects_is_said_instead_of_an_ap_of_minus_one(
 
 def test_all_that_there_is_room_for_is_shown(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 7.3, num_classes=80)
-    text = "\n".join(rendered(RunView(RunFiles(run).read(end_of(run)), 24), 80))
+    text = "\n".join(rendered(RunView(ProgressReader(run).read(end_of(run)), 24), 80))
     assert "epoch 7.3/10" in text
     assert "73%" in text
     assert "lr 0.020/0.010" in text or "lr 0.02/0.01" in text
@@ -212,14 +212,14 @@ def test_all_that_there_is_room_for_is_shown(tmp_path: Path) -> None:
     assert "/80 " in text
     assert "class number" in text
     assert "learning rate" not in text
-    wide = "\n".join(rendered(RunView(RunFiles(run).read(end_of(run)), 50), 160))
+    wide = "\n".join(rendered(RunView(ProgressReader(run).read(end_of(run)), 50), 160))
     assert "highest learning rate" in wide
 
 
 def test_a_terminal_without_unicode_gets_ascii(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 7.3, num_classes=80)
     for width in (40, 100):
-        text = "\n".join(rendered(RunView(RunFiles(run).read(end_of(run))), width, encoding="ascii"))
+        text = "\n".join(rendered(RunView(ProgressReader(run).read(end_of(run))), width, encoding="ascii"))
         assert "*" in text
         assert "epoch 7.3/10" in text
 
@@ -276,16 +276,16 @@ def test_the_command_imports_no_heavy_module_and_its_output_is_plain(tmp_path: P
 def test_a_folder_without_a_run_is_a_clear_error(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "pets", 1.0)
     with pytest.raises(YoloflowError, match="nowhere: there is no such run folder"):
-        RunFiles(tmp_path / "nowhere")
+        ProgressReader(tmp_path / "nowhere")
     with pytest.raises(
         YoloflowError, match=r"holds no run \(a run has a config.yaml\); did you mean .*pets\?"
     ):
-        RunFiles(tmp_path / "runs")
+        ProgressReader(tmp_path / "runs")
     with pytest.raises(YoloflowError, match="is a file"):
-        RunFiles(tmp_path / "runs" / "pets" / "metrics.jsonl")
+        ProgressReader(tmp_path / "runs" / "pets" / "metrics.jsonl")
     (tmp_path / "runs" / "pets" / "config.yaml").write_bytes(b"\xff: [")
     with pytest.raises(YoloflowError, match=r"config\.yaml: is not YAML"):
-        RunFiles(tmp_path / "runs" / "pets").read()
+        ProgressReader(tmp_path / "runs" / "pets").read()
 
 
 class Terminal:

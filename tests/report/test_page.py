@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.support.report_data import HOSTILE, diagnostics, noise_image, write_run
-from yoloflow.report.curves import Metrics
+from yoloflow.report.metrics import Metrics
 from yoloflow.report.page import document
 from yoloflow.report.page.comparison import differing_settings
 from yoloflow.report.page.diagnostics import compact_diagnostics

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from yoloflow.report.box_drawing import class_colour, draw_detections, draw_grid, text_colour
-from yoloflow.report.curves import plot_curves, read_metrics
+from yoloflow.report.curves_plot import plot_curves
+from yoloflow.report.metrics import read_metrics
 
 NAMES = ["cat", "dog"]
 

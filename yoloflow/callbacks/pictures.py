@@ -11,7 +11,7 @@ import numpy as np
 from yoloflow.callbacks.base import BaseCallback, RunContext
 from yoloflow.data.images import decode_image
 from yoloflow.report.box_drawing import draw_detections, draw_grid
-from yoloflow.report.curves import plot_curves
+from yoloflow.report.curves_plot import plot_curves
 from yoloflow.structures import Batch, Detections, Uint8Array
 
 

@@ -1,12 +1,12 @@
-"""What a page tells of a run, read from its folder."""
+"""The content of a run folder as its page needs it."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ import numpy as np
 import yaml
 
 from yoloflow.files import read_checked, read_names, wrong_places
-from yoloflow.report.curves import Metrics, has_ap, read_metrics
+from yoloflow.report.metrics import Column, Metrics, curves_of, read_metrics
 from yoloflow.report.page.diagnostics import read_diagnostics
+from yoloflow.run import file_names
 from yoloflow.structures import YoloflowError
-
-logger = logging.getLogger("yoloflow")
 
 MOST_POINTS = 400
 """Points of a curve; a longer one is drawn from means over equally many logged steps."""
@@ -33,101 +32,112 @@ _ACCOUNT = {
 }
 
 
-def read_run(folder: str | Path) -> dict[str, Any]:
-    """Everything that a run folder tells, finished or not.
+@dataclass(slots=True)
+class RunContent:
+    """Everything that a run folder tells, of a finished run or not; None for what is not there.
 
-    Args:
-        folder: a run folder.
+    Attributes:
+        path: the folder.
+        ended: when the run last wrote, UTC in ISO format.
+        names: class names in class order.
+        config: text of the resolved settings.
+        settings: the same under dotted keys, values as text.
+        summary: content of `summary.json`, which only a finished run has.
+        metrics: records of the training.
+        data: `data_problems.json` by data set, with the first problems only.
+        diagnostics: content of `diagnostics.json`.
+        stale_reason: why the diagnostics may be of other weights; whoever can compare them fills it in.
+        not_evaluated: why an evaluation that was asked for did not take place.
+    """
 
-    Returns:
-        plain data: `name`, `path`, `finished`, `ended` (ISO time), `names`, `config` (text), `settings`
-        (dotted keys), `summary`, `curves`, `data`, `diagnostics`; None for what is not there. `doubt` is
-        None; who can compare the diagnostics with the weights says there why they may be of others.
+    path: Path
+    ended: str
+    names: list[str] | None
+    config: str
+    settings: dict[str, str]
+    summary: dict[str, Any] | None
+    metrics: Metrics
+    data: dict[str, Any] | None
+    diagnostics: dict[str, Any] | None
+    stale_reason: str | None = None
+    not_evaluated: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+
+def read_run(folder: str | Path) -> RunContent:
+    """Read a run folder.
 
     Raises:
         YoloflowError: it is no run folder, or a file in it is damaged.
     """
     path = Path(folder)
-    config = path / "config.yaml"
+    config = path / file_names.CONFIG
     if not config.is_file():
         raise YoloflowError(f"{path}: no run folder (config.yaml is missing); give the folder of a training")
-    summary = read_checked(path / "summary.json", _SUMMARY)
-    metrics_file = path / "metrics.jsonl"
-    metrics = read_metrics(metrics_file) if metrics_file.is_file() else Metrics()
+    metrics = path / file_names.METRICS
+    has_metrics = metrics.is_file()
     text = config.read_text(encoding="utf-8", errors="replace")
-    ended = metrics_file if metrics_file.is_file() else config
-    return {
-        "name": path.resolve().name,
-        "path": str(path),
-        "finished": summary is not None,
-        "ended": _time_of(ended),
-        "names": read_names(path / "names.json"),
-        "config": text,
-        "settings": flat_settings(_parse_yaml(text, config)),
-        "summary": summary,
-        "curves": curves_of(metrics),
-        "data": data_of(_read_accounts(path / "data_problems.json")),
-        "diagnostics": read_diagnostics(path / "diagnostics.json"),
-        "doubt": None,
-    }
+    last_write = (metrics if has_metrics else config).stat().st_mtime
+    return RunContent(
+        path=path,
+        ended=datetime.fromtimestamp(last_write, UTC).isoformat(timespec="seconds"),
+        names=read_names(path / file_names.NAMES),
+        config=text,
+        settings=flat_settings(_parse_yaml(text, config)),
+        summary=read_checked(path / file_names.SUMMARY, _SUMMARY),
+        metrics=read_metrics(metrics) if has_metrics else Metrics(),
+        data=data_of(_read_accounts(path / file_names.DATA_PROBLEMS)),
+        diagnostics=read_diagnostics(path / file_names.DIAGNOSTICS),
+    )
 
 
-def curves_of(metrics: Metrics) -> dict[str, Any]:
-    """Losses, rates and figures of a training as columns, over epochs done.
-
-    Args:
-        metrics: of `metrics.jsonl`.
+def page_curves(metrics: Metrics) -> dict[str, Any]:
+    """Return losses, rates and AP of a training as plain columns over epochs done.
 
     Returns:
-        `steps` (`epoch`, `losses` by name, `lr` by group, `mean_of`: logged steps in a point), `evaluations`
-        (`epoch` and columns of figures, `per_class` AP by name) and `stages` (`stage`, `epoch`).
+        `steps` (`epoch`, `losses` by name, `rates` by groups, `mean_of`: logged steps in a point),
+        `evaluations` (`epoch`, `map`, `map50`) and `stages` (`number`, `epoch`).
     """
-    steps = metrics.steps
-    num_groups = len(steps[-1].get("lr") or ()) if steps else 0
-    columns: dict[str, Sequence[float | None]] = {"epoch": metrics.epochs_at(steps)}
-    columns |= {name: [_number(record.get(name)) for record in steps] for name in metrics.loss_names}
-    for group in range(num_groups):
-        columns[f"lr {group}"] = [_number(_item(record.get("lr"), group)) for record in steps]
-    columns["images_per_second"] = [_number(record.get("images_per_second")) for record in steps]
-    thin, mean_of = _thinned(columns)
-    evaluations = metrics.evaluations
+    curves = curves_of(metrics)
+    size = max(1, math.ceil(len(curves.epochs) / MOST_POINTS))
     return {
         "steps": {
-            "epoch": thin["epoch"],
-            "losses": {name: thin[name] for name in metrics.loss_names},
-            "lr": [thin[f"lr {group}"] for group in range(num_groups)],
-            "images_per_second": thin["images_per_second"],
-            "mean_of": mean_of,
+            "epoch": _means(curves.epochs, size),
+            "losses": {name: _means(column, size) for name, column in curves.losses.items()},
+            "rates": {groups: _means(column, size) for groups, column in curves.rates.items()},
+            "mean_of": size,
         },
-        "evaluations": {
-            "epoch": metrics.epochs_at(evaluations),
-            **{
-                key: [_number(record.get(key)) if has_ap(record) else None for record in evaluations]
-                for key in ("map", "map50")
-            },
-            "has_no_objects": metrics.has_no_objects,
-        },
-        "stages": [
-            {"stage": record["stage"], "epoch": begin}
-            for record, begin in zip(metrics.stages, metrics.epochs_at(metrics.stages), strict=True)
-        ],
+        "evaluations": {"epoch": curves.evaluated, "map": curves.ap, "map50": curves.ap50},
+        "stages": [{"number": number, "epoch": epoch} for number, epoch in curves.stages],
     }
+
+
+def _means(column: Sequence[float | None], size: int) -> Column:
+    """Return the means over every `size` values; gaps are left out of a mean."""
+    if size == 1:
+        return list(column)
+    values = np.array(column, np.float64)  # None becomes NaN
+    parts = [values[start : start + size] for start in range(0, len(values), size)]
+    found = [part[np.isfinite(part)] for part in parts]
+    return [float(part.mean()) if len(part) else None for part in found]
 
 
 def data_of(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The account of the data sets, with the first problems only.
+    """Shorten the account of the data sets to counts and the first problems.
 
     Args:
-        report: `data_problems.json`.
+        report: content of `data_problems.json`.
 
     Returns:
         by set: `images`, `boxes`, `kinds` (kind and action to count), `problems` (the first ones),
         `num_problems`; None without an account.
     """
-    if not report:
-        return None
     sets = {}
-    for key, account in report.items():
+    for key, account in (report or {}).items():
         if "images" not in account:  # no account of `problems_report`
             continue
         problems = account.get("problems", [])
@@ -145,7 +155,7 @@ def data_of(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def flat_settings(tree: object, prefix: str = "") -> dict[str, str]:
-    """Settings under dotted keys, each as the text of its value; lists stay whole."""
+    """Return settings under dotted keys, each as the text of its value; lists stay whole."""
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree if isinstance(tree, str) else json.dumps(tree, default=str)} if prefix else {}
     flat: dict[str, str] = {}
@@ -154,31 +164,7 @@ def flat_settings(tree: object, prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _thinned(columns: Mapping[str, Sequence[float | None]]) -> tuple[dict[str, list[float | None]], int]:
-    """Columns of equal length as means over equally many rows, and how many; gaps are left out of a mean."""
-    num_rows = len(columns["epoch"])
-    size = max(1, math.ceil(num_rows / MOST_POINTS))
-    if size == 1:
-        return {name: list(column) for name, column in columns.items()}, 1
-    thin: dict[str, list[float | None]] = {}
-    for name, column in columns.items():
-        values = np.array([math.nan if value is None else value for value in column])
-        parts = [values[start : start + size] for start in range(0, num_rows, size)]
-        found = [part[np.isfinite(part)] for part in parts]
-        thin[name] = [float(part.mean()) if len(part) else None for part in found]
-    return thin, size
-
-
-def _item(values: object, place: int) -> object:
-    return values[place] if isinstance(values, list) and place < len(values) else None
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
 def _read_accounts(path: Path) -> dict[str, Any] | None:
-    """The accounts of the data sets."""
     report: dict[str, Any] | None = read_checked(path, dict)
     for key, account in (report or {}).items():
         if not isinstance(account, dict) or "images" in account:
@@ -190,12 +176,6 @@ def _read_accounts(path: Path) -> dict[str, Any] | None:
 def _parse_yaml(text: str, path: Path) -> object:
     try:
         return yaml.safe_load(text)
-    except RecursionError as error:
-        raise YoloflowError(f"{path}: no valid YAML (nested too deeply); restore the file") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise YoloflowError(f"{path}: no valid YAML ({error}); restore the file") from error
-
-
-def _time_of(path: Path) -> str:
-    """When a file was last written, UTC."""
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise YoloflowError(f"{path}: no valid YAML ({reason}); restore the file") from error
