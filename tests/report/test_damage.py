@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from tests.support.report_data import write_run
 from yoloflow.cli import app
 from yoloflow.report.curves_plot import plot_curves
-from yoloflow.report.metrics import read_metrics
 from yoloflow.report.live.progress import ProgressReader
+from yoloflow.report.metrics import read_metrics
 from yoloflow.report.page.document import render_page
 from yoloflow.report.page.run_content import read_run
 from yoloflow.run.folder import names_of_run

@@ -1,4 +1,4 @@
-"""What all commands share: the application, its arguments, messages, and files that a command writes."""
+"""Shared by all commands: the application, arguments, messages, and files that a command writes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file that the user asked for; that it cannot be written is the user's mistake."""
+    """Write a file that the user asked for; failing to is the user's mistake."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -104,7 +104,7 @@ def make_place(path: Path) -> None:
 
 
 def mistake(message: str) -> YoloflowError:
-    """The error of a wrong command line."""
+    """Return the error of a wrong command line."""
     # Imported only now: it brings numpy, half of what `--help` would cost.
     from yoloflow.structures import YoloflowError
 

@@ -1,4 +1,4 @@
-"""Pictures and videos with the detections drawn, written as they come."""
+"""Images and videos with the detections drawn, written as they come."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ _JPEG_MAX_SIDE = 65500
 
 
 class ImageWriter:
-    """A JPEG for each picture, an MPEG-4 video for each video or camera."""
+    """A writer of a JPEG for each image, and of an MPEG-4 video for each video or camera."""
 
     def __init__(self, folder: Path) -> None:
-        """State where they go."""
         self._folder = folder
         self._video: cv2.VideoWriter | None = None
         self._video_name = ""
         self._video_size_wh = (0, 0)
 
-    def write_picture(self, stem: str, drawn_bgr: Uint8Array) -> str:
-        """Write a picture; the name of its file.
+    def write_image(self, stem: str, drawn_bgr: Uint8Array) -> str:
+        """Write an image; return the name of its file.
 
         Raises:
             YoloflowError: it cannot be written.
@@ -38,7 +37,7 @@ class ImageWriter:
         return name
 
     def write_frame(self, stem: str, fps: float, drawn_bgr: Uint8Array) -> str:
-        """Write the next frame of a video; a new stem begins a new one. The name of its file.
+        """Write the next frame of a video; a new stem begins a new one. Return the name of its file.
 
         Raises:
             YoloflowError: this OpenCV cannot write video.
@@ -60,7 +59,7 @@ class ImageWriter:
         video = cv2.VideoWriter(str(path), fourcc, fps, self._video_size_wh)
         if not video.isOpened():
             raise YoloflowError(
-                f"{path}: this OpenCV cannot write MPEG-4 video; predict without drawn pictures"
+                f"{path}: this OpenCV cannot write MPEG-4 video; predict without drawn images"
             )
         return video
 

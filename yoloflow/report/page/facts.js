@@ -44,11 +44,11 @@ function labelsSection(run) {
     filterLabel: "Filter",
   });
   const said =
-    "wrong label: an object is taken for another class; wrong box: its box fits badly; missing label: nothing is labelled there. Files of the pictures above open.";
+    "wrong label: an object is taken for another class; wrong box: its box fits badly; missing label: nothing is labelled there. Files of the images above open.";
   return section("labels", "Labels to look at", lead, table, note(said));
 }
 
-// A file's name; it opens the picture where the gallery has it.
+// A file's name; it opens the image where the gallery has it.
 function suspectLink(run, row, nameOf) {
   const image = run.gallery.images.find((one) => one.file === row.file && one.thumbnail !== null);
   if (!image) return el("span", { class: "name", title: row.file, text: fileName(row.file) });

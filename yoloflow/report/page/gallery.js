@@ -49,7 +49,7 @@ function gallery(run, nameOf) {
     const what = [state.kind, state.category && brief(nameOf(Number(state.category)))]
       .filter(Boolean)
       .join(", ");
-    told.textContent = `${count(shown.length)} of ${plural(wanted.length, "picture")}${what ? ` with ${what}` : " with errors"}.`;
+    told.textContent = `${count(shown.length)} of ${plural(wanted.length, "image")}${what ? ` with ${what}` : " with errors"}.`;
     more.hidden = shown.length === wanted.length;
     more.textContent = `Show ${Math.min(MORE_SHOWN, wanted.length - shown.length)} more`;
   }
@@ -192,7 +192,7 @@ function openViewer(images, first, fits, nameOf) {
   );
   const dialog = el(
     "dialog",
-    { class: "viewer", "aria-label": "Picture with its boxes" },
+    { class: "viewer", "aria-label": "Image with its boxes" },
     bar,
     holder,
     words,

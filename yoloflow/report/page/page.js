@@ -72,8 +72,8 @@ function standfirstOfAll() {
   const inside = (value, interval) => interval && value >= interval[0] && value <= interval[1];
   const isClose =
     inside(second.best.map, first.best.intervals?.AP) || inside(first.best.map, second.best.intervals?.AP);
-  const doubt = isClose ? ", a lead within the confidence interval" : "";
-  return `${brief(first.name)} has the best AP, ${figure(first.best.map)}: ${figure(ahead)} ahead of ${brief(second.name)}${doubt}.`;
+  const closeness = isClose ? ", a lead within the confidence interval" : "";
+  return `${brief(first.name)} has the best AP, ${figure(first.best.map)}: ${figure(ahead)} ahead of ${brief(second.name)}${closeness}.`;
 }
 
 function headFigures(run) {
@@ -282,7 +282,7 @@ const PLACES = [
   ["confusion", "Confusions"],
   ["errors", "Errors"],
   ["calibration", "Confidence"],
-  ["gallery", "Pictures"],
+  ["gallery", "Images"],
   ["labels", "Labels"],
   ["speed", "Speed"],
   ["data", "Data"],

@@ -31,7 +31,7 @@ function classesSection(run, jump) {
   const link = (row) =>
     pushButton(row.name, () => jump(row.category_id), {
       class: "link name",
-      title: `${row.name}: its pictures`,
+      title: `${row.name}: its images`,
     });
   const columns = [
     { name: "Class", isText: true, key: (row) => row.name, show: link },
@@ -59,7 +59,7 @@ function classesSection(run, jump) {
     filterOn: (row) => row.name,
     filterLabel: "Find a class",
   });
-  const at = `Precision, recall, F1, false and missed are counted at confidence ${share(run.diagnostics.conf_thres)} and IoU ${run.diagnostics.iou_thres}. Small, medium and large are AP by size of the objects. Choose a class to see its pictures.`;
+  const at = `Precision, recall, F1, false and missed are counted at confidence ${share(run.diagnostics.conf_thres)} and IoU ${run.diagnostics.iou_thres}. Small, medium and large are AP by size of the objects. Choose a class to see its images.`;
   return section("classes", "Class by class", lead, table, note(at));
 }
 
@@ -160,7 +160,7 @@ function confusionSection(run) {
     ),
     note(`${convention} Colour is the share of the row: blue on the diagonal, orange beside it.`),
     left
-      ? note(`${plural(left, "class", "classes")} with fewer confusions are left out of the picture.`)
+      ? note(`${plural(left, "class", "classes")} with fewer confusions are left out of the matrix.`)
       : null,
   );
 }
@@ -223,13 +223,13 @@ function calibrationSection(run) {
 }
 
 function gallerySection(run) {
-  if (!run.diagnostics) return absent("gallery", "The worst pictures", NOT_EVALUATED(run));
+  if (!run.diagnostics) return absent("gallery", "The worst images", NOT_EVALUATED(run));
   if (!run.gallery.images.length)
-    return absent("gallery", "The worst pictures", "No picture has an error at the chosen confidence.");
+    return absent("gallery", "The worst images", "No image has an error at the chosen confidence.");
   const worst = run.gallery.images[0];
   const lead = `Lowest F1 first: ${fileName(worst.file)} has ${plural(worst.false_positives, "false positive")} and ${plural(worst.missed, "missed object")}.`;
   const node = gallery(run, nameFinder(run.diagnostics));
-  const part = section("gallery", "The worst pictures", lead, node);
+  const part = section("gallery", "The worst images", lead, node);
   part.showClass = node.showClass;
   return part;
 }
