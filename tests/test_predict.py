@@ -290,7 +290,7 @@ def test_pictures_that_the_detector_cannot_take_are_clear_errors(run: Path, tmp_
     with pytest.raises(YoloflowError, match=r"gone\.jpg: the picture cannot be read"):
         detector(tmp_path / "gone.jpg")
     for pixels in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)):
-        with pytest.raises(YoloflowError, match=r"pictures\[1\]: should be \(H, W, 3\) uint8"):
+        with pytest.raises(YoloflowError, match=r"images\[1\]: should be \(H, W, 3\) uint8"):
             detector([np.zeros((8, 8, 3), np.uint8), pixels])
     with pytest.raises(YoloflowError, match="no such file or folder"):
         detector.stream(str(tmp_path / "gone.jpg"))

@@ -97,7 +97,7 @@ def test_the_class_names_and_summary_of_a_run_are_read_with_the_same_care(tmp_pa
     assert names_of_run(run) == ["cat", "dog"]
     assert names_of_run(run / "config.yaml") is None
     (run / "names.json").write_text("[")
-    with pytest.raises(YoloflowError, match=r"names\.json: is not JSON"):
+    with pytest.raises(YoloflowError, match=r"names\.json: no valid JSON"):
         names_of_run(run)
     (run / "summary.json").write_text("[]")
     with pytest.raises(YoloflowError, match=r"summary\.json: the content should be an object"):

@@ -1,4 +1,4 @@
-"""A run folder with a tiny network of random weights, pictures and videos to predict on."""
+"""A run folder with a tiny network of random weights; images and videos to predict on."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ NAMES = ["ant", "bee", "7"]
 
 
 def tiny_run(folder: Path, recipe: str = "yolov8n", *settings: str) -> Path:
-    """A run of a tenth-width network at 64 pixels, with scores that differ."""
+    """Write a run of a tenth-width network at 64 pixels, with scores that differ."""
     (folder / "weights").mkdir(parents=True)
     config = load_config(
         recipe, ["img_size=64", "network.width_multiple=0.1", "data.names=[ant, bee, '7']", *settings]
@@ -28,7 +28,7 @@ def tiny_run(folder: Path, recipe: str = "yolov8n", *settings: str) -> Path:
 
 
 def _liven(network: torch.nn.Module) -> None:
-    """Statistics of real activations and a wider last layer, so that what is found depends on the picture."""
+    """Statistics of real activations and a wider last layer, so that detections depend on the image."""
     coarse = torch.rand(8, 3, 6, 6)
     images = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clip(0, 1)
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -46,7 +46,7 @@ def _liven(network: torch.nn.Module) -> None:
 
 
 def write_images(folder: Path, sizes_hw: dict[str, tuple[int, int]]) -> Path:
-    """Pictures of coarse coloured noise."""
+    """Write images of coarse coloured noise."""
     rng = np.random.default_rng(0)
     for name, (height, width) in sizes_hw.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

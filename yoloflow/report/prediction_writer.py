@@ -116,7 +116,7 @@ class PredictionWriter:
         return self._video_stem
 
     def _free_stem(self, source: Path) -> str:
-        """Return a stem that nothing in the folder has; a file system may take upper and lower case as equal."""
+        """Return a stem that nothing in the folder has, also where upper and lower case are equal."""
         # A camera is named with a colon, the address of a stream with worse.
         clean = "".join("-" if letter in '<>:"\\|?*' else letter for letter in source.stem)
         stem = clean
