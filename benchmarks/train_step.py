@@ -20,7 +20,7 @@ from yoloflow import (
 )
 from yoloflow.config.schema import Config
 from yoloflow.optim import create_schedule
-from yoloflow.train_step.step import StepOptions, TrainStep
+from yoloflow.train_step.step import StepSettings, TrainStep
 
 
 def build_step(config: Config, classes: int, channels_last: bool, jit: bool = False) -> TrainStep:
@@ -33,7 +33,7 @@ def build_step(config: Config, classes: int, channels_last: bool, jit: bool = Fa
         create_optimizer(create_group_param(network, settings, length), settings),
         create_schedule(settings, length),
         ema=EMA(network),
-        options=StepOptions(channels_last=channels_last, jit=jit),
+        settings=StepSettings(channels_last=channels_last, jit=jit),
     )
 
 

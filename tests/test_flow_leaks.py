@@ -11,6 +11,8 @@ from yoloflow import load_config, train
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.runtime.memory import forget_peak_memory, peak_memory
 
+pytestmark = pytest.mark.training
+
 SCENES = SceneRecipe(num_train=16, num_val=4, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
 WARM_UP, TRAININGS = 6, 20
 

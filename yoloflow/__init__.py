@@ -40,7 +40,8 @@ if TYPE_CHECKING:
         get_gradreducer,
         get_loss_scaler,
     )
-    from yoloflow.trainer.trainer import Trainer, create_trainer
+    from yoloflow.trainer.create import create_trainer
+    from yoloflow.trainer.trainer import Trainer
     from yoloflow.weights.mindyolo import load_mindyolo
 
 _HOMES = {
@@ -70,7 +71,7 @@ _HOMES = {
     "Synchronizer": "evaluation.test_function",
     "test": "evaluation.test_function",
     "Trainer": "trainer.trainer",
-    "create_trainer": "trainer.trainer",
+    "create_trainer": "trainer.create",
     "train": "flow",
     "Detector": "detector",
     "Detections": "structures",

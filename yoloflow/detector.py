@@ -86,7 +86,7 @@ class Detector:
 
     @classmethod
     def load(cls, weights: str | Path, img_size: int | None = None, device: str = "auto") -> Detector:
-        """Load the detector of a run.
+        """Loads the detector of a run.
 
         Args:
             weights: a run folder (its best weights are taken), or a weights file inside one.
@@ -115,7 +115,7 @@ class Detector:
         classes: str | int | Sequence[str | int] | None = None,
         batch_size: int = 8,
     ) -> list[Detections]:
-        """Return the detections in each of the images, boxes in its own pixels.
+        """Returns the detections in each of the images, boxes in its own pixels.
 
         Args:
             images: one or several: files, or (H, W, 3) uint8 BGR pixels, of any sizes.
@@ -142,7 +142,7 @@ class Detector:
         batch_size: int = 8,
         problems: list[Problem] | None = None,
     ) -> Iterator[tuple[Frame, Detections]]:
-        """Yield each image or video frame of the sources with its detections, in constant memory.
+        """Yields each image or video frame of the sources with its detections, in constant memory.
 
         Files that cannot be read are logged and passed over.
 
@@ -163,7 +163,7 @@ class Detector:
         return self.detect_all(frames, settings, batch_size)
 
     def class_numbers(self, classes: str | int | Sequence[str | int] | None) -> tuple[int, ...] | None:
-        """Return numbers of classes given by name or number; a name that looks like a number is a name first.
+        """Returns numbers of classes given by name or number; what looks like a number may be a name.
 
         Raises:
             YoloflowError: there is no such class.
@@ -183,7 +183,7 @@ class Detector:
     def detect_all(
         self, frames: Iterator[Frame], settings: DetectSettings, batch_size: int
     ) -> Iterator[tuple[Frame, Detections]]:
-        """Yield each frame with its detections; no more than a batch of frames is held.
+        """Yields each frame with its detections; no more than a batch of frames is held.
 
         Raises:
             YoloflowError: batch_size is below 1.
@@ -194,7 +194,7 @@ class Detector:
             yield from zip(batch, self.detect([frame.image for frame in batch], settings), strict=True)
 
     def detect(self, images_bgr: Sequence[Uint8Array], settings: DetectSettings) -> list[Detections]:
-        """Return the detections in each image, boxes in its own pixels; all go through the network at once.
+        """Returns the detections in each image, boxes in its own pixels; all go through the network at once.
 
         Args:
             images_bgr: (H, W, 3) uint8, of any sizes.
@@ -213,7 +213,7 @@ class Detector:
 
     @torch.inference_mode()
     def _detect_alike(self, samples: Sequence[Sample], settings: DetectSettings) -> list[Detections]:
-        """Return the detections of prepared images of one shape."""
+        """Returns the detections of prepared images of one shape."""
         pixels = np.stack([sample.image[..., ::-1].transpose(2, 0, 1) for sample in samples])
         device = next(self.network.parameters()).device
         decoded = predict_images(self.network, torch.from_numpy(pixels).to(device))
@@ -234,7 +234,7 @@ class Detector:
         ]
 
     def _prepare(self, image: Uint8Array) -> Sample:
-        """Prepare an image as evaluation would show it to the network."""
+        """Prepares an image as evaluation would show it to the network."""
         height, width = image.shape[:2]
         new_sizes: Int64Array = resized_sizes(np.array([[height, width]]), self.img_size)
         new_height, new_width = new_sizes[0].tolist()
@@ -266,12 +266,12 @@ class _OneImage:
         return 1
 
     def load(self, index: int) -> Sample:
-        """Return the image, whichever is asked for."""
+        """Returns the image, whichever is asked for."""
         return self.sample
 
 
 def run_of(path: Path) -> Path:
-    """Return the run folder that is meant or that a weights file lies in.
+    """Returns the run folder that is meant or that a weights file lies in.
 
     Raises:
         YoloflowError: there is none.
@@ -284,7 +284,7 @@ def run_of(path: Path) -> Path:
 
 
 def class_names(run: Path, config: Config) -> list[str]:
-    """Return class names: as a run recorded them, else as the settings state them.
+    """Returns class names: as a run recorded them, else as the settings state them.
 
     Raises:
         YoloflowError: neither.
@@ -298,7 +298,7 @@ def class_names(run: Path, config: Config) -> list[str]:
 
 
 def load_network(config: Config, num_classes: int, weights: Path) -> Network:
-    """Build the network of the settings and load weights into it.
+    """Builds the network of the settings and loads weights into it.
 
     Raises:
         YoloflowError: the weights cannot be read or do not fit.
@@ -311,7 +311,7 @@ def load_network(config: Config, num_classes: int, weights: Path) -> Network:
 
 
 def input_size(config: Config, network: Network, img_size: int | None) -> int:
-    """Return the side of the network input in pixels: the settings' unless another is given.
+    """Returns the side of the network input in pixels: the settings' unless another is given.
 
     Raises:
         YoloflowError: the network cannot take it.
@@ -323,7 +323,7 @@ def input_size(config: Config, network: Network, img_size: int | None) -> int:
 
 
 def _pixels(image: ImageInput, place: int) -> Uint8Array:
-    """Return an image's pixels, read from its file where it is one."""
+    """Returns an image's pixels, read from its file where it is one."""
     if isinstance(image, str | Path):
         return decode_image(str(image))
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
@@ -334,14 +334,14 @@ def _pixels(image: ImageInput, place: int) -> Uint8Array:
 
 
 def _asked_for(rows: Tensor, settings: DetectSettings) -> Tensor:
-    """Return those of sorted rows (K, 6) whose class is asked for, `max_det` at most."""
+    """Returns those of sorted rows (K, 6) whose class is asked for, `max_det` at most."""
     if settings.classes is not None:
         rows = rows[torch.isin(rows[:, 5].long(), torch.tensor(settings.classes, dtype=torch.long))]
     return rows[: settings.max_det]
 
 
 def _to_detections(rows: Tensor, sample: Sample) -> Detections:
-    """Bring rows (K, 6) of x1 y1 x2 y2 score class from input pixels to pixels of the original."""
+    """Brings rows (K, 6) of x1 y1 x2 y2 score class from input pixels to pixels of the original."""
     boxes = boxes_to_original(
         rows[:, :4],
         torch.tensor(sample.scale_xy),

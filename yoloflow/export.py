@@ -64,7 +64,7 @@ def export(
     out: str | Path | None = None,
     img_size: int | None = None,
 ) -> ExportSummary:
-    """Write a network as an ONNX file, and check that onnxruntime predicts with it what torch predicts.
+    """Writes a network as an ONNX file, and checks that onnxruntime predicts with it what torch predicts.
 
     The file takes uint8 RGB images (B, 3, img_size, img_size), any B, and gives decoded predictions.
 
@@ -106,7 +106,7 @@ def export(
 
 
 def _write_checked(network: Network, info: ExportedInfo, path: Path) -> float:
-    """Write the file once it is known to predict the same; return the deviation."""
+    """Writes the file once it is known to predict the same; returns the deviation."""
     partial = path.with_name(f".{path.stem}.{os.getpid()}{EXPORT_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def _describe(config: Config, network: Network, names: list[str], size: int) -> 
 
 
 def _without_sources(config: Config, names: list[str], size: int) -> Config:
-    """Return the settings without paths of the machine that trained, and for squares of the exported size."""
+    """Returns the settings without paths of the training machine, and for squares of the exported size."""
     known: dict[str, Any] = {} if config.data.single_cls else {"names": names, "nc": None}
     nowhere = dict.fromkeys(("train_set", "val_set", "image_folder"))
     data = config.data.model_copy(update={**nowhere, "test_rect": False, **known})
@@ -190,7 +190,7 @@ def _without_sources(config: Config, names: list[str], size: int) -> Config:
 
 
 def _deviation(network: Network, exported: ExportedNetwork, size: int) -> float:
-    """Return the largest deviation on two images of coloured squares, see `ExportSummary`."""
+    """Returns the largest deviation on two images of coloured squares, see `ExportSummary`."""
     coarse = np.random.default_rng(0).integers(0, 256, (2, 3, size // 8, size // 8), dtype=np.uint8)
     images = torch.from_numpy(coarse.repeat(8, axis=2).repeat(8, axis=3))
     with torch.inference_mode():
@@ -205,13 +205,13 @@ def _deviation(network: Network, exported: ExportedNetwork, size: int) -> float:
 
 
 def _relative(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return deviations, relative where a value is above 1."""
+    """Returns deviations, relative where a value is above 1."""
     deviations: NDArray[np.float64] = abs(found - expected) / np.maximum(1.0, abs(expected))
     return deviations
 
 
 def _deviation_of_rows(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Return the largest distance of (K, 6) rows from the nearest other row; almost equal scores may swap.
+    """Returns the largest distance of (K, 6) rows from the nearest other row; almost equal scores may swap.
 
     Rows that score like the last one are left out, for others may have come in their place.
     """

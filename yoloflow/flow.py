@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from yoloflow.callbacks import RunContext, create_callback
+from yoloflow.callbacks.settings import callback_rows
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.caches.images import ImageCache, open_image_cache
@@ -33,19 +34,17 @@ from yoloflow.optim import EMA, create_group_param, create_optimizer, create_sch
 from yoloflow.run.checkpoint import newest_step
 from yoloflow.run.folder import RunFolder, choose_run, find_weights, names_of_run
 from yoloflow.run.lock import release_run_lock
-from yoloflow.run.signals import StopRequest
 from yoloflow.runtime.random_generators import seed_everything, set_determinism
+from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import Ranks, init_ranks
 from yoloflow.structures import DatasetIndex
 from yoloflow.train_step.step import (
-    StepOptions,
     auto_mixed_precision,
     create_train_step_fn,
     get_gradreducer,
     get_loss_scaler,
 )
-from yoloflow.trainer.guards.stall import explain_rank_timeout
-from yoloflow.trainer.trainer import create_trainer
+from yoloflow.trainer.create import create_trainer
 
 logger = logging.getLogger("yoloflow")
 
@@ -105,11 +104,12 @@ def train(config: Config) -> dict[str, Any]:
         reducer=get_gradreducer(ranks.world_size > 1),
         ema=ema,
         precision=_precision(config, device),
-        options=StepOptions(**config.step_arguments(ranks.world_size, loss_fn.reduction)),
+        settings=config.step_settings(ranks.world_size),
+        loss_ratio=config.loss_ratio(loss_fn.reduction, ranks.world_size),
     )
 
     # 6. Callbacks: they watch
-    callbacks = create_callback(config.callback_rows())
+    callbacks = create_callback(callback_rows(config, config.epochs))
 
     # 7. Test function
     test_fn = None
@@ -124,11 +124,9 @@ def train(config: Config) -> dict[str, Any]:
         test_fn,
         class_names,
         loss_fn.loss_item_name,
-        stop=StopRequest(ranks.world_size, config.rank_timeout),
-        identity=_identity(config, sets["train_set"], ranks),
-        **config.trainer_arguments(),
     )
-    trainer = create_trainer(context, loader, callbacks)
+    identity = _identity(config, sets["train_set"], ranks)
+    trainer = create_trainer(context, loader, callbacks, config, identity=identity)
     _begin_run(run, config, sets, ranks)
     return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()
 

@@ -87,7 +87,7 @@ def predict(
     save_dir: str | Path | None = None,
     settings: PredictSettings | None = None,
 ) -> PredictSummary:
-    """Detect objects in images, videos or a camera; write detections and the images with boxes drawn.
+    """Detects objects in images, videos or a camera; writes detections and the images with boxes drawn.
 
     Ctrl-C is how a camera ends; with other sources the KeyboardInterrupt is raised on. Either way the files
     are whole and hold what was done.
@@ -145,7 +145,7 @@ def predict(
 
 
 def _with_log(results: Iterator[tuple[Frame, Detections]]) -> Iterator[tuple[Frame, Detections]]:
-    """Pass results on; every now and then the log says how many there were."""
+    """Passes results on; every now and then the log says how many there were."""
     start = said = time.monotonic()
     for count, result in enumerate(results, 1):
         yield result
@@ -155,7 +155,7 @@ def _with_log(results: Iterator[tuple[Frame, Detections]]) -> Iterator[tuple[Fra
 
 
 def _report(summary: PredictSummary, ids: CocoIds | None) -> PredictSummary:
-    """Log what was done, and write down what was not."""
+    """Logs what was done, and writes down what was not."""
     problems = summary.problems
     if problems:
         content = json.dumps([asdict(problem) for problem in problems], indent=1)
@@ -185,7 +185,7 @@ def _report(summary: PredictSummary, ids: CocoIds | None) -> PredictSummary:
 
 
 def _next_folder(path: Path) -> Path:
-    """Return the path, or the first numbered one that does not exist yet."""
+    """Returns the path, or the first numbered one that does not exist yet."""
     number, candidate = 2, path
     while candidate.exists():
         number, candidate = number + 1, path.with_name(f"{path.name}-{number}")

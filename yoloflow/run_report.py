@@ -20,7 +20,7 @@ logger = logging.getLogger("yoloflow")
 
 
 def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, evaluate: bool = True) -> Path:
-    """Write the page of a run, or of several side by side.
+    """Writes the page of a run, or of several side by side.
 
     Args:
         runs: run folders, finished or not.
@@ -62,7 +62,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, e
 
 
 def _diagnose(run: RunContent) -> None:
-    """Evaluate a run's best weights, and keep the diagnostics."""
+    """Evaluates a run's best weights, and keeps the diagnostics."""
     try:
         weights = find_weights(run.path)
         # Before the evaluation: if a training replaces the file meanwhile, the next report tells.

@@ -66,6 +66,7 @@ def records(run: Path, kind: str) -> list[dict[str, object]]:
     return [row for row in rows if row["kind"] == kind]
 
 
+@pytest.mark.training
 def test_scalars_are_those_of_the_metrics_file(run: Path, events: EventAccumulator) -> None:
     for name in ("loss", "lbox", "lcls", "dfl"):
         assert [(event.step, event.value) for event in events.Scalars(f"loss/{name}")] == [
@@ -89,6 +90,7 @@ def picture(encoded: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
 
 
+@pytest.mark.training
 def test_the_first_batch_of_each_stage_is_shown_as_the_network_sees_it(
     run: Path, events: EventAccumulator
 ) -> None:
@@ -100,6 +102,7 @@ def test_the_first_batch_of_each_stage_is_shown_as_the_network_sees_it(
         assert np.array_equal(picture(event.encoded_image_string), FirstBatches.grids[stage])
 
 
+@pytest.mark.training
 def test_pictures_and_curves_come_with_few_evaluations_and_with_the_last(events: EventAccumulator) -> None:
     steps = [event.step for event in events.Images("val/detections")]
     assert steps == [2, 10, 18, 20]
@@ -110,6 +113,7 @@ def test_pictures_and_curves_come_with_few_evaluations_and_with_the_last(events:
     assert [event.step for event in events.Tensors(tag)] == steps
 
 
+@pytest.mark.training
 def test_each_class_with_objects_has_a_curve_that_the_plugin_understands(
     run: Path, events: EventAccumulator
 ) -> None:

@@ -16,7 +16,7 @@ from yoloflow.losses import Loss, create_loss
 from yoloflow.models import Network, create_model
 from yoloflow.optim import EMA, RunLength, create_group_param, create_optimizer, create_schedule
 from yoloflow.plan import make_plan
-from yoloflow.train_step.step import StepOptions, TrainStep, create_train_step_fn
+from yoloflow.train_step.step import StepSettings, TrainStep, create_train_step_fn
 from yoloflow.weights.files import load_weights, save_weights
 
 CLASSES = 80
@@ -146,7 +146,7 @@ def train_step_of(config: Config, network: Network, loss: Loss) -> TrainStep:
         create_optimizer(create_group_param(network, settings, length), settings),
         create_schedule(settings, length),
         ema=EMA(network),
-        options=StepOptions(),
+        settings=StepSettings(),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.support.report_data import HOSTILE, diagnostics, noise_image, write_run
+from tests.support.tiny_run import read_image
 from yoloflow.report.metrics import Metrics
 from yoloflow.report.page import document
 from yoloflow.report.page.comparison import differing_settings
@@ -102,7 +103,8 @@ def test_the_gallerys_images_are_the_files_without_boxes_drawn(tmp_path: Path) -
     (text,) = data["thumbnails"]
     content = base64.b64decode(text.removeprefix("data:image/jpeg;base64,"))
     shown = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    original = cv2.imread(str(tmp_path / "a.png"))
+    assert shown is not None
+    original = read_image(tmp_path / "a.png")
     assert shown.shape == original.shape
     assert np.abs(shown.astype(int) - original).mean() < 3
 

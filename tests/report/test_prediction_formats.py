@@ -7,11 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
-from tests.support.tiny_run import NAMES, tiny_run, write_images, write_video
+from tests.support.tiny_run import NAMES, read_image, tiny_run, write_images, write_video
 from yoloflow.cli import main
 from yoloflow.detector import Detector
 from yoloflow.evaluation.coco import evaluate_coco
@@ -47,7 +46,7 @@ def annotated(run: Path, pictures: Path, categories: list[dict[str, object]]) ->
     """A COCO json whose objects lie near some of the run's own detections: figures above zero."""
     detector = Detector.load(run, device="cpu")
     ids = {entry["name"]: entry["id"] for entry in categories}
-    annotations = []
+    annotations: list[dict[str, object]] = []
     for k, name in enumerate(SIZES_HW):
         (found,) = detector(pictures / name, conf_thres=0.05)
         for place in range(0, len(found), 3):
@@ -274,7 +273,7 @@ def test_files_that_cannot_be_read_make_exit_code_1_and_a_list(
     assert "1 problem, such as" in caplog.text
     (problem,) = json.loads((out / "problems.json").read_text())
     assert Path(problem["file"]).name == "text.png"
-    assert cv2.imread(str(out / "x.jpg")).shape == (50, 80, 3)
+    assert read_image(out / "x.jpg").shape == (50, 80, 3)
 
 
 def test_a_file_name_that_is_no_text_keeps_its_bytes_in_labels_csv(

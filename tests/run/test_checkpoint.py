@@ -79,6 +79,7 @@ def newest(folder: Path) -> TrainingState:
     return state
 
 
+@pytest.mark.fuzz
 def test_a_state_cut_at_any_kilobyte_or_with_any_bit_flipped_does_not_count(tmp_path: Path) -> None:
     for step in (10, 20):
         save_state(tmp_path, step, large_state(step))

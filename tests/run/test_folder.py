@@ -91,6 +91,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+@pytest.mark.process
 def test_processes_that_start_at_once_without_a_name_have_a_folder_each(tmp_path: Path) -> None:
     holders = [start_holder(tmp_path) for _ in range(3)]
     assert sorted(first_line(holder).split()[0] for holder in holders) == [
@@ -103,6 +104,7 @@ def test_processes_that_start_at_once_without_a_name_have_a_folder_each(tmp_path
     assert not (tmp_path / "yolov8n").exists()  # nothing is written where nothing is trained
 
 
+@pytest.mark.process
 def test_a_folder_in_which_another_process_trains_is_refused_with_its_number(tmp_path: Path) -> None:
     holder = start_holder(tmp_path, "pets")
     assert first_line(holder) == "pets False"
@@ -112,6 +114,7 @@ def test_a_folder_in_which_another_process_trains_is_refused_with_its_number(tmp
     assert not choose_run(str(tmp_path), "pets", "yolov8n", "never", Ranks()).resumed
 
 
+@pytest.mark.process
 def test_a_folder_that_is_named_by_a_link_is_refused_too(tmp_path: Path) -> None:
     begin_run(tmp_path, "pets")
     (tmp_path / "latest").symlink_to("pets")
@@ -140,6 +143,7 @@ for _ in range(300):
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("is_shared", [False, True])
 def test_processes_that_come_and_go_do_not_hinder_each_other_and_are_never_two_in_a_folder(
     tmp_path: Path, is_shared: bool
@@ -157,6 +161,7 @@ def test_processes_that_come_and_go_do_not_hinder_each_other_and_are_never_two_i
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 def test_a_run_is_continued_as_soon_as_a_killed_process_is_gone(tmp_path: Path) -> None:
     begin_run(tmp_path, "pets")
     holder = start_holder(tmp_path, "pets", "auto")

@@ -18,10 +18,12 @@ import torch.multiprocessing as mp
 from tests.support.toy_training import everything, toy_step, toy_trainer
 from yoloflow.callbacks import BaseCallback, RunContext
 from yoloflow.run.signals import StopRequest
+from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import Ranks, gather_over_ranks, leave_ranks
 from yoloflow.structures import YoloflowError
-from yoloflow.train_step.step import StepOptions
-from yoloflow.trainer.guards.stall import explain_rank_timeout
+from yoloflow.train_step.step import StepSettings
+
+pytestmark = pytest.mark.process
 
 
 def join(rank: int, folder: str, seconds: float) -> None:
@@ -33,7 +35,7 @@ def join(rank: int, folder: str, seconds: float) -> None:
 
 def agree_as_a_rank(rank: int, folder: str) -> None:
     join(rank, folder, 60)
-    stop = StopRequest(2, 60)
+    stop = StopRequest(Ranks(rank, 2, rank, timeout_s=60))
     assert stop.agree() == (None, False)
     assert stop.agree(wants_state=rank == 1) == (None, True)
     with stop.listen():
@@ -61,14 +63,13 @@ class SleepAt(BaseCallback):
 
 def train_by_the_clock(rank: int, folder: str) -> None:
     join(rank, folder, 20)
-    step = toy_step(StepOptions(accumulate=2), is_parallel=True)
+    step = toy_step(StepSettings(accumulate=2), is_parallel=True)
     trainer = toy_trainer(
         Path(folder, "run"),
         step,
         None,
         SleepAt(rank),
-        ranks=Ranks(rank, 2, rank),
-        stop=StopRequest(2, 20),
+        ranks=Ranks(rank, 2, rank, timeout_s=20),
         save_minutes=0.05 / 60,
     )
     trainer.train()
@@ -84,7 +85,7 @@ def test_states_by_the_clock_are_written_by_all_ranks_at_the_same_step(tmp_path:
 
 def wait_in_vain(rank: int, folder: str) -> None:
     join(rank, folder, 2)
-    stop = StopRequest(2, 2)
+    stop = StopRequest(Ranks(rank, 2, rank, timeout_s=2))
     if rank == 0:
         with pytest.raises(RuntimeError, match="2000ms"):
             stop.agree()

@@ -8,6 +8,7 @@ import torch
 
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.models import create_model
+from yoloflow.structures import Uint8Array
 from yoloflow.weights.files import save_weights
 
 NAMES = ["ant", "bee", "7"]
@@ -53,6 +54,12 @@ def write_images(folder: Path, sizes_hw: dict[str, tuple[int, int]]) -> Path:
         coarse = rng.integers(0, 256, (6, 6, 3), np.uint8)
         cv2.imwrite(str(folder / name), cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
     return folder
+
+
+def read_image(path: Path | str) -> Uint8Array:
+    image = cv2.imread(str(path))
+    assert image is not None, path
+    return np.asarray(image, np.uint8)
 
 
 def write_video(path: Path, num_frames: int = 7, size_wh: tuple[int, int] = (96, 64)) -> Path:

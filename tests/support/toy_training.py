@@ -1,13 +1,15 @@
 """A training of a few weights on batches made up in memory, for tests of the loop itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from yoloflow.callbacks import BaseCallback, RunContext
+from yoloflow.callbacks import BaseCallback, RunContext, TestFunction
 from yoloflow.data.clock import LoaderClock
+from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.loader import BatchExtent
 from yoloflow.models.layers.normalization import synchronize_batch_norm
 from yoloflow.models.precision import auto_mixed_precision
@@ -23,13 +25,15 @@ from yoloflow.run.folder import RunFolder
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import Batch
 from yoloflow.train_step.step import (
-    StepOptions,
+    StepSettings,
     TrainStep,
     create_train_step_fn,
     get_gradreducer,
     get_loss_scaler,
 )
-from yoloflow.trainer.trainer import Trainer, create_trainer
+from yoloflow.trainer.create import create_trainer
+from yoloflow.trainer.settings import TrainerSettings
+from yoloflow.trainer.trainer import Trainer
 
 SETTINGS = OptimizerSettings(group_param="yolov8", nesterov=True, lr_init=0.05, warmup_epochs=1)
 STEPS_PER_EPOCH, EPOCHS, STAGE_END = 6, 4, 15
@@ -108,12 +112,12 @@ def toy_network() -> nn.Module:
 
 
 def toy_step(
-    options: StepOptions | None = None,
+    options: StepSettings | None = None,
     scaler: str = "static",
     amp_level: str = "O0",
     is_parallel: bool = False,
 ) -> TrainStep:
-    options = options or StepOptions()
+    options = options or StepSettings()
     network = toy_network()
     if is_parallel:
         synchronize_batch_norm(network)
@@ -132,7 +136,7 @@ def toy_step(
         reducer=get_gradreducer(is_parallel),
         ema=EMA(network),
         precision=auto_mixed_precision(amp_level, "cpu"),
-        options=options,
+        settings=options,
     )
 
 
@@ -143,14 +147,15 @@ def toy_trainer(
     *callbacks: BaseCallback,
     resumed: bool = False,
     ranks: Ranks | None = None,
-    **settings: object,
+    test_fn: TestFunction | None = None,
+    identity: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Trainer:
     (folder / "weights").mkdir(parents=True, exist_ok=True)
-    run = RunFolder(folder, resumed)
-    context = RunContext(
-        run, ranks or Ranks(), step, None, ["a"], ["loss", "mean"], **{"log_interval": 100, **settings}
-    )
-    return create_trainer(context, loader or ToyLoader(), callbacks)
+    context = RunContext(RunFolder(folder, resumed), ranks or Ranks(), step, test_fn, ["a"], ["loss", "mean"])
+    trainer_settings = TrainerSettings(**{"memory_forecast": False, **settings})
+    batches = cast(ConcatLoader, loader or ToyLoader())
+    return create_trainer(context, batches, callbacks, trainer_settings, identity=identity)
 
 
 def everything(step: TrainStep) -> dict[str, torch.Tensor]:

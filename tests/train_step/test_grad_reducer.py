@@ -16,7 +16,7 @@ from yoloflow.optim import (
 )
 from yoloflow.runtime.ranks import leave_ranks
 from yoloflow.train_step.step import (
-    StepOptions,
+    StepSettings,
     TrainStep,
     create_train_step_fn,
     get_gradreducer,
@@ -57,13 +57,10 @@ def make_step(world_size: int, accumulate: int, has_norm: bool, jit: bool = Fals
         scaler=get_loss_scaler("static"),
         reducer=get_gradreducer(is_parallel=world_size > 1),
         ema=EMA(network),
-        options=StepOptions(
-            loss_ratio=world_size,
-            accumulate=accumulate,
-            clip_grad_value=1.0,
-            jit=jit,
-            jit_backend="aot_eager",
+        settings=StepSettings(
+            accumulate=accumulate, clip_grad=True, clip_grad_value=1.0, jit=jit, jit_backend="aot_eager"
         ),
+        loss_ratio=world_size,
     )
 
 
@@ -110,6 +107,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
     }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("case", ["plain", "compiled", "accumulating"])
 def test_two_devices_equal_one_with_the_whole_batch(
     case: str, states: dict[str, list[dict[str, torch.Tensor]]]
@@ -132,6 +130,7 @@ def test_two_devices_equal_one_with_the_whole_batch(
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.process
 def test_devices_hold_the_same_state_with_their_own_batch_norm(
     states: dict[str, list[dict[str, torch.Tensor]]],
 ) -> None:

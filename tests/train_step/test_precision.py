@@ -14,7 +14,6 @@ from yoloflow.losses import create_loss
 from yoloflow.models import create_model
 from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
 from yoloflow.train_step.step import (
-    StepOptions,
     auto_mixed_precision,
     create_train_step_fn,
     get_loss_scaler,
@@ -52,7 +51,8 @@ def train(*overrides: str) -> tuple[Tensor, dict[str, Tensor]]:
         scaler=get_loss_scaler(config.loss_scaler, config.loss_scaler_value),
         ema=EMA(network),
         precision=auto_mixed_precision(config.amp_level, "cpu", config.amp_dtype, config.keep_loss_fp32),
-        options=StepOptions(**config.step_arguments(1, loss_fn.reduction)),
+        settings=config.step_settings(),
+        loss_ratio=config.loss_ratio(loss_fn.reduction),
     )
     images, labels = batch()
     losses = [step(images, labels).loss_items[0] for _ in range(UPDATES * config.accumulate)]
@@ -75,6 +75,7 @@ SCALERS = (
 )
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("scaler", SCALERS, ids=lambda scaler: scaler[0])
 @pytest.mark.parametrize("loss", ["keep_loss_fp32=true", "keep_loss_fp32=false"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -85,11 +86,13 @@ def test_half_precision_learns_what_float32_learns(dtype: str, loss: str, scaler
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in weights.values())
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("scaler", SCALERS, ids=lambda scaler: scaler[0])
 def test_a_loss_scale_changes_nothing_in_float32(scaler: tuple[str, ...]) -> None:
     torch.testing.assert_close(train(*scaler)[0], exact(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.training
 def test_the_levels_above_o0_are_one() -> None:
     one, two, three = (train(f"amp_level={level}")[1] for level in ("O1", "O2", "O3"))
     assert all(
@@ -107,6 +110,7 @@ MORE = (
 )
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("more", MORE, ids=lambda more: more[0])
 def test_half_precision_goes_with_everything_else(more: tuple[str, ...]) -> None:
     half, whole = (train(f"amp_level={level}", *more)[0] for level in ("O2", "O0"))

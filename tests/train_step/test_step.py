@@ -20,7 +20,7 @@ from yoloflow.optim import (
 )
 from yoloflow.structures import YoloflowError
 from yoloflow.train_step.step import (
-    StepOptions,
+    StepSettings,
     TrainStep,
     create_train_step_fn,
     get_gradreducer,
@@ -48,13 +48,14 @@ def toy_network(has_norm: bool = False) -> nn.Module:
 
 def toy_step(
     network: nn.Module,
-    options: StepOptions | None = None,
+    options: StepSettings | None = None,
     settings: OptimizerSettings = SETTINGS,
     scaler: str = "static",
     amp_level: str = "O0",
     keep_loss_fp32: bool = True,
+    loss_ratio: float = 1.0,
 ) -> TrainStep:
-    options = options or StepOptions()
+    options = options or StepSettings()
     # The groups' decay is scaled by the images of an update, so this makes equal updates decay equally.
     length = RunLength(
         epochs=5, steps_per_epoch=4, total_batch_size=8 // options.accumulate, accumulate=options.accumulate
@@ -67,7 +68,8 @@ def toy_step(
         scaler=get_loss_scaler(scaler),
         ema=EMA(network),
         precision=auto_mixed_precision(amp_level, "cpu", keep_loss_fp32=keep_loss_fp32),
-        options=options,
+        settings=options,
+        loss_ratio=loss_ratio,
     )
 
 
@@ -91,8 +93,8 @@ def assert_equal_states(one: TrainStep, other: TrainStep, atol: float = 1e-6) ->
 
 
 def test_accumulated_micro_batches_equal_the_large_batch() -> None:
-    large = toy_step(toy_network(), StepOptions(clip_grad_value=0.5))
-    small = toy_step(toy_network(), StepOptions(accumulate=4, clip_grad_value=0.5))
+    large = toy_step(toy_network(), StepSettings(clip_grad=True, clip_grad_value=0.5))
+    small = toy_step(toy_network(), StepSettings(accumulate=4, clip_grad=True, clip_grad_value=0.5))
     for _ in range(3):
         norm = large(IMAGES, LABELS).grad_norm
         results = [small(IMAGES[i : i + 2], LABELS[i : i + 2]) for i in range(0, 8, 2)]
@@ -107,7 +109,7 @@ def test_frozen_batch_norm_accumulates_to_the_large_batch_too() -> None:
     steps = []
     for accumulate in (1, 4):
         network = toy_network(has_norm=True)
-        steps.append(toy_step(network, StepOptions(accumulate=accumulate)))
+        steps.append(toy_step(network, StepSettings(accumulate=accumulate)))
         network[1].train = lambda mode=True, norm=network[1]: norm
         network[1].eval().training = False
     steps[0](IMAGES, LABELS)
@@ -129,7 +131,7 @@ def test_the_gradient_is_clipped_to_the_given_norm_after_unscaling() -> None:
     settings = OptimizerSettings(lr_init=1.0, momentum=0.0)
     network = toy_network()
     before = copy.deepcopy(network)
-    step = toy_step(network, StepOptions(clip_grad_value=0.01), settings)
+    step = toy_step(network, StepSettings(clip_grad=True, clip_grad_value=0.01), settings)
     result = step(IMAGES, LABELS)
     moved = torch.stack(
         [(a - b).square().sum() for a, b in zip(network.parameters(), before.parameters(), strict=True)]
@@ -139,14 +141,17 @@ def test_the_gradient_is_clipped_to_the_given_norm_after_unscaling() -> None:
 
 
 def test_a_small_gradient_is_not_clipped() -> None:
-    free, clipped = toy_step(toy_network()), toy_step(toy_network(), StepOptions(clip_grad_value=1e3))
+    free, clipped = (
+        toy_step(toy_network()),
+        toy_step(toy_network(), StepSettings(clip_grad=True, clip_grad_value=1e3)),
+    )
     free(IMAGES, LABELS)
     clipped(IMAGES, LABELS)
     assert_equal_states(free, clipped, atol=0.0)
 
 
 def test_the_loss_ratio_multiplies_the_gradient_and_not_the_report() -> None:
-    one, two = toy_step(toy_network()), toy_step(toy_network(), StepOptions(loss_ratio=2.0))
+    one, two = toy_step(toy_network()), toy_step(toy_network(), loss_ratio=2.0)
     first, second = one(IMAGES, LABELS), two(IMAGES, LABELS)
     torch.testing.assert_close(second.grad_norm, 2 * first.grad_norm)
     torch.testing.assert_close(second.loss_items, first.loss_items)
@@ -174,7 +179,7 @@ def test_an_overflow_leaves_no_trace_but_the_schedule_moves_on(optimizer: str, f
 
 
 def test_a_bad_micro_batch_skips_the_whole_update() -> None:
-    step = toy_step(toy_network(), StepOptions(accumulate=2))
+    step = toy_step(toy_network(), StepSettings(accumulate=2))
     before = snapshot(step)
     assert not step(IMAGES * float("nan"), LABELS).finite
     assert not step(IMAGES, LABELS).finite
@@ -182,7 +187,7 @@ def test_a_bad_micro_batch_skips_the_whole_update() -> None:
 
 
 def test_an_overflow_is_applied_where_that_is_asked_for() -> None:
-    step = toy_step(toy_network(), StepOptions(overflow_still_update=True))
+    step = toy_step(toy_network(), StepSettings(overflow_still_update=True))
     step(IMAGES * float("nan"), LABELS)
     assert step.network[0].weight.isnan().any()
 
@@ -235,12 +240,12 @@ def test_without_keep_loss_fp32_the_loss_sees_half_precision() -> None:
 
 def test_channels_last_trains_the_same_and_keeps_its_format() -> None:
     plain = toy_step(toy_network(has_norm=True))
-    last = toy_step(toy_network(has_norm=True), StepOptions(channels_last=True))
+    last = toy_step(toy_network(has_norm=True), StepSettings(channels_last=True))
     for _ in range(3):
         plain(IMAGES, LABELS)
         last(IMAGES, LABELS)
     assert_equal_states(plain, last, atol=1e-5)
-    restored = toy_step(toy_network(has_norm=True), StepOptions(channels_last=True))
+    restored = toy_step(toy_network(has_norm=True), StepSettings(channels_last=True))
     restored.load_state_dict(*_saved(last))
     for step in (last, restored):
         weight = step.network[0].weight
@@ -253,7 +258,7 @@ def test_channels_last_trains_the_same_and_keeps_its_format() -> None:
 
 def test_a_compiled_step_equals_the_plain_one() -> None:
     plain = toy_step(toy_network(has_norm=True))
-    compiled = toy_step(toy_network(has_norm=True), StepOptions(jit=True, jit_backend="aot_eager"))
+    compiled = toy_step(toy_network(has_norm=True), StepSettings(jit=True, jit_backend="aot_eager"))
     for _ in range(2):
         plain(IMAGES, LABELS)
         compiled(IMAGES, LABELS)
@@ -270,7 +275,7 @@ def _saved(step: TrainStep) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
 @pytest.mark.parametrize("micro_batches", [4, 5])
 def test_a_resumed_step_goes_on_bit_for_bit(optimizer: str, micro_batches: int) -> None:
     settings = OptimizerSettings(optimizer=optimizer, warmup_epochs=1, warmup_momentum=0.5)
-    options = StepOptions(accumulate=2, clip_grad_value=1.0)
+    options = StepSettings(accumulate=2, clip_grad=True, clip_grad_value=1.0)
     whole = toy_step(toy_network(has_norm=True), options, settings, scaler="dynamic")
     for _ in range(micro_batches):
         whole(IMAGES, LABELS)
@@ -313,8 +318,8 @@ def test_frozen_parameters_stay_and_are_averaged_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: StepOptions(accumulate=0), "accumulate=0"),
-        (lambda: StepOptions(clip_grad_value=0.0), "clip_grad_value=0.0: must be above 0"),
+        (lambda: StepSettings(accumulate=0), "accumulate: should be greater than or equal to 1, not 0"),
+        (lambda: StepSettings(clip_grad_value=0.0), "clip_grad_value: should be greater than 0, not 0.0"),
         (lambda: get_loss_scaler("dynamik"), "loss_scaler=dynamik: unknown; did you mean dynamic"),
         (lambda: get_loss_scaler("static", 0.0), "loss_scaler_value=0.0: must be above 0"),
         (lambda: auto_mixed_precision("O4", "cpu"), "amp_level=O4: unknown"),
@@ -334,6 +339,7 @@ def test_the_dtype_follows_the_device() -> None:
     assert auto_mixed_precision("O0", "cuda", "bfloat16").dtype is None
 
 
+@pytest.mark.compile
 def test_the_loss_changes_with_the_stage_and_a_compiled_step_follows() -> None:
     torch._dynamo.reset()
     maps = {"stride": [8, 16, 32], "nc": 5}
@@ -350,6 +356,7 @@ def test_the_loss_changes_with_the_stage_and_a_compiled_step_follows() -> None:
         assert found[1] == found[2] > 0
 
 
+@pytest.mark.compile
 @pytest.mark.skipif(
     "recompile_limit" not in inspect.signature(torch.compile).parameters,
     reason="torch before 2.14 compiles for eight networks of a process",
@@ -357,5 +364,5 @@ def test_the_loss_changes_with_the_stage_and_a_compiled_step_follows() -> None:
 def test_a_process_compiles_more_networks_than_torch_allows_by_itself() -> None:
     for depth in range(10):
         network = nn.Sequential(toy_network(), *(nn.Conv2d(2, 2, 1) for _ in range(depth)))
-        step = toy_step(network, StepOptions(jit=True, jit_backend="eager"))
+        step = toy_step(network, StepSettings(jit=True, jit_backend="eager"))
         assert step(IMAGES, LABELS).finite

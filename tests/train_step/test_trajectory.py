@@ -24,7 +24,7 @@ from yoloflow.optim import (
     create_optimizer,
     create_schedule,
 )
-from yoloflow.train_step.step import StepOptions, TrainStep, create_train_step_fn, get_loss_scaler
+from yoloflow.train_step.step import StepSettings, TrainStep, create_train_step_fn, get_loss_scaler
 from yoloflow.weights.mindyolo import mindyolo_names
 
 LENGTH = RunLength(epochs=10, steps_per_epoch=5, total_batch_size=2)
@@ -59,7 +59,7 @@ def settings_of(family: str, lr_factor: float = 1.0) -> OptimizerSettings:
 
 
 def reference_step(
-    family: str, settings: OptimizerSettings, length: RunLength = LENGTH, options: StepOptions | None = None
+    family: str, settings: OptimizerSettings, length: RunLength = LENGTH, options: StepSettings | None = None
 ) -> TrainStep:
     """The reference's network with its first weights, in a train step of ours."""
     network = reference_network(family)
@@ -70,7 +70,7 @@ def reference_step(
         create_schedule(settings, length, variant="mindyolo"),
         scaler=get_loss_scaler("static", 1024.0),
         ema=EMA(network),
-        options=options or StepOptions(),
+        settings=options or StepSettings(),
     )
 
 
@@ -130,6 +130,7 @@ def test_the_labels_are_the_references(family: str, shared: Path) -> None:
 RUNS = [(family, "steps30", 1.0) for family in FAMILIES] + [("yolov8", "steps30_fast", 5.0)]
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("family", "run", "lr_factor"), RUNS)
 def test_every_step_equals_the_reference(family: str, run: str, lr_factor: float) -> None:
     torch.manual_seed(0)
@@ -190,7 +191,7 @@ def test_the_compiled_step_follows_the_plain_one() -> None:
     data = batches("yolov8")
     plain = reference_step("yolov8", settings_of("yolov8"))
     compiled = reference_step(
-        "yolov8", settings_of("yolov8"), options=StepOptions(jit=True, jit_backend="eager")
+        "yolov8", settings_of("yolov8"), options=StepSettings(jit=True, jit_backend="eager")
     )
     for images, labels in data[:2]:
         expected, found = plain(images, labels), compiled(images, labels)

@@ -23,7 +23,7 @@ from yoloflow.optim import create_group_param, create_optimizer, create_schedule
 from yoloflow.runtime.memory import forget_peak_memory, peak_memory
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import YoloflowError
-from yoloflow.train_step.step import StepOptions, TrainStep, create_train_step_fn
+from yoloflow.train_step.step import StepSettings, TrainStep, create_train_step_fn
 from yoloflow.trainer.guards.memory import compute_batch, forecast_batch, forecast_memory, largest_that_fits
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ ROWS = [
 
 
 def test_a_forecast_leaves_no_trace_in_an_unfinished_update() -> None:
-    step, batch = toy_step(StepOptions(accumulate=2)), ToyLoader().batch(0)
+    step, batch = toy_step(StepSettings(accumulate=2)), ToyLoader().batch(0)
     step(batch.images, batch.labels)
     before = {name: tensor.clone() for name, tensor in everything(step).items()}
     draws = torch.get_rng_state()
@@ -133,6 +133,7 @@ def yolov8_step() -> TrainStep:
     )
 
 
+@pytest.mark.training
 @pytest.mark.skipif(peak_memory() is None, reason="only Linux tells a process's memory")
 def test_the_line_through_two_small_batches_tells_what_a_large_one_needs_and_what_fits() -> None:
     compute = partial(compute_batch, yolov8_step(), BatchExtent(batch_size=64, side=160, label_rows=64))

@@ -29,13 +29,15 @@ from yoloflow.runtime.ranks import (
     without_collectives,
 )
 from yoloflow.structures import YoloflowError
-from yoloflow.train_step.step import StepOptions, TrainStep, create_train_step_fn, get_gradreducer
+from yoloflow.train_step.step import StepSettings, TrainStep, create_train_step_fn, get_gradreducer
 from yoloflow.trainer.guards.memory import (
     MemoryForecast,
     compute_batch,
     forecast_batch,
     forecast_memory,
 )
+
+pytestmark = pytest.mark.process
 
 RANKS, CPU = 2, torch.device("cpu")
 EXTENT = BatchExtent(batch_size=24, side=32, label_rows=4)
@@ -81,7 +83,7 @@ def make_step(limit: int, error: Exception) -> tuple[TrainStep, Cramped]:
         create_optimizer(create_group_param(network, settings, length), settings),
         create_schedule(settings, length),
         reducer=get_gradreducer(is_parallel=True),
-        options=StepOptions(),
+        settings=StepSettings(),
     )
     return step, loss_fn
 

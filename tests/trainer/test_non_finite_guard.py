@@ -13,8 +13,8 @@ from tests.support.toy_training import ToyLoader, everything, toy_step, toy_trai
 from yoloflow.optim import Schedule
 from yoloflow.runtime.ranks import Ranks, leave_ranks
 from yoloflow.structures import Batch
-from yoloflow.train_step.step import StepOptions
-from yoloflow.trainer.guards.non_finite import NonFiniteError
+from yoloflow.train_step.non_finite import NonFiniteError
+from yoloflow.train_step.step import StepSettings
 from yoloflow.weights.files import load_weights
 
 NAN, INF = float("nan"), float("inf")
@@ -26,7 +26,7 @@ SINKS = [1, 4, 100]
 def test_a_training_stops_before_the_faulty_update(
     tmp_path: Path, sink_size: int, accumulate: int, step_before: int
 ) -> None:
-    options = StepOptions(accumulate=accumulate)
+    options = StepSettings(accumulate=accumulate)
     step, loader = toy_step(options), ToyLoader({10: NAN})
     with pytest.raises(NonFiniteError) as stopped:
         toy_trainer(tmp_path / "run", step, loader).train_with_datasink(sink_size)
@@ -66,7 +66,7 @@ def test_a_training_that_skips_says_so_once_and_counts(
 ) -> None:
     states = []
     for sink_size in SINKS:
-        step = toy_step(StepOptions(accumulate=accumulate), scaler="dynamic")
+        step = toy_step(StepSettings(accumulate=accumulate), scaler="dynamic")
         loader = ToyLoader({5: NAN, 10: INF, 17: NAN})
         with caplog.at_level(logging.WARNING, "yoloflow"):
             trainer = toy_trainer(tmp_path / str(sink_size), step, loader, non_finite="skip")
@@ -142,7 +142,7 @@ def test_an_update_that_ruins_a_weight_is_named_with_its_images_and_the_state_le
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
-    step = toy_step(StepOptions(overflow_still_update=True))
+    step = toy_step(StepSettings(overflow_still_update=True))
     step.scaler.scale.fill_(3e38)
     with pytest.raises(NonFiniteError, match=r"step 1 .*weight first\.weight after update 1; .*no state was"):
         toy_trainer(tmp_path, step, save_steps=1).train()
@@ -177,13 +177,13 @@ def train_as_a_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     loader = ToyLoader({9: NAN} if rank else {})
-    step = toy_step(StepOptions(accumulate=2), is_parallel=True)
+    step = toy_step(StepSettings(accumulate=2), is_parallel=True)
     run = Path(folder, "run")
     try:
         toy_trainer(run, step, loader, ranks=Ranks(rank, 2, rank)).train_with_datasink(6)
     except NonFiniteError as error:
         Path(folder, f"rank{rank}.txt").write_text(str(error))
-    step = toy_step(StepOptions(accumulate=2), is_parallel=True)
+    step = toy_step(StepSettings(accumulate=2), is_parallel=True)
     trainer = toy_trainer(run, step, loader, resumed=True, ranks=Ranks(rank, 2, rank), non_finite="skip")
     trainer.train_with_datasink(6)
     torch.save(everything(step), f"{folder}/rank{rank}.pt")
@@ -191,6 +191,7 @@ def train_as_a_rank(rank: int, folder: str) -> None:
     leave_ranks()
 
 
+@pytest.mark.process
 def test_ranks_stop_together_and_all_name_the_one_with_the_fault(tmp_path: Path) -> None:
     mp.spawn(train_as_a_rank, (str(tmp_path),), nprocs=2)
     messages = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]

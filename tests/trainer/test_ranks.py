@@ -20,11 +20,12 @@ from yoloflow.models import create_model, freeze_layers
 from yoloflow.optim import RunLength, create_group_param, create_optimizer, create_schedule
 from yoloflow.runtime.ranks import leave_ranks, sum_over_ranks
 from yoloflow.train_step.step import (
-    StepOptions,
     TrainStep,
     create_train_step_fn,
     get_gradreducer,
 )
+
+pytestmark = pytest.mark.process
 
 RANKS, BATCH, CLASSES, SIDE = 2, 8, 3, 128
 NARROW = ("network.width_multiple=0.125",)
@@ -76,7 +77,8 @@ def make_step(recipe: str, world_size: int, *overrides: str) -> TrainStep:
         create_optimizer(create_group_param(network, settings, length), settings),
         create_schedule(settings, length),
         reducer=get_gradreducer(world_size > 1),
-        options=StepOptions(**config.step_arguments(world_size, loss.reduction)),
+        settings=config.step_settings(world_size),
+        loss_ratio=config.loss_ratio(loss.reduction, world_size),
     )
 
 

@@ -17,6 +17,8 @@ import pytest
 from tests.runtime.test_ranks import free_port
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 
+pytestmark = pytest.mark.process
+
 SCRIPT = Path(__file__).parents[1] / "support" / "dying_training.py"
 SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
 # What tells the time or the checkout, and the sum of a manifest that does.

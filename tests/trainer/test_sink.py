@@ -12,8 +12,8 @@ from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.flow import train
 from yoloflow.structures import YoloflowError
-from yoloflow.train_step.step import StepOptions
-from yoloflow.trainer.guards.non_finite import NonFiniteGuard
+from yoloflow.train_step.step import StepSettings
+from yoloflow.trainer.guards import Guard
 
 SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
 TIMES = {"images_per_second", "seconds", "waited_share", "wall_seconds", "time"}
@@ -45,14 +45,14 @@ class Diary(BaseCallback):
 @pytest.mark.parametrize(
     ("options", "scaler", "amp_level"),
     [
-        (StepOptions(), "static", "O0"),
-        (StepOptions(accumulate=4), "dynamic", "O0"),
-        (StepOptions(accumulate=2, clip_grad_value=0.1), "none", "O2"),
-        (StepOptions(jit=True, jit_backend="aot_eager"), "static", "O0"),
+        (StepSettings(), "static", "O0"),
+        (StepSettings(accumulate=4), "dynamic", "O0"),
+        (StepSettings(accumulate=2, clip_grad=True, clip_grad_value=0.1), "none", "O2"),
+        (StepSettings(jit=True, jit_backend="aot_eager"), "static", "O0"),
     ],
 )
 def test_weights_records_and_calls_are_those_of_the_plain_loop(
-    tmp_path: Path, options: StepOptions, scaler: str, amp_level: str, sink_size: int
+    tmp_path: Path, options: StepSettings, scaler: str, amp_level: str, sink_size: int
 ) -> None:
     states, records, calls = [], [], []
     for name, size in (("plain", None), ("sink", sink_size)):
@@ -77,12 +77,11 @@ def test_the_host_looks_only_at_the_ends_of_sinks(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, step)
     looks: list[int] = []
 
-    class Watched(NonFiniteGuard):
-        def is_all_well(self) -> bool:
+    class Looks(Guard):
+        def after_steps(self) -> None:
             looks.append(trainer.context.step)
-            return super().is_all_well()
 
-    trainer.sentinel = Watched(trainer.context, trainer.loader)
+    trainer.guards.guards.append(Looks())
     trainer.train_with_datasink(4)
     assert looks == [4, 6, 10, 12, 15, 18, 22, 24]
 
@@ -100,7 +99,7 @@ def test_a_run_killed_in_a_sink_goes_on_to_the_same_state(
             if context.step == stop_at and not context.run.resumed:
                 raise KilledError
 
-    options = StepOptions(accumulate=4)
+    options = StepSettings(accumulate=4)
     whole = toy_step(options)
     toy_trainer(tmp_path / "whole", whole, save_steps=3).train_with_datasink(sink_size)
     with pytest.raises(KilledError):
@@ -125,6 +124,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return digits_dataset("train", SCENES, cache), digits_dataset("val", SCENES, cache)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "more",
     [
@@ -156,8 +156,9 @@ def test_a_real_training_has_the_same_weights_and_figures_with_a_sink(
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.compile
 def test_compiled_and_eager_steps_agree(tmp_path: Path) -> None:
-    eager, compiled = toy_step(), toy_step(StepOptions(jit=True, jit_backend="inductor"))
+    eager, compiled = toy_step(), toy_step(StepSettings(jit=True, jit_backend="inductor"))
     toy_trainer(tmp_path / "eager", eager).train()
     toy_trainer(tmp_path / "compiled", compiled).train_with_datasink(6)
     expected = everything(eager)

@@ -16,6 +16,7 @@ from tests.support.toy_training import toy_step, toy_trainer
 from yoloflow.callbacks import BaseCallback, RunContext
 from yoloflow.runtime.ranks import Ranks, leave_ranks
 from yoloflow.structures import YoloflowError
+from yoloflow.trainer.activity import Activity
 from yoloflow.trainer.guards.stall import StallWatchdog
 
 
@@ -31,8 +32,9 @@ class SleepBefore(BaseCallback):
 
 
 def test_what_takes_suspiciously_long_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = toy_trainer(tmp_path, toy_step(), None, SleepBefore(3, 1.0))
-    trainer.watch = StallWatchdog(Ranks(), patience_s=0.2)
+    trainer = toy_trainer(tmp_path, toy_step(), None, SleepBefore(3, 1.5))
+    (watchdog,) = (guard for guard in trainer.guards.guards if isinstance(guard, StallWatchdog))
+    watchdog.patience_s = 0.6
     with caplog.at_level(logging.WARNING, "yoloflow"):
         trainer.train()
     (message,) = (record.getMessage() for record in caplog.records)
@@ -40,10 +42,9 @@ def test_what_takes_suspiciously_long_is_named_once(tmp_path: Path, caplog: pyte
 
 
 def test_an_error_of_one_process_is_not_explained_by_others() -> None:
-    assert StallWatchdog(Ranks()).explain(RuntimeError("[gloo] Connection closed by peer")) is None
-    assert (
-        StallWatchdog(Ranks(0, 2)).explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
-    )
+    alone, one_of_two = (StallWatchdog(Activity(ranks)) for ranks in (Ranks(), Ranks(0, 2)))
+    assert alone.explain(RuntimeError("[gloo] Connection closed by peer")) is None
+    assert one_of_two.explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
 def train_as_a_rank(rank: int, folder: str) -> None:
@@ -79,6 +80,7 @@ def go_on_as_a_rank(rank: int, folder: str) -> None:
     leave_ranks()
 
 
+@pytest.mark.process
 def test_ranks_that_find_different_states_refuse_to_go_on(tmp_path: Path) -> None:
     mp.spawn(go_on_as_a_rank, (str(tmp_path),), nprocs=2)
     for rank in range(2):
@@ -87,6 +89,7 @@ def test_ranks_that_find_different_states_refuse_to_go_on(tmp_path: Path) -> Non
         assert "share save_dir" in message
 
 
+@pytest.mark.process
 def test_a_rank_that_waits_in_vain_says_for_whom_where_and_how_long(tmp_path: Path) -> None:
     mp.spawn(train_as_a_rank, (str(tmp_path),), nprocs=2)
     waiting, late = ((tmp_path / f"rank{rank}.txt").read_text() for rank in range(2))

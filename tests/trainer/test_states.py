@@ -20,7 +20,7 @@ from tests.support.toy_training import toy_step, toy_trainer
 from yoloflow.callbacks import BaseCallback, RunContext
 from yoloflow.run.signals import TrainingStopped
 from yoloflow.structures import YoloflowError
-from yoloflow.train_step.step import StepOptions
+from yoloflow.train_step.step import StepSettings
 
 
 class StopAfter(BaseCallback):
@@ -61,7 +61,7 @@ class Counts(BaseCallback):
         self.steps = state["steps"]
 
 
-def stop_at(folder: Path, step: int, *callbacks: BaseCallback, options: StepOptions | None = None) -> None:
+def stop_at(folder: Path, step: int, *callbacks: BaseCallback, options: StepSettings | None = None) -> None:
     trainer = toy_trainer(folder, toy_step(options), None, *callbacks, StopAfter(step))
     with pytest.raises(TrainingStopped):
         trainer.train()
@@ -87,7 +87,7 @@ def test_every_global_generator_goes_on_where_it_was(tmp_path: Path) -> None:
     [
         ({"identity": {"training set": "16 images"}}, "training set: 24 images when .* 16 images now"),
         ({"identity": {}}, "training set: 24 images when the state was written, None now"),
-        ({"options": StepOptions(accumulate=2)}, "accumulate: 1 when the state was written, 2 now"),
+        ({"options": StepSettings(accumulate=2)}, "accumulate: 1 when the state was written, 2 now"),
     ],
 )
 def test_a_state_of_another_training_is_refused_with_both_values(
@@ -166,6 +166,7 @@ except TrainingStopped as stopped:
 """
 
 
+@pytest.mark.process
 def test_a_second_sigterm_while_the_state_is_written_does_not_cost_it(tmp_path: Path) -> None:
     tests = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", SLOW_STATE, str(tmp_path), tests]

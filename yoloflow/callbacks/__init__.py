@@ -47,7 +47,7 @@ CALLBACKS: dict[str, type[BaseCallback]] = {
 
 
 def create_callback(rows: Iterable[Mapping[str, Any]]) -> list[BaseCallback]:
-    """Callbacks from a recipe's rows.
+    """Creates callbacks from a recipe's rows.
 
     Args:
         rows: mappings with `name` (a key of `CALLBACKS`) and that class's own arguments.
@@ -63,7 +63,7 @@ def create_callback(rows: Iterable[Mapping[str, Any]]) -> list[BaseCallback]:
 
 
 def check_callbacks(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse unknown callbacks and arguments before anything is built.
+    """Refuses unknown callbacks and arguments before anything is built.
 
     Raises:
         YoloflowError: as `create_callback`.

@@ -1,27 +1,24 @@
-"""What a callback may see and when it is called.
+"""The hooks of a callback, and the state of the training that it may read.
 
-A callback watches: it reads the context and writes files or lines. What changes the training (EMA, warm-up,
-accumulation, stages) lives in the train step and in the stages.
+Callbacks watch: they read the context and write files or lines. Evaluation, the choice of the best weights
+and saving are the training loop's; EMA, warm-up and accumulation are the train step's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 
+from yoloflow.evaluation.result import EvaluationResult
 from yoloflow.run.folder import RunFolder
-from yoloflow.run.signals import StopRequest
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import Batch
+from yoloflow.train_step.step import TrainStep
 
-if TYPE_CHECKING:
-    from yoloflow.evaluation.test_function import EvaluationResult
-    from yoloflow.train_step.step import TrainStep
-
-TestFunction = Callable[[torch.nn.Module], "EvaluationResult"]
+TestFunction = Callable[[torch.nn.Module], EvaluationResult]
 
 
 @dataclass(slots=True)
@@ -29,32 +26,27 @@ class RunContext:
     """The state of a training as callbacks see it.
 
     Attributes:
-        run: the run folder; ranks: this process among its peers.
+        run: the run folder.
+        ranks: this process among its peers.
         train_step: the step object with network, EMA, optimizer and schedule.
         test_fn: evaluates a network, or None where the run has no evaluation.
         class_names: in class order.
+        loss_item_names: of `loss_items`.
         epochs, steps_per_epoch: the plan, from the trainer's loader.
-        log_interval: steps between two logged ones.
         epoch: 0-based epoch in progress (after an epoch's end: the one that ended).
         step: steps done since the training began, over all epochs.
         stage: 0-based stage of `epoch`.
+        epoch_open: the steps of `epoch` are done, what happens at its end is not.
         batch: the batch of the last step.
+        is_log_step: whether the step just done is one to report.
         loss_items: (K,) on the device, of the last step, this rank's, and at a logged step
-            the mean over the ranks; names in `loss_item_names`.
+            the mean over the ranks.
         images_per_second: over the last logging interval, evaluation not counted.
         waited_share: part of the last epoch's training time that was spent waiting for batches.
         loading_seconds: of all loading processes in the last epoch, by what they did.
         evaluation: the newest result of this process, or None.
         figures: the newest evaluation's figures as in `summary.json`, kept over a resume.
         best: the best evaluation's figures so far, empty before the first.
-        keep_latest: newest training states kept.
-        save_steps: write a state every so many steps too; None for epoch ends only.
-        save_minutes: likewise after so many minutes without one.
-        non_finite: "stop" at the first loss, gradient or weight that is not finite, or "skip" the update.
-        memory_forecast: try the largest batch that there can be before the first step.
-        stop: whether somebody asked the training to stop.
-        identity: what must be the same where a resumed run goes on, by name; the trainer adds its own.
-        epoch_open: the steps of `epoch` are done, what happens at its end is not.
     """
 
     run: RunFolder
@@ -63,21 +55,14 @@ class RunContext:
     test_fn: TestFunction | None
     class_names: list[str]
     loss_item_names: list[str]
-    log_interval: int = 100
-    keep_latest: int = 2
-    save_steps: int | None = None
-    save_minutes: float | None = None
-    non_finite: Literal["stop", "skip"] = "stop"
-    memory_forecast: bool = False
-    stop: StopRequest = field(default_factory=StopRequest)
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    epoch_open: bool = False
     epochs: int = 0
     steps_per_epoch: int = 0
     epoch: int = 0
     step: int = 0
     stage: int = 0
+    epoch_open: bool = False
     batch: Batch | None = None
+    is_log_step: bool = False
     loss_items: torch.Tensor | None = None
     images_per_second: float = 0.0
     waited_share: float = 0.0
@@ -86,19 +71,14 @@ class RunContext:
     figures: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_log_step(self) -> bool:
-        """Whether the step just done is one to report."""
-        return self.step % self.log_interval == 0 or self.step % self.steps_per_epoch == 0
-
     def evaluated_network(self) -> torch.nn.Module:
-        """The network that is evaluated and kept as best: the EMA where there is one."""
+        """Returns the network that is evaluated and kept as best: the EMA where there is one."""
         ema = self.train_step.ema
         return ema.network if ema is not None else self.train_step.network
 
 
 class BaseCallback:
-    """All hooks, each doing nothing; override what you need.
+    """A watcher of the training: all hooks, each doing nothing; override what you need.
 
     On several ranks every callback is called on every rank; write files only where `context.ranks.is_main`.
     """
@@ -119,7 +99,7 @@ class BaseCallback:
         """After a step."""
 
     def on_epoch_end(self, context: RunContext) -> None:
-        """After the last step of an epoch; evaluation happens here."""
+        """After the last step of an epoch, before an evaluation."""
 
     def on_evaluation(self, context: RunContext) -> None:
         """After an evaluation; the result is `context.evaluation`."""
@@ -131,8 +111,8 @@ class BaseCallback:
         """When the training ends by an error or an interrupt, before it is raised on."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers to restore after a resume."""
+        """Returns plain numbers to restore after a resume."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Takes back what `state_dict` gave."""

@@ -1,4 +1,4 @@
-"""What the user sees while it trains: a progress bar on a terminal, plain lines elsewhere."""
+"""The console during a training: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOADER_BOUND = 0.1
 
 
 class ConsoleCallback(BaseCallback):
-    """One bar over all steps with the newest losses and AP; one line an evaluation; rank 0 only."""
+    """Shows a progress bar with the newest losses, and a line for each evaluation; main rank only."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -32,7 +32,7 @@ class ConsoleCallback(BaseCallback):
         self._said_loader_bound = False
 
     def on_train_begin(self, context: RunContext) -> None:
-        """Say what will happen and open the bar."""
+        """Logs the plan and opens the bar."""
         self._start_seconds = time.monotonic()
         self._start_step = context.step
         if not context.ranks.is_main:
@@ -61,7 +61,7 @@ class ConsoleCallback(BaseCallback):
             )
 
     def on_step_end(self, context: RunContext) -> None:
-        """Move the bar; figures at logged steps."""
+        """Moves the bar; shows the losses of logged steps."""
         if not context.ranks.is_main:
             return
         if context.is_log_step:
@@ -77,7 +77,7 @@ class ConsoleCallback(BaseCallback):
             )
 
     def on_epoch_end(self, context: RunContext) -> None:
-        """Say once if the training waits for data; its first epoch fills caches and does not count."""
+        """Logs once if the training waits for data; the first epoch fills caches and does not count."""
         is_first = context.step - self._start_step <= context.steps_per_epoch
         if is_first or self._said_loader_bound or context.waited_share < _LOADER_BOUND:
             return
@@ -92,7 +92,7 @@ class ConsoleCallback(BaseCallback):
             )
 
     def on_evaluation(self, context: RunContext) -> None:
-        """One line with the figures."""
+        """Logs a line with AP and AP50."""
         result = context.evaluation
         if result is not None and context.ranks.is_main:
             best = "  best so far" if context.best.get("epoch") == context.epoch + 1 else ""
@@ -103,7 +103,7 @@ class ConsoleCallback(BaseCallback):
             logger.info("epoch %s: %s  (%.0f s)%s", self._epoch(context), found, seconds, best)
 
     def on_train_end(self, context: RunContext) -> None:
-        """Close the bar and say where everything lies."""
+        """Closes the bar and logs the paths of all results."""
         self._close()
         if not context.ranks.is_main:
             return
@@ -121,7 +121,7 @@ class ConsoleCallback(BaseCallback):
         logger.info("figures   %s", run.summary)
 
     def on_exception(self, context: RunContext) -> None:
-        """Close the bar so that the error is readable."""
+        """Closes the bar so that the error is readable."""
         self._close()
 
     def _close(self) -> None:

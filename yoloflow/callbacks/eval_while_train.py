@@ -1,19 +1,16 @@
-"""Evaluate while training: when, and which weights to keep."""
+"""The plan of the evaluations during a training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from pathlib import Path
-from typing import Any
 
-from yoloflow.callbacks.base import BaseCallback, RunContext
+from yoloflow.callbacks.base import BaseCallback
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.files import save_weights
 
 
 class EvalWhileTrain(BaseCallback):
-    """Runs the test function at epoch ends and keeps the best weights.
+    """States after which epochs the training loop evaluates, and how many of the best weights it keeps.
 
     Epochs are counted from 1 here, as in recipes. An epoch is evaluated when it is listed in
     `isolated_epochs`, when it is the last one and `eval_last_epoch` is set, or when the interval of its
@@ -30,7 +27,7 @@ class EvalWhileTrain(BaseCallback):
         isolated_epochs: int | Sequence[int] = (),
         keep_top_k: int = 0,
     ) -> None:
-        """State the plan.
+        """States the plan.
 
         Args:
             stage_epochs: lengths of the pieces in epochs; empty: they are the stages of the training.
@@ -56,53 +53,12 @@ class EvalWhileTrain(BaseCallback):
         self.eval_last_epoch = eval_last_epoch
         self.isolated_epochs = {isolated_epochs} if isinstance(isolated_epochs, int) else set(isolated_epochs)
         self.keep_top_k = keep_top_k
-        self.kept: list[tuple[float, int]] = []
 
     def is_due(self, epoch: int, epochs: int, stage: int = 0) -> bool:
-        """Whether epoch `epoch` (1-based) of `epochs`, in stage `stage` (0-based), is evaluated."""
+        """Returns whether epoch `epoch` (1-based) of `epochs`, in stage `stage` (0-based), is evaluated."""
         if epoch in self.isolated_epochs or (self.eval_last_epoch and epoch == epochs):
             return True
         ends = accumulate(self.stage_epochs)
         piece = sum(epoch > end for end in ends) if self.stage_epochs else stage
         interval = self.stage_intervals[min(piece, len(self.stage_intervals) - 1)]
         return interval > 0 and epoch % interval == 0
-
-    def on_epoch_end(self, context: RunContext) -> None:
-        """Evaluate, remember the best, keep its weights."""
-        if context.test_fn is None or not self.is_due(context.epoch + 1, context.epochs, context.stage):
-            return
-        with context.stop.at_once():
-            result = context.test_fn(context.evaluated_network())
-        context.evaluation = result
-        if result.map > context.best.get("map", -1.0):
-            context.best = {"epoch": context.epoch + 1, "map": result.map, "map50": result.map50}
-            if context.ranks.is_main:
-                save_networks(context, "best")
-        if self.keep_top_k and context.ranks.is_main:
-            self._keep(context, result.map)
-
-    def _keep(self, context: RunContext, score: float) -> None:
-        self.kept = sorted([*self.kept, (score, context.epoch + 1)], reverse=True)
-        dropped = self.kept[self.keep_top_k :]
-        self.kept = self.kept[: self.keep_top_k]
-        if (score, context.epoch + 1) in self.kept:
-            save_networks(context, f"top-epoch{context.epoch + 1:04d}")
-        for _, epoch in dropped:
-            for path in context.run.weights.glob(f"top-epoch{epoch:04d}*.safetensors"):
-                Path(path).unlink()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The kept files' scores."""
-        return {"kept": self.kept}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back the kept files' scores."""
-        self.kept = [(float(score), int(epoch)) for score, epoch in state["kept"]]
-
-
-def save_networks(context: RunContext, stem: str) -> None:
-    """`<stem>.safetensors` with the raw weights, `<stem>_ema.safetensors` beside it where there is an EMA."""
-    save_weights(context.run.weights / f"{stem}.safetensors", context.train_step.network.state_dict())
-    ema = context.train_step.ema
-    if ema is not None:
-        save_weights(context.run.weights / f"{stem}_ema.safetensors", ema.network.state_dict())

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a logged step, stage, epoch's loading or evaluation."""
+"""The file `metrics.jsonl`, with a JSON object for each logged step, stage, epoch and evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class MetricsFileCallback(BaseCallback):
     """Appends to the run's `metrics.jsonl`; a resumed run first cuts off what lies after its state."""
 
     def on_train_begin(self, context: RunContext) -> None:
-        """Cut off lines of steps that will be done again."""
+        """Cuts off lines of steps that will be done again."""
         path = context.run.metrics
         if not context.ranks.is_main or not path.exists():
             return
@@ -33,7 +33,7 @@ class MetricsFileCallback(BaseCallback):
 
     @staticmethod
     def _comes_after(record: dict[str, Any], context: RunContext) -> bool:
-        """Whether what a line tells happened after the state that the run goes on from."""
+        """Returns whether a line was written after the state that the run goes on from."""
         if record["step"] != context.step:
             return bool(record["step"] > context.step)
         if record["kind"] in _OF_EPOCH_ENDS:
@@ -41,17 +41,17 @@ class MetricsFileCallback(BaseCallback):
         return bool(record["kind"] == "stage")  # it begins with the step to come
 
     def on_stage_begin(self, context: RunContext) -> None:
-        """One line for the stage."""
+        """Writes a line for the stage."""
         record = {"kind": "stage", "epoch": context.epoch + 1, "stage": context.stage}
         self._append(context, {**record, "steps_per_epoch": context.steps_per_epoch})
 
     def on_step_end(self, context: RunContext) -> None:
-        """One line for a logged step."""
+        """Writes a line for a logged step."""
         if context.is_log_step and context.ranks.is_main:
             self._append(context, step_record(context))
 
     def on_epoch_end(self, context: RunContext) -> None:
-        """One line for what loading took."""
+        """Writes a line for the time of loading."""
         record = {
             "kind": "loading",
             "epoch": context.epoch + 1,
@@ -61,7 +61,7 @@ class MetricsFileCallback(BaseCallback):
         self._append(context, record)
 
     def on_evaluation(self, context: RunContext) -> None:
-        """One line for an evaluation."""
+        """Writes a line for an evaluation."""
         result = context.evaluation
         if result is None:
             return
@@ -87,7 +87,7 @@ class MetricsFileCallback(BaseCallback):
 
 
 def step_record(context: RunContext) -> dict[str, Any]:
-    """The figures of the step just done (reading the losses waits for the device)."""
+    """Returns the figures of the step just done (reading the losses waits for the device)."""
     assert context.loss_items is not None
     items = dict(zip(context.loss_item_names, context.loss_items.tolist(), strict=True))
     groups = context.train_step.optimizer.param_groups

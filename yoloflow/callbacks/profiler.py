@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""A profile of some steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ProfilerCallback(BaseCallback):
     """Profiles some steps into `<run>/profile/` (a table and a Chrome trace); the training goes on."""
 
     def __init__(self, profiler_step_num: int = 3, warmup_steps: int = 2) -> None:
-        """State the window.
+        """Sets the steps to record.
 
         Args:
             profiler_step_num: steps to record.
@@ -27,19 +27,19 @@ class ProfilerCallback(BaseCallback):
         self._profile: profile | None = None
 
     def on_step_begin(self, context: RunContext) -> None:
-        """Start at the first step of the window."""
+        """Starts at the first step to record."""
         if self._seen == self.warmup_steps and context.ranks.is_main:
             self._profile = profile(activities=_activities())
             self._profile.start()
         self._seen += 1
 
     def on_step_end(self, context: RunContext) -> None:
-        """Stop and write after the last step of the window."""
+        """Stops and writes after the last step to record."""
         if self._profile is not None and self._seen == self.warmup_steps + self.profiler_step_num:
             self._finish(context)
 
     def on_train_end(self, context: RunContext) -> None:
-        """Write also where the training was shorter than the window."""
+        """Writes also where the training was shorter than that."""
         if self._profile is not None:
             self._finish(context)
 
@@ -58,5 +58,5 @@ class ProfilerCallback(BaseCallback):
 
 
 def _activities() -> list[ProfilerActivity]:
-    """The CPU, and the accelerator where there is one."""
+    """Returns the activities to record: the CPU, and the accelerator where there is one."""
     return list(supported_activities())  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The report of a finished training: what its best weights get wrong, and a page about the run."""
+"""The report of a finished training: diagnostics of its best weights, and a page about the run."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class ReportCallback(BaseCallback):
     """
 
     def __init__(self) -> None:
-        """Nothing to state."""
+        """Takes no arguments."""
         self._evaluated_epoch: int | None = None
 
     def on_evaluation(self, context: RunContext) -> None:
-        """Remember of which epoch the newest evaluation is."""
+        """Notes the epoch of the newest evaluation."""
         self._evaluated_epoch = context.epoch + 1
 
     def on_train_end(self, context: RunContext) -> None:
-        """Evaluate the best weights again where they are not the last evaluated ones; write both files."""
+        """Evaluates the best weights, if they are not the last evaluated ones, and writes both files."""
         try:
             result = self._evaluate_best(context)
             if context.ranks.is_main:
@@ -55,7 +55,7 @@ class ReportCallback(BaseCallback):
             )
 
     def _evaluate_best(self, context: RunContext) -> EvaluationResult | None:
-        """The best weights' evaluation, on all ranks; None where there are no such weights."""
+        """Returns the evaluation of the best weights, on all ranks; None where there are no such weights."""
         if context.test_fn is None or not context.best:
             return None
         if context.evaluation is not None and context.best["epoch"] == self._evaluated_epoch:
@@ -77,7 +77,7 @@ class ReportCallback(BaseCallback):
 
 
 def _load_on_all_ranks(network: torch.nn.Module, context: RunContext) -> None:
-    """The best weights, read by the main rank, whose disk they lie on, and given to all.
+    """Loads the best weights on the main rank, whose disk they lie on, and broadcasts them.
 
     Raises:
         YoloflowError: on all ranks, if the main rank cannot read them.
@@ -95,7 +95,7 @@ def _load_on_all_ranks(network: torch.nn.Module, context: RunContext) -> None:
 
 
 def _load(network: torch.nn.Module, folder: Path) -> str | None:
-    """Load a run's best weights; what is wrong with them, or None."""
+    """Loads a run's best weights; returns what is wrong with them, or None."""
     try:
         network.load_state_dict(load_weights(find_weights(folder)))
     except (OSError, ValueError, RuntimeError) as error:

@@ -33,7 +33,7 @@ _NUM_THRESHOLDS = 101
 
 
 class SummaryCallback(BaseCallback):
-    """TensorBoard in `<run>/tensorboard`, by step over all epochs.
+    """Writes TensorBoard files into `<run>/tensorboard`, by step over all epochs.
 
     Scalars: losses, rates and speed of every logged step; AP, also of each class, of every evaluation.
     Pictures: the first batch of each stage as the network sees it. Pictures of detections, and each class's
@@ -42,7 +42,7 @@ class SummaryCallback(BaseCallback):
     """
 
     def __init__(self, images: int = 8, columns: int = 4, min_score: float = 0.25, rounds: int = 20) -> None:
-        """Check that TensorBoard is there.
+        """Checks that TensorBoard is installed.
 
         Args:
             images: pictures in a grid at most.
@@ -68,18 +68,18 @@ class SummaryCallback(BaseCallback):
         self._evaluated_at = self._drawn_at = -1
 
     def on_train_begin(self, context: RunContext) -> None:
-        """Open the file; events after a resumed step are purged."""
+        """Opens the file; events after a resumed step are purged."""
         if context.ranks.is_main:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(context.run.path / "tensorboard"), purge_step=context.step + 1)
 
     def on_stage_begin(self, context: RunContext) -> None:
-        """The batch to come is the stage's first."""
+        """Notes that the next batch is the stage's first."""
         self._stage_begins = True
 
     def on_step_begin(self, context: RunContext) -> None:
-        """The first batch of a stage with its boxes."""
+        """Writes the first batch of a stage with its boxes."""
         if self._writer is None or not self._stage_begins or context.batch is None:
             return
         self._stage_begins = False
@@ -87,7 +87,7 @@ class SummaryCallback(BaseCallback):
         self._add_pictures(f"train/first_batch_of_stage{context.stage + 1}", pictures, context.step)
 
     def on_step_end(self, context: RunContext) -> None:
-        """Losses, learning rates, momentum, speed."""
+        """Writes losses, learning rates, momentum and speed."""
         if self._writer is None or not context.is_log_step:
             return
         record = step_record(context)
@@ -123,7 +123,7 @@ class SummaryCallback(BaseCallback):
         self._writer.close()
 
     def on_exception(self, context: RunContext) -> None:
-        """Close the file."""
+        """Closes the file."""
         if self._writer is not None:
             self._writer.close()
 
@@ -161,7 +161,7 @@ class SummaryCallback(BaseCallback):
 def counts_at_thresholds(
     precision: NDArray[np.float64], scores: NDArray[np.float64], num_objects: int
 ) -> NDArray[np.float64]:
-    """What TensorBoard wants of a curve, from COCO's precision by recall.
+    """Converts COCO's precision by recall to TensorBoard's counts by threshold.
 
     Precision is COCO's interpolated one, and false positives follow from it. There are no true negatives in
     detection: they are 0.

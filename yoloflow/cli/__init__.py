@@ -19,7 +19,7 @@ EXIT_USER_ERROR = 2
 
 
 def main() -> None:
-    """Run the command; a user's mistake ends with one message and exit code 2."""
+    """Runs the command; a user's mistake ends with one message and exit code 2."""
     try:
         app()
     except ValueError as error:

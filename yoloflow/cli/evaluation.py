@@ -123,7 +123,7 @@ def _test_file(annotations: Path, predictions: Path, with_diagnostics: bool) -> 
 
 
 def _tell(outcome: Outcome, json_file: Path | None, diagnostics: Path | None) -> None:
-    """Write the files, then print: files are kept, whatever becomes of the terminal."""
+    """Writes the files, then prints: files are kept, whatever becomes of the terminal."""
     if json_file is not None:
         write_json(json_file, outcome.content)
     if outcome.found is not None and diagnostics is not None:
@@ -134,7 +134,7 @@ def _tell(outcome: Outcome, json_file: Path | None, diagnostics: Path | None) ->
 
 
 def _compare(annotations: Path, predictions: Path, against: Path, json_file: Path | None) -> None:
-    """Show AP of both and by how much the first is better, with its interval; then each class."""
+    """Shows AP of both and by how much the first is better, with its interval; then each class."""
     from yoloflow.evaluation.diagnostics import compare
 
     found = compare(annotations, predictions, against)
@@ -144,7 +144,7 @@ def _compare(annotations: Path, predictions: Path, against: Path, json_file: Pat
 
 
 def _show_result(result: CocoResult, remarks: list[str]) -> None:
-    """Print COCO's twelve figures, then a line for each class, then the remarks."""
+    """Prints COCO's twelve figures, then a line for each class, then the remarks."""
     from yoloflow.evaluation.coco import STAT_NAMES
 
     figures = _table(f"{result.num_images} images", "all classes")
@@ -161,7 +161,7 @@ def _show_result(result: CocoResult, remarks: list[str]) -> None:
 
 
 def _show_diagnostics(found: Diagnostics) -> None:
-    """Print the kinds of error with their cost, and the interval of AP; the file has the rest."""
+    """Prints the kinds of error with their cost, and the interval of AP; the file has the rest."""
     from yoloflow.evaluation.diagnostics.errors import KINDS
 
     cost = f"cost in AP at IoU {found.iou_thres:g}"
@@ -176,7 +176,7 @@ def _show_diagnostics(found: Diagnostics) -> None:
 
 
 def _show_comparison(found: Comparison, name: str, other: str) -> None:
-    """Print AP and AP50 of both with the difference, then each class, the largest gain first."""
+    """Prints AP and AP50 of both with the difference, then each class, the largest gain first."""
     from yoloflow.evaluation.diagnostics.intervals import LEVEL
 
     titles = (name, other, "difference", f"{LEVEL:.0%} interval", "samples in which it is better")
@@ -196,7 +196,7 @@ def _show_comparison(found: Comparison, name: str, other: str) -> None:
 
 
 def _table(first: str, *titles: str) -> Table:
-    """Return an empty table; all columns but the first hold figures."""
+    """Returns an empty table; all columns but the first hold figures."""
     from rich import box
     from rich.table import Table
 
@@ -208,7 +208,7 @@ def _table(first: str, *titles: str) -> Table:
 
 
 def _console() -> Console:
-    """Return a console without markup; piped output has 120 columns whatever the caller's terminal has."""
+    """Returns a console without markup; piped output has 120 columns whatever the caller's terminal has."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)

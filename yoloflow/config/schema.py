@@ -11,14 +11,18 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from yoloflow.callbacks.settings import CallbackSettings
 from yoloflow.config.data_section import DataConfig
 from yoloflow.data.stage_loaders import LoaderOptions
 from yoloflow.data.stages import Stage
+from yoloflow.evaluation.settings import EvaluationSettings
 from yoloflow.optim.settings import OptimizerSettings, RunLength
-from yoloflow.runtime.device import require_jit_backend
-from yoloflow.runtime.random_generators import Determinism
-from yoloflow.settings import Count, NotNegative, Row, Section, Share, Word
+from yoloflow.run.settings import RunSettings
+from yoloflow.runtime.settings import MachineSettings
+from yoloflow.settings import Count, NotNegative, Row, Section
 from yoloflow.structures import DatasetIndex
+from yoloflow.train_step.settings import StepSettings
+from yoloflow.trainer.settings import TrainerSettings
 
 
 class NetworkConfig(Section):
@@ -59,15 +63,6 @@ class LossConfig(Section):
     def hyper_parameters(self) -> dict[str, Any]:
         """All keys but the name."""
         return dict(self.__pydantic_extra__)
-
-
-class CallbackConfig(Section):
-    """One callback by name, with its arguments as further keys."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Any]
-
-    name: str = Field(description="class name, such as EvalWhileTrain; its arguments are further keys")
 
 
 class OptimizerConfig(Section):
@@ -125,34 +120,18 @@ class OptimizerConfig(Section):
         return OptimizerSettings(**self.model_dump())
 
 
-class Config(Section):
+class Config(
+    EvaluationSettings, CallbackSettings, TrainerSettings, StepSettings, MachineSettings, RunSettings
+):
     """A training run."""
 
-    recipe: Word | None = Field(None, description="the recipe this was made from; the default of name")
     variant: Literal["published", "mindyolo"] = Field(
         "published", description="follow the papers, or the reference wherever it deviates from them"
     )
     task: Literal["detect"] = Field("detect", description="what is trained")
-    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
-    determinism: Determinism = Field(
-        "data", description="what a second training repeats: none, data (samples and their order), or bitwise"
-    )
-
     epochs: Count = Field(300, description="passes over the training images")
     per_batch_size: Count = Field(16, description="images in a batch on each device")
     img_size: Count = Field(640, description="side of the square network input in pixels")
-    device: str = Field(
-        "auto", description="auto (the accelerator, else the CPU) or torch's name, such as cuda:1"
-    )
-    rank_timeout: float = Field(900.0, gt=0, description="seconds that a rank waits for the others at most")
-    threads: Count | None = Field(None, description="CPU threads of a process (null: torch's own choice)")
-
-    save_dir: str = Field("runs", description="folder of all runs")
-    name: Word | None = Field(None, description="folder of this run (null: the recipe's name, numbered)")
-    resume: Literal["never", "auto"] = Field(
-        "never", description="auto continues the run `name` from its last good checkpoint"
-    )
-
     weight: str | None = Field(None, description="weights to start from (.safetensors)")
     ema_weight: str | None = Field(None, description="weights of the averaged network to start from")
     strict_load: bool = Field(True, description="refuse weights with missing, unexpected or misshaped names")
@@ -170,62 +149,15 @@ class Config(Section):
         None, description="its half type (null: by device)"
     )
     keep_loss_fp32: bool = Field(True, description="compute the loss in float32 at every level")
-    loss_scaler: Literal["static", "dynamic", "none"] = Field(
-        "static", description="keeps float16 gradients in range"
-    )
-    loss_scaler_value: float = Field(1024.0, gt=0, description="its (first) scale")
-    overflow_still_update: bool = Field(False, description="apply gradients that are not finite")
-    clip_grad: bool = Field(False, description="limit the norm of the accumulated gradient")
-    clip_grad_value: float = Field(10.0, gt=0, description="its limit")
     ema: bool = Field(True, description="average the weights; evaluation uses the average")
     ema_decay: float = Field(0.9999, gt=0, lt=1, description="decay after many updates")
     ema_tau: float = Field(2000.0, gt=0, description="updates until the decay is near its end")
-    accumulate: Count = Field(1, description="micro-batches summed for an update")
     auto_accumulate: bool = Field(
         False, description="choose accumulate so that about nbs images make an update"
     )
     nbs: Count = Field(
         64, description="nominal batch size: of auto_accumulate and of the weight decay's scale"
     )
-    channels_last: bool = Field(False, description="memory layout that is faster on many devices")
-    jit: bool = Field(False, description="compile the training step")
-    jit_backend: str = Field("inductor", description="torch.compile's back end")
-    datasink: bool = Field(False, description="look at the device once a sink of steps, not after each")
-    sink_size: Count = Field(100, description="steps in a sink")
-    memory_forecast: bool = Field(
-        True, description="try the largest batch that there can be before the first step"
-    )
-    non_finite: Literal["stop", "skip"] = Field(
-        "stop", description="what to do at the first loss, gradient or weight that is not finite"
-    )
-
-    log_interval: Count = Field(100, description="steps between log lines")
-    run_eval: bool = Field(True, description="evaluate on val_set while training")
-    run_eval_interval: Count = Field(1, description="epochs between evaluations")
-    eval_last_epochs: int = Field(0, ge=0, description="evaluate each of the last so many epochs too")
-    summary: bool = Field(False, description="write TensorBoard files (metrics.jsonl is always written)")
-    report: bool = Field(
-        True, description="write diagnostics.json and report.html when the training has finished"
-    )
-    profiler: bool = Field(False, description="record a profile of some steps")
-    profiler_step_num: Count = Field(3, description="how many steps it records")
-    keep_checkpoint_max: int = Field(0, ge=0, description="best weights kept beside `best` itself")
-    keep_latest: int = Field(2, ge=1, description="newest training states kept, to resume from")
-    save_steps: Count | None = Field(
-        None, description="write a training state every so many steps, not only at the end of each epoch"
-    )
-    save_minutes: float | None = Field(
-        10.0, gt=0, description="likewise after so many minutes without one (null: never)"
-    )
-    callback: list[CallbackConfig] = Field(default_factory=list, description="further callbacks")
-
-    conf_thres: Share = Field(0.001, description="lowest score of a detection in evaluation")
-    iou_thres: Share = Field(0.65, description="overlap above which NMS removes the weaker of two boxes")
-    nms_time_limit: float | None = Field(
-        None, gt=0, description="seconds of NMS for a batch (null: no limit)"
-    )
-    max_det: Count = Field(300, description="detections of an image at most")
-
     data: DataConfig = Field(default_factory=DataConfig, description="images, labels and transforms")
     network: NetworkConfig = Field(description="the network's table")
     loss: LossConfig = Field(description="the loss and its gains")
@@ -275,20 +207,6 @@ class Config(Section):
             accumulate=self.micro_batches_per_update(world_size),
             nbs=self.nbs,
         )
-
-    def trainer_arguments(self) -> dict[str, Any]:
-        """What `RunContext` takes of the settings."""
-        return {
-            key: getattr(self, key)
-            for key in (
-                "log_interval",
-                "keep_latest",
-                "save_steps",
-                "save_minutes",
-                "non_finite",
-                "memory_forecast",
-            )
-        }
 
     def read_train_set(self) -> DatasetIndex:
         """The training set as the training uses it, for commands that can do without a validation set."""
@@ -346,53 +264,11 @@ class Config(Section):
             "variant": self.variant,
         }
 
-    def step_arguments(
-        self, world_size: int = 1, reduction: Literal["sum", "mean"] = "sum"
-    ) -> dict[str, Any]:
-        """What `StepOptions` takes.
+    def step_settings(self, world_size: int = 1) -> StepSettings:
+        """Returns the settings of the train step, with the accumulation in force on so many devices."""
+        return self.model_copy(update={"accumulate": self.micro_batches_per_update(world_size)})
 
-        Args:
-            world_size: devices that train together.
-            reduction: of the loss.
-
-        Raises:
-            YoloflowError: torch has no such `jit_backend` here.
-        """
-        require_jit_backend(self.jit_backend)
-        accumulate = self.micro_batches_per_update(world_size)
-        ratio = world_size if reduction == "sum" else 1 / accumulate
-        return {
-            "loss_ratio": ratio / self.optimizer.loss_scale,
-            "accumulate": accumulate,
-            "overflow_still_update": self.overflow_still_update,
-            "clip_grad_value": self.clip_grad_value if self.clip_grad else None,
-            "jit": self.jit,
-            "jit_backend": self.jit_backend,
-            "channels_last": self.channels_last,
-        }
-
-    def callback_rows(self) -> list[Row]:
-        """The recipe's callbacks and those that its switches ask for, in the order of their calls."""
-        own = [row.model_dump() for row in self.callback]
-        rows: list[Row] = [{"name": "ConsoleCallback"}, {"name": "MetricsFileCallback"}]
-        if self.run_eval:
-            last = range(self.epochs - self.eval_last_epochs + 1, self.epochs + 1)
-            rows.append(
-                {
-                    "name": "EvalWhileTrain",
-                    "stage_intervals": [self.run_eval_interval],
-                    "isolated_epochs": list(last),
-                    "keep_top_k": self.keep_checkpoint_max,
-                }
-            )
-        rows.append({"name": "PicturesCallback"})
-        if self.summary:
-            rows.append({"name": "SummaryCallback"})
-        if self.profiler:
-            rows.append({"name": "ProfilerCallback", "profiler_step_num": self.profiler_step_num})
-        named = {row["name"] for row in own}
-        rows = [row for row in rows if row["name"] not in named] + own
-        # Last, as it tells what the others have written.
-        if self.report and "ReportCallback" not in named:
-            rows.append({"name": "ReportCallback"})
-        return rows
+    def loss_ratio(self, reduction: Literal["sum", "mean"], world_size: int = 1) -> float:
+        """Returns what `create_train_step_fn` multiplies a loss of this reduction by."""
+        ratio = world_size if reduction == "sum" else 1 / self.micro_batches_per_update(world_size)
+        return ratio / self.optimizer.loss_scale

@@ -90,6 +90,15 @@ class EvaluationResult:
         rows: list[dict[str, Any]] = self.coco.to_json()["per_class"]
         return rows
 
+    def figures(self) -> dict[str, Any]:
+        """Returns the figures that a run's summary keeps."""
+        return {
+            "map": self.map,
+            "map50": self.map50,
+            "stats": list(self.stats),
+            "per_class": self.per_class,
+        }
+
     @property
     def images_per_second(self) -> float:
         """Images in all the time, from the first batch to the figures."""

@@ -97,7 +97,7 @@ class OptimizerSettings:
         momentum: final momentum.
         nesterov: Nesterov's form of the update.
         loss_scale: divides the gradients (MindSpore's optimizer argument; YOLOv4's recipe has 64). The flow
-            passes it on as `StepOptions.loss_ratio`.
+            passes it on as `StepSettings.loss_ratio`.
         warmup_epochs: length of the warm-up in epochs.
         warmup_momentum: momentum at the first update; None: no momentum warm-up.
         warmup_bias_lr: learning rate of the group "bias" at the first update; all other groups start from 0.

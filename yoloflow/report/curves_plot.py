@@ -26,7 +26,7 @@ _INK, _MUTED, _LIGHT = "#222222", "#777777", "#e4e4e4"
 
 
 def plot_curves(metrics_path: str | Path, plot_path: str | Path) -> None:
-    """Draw losses, learning rates and AP over epochs, with stage borders.
+    """Draws losses, learning rates and AP over epochs, with stage borders.
 
     The file is replaced in one move, so that a viewer never sees half of one.
 
@@ -102,7 +102,7 @@ def _plot_ap(axes: Axes, curves: TrainingCurves, if_empty: str) -> None:
 
 
 def _finish(axes: Axes, if_empty: str, top: float | None = None) -> None:
-    """Add the legend, and start the y axis at 0; a plot without curves says why there are none."""
+    """Adds the legend, and starts the y axis at 0; a plot without curves says why there are none."""
     if axes.lines:
         axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
         axes.set_ylim(0, top)
@@ -128,7 +128,7 @@ def _style(axes: Axes, title: str) -> None:
 
 
 def _mark_stages(axes: Axes, curves: TrainingCurves, *, at_top: bool) -> None:
-    """Draw a dashed line where each stage but the first begins."""
+    """Draws a dashed line where each stage but the first begins."""
     for number, epoch in curves.stages:
         axes.axvline(epoch, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(

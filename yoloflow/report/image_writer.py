@@ -23,7 +23,7 @@ class ImageWriter:
         self._video_size_wh = (0, 0)
 
     def write_image(self, stem: str, drawn_bgr: Uint8Array) -> str:
-        """Write an image; return the name of its file.
+        """Writes an image; returns the name of its file.
 
         Raises:
             YoloflowError: it cannot be written.
@@ -37,7 +37,7 @@ class ImageWriter:
         return name
 
     def write_frame(self, stem: str, fps: float, drawn_bgr: Uint8Array) -> str:
-        """Write the next frame of a video; a new stem begins a new one. Return the name of its file.
+        """Writes the next frame of a video; a new stem begins a new one. Returns the name of its file.
 
         Raises:
             YoloflowError: this OpenCV cannot write video.
@@ -64,7 +64,7 @@ class ImageWriter:
         return video
 
     def close(self) -> None:
-        """End the video in progress."""
+        """Ends the video in progress."""
         if self._video is not None:
             self._video.release()
             self._video = None

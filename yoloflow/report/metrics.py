@@ -62,7 +62,7 @@ class Metrics:
 
     @property
     def steps_per_epoch(self) -> float | None:
-        """As the newest stage record states it, else the last step logged in an epoch is its last step."""
+        """As the newest stage states them; else the last logged step of an epoch counts as its last."""
         if self.stages and (stated := self.stages[-1].get("steps_per_epoch")):
             return float(stated)
         records = [*self.steps, *self.evaluations]
@@ -100,7 +100,7 @@ class TrainingCurves:
 
 
 def curves_of(metrics: Metrics) -> TrainingCurves:
-    """Return the curves of a training; what is not finite, or no AP, is a gap."""
+    """Returns the curves of a training; what is not finite, or no AP, is a gap."""
     steps, per_epoch = metrics.steps, metrics.steps_per_epoch
 
     def epochs_of(records: Sequence[Mapping[str, Any]], offset: int = 0) -> list[float]:
@@ -148,7 +148,7 @@ def finite(value: object) -> float | None:
 
 
 def known_points(epochs: Sequence[float], column: Column) -> tuple[list[float], NDArray[np.float64]]:
-    """Return epochs and values of a column, which may be empty, without its gaps."""
+    """Returns epochs and values of a column, which may be empty, without its gaps."""
     known = [(x, value) for x, value in zip(epochs, column, strict=False) if value is not None]
     return [x for x, _ in known], np.array([value for _, value in known], np.float64)
 
@@ -164,7 +164,7 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def read_metrics(path: str | Path, *, is_growing: bool = False) -> Metrics:
-    """Read a metrics file.
+    """Reads a metrics file.
 
     A line that is no JSON object (the last one of a killed run), or an object without what its kind has,
     is left out with a warning.

@@ -57,7 +57,7 @@ class Naming:
     take_image_id: Callable[[str], int | None] | None = None
 
     def category_id(self, number: int) -> int:
-        """Return COCO's id of a class."""
+        """Returns COCO's id of a class."""
         return number + 1 if self.category_ids is None else self.category_ids[number]
 
 
@@ -73,17 +73,17 @@ class PredictionFormat(ABC):
     file_name: ClassVar[str]
 
     def __init__(self, folder: Path, naming: Naming) -> None:
-        """Open the files; the folder exists."""
+        """Opens the files; the folder exists."""
         self.path = folder / self.file_name
         self.naming = naming
 
     @abstractmethod
     def write(self, image: PredictedImage) -> None:
-        """Add an image."""
+        """Adds an image."""
 
     @abstractmethod
     def close(self) -> None:
-        """Complete the files, also after an interrupted prediction."""
+        """Completes the files, also after an interrupted prediction."""
 
 
 class JsonList:
@@ -93,7 +93,7 @@ class JsonList:
     """
 
     def __init__(self, path: Path, head: str = "[", tail: str = "]") -> None:
-        """Open the file.
+        """Opens the file.
 
         Args:
             path: of the finished file.
@@ -107,12 +107,12 @@ class JsonList:
         self._num_rows = 0
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add a row."""
+        """Adds a row."""
         self._file.write((f"{self._head}\n" if self._num_rows == 0 else ",\n") + json.dumps(row))
         self._num_rows += 1
 
     def close(self) -> None:
-        """End the list."""
+        """Ends the list."""
         self._file.write(f"\n{self._tail}\n" if self._num_rows else f"{self._head}{self._tail}\n")
         self._file.close()
         self._partial.replace(self.path)
@@ -128,7 +128,7 @@ class JsonFormat(PredictionFormat):
         self._list = JsonList(self.path)
 
     def write(self, image: PredictedImage) -> None:
-        """Add an image."""
+        """Adds an image."""
         row = {
             "file": image.file,
             "frame": image.frame,
@@ -140,7 +140,7 @@ class JsonFormat(PredictionFormat):
         self._list.write(row)
 
     def close(self) -> None:
-        """End the list."""
+        """Ends the list."""
         self._list.close()
 
 
@@ -158,7 +158,7 @@ class CocoFormat(PredictionFormat):
         self._num_images = 0
 
     def write(self, image: PredictedImage) -> None:
-        """Add an image's detections; one that is not among the given ids has none."""
+        """Adds an image's detections; one that is not among the given ids has none."""
         self._num_images += 1
         take = self.naming.take_image_id
         image_id = self._num_images if take is None else take(image.file)
@@ -178,7 +178,7 @@ class CocoFormat(PredictionFormat):
             )
 
     def close(self) -> None:
-        """End both lists."""
+        """Ends both lists."""
         self._results.close()
         self._images.close()
 
@@ -201,7 +201,7 @@ class YoloFormat(PredictionFormat):
         self._rows.writerow(("label", "file", "frame"))
 
     def write(self, image: PredictedImage) -> None:
-        """Add an image."""
+        """Adds an image."""
         path = self.path / f"{image.stem}.txt"
         if image.frame is not None:
             path = self.path / image.stem / f"{image.frame:06d}.txt"
@@ -226,7 +226,7 @@ FORMATS: dict[str, type[PredictionFormat]] = {"json": JsonFormat, "coco": CocoFo
 
 
 def detection_rows(found: Detections, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return detections as JSON-able rows, best first; boxes to a hundredth of a pixel."""
+    """Returns detections as JSON-able rows, best first; boxes to a hundredth of a pixel."""
     return [
         {
             "box_xyxy": [round(value, 2) for value in box],
@@ -239,6 +239,6 @@ def detection_rows(found: Detections, names: Sequence[str]) -> list[dict[str, An
 
 
 def _columns(found: Detections) -> list[tuple[list[float], float, int]]:
-    """Return box, score and class of each object."""
+    """Returns box, score and class of each object."""
     columns = (found.boxes_xyxy.tolist(), found.scores.tolist(), found.classes.tolist())
     return list(zip(*columns, strict=True))

@@ -26,7 +26,7 @@ class PredictionWriter:
         formats: Sequence[str] = ("json",),
         save_images: bool = True,
     ) -> None:
-        """Make the folder.
+        """Makes the folder.
 
         Args:
             folder: where everything goes.
@@ -78,7 +78,7 @@ class PredictionWriter:
     def write(
         self, source: Path, number: int | None, fps: float | None, image_bgr: Uint8Array, found: Detections
     ) -> None:
-        """Add an image, or the next frame of a video (frames of one video come in order).
+        """Adds an image, or the next frame of a video (frames of one video come in order).
 
         Args:
             source: the file.
@@ -108,7 +108,7 @@ class PredictionWriter:
                 raise YoloflowError(f"{file.path}: cannot be written ({error.strerror})") from error
 
     def _stem(self, source: Path, number: int | None) -> str:
-        """Return the name of an image's files, or of a video's."""
+        """Returns the name of an image's files, or of a video's."""
         if number is None:
             return self._free_stem(source)
         if source != self._video_source or number == 0:
@@ -116,7 +116,7 @@ class PredictionWriter:
         return self._video_stem
 
     def _free_stem(self, source: Path) -> str:
-        """Return a stem that nothing in the folder has, also where upper and lower case are equal."""
+        """Returns a stem that nothing in the folder has, also where upper and lower case are equal."""
         # A camera is named with a colon, the address of a stream with worse.
         clean = "".join("-" if letter in '<>:"\\|?*' else letter for letter in source.stem)
         stem = clean

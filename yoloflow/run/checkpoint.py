@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,14 +30,14 @@ SCHEMA = 4
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What a killed run needs to go on: tensors by name, and plain numbers."""
+    """The state that a killed run goes on from: tensors by name, and plain numbers."""
 
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
 
 
 def save_state(folder: Path, step: int, state: TrainingState, keep_latest: int = 2) -> Path:
-    """Write a state and remove all but the newest.
+    """Writes a state and removes all but the newest.
 
     Args:
         folder: where states lie (`weights/` of the run).
@@ -70,7 +69,7 @@ class StateWriter:
     """
 
     def __init__(self, folder: Path, keep_latest: int = 2) -> None:
-        """Write nothing yet.
+        """Prepares; nothing is written yet.
 
         Args:
             folder: where states lie (`weights/` of the run).
@@ -82,7 +81,7 @@ class StateWriter:
         self.written: int | None = None
 
     def write(self, step: int, state: TrainingState) -> None:
-        """Copy the tensors, which may change afterwards, and begin to write; waits for an earlier state.
+        """Copies the tensors, which may change afterwards, and begins to write; waits for an earlier state.
 
         A state that cannot be written is a warning: the training goes on.
 
@@ -96,7 +95,7 @@ class StateWriter:
         self._begun = self._threads.submit(self._save, step, copied)
 
     def wait(self) -> None:
-        """Return when nothing is left to write; what went wrong, other than the disk, is raised here."""
+        """Waits until nothing is left to write; errors other than the disk's are raised here."""
         begun, self._begun = self._begun, None
         if begun is not None:
             begun.result()
@@ -116,7 +115,7 @@ class StateWriter:
 
 
 def load_newest_state(folder: Path) -> TrainingState | None:
-    """The newest state in `folder` whose sum is right; damaged ones are named in the log.
+    """Loads the newest state in `folder` whose sum is right; damaged ones are named in the log.
 
     Returns:
         None if there is no state at all.
@@ -139,12 +138,12 @@ def load_newest_state(folder: Path) -> TrainingState | None:
 
 
 def newest_step(folder: Path) -> int | None:
-    """The step of the newest state in `folder`, good or not; None without one."""
+    """Returns the step of the newest state in `folder`, good or not; None without one."""
     return next((_step_of(path) for path in _manifests(folder)), None)
 
 
 def remove_leftovers(run: Path, weights: Path) -> int:
-    """Remove what killed processes were writing: partial files, and tensors whose state was never completed.
+    """Removes the unfinished files of killed processes.
 
     Args:
         run: the run folder, in which no other process writes.
@@ -166,7 +165,7 @@ def remove_leftovers(run: Path, weights: Path) -> int:
 
 
 def set_aside_newer(folder: Path, step: int) -> None:
-    """Rename the states after a step, which must not count, to `*.damaged`.
+    """Renames the states after a step, which must not count, to `*.damaged`.
 
     Args:
         folder: where states lie.
@@ -180,33 +179,8 @@ def set_aside_newer(folder: Path, step: int) -> None:
             logger.warning("%s: is called %s.damaged now", manifest_path, manifest_path.name)
 
 
-def require_same_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Check that a state is of the training that takes it.
-
-    Args:
-        own: the training's tensors by name.
-        given: the state's.
-
-    Raises:
-        YoloflowError: a tensor is missing, unexpected or of another shape.
-    """
-    missing = sorted(own.keys() - given.keys())
-    unexpected = sorted(given.keys() - own.keys())
-    misshaped = [name for name in own.keys() & given.keys() if own[name].shape != given[name].shape]
-    for fault, names in (
-        ("lacks", missing),
-        ("has unknown", unexpected),
-        ("has misshaped", sorted(misshaped)),
-    ):
-        if names:
-            raise YoloflowError(
-                f"the training state {fault} {len(names)} tensors, first {names[0]}: "
-                "it is of another network or config; resume with the run's own config.yaml"
-            )
-
-
 def _load(manifest_path: Path) -> TrainingState:
-    """The state, or ValueError with the reason why it does not count."""
+    """Loads a state; ValueError says why it does not count."""
     try:
         manifest = json.loads(manifest_path.read_bytes())
     except ValueError:
@@ -226,13 +200,13 @@ def _load(manifest_path: Path) -> TrainingState:
 
 
 def _sum(manifest: dict[str, Any]) -> str:
-    """SHA-256 of what a manifest says, however it is laid out and before or after it was JSON."""
+    """Returns the SHA-256 of a manifest's content, independent of its layout."""
     content = json.loads(json.dumps(manifest))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _manifests(folder: Path) -> list[Path]:
-    """Newest first."""
+    """Returns the manifests in `folder`, the newest first."""
     return sorted(folder.glob("state-*.json"), reverse=True)
 
 

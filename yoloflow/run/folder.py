@@ -25,7 +25,7 @@ _PATIENCE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where one training writes.
+    """The folder that one training writes.
 
     Attributes:
         path: `<save_dir>/<name>`.
@@ -61,7 +61,7 @@ class RunFolder:
         return self.path / file_names.SUMMARY
 
     def create(self, config_text: str, names: Sequence[str], data_report: Mapping[str, Any]) -> None:
-        """Make the folders and write what is known before the first step.
+        """Makes the folders and writes what is known before the first step.
 
         Args:
             config_text: the resolved config, for `config.yaml`.
@@ -90,7 +90,7 @@ class RunFolder:
 
 
 def choose_run(save_dir: str, name: str | None, default_name: str, resume: str, ranks: Ranks) -> RunFolder:
-    """Find the folder of a new run, or that of a run to continue, and claim it; nothing is written there yet.
+    """Finds and locks the folder of a new run, or of a run to continue; nothing is written there yet.
 
     Args:
         save_dir: parent of all runs.
@@ -120,7 +120,7 @@ def choose_run(save_dir: str, name: str | None, default_name: str, resume: str, 
 
 
 def find_weights(path: Path) -> Path:
-    """The weights to use of a run: the best, or else the last; averaged where there is an average.
+    """Returns the best weights of a run, else the last; averaged ones where there is an average.
 
     Args:
         path: a run folder, or a weights file.
@@ -137,7 +137,7 @@ def find_weights(path: Path) -> Path:
 
 
 def names_of_run(path: Path) -> list[str] | None:
-    """The class names that a run was trained with, in class order; None if `path` is no run folder."""
+    """Returns the class names of a run, in class order; None if `path` is no run folder."""
     return read_names(path / file_names.NAMES)
 
 
@@ -178,7 +178,7 @@ def _to_continue(path: Path) -> RunFolder:
 
 
 def _unfinished(root: Path, default_name: str) -> Path:
-    """Of the runs without a name of their own the one to continue; the newest where all are finished."""
+    """Returns the unfinished run among those without a name of their own, or the newest finished one."""
     runs = _numbered_runs(root, default_name)
     open_runs = [path for path in runs if not RunFolder(path, resumed=True).summary.exists()]
     if len(open_runs) > 1:
@@ -188,14 +188,14 @@ def _unfinished(root: Path, default_name: str) -> Path:
 
 
 def _candidates(root: Path, default_name: str) -> Iterator[Path]:
-    """The folders that a run without a name may have, in turn."""
+    """Yields the folders that a run without a name may have."""
     yield root / default_name
     for number in count(2):
         yield root / f"{default_name}-{number}"
 
 
 def _numbered_runs(root: Path, default_name: str) -> list[Path]:
-    """The runs without a name of their own, by number; some in between may have been removed."""
+    """Returns the runs without a name of their own, by number; some in between may have been removed."""
     found = []
     for path in (file.parent for file in root.glob("*/config.yaml")):
         if match := re.fullmatch(rf"{re.escape(default_name)}(?:-(\d+))?", path.name):

@@ -32,7 +32,7 @@ class AnotherProcessError(YoloflowError):
 
 
 def claim(path: Path, patience_s: float = 0.0) -> None:
-    """Claim a run folder for this process, until `release_run_lock` or the process ends; it need not exist.
+    """Locks a run folder, which need not exist, until `release_run_lock` or the process ends.
 
     The claim is a record lock (POSIX, `fcntl`) on `.locks/<name>.lock` beside the folder: it ends with the
     process, however that ends, is not inherited by loading processes, and holds over machines that share the
@@ -72,7 +72,7 @@ def claim(path: Path, patience_s: float = 0.0) -> None:
 
 @contextmanager
 def release_run_lock() -> Iterator[None]:
-    """A block (or, as a decorator, a function) after which what was claimed in it is free, without traces."""
+    """Releases the locks that were taken in a block (or a decorated function), and removes their files."""
     before = set(_held)
     try:
         yield
@@ -109,7 +109,7 @@ def _make(file_path: Path) -> IO[str]:
 
 
 def _is_locked(file: IO[str], path: Path) -> bool:
-    """Whether the file is locked by this process and still the one that others would open."""
+    """Returns whether this process has the lock and its file is still the one that others would open."""
     import fcntl  # Windows has none
 
     try:
@@ -123,14 +123,14 @@ def _is_locked(file: IO[str], path: Path) -> bool:
 
 
 def _is_there(file: IO[str]) -> bool:
-    """Whether it is still the file of its name: whoever has the lock removes it when leaving."""
+    """Returns whether it is still the file of its name: the holder of the lock removes it at the end."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat())
     return False
 
 
 def _holder(file: IO[str]) -> str:
-    """Who has the lock, in words."""
+    """Describes the process that has the lock."""
     file.seek(0)
     try:
         told = json.loads(file.read())

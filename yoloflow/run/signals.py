@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM and SIGINT where nothing is lost."""
+"""SIGTERM and SIGINT stop a training where nothing is lost."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from typing import cast
 import torch
 import torch.distributed as dist
 
+from yoloflow.runtime.ranks import Ranks
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ECHO_SECONDS = 1.0
 
 
 class TrainingStopped(BaseException):
-    """A training ended early because it was asked to; its state is saved.
+    """A training ended early by a signal; its state is saved.
 
     Like KeyboardInterrupt no Exception, so that nobody takes it for a fault and goes on.
 
@@ -34,7 +36,7 @@ class TrainingStopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """As shells give it: 130 for SIGINT, 143 for SIGTERM."""
+        """Exit code as shells give it: 130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.signal_number
 
 
@@ -45,24 +47,24 @@ class StopRequest:
     be done again. With several ranks it waits for the end of the block, since the others wait for each other.
     """
 
-    def __init__(self, world_size: int = 1, timeout_s: float = 900.0) -> None:
-        """Prepare; signals are caught from `listen` on.
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        """Prepares to catch signals from `listen` on.
 
         Args:
-            world_size: processes that stop together.
-            timeout_s: bound of the wait for the others, in seconds.
+            ranks: the processes that stop together; None: this one.
         """
-        self._rank_size = world_size
+        ranks = ranks or Ranks()
+        self._world_size = ranks.world_size
         self._signal_number: int | None = None
         self._raises = False
         self._agreement: dist.ProcessGroup | None = None
-        if world_size > 1:
-            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        if ranks.world_size > 1:
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=ranks.timeout_s))
             self._agreement = cast(dist.ProcessGroup, group)
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Catch the signals inside; elsewhere, and outside the main thread, they do what they did before."""
+        """Catches the signals in a block; outside the main thread they do what they did before."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -70,7 +72,7 @@ class StopRequest:
         owner = os.getpid()
         try:
             # A launcher passes on the SIGINT that the terminal has sent to all: that is no second one.
-            with leave_at_second_interrupt(_ECHO_SECONDS if self._rank_size > 1 else 0.0):
+            with leave_at_second_interrupt(_ECHO_SECONDS if self._world_size > 1 else 0.0):
                 yield
         finally:
             if os.getpid() == owner:
@@ -79,8 +81,8 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Raise `TrainingStopped` inside as soon as a signal comes; one that came before raises here."""
-        self._raises = self._rank_size == 1
+        """Raises `TrainingStopped` in a block as soon as a signal comes; one that came before raises here."""
+        self._raises = self._world_size == 1
         try:
             if self._raises and self._signal_number is not None:
                 raise TrainingStopped(self._signal_number)
@@ -89,7 +91,7 @@ class StopRequest:
             self._raises = False
 
     def agree(self, wants_state: bool = False) -> tuple[int | None, bool]:
-        """The signal that this or another rank was sent, and whether a rank wants a state written.
+        """Returns the signal that a rank was sent (or None), and whether a rank wants a state written.
 
         Args:
             wants_state: whether this one does. All ranks must ask at the same step.
@@ -101,8 +103,14 @@ class StopRequest:
         number, is_wanted = numbers.tolist()
         return number or None, bool(is_wanted)
 
+    def raise_if_asked(self) -> None:
+        """Raises `TrainingStopped` on all ranks if one of them was sent a signal; all must call it."""
+        number, _ = self.agree()
+        if number is not None:
+            raise TrainingStopped(number)
+
     def wait_for_all(self) -> None:
-        """Return when all ranks have come here."""
+        """Waits for all ranks."""
         if self._agreement is not None:
             dist.barrier(self._agreement)
 
@@ -115,7 +123,7 @@ class StopRequest:
 
 @contextmanager
 def leave_at_second_interrupt(echo_seconds: float) -> Iterator[None]:
-    """A block that a SIGINT after another signal ends at once, with the whole process.
+    """Ends the process at once at a second SIGINT within a block.
 
     Python's own handlers wait for the main thread, which may be in a collective or a kernel; so a thread
     reads the numbers that the interpreter writes to a pipe as soon as a signal comes.

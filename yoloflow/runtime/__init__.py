@@ -1,1 +1,1 @@
-"""What depends on the machine: device, ranks, memory, random generators."""
+"""The machine: device, ranks, memory, random generators."""

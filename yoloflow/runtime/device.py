@@ -10,7 +10,7 @@ from yoloflow.structures import YoloflowError
 
 
 def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """The device to compute on.
+    """Returns the device to compute on.
 
     Args:
         name: "auto" (the machine's accelerator, else the CPU) or torch's name of a device.
@@ -37,19 +37,19 @@ def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """A device in words: its kind, and the model where torch tells it (it does so for CUDA alone)."""
+    """Describes a device: its kind, and the model where torch knows it (for CUDA alone)."""
     if device.type == "cuda":
         return f"{device.type} ({torch.cuda.get_device_name(device)})"
     return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
 def can_pin_memory() -> bool:
-    """Whether page-locked memory makes the way to the accelerator faster (torch has it for CUDA alone)."""
+    """Returns whether page-locked memory makes transfers faster (torch has it for CUDA alone)."""
     return torch.cuda.is_available()
 
 
 def require_jit_backend(name: str) -> None:
-    """Refuse a back end of `torch.compile` that there is not here.
+    """Refuses a back end of `torch.compile` that is not available.
 
     Args:
         name: any that torch lists; those for debugging are taken too, but not named.

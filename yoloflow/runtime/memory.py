@@ -1,4 +1,4 @@
-"""How much main memory is free, and how much this process has used."""
+"""Free main memory, and the peak of this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def free_memory() -> int:
-    """Bytes of memory that can be taken, the limit of a container included."""
+    """Returns the bytes of free memory, within the limit of a container."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError, StopIteration):  # no Linux
         free = _kilobytes("/proc/meminfo", "MemAvailable")
@@ -23,7 +23,7 @@ def free_memory() -> int:
 
 
 def peak_memory() -> int | None:
-    """Bytes this process has had in memory at most since `forget_peak_memory`; None where nobody tells."""
+    """Returns the peak bytes of this process since `forget_peak_memory`; None where unknown."""
     with suppress(OSError, ValueError, StopIteration):
         return _kilobytes("/proc/self/status", "VmHWM")
     if find_spec("resource") is None:  # Windows
@@ -35,7 +35,7 @@ def peak_memory() -> int | None:
 
 
 def forget_peak_memory() -> None:
-    """Begin anew with the peak of `peak_memory`; where that cannot be, it stays that of the whole process.
+    """Resets the peak of `peak_memory`; where the system cannot, it stays that of the whole process.
 
     What was freed goes back to the system first: the allocator keeps it, and would count as in use.
     """
@@ -46,6 +46,6 @@ def forget_peak_memory() -> None:
 
 
 def _kilobytes(file: str, name: str) -> int:
-    """A figure of one of Linux's own files, in bytes."""
+    """Reads a figure of a file in /proc, in bytes."""
     lines = Path(file).read_text(encoding="ascii", errors="replace").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

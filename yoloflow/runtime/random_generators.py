@@ -1,22 +1,21 @@
-"""Random generators and how much of a training a second one repeats."""
+"""Random generators, and determinism of a training."""
 
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 
+from yoloflow.runtime.settings import Determinism
 from yoloflow.structures import YoloflowError, nearest_names
-
-Determinism = Literal["none", "data", "bitwise"]
 
 
 def set_determinism(level: str) -> None:
-    """State how much of a training a second one repeats; call it before anything runs on the device.
+    """Sets how much of a training a second one repeats; call it before anything runs on the device.
 
     What is learnt from (samples, their order, what is drawn for them, first weights) is a function of the
     seed at every level. "none": the device may try several kernels and take the fastest. "data": it does not,
@@ -43,14 +42,14 @@ def set_determinism(level: str) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch; data samples have generators of their own."""
+    """Seeds Python, NumPy and torch; data samples have generators of their own."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  third-party code may still draw from the global generator
     torch.manual_seed(seed)
 
 
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """All global random generators of this process, by name: torch's, the device's, NumPy's and Python's."""
+    """Returns the state of all global random generators: torch's, the device's, NumPy's and Python's."""
     state = {"torch": torch.get_rng_state()}
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device).get_rng_state(device)
@@ -64,7 +63,7 @@ def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_rng_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Go on drawing where `rng_state` was taken; a generator of another kind of device is left as it is."""
+    """Restores what `rng_state` returned; a generator of another kind of device is left as it is."""
     torch.set_rng_state(state["torch"].cpu())
     if device.type in state:
         torch.get_device_module(device).set_rng_state(state[device.type].cpu(), device)

@@ -1,4 +1,4 @@
-"""The processes that train together: joining them, and sums and lists over them."""
+"""The processes that train together, called ranks."""
 
 from __future__ import annotations
 
@@ -26,23 +26,32 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among its peers; one process is rank 0 of 1. `local_` counts those of one machine."""
+    """This process among its peers; one process is rank 0 of 1.
+
+    Attributes:
+        rank: of this process.
+        world_size: processes of all machines.
+        local_rank: of this process on its machine.
+        local_size: processes of this machine.
+        timeout_s: bound of every wait for the others, in seconds.
+    """
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    timeout_s: float = 900.0
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files and prints."""
+        """Whether this rank writes the files and prints."""
         return self.rank == 0
 
 
 def init_ranks(
     device_name: str = "auto", threads: int | None = None, timeout_s: float = 900.0
 ) -> tuple[Ranks, torch.device]:
-    """Join the process group that torchrun describes in the environment, if there is one.
+    """Joins the process group that torchrun describes in the environment, if there is one.
 
     The process leaves it by itself when Python ends.
 
@@ -59,6 +68,7 @@ def init_ranks(
         world_size=int(os.environ.get("WORLD_SIZE", 1)),
         local_rank=int(os.environ.get("LOCAL_RANK", 0)),
         local_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        timeout_s=timeout_s,
     )
     if threads is not None:
         torch.set_num_threads(threads)
@@ -68,7 +78,7 @@ def init_ranks(
     if ranks.world_size > 1 and not dist.is_initialized():
         dist.init_process_group(
             dist.get_default_backend_for_device(device),
-            store=_meeting_place(ranks, timedelta(seconds=timeout_s)),
+            store=_rendezvous_store(ranks, timedelta(seconds=timeout_s)),
             rank=ranks.rank,
             world_size=ranks.world_size,
             timeout=timedelta(seconds=timeout_s),
@@ -77,8 +87,8 @@ def init_ranks(
     return ranks, device
 
 
-def _meeting_place(ranks: Ranks, timeout: timedelta) -> PrefixStore:
-    """Where the processes find each other: a part of torchrun's store that those started together share.
+def _rendezvous_store(ranks: Ranks, timeout: timedelta) -> PrefixStore:
+    """Returns the part of torchrun's store that only the processes started together share.
 
     torchrun keeps one store while it starts ranks again. Without parts they find the addresses of the dead
     ones and wait for them, and the parts that torchrun itself has do not help: machines count the starts
@@ -92,14 +102,14 @@ def _meeting_place(ranks: Ranks, timeout: timedelta) -> PrefixStore:
         ) from error
     while isinstance(store, PrefixStore):
         store = store.underlying_store
-    return PrefixStore(_name_of_start(store, ranks, timeout), store)
+    return PrefixStore(_start_name(store, ranks, timeout), store)
 
 
-def _name_of_start(store: Store, ranks: Ranks, timeout: timedelta) -> str:
-    """A name that the processes started together share, and no others.
+def _start_name(store: Store, ranks: Ranks, timeout: timedelta) -> str:
+    """Returns a name that only the processes started together share.
 
-    Each rank leaves a word that nobody had before. The first answers every word it finds, be it of a dead
-    rank, with its own, which is the name, until all ranks have taken it.
+    Each rank stores a unique key. Rank 0 answers every key it finds, also those of dead ranks, with its own,
+    which is the name, until all ranks have taken it.
 
     Raises:
         YoloflowError: not all ranks come in time.
@@ -126,7 +136,7 @@ def _name_of_start(store: Store, ranks: Ranks, timeout: timedelta) -> str:
 
 
 def leave_ranks() -> None:
-    """Leave the process group; without one nothing happens.
+    """Leaves the process group, if there is one.
 
     Who joined without `init_ranks` calls this before Python ends: a thread of the group that lets go of a
     tensor while the interpreter is taken down aborts the process.
@@ -139,7 +149,7 @@ def leave_ranks() -> None:
 
 @torch.no_grad()
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all processes (all of them must call), without gradient."""
+    """Returns the sum of a tensor over all ranks (all of them must call), without gradient."""
     if count_ranks() == 1:
         return values
     total = values.clone()
@@ -148,7 +158,7 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def gather_over_ranks(value: T) -> list[T]:
-    """Every process's value, by rank (all of them must call)."""
+    """Returns every rank's value, by rank (all of them must call)."""
     if count_ranks() == 1:
         return [value]
     values: list[Any] = [None] * count_ranks()
@@ -157,26 +167,26 @@ def gather_over_ranks(value: T) -> list[T]:
 
 
 def count_ranks() -> int:
-    """Processes that have joined the group; 1 without one, and within `without_collectives`."""
-    if _Talk.is_off:
+    """Returns the number of ranks; 1 without a process group, and within `without_collectives`."""
+    if _Collectives.is_off:
         return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-class _Talk:
-    """Whether processes talk: one flag for all threads, since backward recomputes in threads of its own."""
+class _Collectives:
+    """The switch of `without_collectives`, for all threads: backward recomputes in threads of its own."""
 
     is_off = False
 
 
 @contextmanager
 def without_collectives() -> Iterator[None]:
-    """A block in which this process sums and gathers over itself, and so waits for no other.
+    """Makes sums and gathers in a block those of this rank alone, so that it waits for no other.
 
     It is for what one rank may fail at while the others go on. Compiled code heeds it: torch compiles anew.
     """
-    before, _Talk.is_off = _Talk.is_off, True
+    before, _Collectives.is_off = _Collectives.is_off, True
     try:
         yield
     finally:
-        _Talk.is_off = before
+        _Collectives.is_off = before

@@ -1,4 +1,4 @@
-"""Gradients over several devices: averaged while the backward pass still runs."""
+"""Averages gradients over several devices while the backward pass still runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yoloflow.structures import YoloflowError
 
 
 class GradReducer:
-    """One device: everything stays as it is.
+    """The reducer for one device: everything stays as it is.
 
     Attributes:
         rank: of this device among `world_size`.
@@ -25,31 +25,31 @@ class GradReducer:
     rank, world_size = 0, 1
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """What to call instead of `module`, so that backward averages its gradients over the devices."""
+        """Returns the module to call instead of `module`, so that backward averages its gradients."""
         return module
 
     def micro_batch(self, module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-        """The context for forward and backward of one micro-batch of an update.
+        """Returns the context for forward and backward of one micro-batch of an update.
 
         Args:
             module: what `wrap` returned.
-            is_last: whether the update follows; only then do the devices talk to each other.
+            is_last: whether the update follows; only then do the devices communicate.
         """
         return nullcontext()
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their mean over the devices (all of them must call)."""
+        """Replaces tensors by their mean over the devices (all of them must call)."""
 
     def on_all(self, flag: Tensor) -> Tensor:
-        """() bool, whether a flag is true on all devices (all of them must call)."""
+        """Returns () bool, whether a flag is true on all devices (all of them must call)."""
         return flag
 
     def gather(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Tensors of all devices, by rank (all of them must call)."""
+        """Returns the tensors of all devices, by rank (all of them must call)."""
         return [dict(tensors)]
 
     def own_part(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """Of tensors named `<prefix><rank>.<name>`, those of this device by name.
+        """Returns those of the tensors named `<prefix><rank>.<name>` that are this device's, by name.
 
         Args:
             tensors: made of what `gather` gave; others may be among them.
@@ -70,16 +70,16 @@ class GradReducer:
 
 
 class DistributedGradReducer(GradReducer):
-    """Several processes with one device each, through `DistributedDataParallel`.
+    """The reducer for several processes with one device each, through `DistributedDataParallel`.
 
-    The mean is taken; see `StepOptions.loss_ratio`.
+    The mean is taken; see `StepSettings.loss_ratio`.
     """
 
     def __init__(self) -> None:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module in DDP, which averages gradients as they come."""
+        """Returns the module in DDP, which averages gradients as they come."""
         # Running statistics are averaged once an update (`RunningStatistics`), not broadcast at each forward.
         known = inspect.signature(DistributedDataParallel.__init__).parameters
         # The name that torch 2.14 has for it, and earlier versions lack.
@@ -88,32 +88,32 @@ class DistributedGradReducer(GradReducer):
         return DistributedDataParallel(module, gradient_as_bucket_view=True, **off)
 
     def micro_batch(self, module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-        """Without talking, unless this is the last micro-batch."""
+        """Returns a context without communication, unless this is the last micro-batch."""
         assert isinstance(module, DistributedDataParallel)
         return nullcontext() if is_last else module.no_sync()
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """One all-reduce a tensor."""
+        """Averages with one all-reduce for each tensor."""
         for tensor in tensors:
             dist.all_reduce(tensor)
         if tensors:
             torch._foreach_div_(list(tensors), float(self.world_size))
 
     def on_all(self, flag: Tensor) -> Tensor:
-        """The least of all devices."""
+        """Returns the minimum over all devices."""
         number = flag.float()
         dist.all_reduce(number, dist.ReduceOp.MIN)
         return number > 0
 
     def gather(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Through host memory."""
+        """Gathers through host memory."""
         gathered: list[dict[str, Tensor]] = [{} for _ in range(self.world_size)]
         dist.all_gather_object(gathered, {name: tensor.detach().cpu() for name, tensor in tensors.items()})
         return gathered
 
 
 def get_gradreducer(is_parallel: bool) -> GradReducer:
-    """The reducer for one process, or for the process group that has been joined.
+    """Returns the reducer for one process, or for the process group that has been joined.
 
     Args:
         is_parallel: whether several processes train together.

@@ -23,28 +23,28 @@ class LossScaler:
     """
 
     def __init__(self, scale_value: float, is_dynamic: bool, factor: float = 2.0, window: int = 2000) -> None:
-        """Start at `scale_value`; see `get_loss_scaler`."""
+        """Starts at `scale_value`; see `get_loss_scaler`."""
         self.scale = torch.tensor(scale_value, dtype=torch.float32)
         self.good_updates = torch.tensor(0, dtype=torch.int32)
         self._is_dynamic, self._factor, self._window = is_dynamic, factor, window
 
     def to(self, device: torch.device) -> LossScaler:
-        """Move scale and counter to where the loss is; returns the scaler."""
+        """Moves scale and counter to a device; returns the scaler."""
         self.scale, self.good_updates = self.scale.to(device), self.good_updates.to(device)
         return self
 
     def scale_loss(self, loss: Tensor) -> Tensor:
-        """The loss to differentiate."""
+        """Returns the loss to differentiate."""
         return loss * self.scale
 
     def can_shrink(self) -> Tensor:
-        """() bool, whether an overflow of the gradients will make the scale smaller."""
+        """Returns () bool, whether an overflow of the gradients will make the scale smaller."""
         if not self._is_dynamic:
             return torch.zeros_like(self.scale, dtype=torch.bool)
         return self.scale > MIN_SCALE
 
     def adjust(self, finite: Tensor, unless: Tensor | None = None) -> None:
-        """Take note of an update.
+        """Adjusts the scale after an update.
 
         Args:
             finite: () bool, whether its gradients were.
@@ -65,12 +65,12 @@ class LossScaler:
         self.good_updates.copy_(good)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Scale and counter, the live tensors."""
+        """Returns scale and counter, the live tensors."""
         return {"scale": self.scale, "good_updates": self.good_updates}
 
 
 def get_loss_scaler(kind: str, scale_value: float = 1024.0) -> LossScaler:
-    """The loss scaler that a recipe names.
+    """Returns the loss scaler that a recipe names.
 
     Args:
         kind: "static" (constant), "dynamic" (starts at `scale_value`; factor 2, window 2,000) or "none".

@@ -1,4 +1,4 @@
-"""Running statistics of normalisation layers: equal on all devices, and unchanged by a skipped update."""
+"""Running statistics of normalisation layers, equal on all devices and unchanged by a skipped update."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from yoloflow.train_step.grad_reducer import GradReducer
 
 
 class RunningStatistics:
-    """All buffers of a network: averages and counters.
+    """The buffers of a network, averages and counters, with their last good values.
 
     An overflow in the forward pass leaves infinities in the running statistics, and a moving average never
     gets rid of one. So the statistics of the last good update are kept, and put back when one is skipped.
     """
 
     def __init__(self, network: nn.Module, reducer: GradReducer) -> None:
-        """Remember the present statistics of `network`; `reducer` averages them over the devices."""
+        """Keeps the present statistics of `network`; `reducer` averages them over the devices."""
         buffers = list(network.buffers())
         averages = _Flat([buffer for buffer in buffers if buffer.is_floating_point()])
         counters = _Flat([buffer for buffer in buffers if not buffer.is_floating_point()])
@@ -27,8 +27,8 @@ class RunningStatistics:
         self._reducer = reducer
         self._good = [flat.read() for flat in self._flats]
 
-    def settle(self, skip: Tensor) -> None:
-        """Finish an update: average over the devices; where it is skipped, go back to the last good values.
+    def finish_update(self, skip: Tensor) -> None:
+        """Averages over the devices after an update; where it is skipped, restores the last good values.
 
         Args:
             skip: () bool, whether the update is skipped.
@@ -41,12 +41,12 @@ class RunningStatistics:
         self.restore()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Present and last good values, for a state in the middle of an update."""
+        """Returns present and last good values, for a state in the middle of an update."""
         present = {f"present.{number}": flat.read() for number, flat in enumerate(self._flats)}
         return present | {f"good.{number}": good for number, good in enumerate(self._good)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave; without it the present values are good."""
+        """Takes back what `state_dict` gave; without it the present values are good."""
         self._good = [flat.read() for flat in self._flats]
         for number, (flat, good) in enumerate(zip(self._flats, self._good, strict=True)):
             if f"good.{number}" in state:
@@ -54,13 +54,13 @@ class RunningStatistics:
                 good.copy_(state[f"good.{number}"])
 
     def restore(self) -> None:
-        """Go back to the last good values."""
+        """Restores the last good values."""
         for flat, good in zip(self._flats, self._good, strict=True):
             flat.write(good)
 
 
 class _Flat:
-    """Buffers as one vector."""
+    """Reads and writes buffers as one vector."""
 
     def __init__(self, buffers: Sequence[Tensor]) -> None:
         self.buffers = list(buffers)

@@ -1,10 +1,10 @@
-"""The states of a training: when one is due, what is in it, and how a run goes on from one."""
+"""Training states: when one is due, what it holds, and how a run goes on from one."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from yoloflow.callbacks import BaseCallback, RunContext
@@ -12,42 +12,48 @@ from yoloflow.run.checkpoint import (
     StateWriter,
     TrainingState,
     load_newest_state,
+    newest_step,
     remove_leftovers,
     set_aside_newer,
 )
 from yoloflow.runtime.random_generators import rng_state, set_rng_state
 from yoloflow.runtime.ranks import gather_over_ranks
 from yoloflow.structures import YoloflowError
-from yoloflow.trainer.guards.non_finite import NonFiniteGuard
-from yoloflow.trainer.summary import TrainingTime
+from yoloflow.train_step.non_finite import NonFiniteError, first_not_finite
+from yoloflow.trainer.activity import Activity
+from yoloflow.trainer.kept_weights import KeptWeights
+from yoloflow.trainer.settings import TrainerSettings
+from yoloflow.trainer.training_time import TrainingTime
 
 logger = logging.getLogger("yoloflow")
 
 _RNG = "rng."
 
 
-class RunStates:
-    """Writes a training's states and takes up the newest."""
+class TrainingStates:
+    """Writes the states of a training, and restores the newest.
+
+    Attributes:
+        skips_faults: whether the training goes on after a non-finite update, which further ones only repeat.
+    """
 
     def __init__(
         self,
         context: RunContext,
         callbacks: Sequence[BaseCallback],
-        sentinel: NonFiniteGuard,
+        weights: KeptWeights,
         taken: TrainingTime,
+        settings: TrainerSettings,
+        identity: Mapping[str, Any],
+        activity: Activity,
     ) -> None:
-        """Look at the training's parts; nothing is written or read yet.
-
-        Args:
-            context: of the training.
-            callbacks: have states of their own.
-            sentinel: refuses weights that are not finite.
-            taken: the time of the run.
-        """
-        self._context, self._callbacks, self._sentinel = context, callbacks, sentinel
-        self._taken = taken
-        self._writer = StateWriter(context.run.weights, context.keep_latest)
+        """Takes the parts whose state is kept; nothing is written or read yet."""
+        self._context, self._callbacks, self._weights = context, callbacks, weights
+        self._time, self._settings, self._extra_identity = taken, settings, identity
+        self._activity = activity
+        self._writer = StateWriter(context.run.weights, settings.keep_latest)
         self._saved = time.monotonic()
+        self.skips_faults = False
 
     @property
     def written(self) -> int | None:
@@ -55,21 +61,22 @@ class RunStates:
         return self._writer.written
 
     def is_due(self) -> bool:
-        """Whether `save_steps` or `save_minutes` ask for one now; ranks may differ about the minutes."""
-        context = self._context
-        by_step = context.save_steps is not None and context.step % context.save_steps == 0
+        """Returns whether the settings ask for one now; ranks may differ about the minutes."""
+        settings = self._settings
+        by_step = settings.save_steps is not None and self._context.step % settings.save_steps == 0
         minutes = (time.monotonic() - self._saved) / 60
-        return by_step or (context.save_minutes is not None and minutes >= context.save_minutes)
+        return by_step or (settings.save_minutes is not None and minutes >= settings.save_minutes)
 
     def save(self) -> None:
-        """Begin to write the state after this step (rank 0; all must call at the same step).
+        """Begins to write the state after this step (rank 0; all must call at the same step).
 
         Raises:
             NonFiniteError: a weight is not finite.
         """
         context = self._context
+        self._activity.begin(f"saving the state of step {context.step}")
         self._saved = time.monotonic()
-        self._sentinel.check_weights()
+        self.check_weights()
         tensors, counters = context.train_step.state_dict()
         if not context.ranks.is_main:
             return
@@ -79,31 +86,56 @@ class RunStates:
             "step": context.step,
             "stage": context.stage,
             "epoch_open": context.epoch_open,
-            "has_spoken": self._sentinel.has_spoken,
+            "has_spoken": self.skips_faults,
             "best": context.best,
             "figures": context.figures,
             "identity": self._identity(),
-            "taken": self._taken.state_dict(),
+            "taken": self._time.state_dict(),
+            **self._weights.state_dict(),
             "callbacks": [[type(callback).__name__, callback.state_dict()] for callback in self._callbacks],
         }
         self._writer.write(context.step, TrainingState(tensors, {**counters, "trainer": trainer}))
 
+    def check_weights(self) -> None:
+        """Refuses weights that are not finite, before they are written (waits for the device).
+
+        Raises:
+            NonFiniteError: a weight is not finite.
+        """
+        name = first_not_finite(self._context.train_step.network)
+        if name is not None:
+            raise NonFiniteError(
+                f"after step {self._context.step}: weight {name} is not finite; {self.advice_to_go_on()}"
+            )
+
+    def advice_to_go_on(self) -> str:
+        """Returns how a training whose weights are lost can go on."""
+        folder = self._context.run.weights
+        step = newest_step(folder)
+        advice = "best with a lower optimizer.lr_init, clip_grad=true or overflow_still_update=false"
+        if step is None:
+            return f"no state was written before: begin again, {advice}"
+        return (
+            f"the newest state in {folder} is that of step {step}: resume=auto goes on from there, {advice}"
+        )
+
     def wait(self) -> None:
-        """Return when nothing is left to write."""
+        """Returns when nothing is left to write."""
         self._writer.wait()
 
     def restore(self) -> None:
-        """Take up the newest state of the run, if there is one; all ranks must call.
+        """Restores the newest state of the run, if there is one; all ranks must call. Nothing is written.
 
         Raises:
             YoloflowError: no state is good, or it is of a training that this one cannot go on from.
         """
         context = self._context
+        self._activity.begin("reading the newest state")
         state = load_newest_state(context.run.weights)
         if state is None:
             logger.info("%s: no state yet, starting afresh", context.run.path)
         else:
-            self._take_up(state)
+            self._restore(state)
         self._require_one_step()
         if not context.ranks.is_main:
             return
@@ -113,7 +145,7 @@ class RunStates:
             set_aside_newer(context.run.weights, context.step)
             logger.info("resumed %s at step %d", context.run.path, context.step)
 
-    def _take_up(self, state: TrainingState) -> None:
+    def _restore(self, state: TrainingState) -> None:
         context = self._context
         trainer = state.numbers["trainer"]
         self._require_same_training(trainer)
@@ -125,17 +157,18 @@ class RunStates:
         )
         context.step, context.stage, context.best = trainer["step"], trainer["stage"], trainer["best"]
         context.figures, context.epoch_open = trainer["figures"], trainer["epoch_open"]
-        self._sentinel.has_spoken = trainer["has_spoken"]
-        self._taken.load_state_dict(trainer["taken"])
+        self.skips_faults = trainer["has_spoken"]
+        self._time.load_state_dict(trainer["taken"])
+        self._weights.load_state_dict(trainer)
         self._restore_callbacks(trainer["callbacks"])
 
     def _identity(self) -> dict[str, Any]:
-        """What a training that goes on from a state must have in common with the one that wrote it."""
+        """Returns what the training that goes on from a state has in common with the one that wrote it."""
         context = self._context
         return {
             "steps of an epoch": context.steps_per_epoch,
             "accumulate": context.train_step.micro_batches_per_update,
-            **context.identity,
+            **self._extra_identity,
         }
 
     def _require_same_training(self, trainer: dict[str, Any]) -> None:
@@ -156,7 +189,7 @@ class RunStates:
             )
 
     def _restore_callbacks(self, saved: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """To each callback the state of the one of its kind; callbacks may come and go."""
+        """Gives each callback the state of the one of its kind; callbacks may come and go."""
         left = list(saved)
         for callback in self._callbacks:
             found = next((entry for entry in left if entry[0] == type(callback).__name__), None)
@@ -171,7 +204,7 @@ class RunStates:
             )
 
     def _require_one_step(self) -> None:
-        """Refuse to go on from states of different steps, as machines with folders of their own would."""
+        """Refuses to go on from states of different steps, as machines with folders of their own would."""
         steps = gather_over_ranks(self._context.step)
         if len(set(steps)) > 1:
             raise YoloflowError(

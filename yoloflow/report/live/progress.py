@@ -61,7 +61,7 @@ class ProgressReader:
     """A reader of a run that may still grow; it reads the metrics again only when they have changed."""
 
     def __init__(self, run: str | Path) -> None:
-        """Look for the run.
+        """Looks for the run.
 
         Raises:
             YoloflowError: the folder is not there, or holds no run.
@@ -74,7 +74,7 @@ class ProgressReader:
         self._curves = curves_of(self._metrics)
 
     def read(self, now: float | None = None) -> Progress:
-        """Return how far the run is.
+        """Returns how far the run is.
 
         Args:
             now: seconds since the epoch; the clock's by default.

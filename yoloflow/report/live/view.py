@@ -37,7 +37,7 @@ class RunView:
     height: int | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield head, curves and classes; on a screen long lines are cut, elsewhere they take two lines."""
+        """Yields head, curves and classes; on a screen long lines are cut, elsewhere they take two lines."""
         width, height = options.max_width, self.height
         lines = list(_figures(self.progress))
         if height is None:
@@ -60,7 +60,7 @@ class RunView:
 
 
 def _plot_height(room: int, num_classes: int) -> int:
-    """Return the lines for the plots: most of the room, less where there are classes to show."""
+    """Returns the lines for the plots: most of the room, less where there are classes to show."""
     if room < 6:
         return 0
     for_classes = min(num_classes + 3, room * 2 // 5) if num_classes else 0
@@ -68,7 +68,7 @@ def _plot_height(room: int, num_classes: int) -> int:
 
 
 def _title(progress: Progress, width: int) -> Text:
-    """Show the run and its state, at both ends of the line; a name that is too long is cut."""
+    """Shows the run and its state, at both ends of the line; a name that is too long is cut."""
     name, state = Text(str(progress.run), style="bold"), _state(progress)
     _shorten(name, max(width - state.cell_len - 2, 8))
     name.append(" " * max(width - name.cell_len - state.cell_len, 2))
@@ -76,7 +76,7 @@ def _title(progress: Progress, width: int) -> Text:
 
 
 def _whole_title(progress: Progress, width: int) -> Iterator[Text]:
-    """Show the same with nothing cut: on two lines where they do not fit into one."""
+    """Shows the same with nothing cut: on two lines where they do not fit into one."""
     name, state = Text(str(progress.run), style="bold"), _state(progress)
     if name.cell_len + state.cell_len + 2 <= width:
         yield _title(progress, width)
@@ -86,7 +86,7 @@ def _whole_title(progress: Progress, width: int) -> Iterator[Text]:
 
 
 def _state(progress: Progress) -> Text:
-    """Say in words and colour how far the run is."""
+    """Says in words and colour how far the run is."""
     metrics, summary = progress.metrics, progress.summary
     state: str = progress.state
     if progress.state == "silent":
@@ -101,7 +101,7 @@ def _state(progress: Progress) -> Text:
 
 
 def _bar(progress: Progress) -> Table:
-    """Show the epochs done of those planned as a bar, with the time left."""
+    """Shows the epochs done of those planned as a bar, with the time left."""
     done, planned = progress.epochs_done, progress.epochs
     share = min(done / planned, 1.0) if planned else 0.0
     left = progress.seconds_left
@@ -120,7 +120,7 @@ def _bar(progress: Progress) -> Table:
 
 
 def _figures(progress: Progress) -> Iterator[Text]:
-    """Yield newest losses, rate and speed; newest and best AP; that it waits for data, where it does."""
+    """Yields newest losses, rate and speed; newest and best AP; that it waits for data, where it does."""
     metrics = progress.metrics
     line = Text()
     if metrics.steps:
@@ -138,7 +138,7 @@ def _figures(progress: Progress) -> Iterator[Text]:
 
 
 def _evaluated(progress: Progress) -> Text:
-    """Show newest and best AP."""
+    """Shows newest and best AP."""
     line, metrics = Text(), progress.metrics
     if metrics.evaluations:
         newest = metrics.evaluations[-1]
@@ -157,7 +157,7 @@ def _evaluated(progress: Progress) -> Text:
 
 
 def _plots(progress: Progress, width: int, height: int, ascii_only: bool) -> Iterator[Text]:
-    """Plot loss, AP and, where there is room, the learning rate, side by side."""
+    """Plots loss, AP and, where there is room, the learning rate, side by side."""
     count = max(1, min(_MAX_PLOTS, width // _MIN_PLOT_WIDTH))
     each = (width - 2 * (count - 1)) // count
     curves = progress.curves
@@ -180,7 +180,7 @@ def _plots(progress: Progress, width: int, height: int, ascii_only: bool) -> Ite
 
 
 def _class_rows(progress: Progress) -> list[dict[str, Any]]:
-    """Return the classes with objects of the newest evaluation, the worst first."""
+    """Returns the classes with objects of the newest evaluation, the worst first."""
     if not progress.metrics.evaluations:
         return []
     rows = progress.metrics.evaluations[-1].get("per_class") or []
@@ -189,7 +189,7 @@ def _class_rows(progress: Progress) -> list[dict[str, Any]]:
 
 
 def _classes(rows: list[dict[str, Any]], width: int, height: int) -> Iterator[Text]:
-    """List as many classes as there is room for, in columns."""
+    """Lists as many classes as there is room for, in columns."""
     columns = max(1, min((width + 3) // (_CLASS_WIDTH + 3), -(-len(rows) // max(height - 1, 1))))
     shown = rows[: columns * (height - 1)]
     per_column = -(-len(shown) // columns)
@@ -218,14 +218,14 @@ def _cut(line: Text, width: int) -> Text:
 
 
 def _shorten(name: Text, width: int) -> None:
-    """Cut a name and show that it goes on, in letters that every terminal has."""
+    """Cuts a name and show that it goes on, in letters that every terminal has."""
     if name.cell_len > width:
         name.truncate(width - 2, overflow="crop")
         name.append("..")
 
 
 def _number(value: object, style: str | None = None) -> str:
-    """Format a figure to about four digits, or as a format says."""
+    """Formats a figure to about four digits, or as a format says."""
     if not isinstance(value, int | float):
         return "-"
     if style is not None:
@@ -234,7 +234,7 @@ def _number(value: object, style: str | None = None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Format a time, such as 45 s, 12 min, 3 h 05 min, 2 d 4 h."""
+    """Formats a time, such as 45 s, 12 min, 3 h 05 min, 2 d 4 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

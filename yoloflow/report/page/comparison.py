@@ -14,7 +14,7 @@ _MOST_LETTERS = 120
 
 
 def differing_settings(settings: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Return the settings that are not the same in all runs, in the order of the files.
+    """Returns the settings that are not the same in all runs, in the order of the files.
 
     Args:
         settings: dotted keys and values as text, of each run.
@@ -32,7 +32,7 @@ def differing_settings(settings: Sequence[Mapping[str, str]]) -> list[dict[str, 
 
 
 def best_figures(run: RunContent) -> dict[str, Any]:
-    """Return the head figures of a run: of its diagnostics, else of its summary, else of its metrics.
+    """Returns the head figures of a run: of its diagnostics, else of its summary, else of its metrics.
 
     Diagnostics that may be of other weights than the best epoch's do not stand beside it.
 

@@ -48,7 +48,7 @@ _FORM = {
 
 
 def read_diagnostics(path: Path) -> dict[str, Any] | None:
-    """Read a `diagnostics.json` and check its form; None where there is no such file.
+    """Reads a `diagnostics.json` and checks its form; None where there is no such file.
 
     Raises:
         YoloflowError: it is damaged, or of a schema that this version does not know.
@@ -68,7 +68,7 @@ def read_diagnostics(path: Path) -> dict[str, Any] | None:
 
 
 def compact_diagnostics(diagnostics: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """Return `diagnostics.json` without its images.
+    """Returns `diagnostics.json` without its images.
 
     Args:
         diagnostics: its content (schema 1).
@@ -91,7 +91,7 @@ def compact_diagnostics(diagnostics: Mapping[str, Any], num_classes: int) -> dic
 
 
 def compact_images(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the images of the gallery, boxes as rows.
+    """Returns the images of the gallery, boxes as rows.
 
     Args:
         images: of `diagnostics.json`.
@@ -116,7 +116,7 @@ def _of_classes(curves: Mapping[str, Any] | None, kept: set[int]) -> dict[str, A
 
 
 def _sparse_confusion(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the cells that are not empty, of the classes that are confused most."""
+    """Returns the cells that are not empty, of the classes that are confused most."""
     if confusion is None:
         return None
     labels, matrix = confusion["labels"], confusion["matrix"]

@@ -37,7 +37,7 @@ _NO_NETWORK = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 
 
 
 def render_page(runs: Sequence[RunContent], now: datetime | None = None) -> str:
-    """Render the page of one run, or of several side by side.
+    """Renders the page of one run, or of several side by side.
 
     Args:
         runs: of `read_run`.
@@ -72,7 +72,7 @@ def render_page(runs: Sequence[RunContent], now: datetime | None = None) -> str:
 
 
 def _of_run(run: RunContent, num_classes: int) -> dict[str, Any]:
-    """Return what the page's scripts read of a run."""
+    """Returns what the page's scripts read of a run."""
     diagnostics, summary, epochs = run.diagnostics, run.summary, run.settings.get("epochs", "")
     return {
         "name": run.name,
@@ -95,7 +95,7 @@ def _of_run(run: RunContent, num_classes: int) -> dict[str, Any]:
 
 
 def _environment(run: RunContent) -> dict[str, Any]:
-    """Return what the run ran on, as names and values."""
+    """Returns what the run ran on, as names and values."""
     summary = run.summary or {}
     versions = summary.get("versions", {})
     known = {
@@ -113,18 +113,18 @@ def _environment(run: RunContent) -> dict[str, Any]:
 
 
 def _files_by_rank(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the image files of all runs, the worst of each run first."""
+    """Returns the image files of all runs, the worst of each run first."""
     by_run = [[image["file"] for image in run["gallery"]["images"]] for run in runs]
     return [file for file in chain.from_iterable(zip_longest(*by_run)) if file is not None]
 
 
 def _space_for_notes(runs: Sequence[Mapping[str, Any]]) -> int:
-    """Return the letters that `_place_thumbnails` may add."""
+    """Returns the letters that `_place_thumbnails` may add."""
     return 100 + sum(400 + 60 * len(run["gallery"]["images"]) for run in runs)
 
 
 def _place_thumbnails(runs: Sequence[dict[str, Any]], thumbnails: Thumbnails) -> None:
-    """Give each image the number of its thumbnail, or why it has none, and each gallery a note of both."""
+    """Gives each image the number of its thumbnail, or why it has none, and each gallery a note of both."""
     numbers = {file: number for number, file in enumerate(thumbnails.texts)}
     for run in runs:
         images = run["gallery"]["images"]
@@ -145,7 +145,7 @@ def _place_thumbnails(runs: Sequence[dict[str, Any]], thumbnails: Thumbnails) ->
 
 
 def _as_script_data(content: object) -> str:
-    """Return JSON that can stand inside a script element: ASCII, and nothing in it can end the element."""
+    """Returns JSON that can stand inside a script element: ASCII, and nothing in it can end the element."""
     text = json.dumps(_plain(content), allow_nan=False, separators=(",", ":"))
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
@@ -153,7 +153,7 @@ def _as_script_data(content: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """Round floats to five significant digits; what is not finite is null, as JSON has no other word."""
+    """Rounds floats to five significant digits; what is not finite is null, as JSON has no other word."""
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -192,7 +192,7 @@ def _document(title: str, script_data: str) -> str:
 
 
 def _hash_of(text: str) -> str:
-    """Return the word of a content security policy that allows exactly this text."""
+    """Returns the word of a content security policy that allows exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

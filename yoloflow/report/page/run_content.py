@@ -69,7 +69,7 @@ class RunContent:
 
 
 def read_run(folder: str | Path) -> RunContent:
-    """Read a run folder.
+    """Reads a run folder.
 
     Raises:
         YoloflowError: it is no run folder, or a file in it is damaged.
@@ -96,7 +96,7 @@ def read_run(folder: str | Path) -> RunContent:
 
 
 def page_curves(metrics: Metrics) -> dict[str, Any]:
-    """Return losses, rates and AP of a training as plain columns over epochs done.
+    """Returns losses, rates and AP of a training as plain columns over epochs done.
 
     Returns:
         `steps` (`epoch`, `losses` by name, `rates` by groups, `mean_of`: logged steps in a point),
@@ -117,7 +117,7 @@ def page_curves(metrics: Metrics) -> dict[str, Any]:
 
 
 def _means(column: Sequence[float | None], size: int) -> Column:
-    """Return the means over every `size` values; gaps are left out of a mean."""
+    """Returns the means over every `size` values; gaps are left out of a mean."""
     if size == 1:
         return list(column)
     values = np.array(column, np.float64)  # None becomes NaN
@@ -127,7 +127,7 @@ def _means(column: Sequence[float | None], size: int) -> Column:
 
 
 def data_of(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Shorten the account of the data sets to counts and the first problems.
+    """Shortens the account of the data sets to counts and the first problems.
 
     Args:
         report: content of `data_problems.json`.
@@ -155,7 +155,7 @@ def data_of(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def flat_settings(tree: object, prefix: str = "") -> dict[str, str]:
-    """Return settings under dotted keys, each as the text of its value; lists stay whole."""
+    """Returns settings under dotted keys, each as the text of its value; lists stay whole."""
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree if isinstance(tree, str) else json.dumps(tree, default=str)} if prefix else {}
     flat: dict[str, str] = {}

@@ -34,7 +34,7 @@ class Thumbnails:
 
 
 def make_thumbnails(files: Sequence[str], budget: int) -> Thumbnails:
-    """Shrink images to the best level at which all fit; at the smallest one the last ones are left out.
+    """Shrinks images to the best level at which all fit; at the smallest one the last ones are left out.
 
     Args:
         files: paths, the most important first; one that comes twice counts once.
@@ -50,7 +50,7 @@ def make_thumbnails(files: Sequence[str], budget: int) -> Thumbnails:
 
 
 def _encode(images: dict[str, Uint8Array], side: int, quality: int, budget: int) -> dict[str, str]:
-    """Return the texts of the first images, until the budget is spent."""
+    """Returns the texts of the first images, until the budget is spent."""
     texts: dict[str, str] = {}
     for file, image in images.items():
         done, content = cv2.imencode(".jpg", _fit(image, side), [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -64,7 +64,7 @@ def _encode(images: dict[str, Uint8Array], side: int, quality: int, budget: int)
 
 
 def _read(file: str) -> Uint8Array | None:
-    """Return an image of the largest level, turned as its EXIF says; None if the file holds none."""
+    """Returns an image of the largest level, turned as its EXIF says; None if the file holds none."""
     try:
         content = np.fromfile(file, np.uint8)
         image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
@@ -74,7 +74,7 @@ def _read(file: str) -> Uint8Array | None:
 
 
 def _fit(image: Uint8Array, side: int) -> Uint8Array:
-    """Shrink an image until its longer side is `side` pixels; smaller ones stay."""
+    """Shrinks an image until its longer side is `side` pixels; smaller ones stay."""
     height, width = image.shape[:2]
     factor = side / max(height, width)
     if factor >= 1:

@@ -1,4 +1,4 @@
-"""What would run out of memory at hour ten does so in the first minute, with the batch size that fits.
+"""The guard against running out of memory late: the largest batch is tried before the first step.
 
 The largest batch that there can be (largest image side of all stages, as many objects as mixed images can
 have) goes forward and backward once, without a trace in the training. An accelerator says when its memory is
@@ -13,18 +13,21 @@ middle of a loss. After each try all hear what came of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
+from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.loader import BatchExtent
 from yoloflow.runtime.memory import forget_peak_memory, free_memory, peak_memory
 from yoloflow.runtime.ranks import Ranks, gather_over_ranks, without_collectives
 from yoloflow.structures import YoloflowError
-from yoloflow.train_step.non_finite import no_trace
+from yoloflow.train_step.examination import no_trace
 from yoloflow.train_step.step import TrainStep
+from yoloflow.trainer.activity import Activity
+from yoloflow.trainer.guards.guard import Guard
 
 logger = logging.getLogger("yoloflow")
 
@@ -35,13 +38,13 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class MemoryForecast:
-    """What came of it, on all ranks.
+    """The largest batch that fits, on all ranks.
 
     Attributes:
         fits: images of the largest batch that every rank can compute, 0 if not even one.
         peak: bytes in use at the peak of the whole batch, measured (the most of all ranks) or, if it was not
-            tried, from the line of `rank`; None where nobody tells.
-        rank: that has no room for more; 0 where the whole batch fits.
+            tried, from the line of `rank`; None where the system does not tell.
+        rank: that has no memory for more; 0 where the whole batch fits.
     """
 
     fits: int
@@ -51,11 +54,11 @@ class MemoryForecast:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What came of one try on one rank.
+    """The outcome of one try on one rank.
 
     Attributes:
         fits: whether it was computed.
-        peak: bytes in use at its peak, if it fits and somebody tells.
+        peak: bytes in use at its peak, if it fits and the system tells.
         error: what went wrong, where that was not for want of memory.
     """
 
@@ -64,22 +67,22 @@ class _Outcome:
     error: str | None = None
 
 
-class Batches(Protocol):
-    """What a forecast asks of a loader."""
+class MemoryGuard(Guard):
+    """Tries the largest batch before the first step."""
 
-    @property
-    def largest_batch(self) -> BatchExtent:
-        """What bounds the batches of all stages."""
-        ...
+    def __init__(self, train_step: TrainStep, loader: ConcatLoader, activity: Activity) -> None:
+        self._train_step, self._loader, self._activity = train_step, loader, activity
 
-    @property
-    def cache_memory(self) -> int:
-        """Bytes that its caches take when they are full."""
-        ...
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Tries it first; `YoloflowError` says how many images fit."""
+        self._activity.begin("trying the largest batch")
+        forecast_memory(self._train_step, self._loader, self._activity.ranks)
+        yield
 
 
-def forecast_memory(train_step: TrainStep, loader: Batches, ranks: Ranks) -> None:
-    """Try the largest batch; all ranks must call.
+def forecast_memory(train_step: TrainStep, loader: ConcatLoader, ranks: Ranks) -> None:
+    """Tries the largest batch; all ranks must call.
 
     Args:
         train_step: it is left as it was.
@@ -94,18 +97,18 @@ def forecast_memory(train_step: TrainStep, loader: Batches, ranks: Ranks) -> Non
     def compute(batch_size: int) -> None:
         compute_batch(train_step, extent, batch_size)
 
-    room = _room(ranks) - loader.cache_memory
-    told = forecast_batch(compute, extent.batch_size, train_step.device, room)
+    available = _available_bytes(ranks) - loader.cache_memory
+    forecast = forecast_batch(compute, extent.batch_size, train_step.device, available)
     what = f"{extent.batch_size} images of {extent.side} x {extent.side} px, {extent.label_rows} objects each"
-    if told.peak:
-        what += f", need {told.peak / _GIB:.1f} GiB"
-    if told.fits >= extent.batch_size:
+    if forecast.peak:
+        what += f", need {forecast.peak / _GIB:.1f} GiB"
+    if forecast.fits >= extent.batch_size:
         if ranks.is_main:
             logger.info("largest batch tried: %s", what)
         return
-    device = gather_over_ranks(str(train_step.device))[told.rank]
-    where = f"{device} of rank {told.rank}" if ranks.world_size > 1 else device
-    remedy = f"per_batch_size={told.fits} fits" if told.fits else "not even one image fits"
+    device = gather_over_ranks(str(train_step.device))[forecast.rank]
+    where = f"{device} of rank {forecast.rank}" if ranks.world_size > 1 else device
+    remedy = f"per_batch_size={forecast.fits} fits" if forecast.fits else "not even one image fits"
     raise YoloflowError(
         f"{where} has too little memory for the largest batch to come: {what}. {remedy}; "
         "accumulate=2 makes up for half the size, amp_level=O2, recompute=true (with recompute_layers) or a "
@@ -114,15 +117,15 @@ def forecast_memory(train_step: TrainStep, loader: Batches, ranks: Ranks) -> Non
 
 
 def forecast_batch(
-    compute: Callable[[int], None], batch_size: int, device: torch.device, room: int
+    compute: Callable[[int], None], batch_size: int, device: torch.device, available: int
 ) -> MemoryForecast:
-    """What comes of a batch; all ranks must call, and are told the same.
+    """Finds how much of a batch fits; all ranks must call, and get the same answer.
 
     Args:
         compute: takes the number of images.
         batch_size: images of the whole batch.
         device: where it computes.
-        room: bytes that the process may have in memory (asked for on the CPU only).
+        available: bytes that the process may have in memory (asked for on the CPU only).
 
     Raises:
         YoloflowError: another rank failed, and not for want of memory.
@@ -132,11 +135,11 @@ def forecast_batch(
     peaks: list[list[int | None]] = []
     for size in (_SMALL, _LARGER):
         outcomes = _try(compute, size, device)
-        rank = _first_without_room(outcomes)
+        rank = _first_without_available_bytes(outcomes)
         if rank is not None:
             return _halve(compute, size, device, rank)
         peaks.append([outcome.peak for outcome in outcomes])
-    lines = zip(*peaks, gather_over_ranks(room), strict=True)
+    lines = zip(*peaks, gather_over_ranks(available), strict=True)
     forecasts = [_along_the_line(rank, batch_size, *line) for rank, line in enumerate(lines)]
     least = min(forecasts, key=lambda forecast: forecast.fits)
     if least.fits >= batch_size:
@@ -145,22 +148,24 @@ def forecast_batch(
 
 
 def _along_the_line(
-    rank: int, batch_size: int, small: int | None, larger: int | None, room: int
+    rank: int, batch_size: int, small: int | None, larger: int | None, available: int
 ) -> MemoryForecast:
-    """What the peaks of the two small batches tell of a rank's whole one."""
+    """Extrapolates from the peaks of the two small batches of a rank to its whole one."""
     if small is None or larger is None:
         return MemoryForecast(batch_size, None, rank)
     per_image = max(larger - small, 0) / (_LARGER - _SMALL)
     expected = larger + per_image * (batch_size - _LARGER)
-    if expected <= room:
+    if expected <= available:
         return MemoryForecast(batch_size, int(expected), rank)
-    return MemoryForecast(max(_LARGER + int((room - larger) / max(per_image, 1)), 0), int(expected), rank)
+    return MemoryForecast(
+        max(_LARGER + int((available - larger) / max(per_image, 1)), 0), int(expected), rank
+    )
 
 
 def largest_that_fits(
     compute: Callable[[int], None], batch_size: int, device: torch.device
 ) -> MemoryForecast:
-    """Compute the whole batch; where it does not fit, find by halving how much does. All ranks must call.
+    """Computes the whole batch; where it does not fit, finds by halving how much does. All ranks must call.
 
     Args:
         compute: takes the number of images.
@@ -171,18 +176,18 @@ def largest_that_fits(
         YoloflowError: another rank failed, and not for want of memory.
     """
     outcomes = _try(compute, batch_size, device)
-    rank = _first_without_room(outcomes)
+    rank = _first_without_available_bytes(outcomes)
     if rank is not None:
         return _halve(compute, batch_size, device, rank)
     return MemoryForecast(batch_size, max(outcome.peak or 0 for outcome in outcomes) or None)
 
 
 def _halve(compute: Callable[[int], None], too_many: int, device: torch.device, rank: int) -> MemoryForecast:
-    """What fits, where `rank` has no room for `too_many` images."""
+    """Finds what fits, where `rank` has no memory for `too_many` images."""
     fits = 0
     while too_many - fits > 1:
         size = (fits + too_many) // 2
-        failed = _first_without_room(_try(compute, size, device))
+        failed = _first_without_available_bytes(_try(compute, size, device))
         if failed is None:
             fits = size
         else:
@@ -190,12 +195,12 @@ def _halve(compute: Callable[[int], None], too_many: int, device: torch.device, 
     return MemoryForecast(fits, None, rank)
 
 
-def _first_without_room(outcomes: list[_Outcome]) -> int | None:
+def _first_without_available_bytes(outcomes: list[_Outcome]) -> int | None:
     return next((rank for rank, outcome in enumerate(outcomes) if not outcome.fits), None)
 
 
 def _try(compute: Callable[[int], None], batch_size: int, device: torch.device) -> list[_Outcome]:
-    """Compute a batch on all ranks, each alone; by rank, what came of it.
+    """Computes a batch on all ranks, without collectives; returns the outcomes by rank.
 
     Raises:
         YoloflowError: another rank failed, and not for want of memory; an own such error is raised as it is.
@@ -224,14 +229,14 @@ def _try(compute: Callable[[int], None], batch_size: int, device: torch.device) 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is used up; torch has a type of its own for accelerators only."""
+    """Returns whether an error is one of memory; torch has a type of its own for accelerators only."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return "not enough memory" in str(error) or "allocate memory" in str(error)
 
 
 def compute_batch(train_step: TrainStep, extent: BatchExtent, batch_size: int) -> None:
-    """Forward and backward of a batch with objects all over, without a trace.
+    """Runs forward and backward of a batch with objects all over, and leaves the train step as it is.
 
     Args:
         train_step: of the training.
@@ -250,7 +255,7 @@ def compute_batch(train_step: TrainStep, extent: BatchExtent, batch_size: int) -
 
 
 def _peak(compute: Callable[[int], None], batch_size: int, device: torch.device) -> int | None:
-    """Bytes in use at the peak of a computation."""
+    """Returns the bytes in use at the peak of a computation."""
     if device.type == "cpu":
         forget_peak_memory()
         compute(batch_size)
@@ -261,7 +266,7 @@ def _peak(compute: Callable[[int], None], batch_size: int, device: torch.device)
     return int(torch.accelerator.max_memory_allocated(device))
 
 
-def _room(ranks: Ranks) -> int:
-    """Bytes that this process may have in memory, if the ranks of a machine share what is free."""
+def _available_bytes(ranks: Ranks) -> int:
+    """Returns the bytes that this process may use, if the ranks of a machine share what is free."""
     forget_peak_memory()
     return (peak_memory() or 0) + free_memory() // ranks.local_size

@@ -1,45 +1,36 @@
-"""The watch over a training: stops it, or speaks up once, when a number is not finite."""
+"""The guard against numbers that are not finite."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Literal
 
 from yoloflow.callbacks.base import RunContext
+from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.files import write_atomically
-from yoloflow.run.checkpoint import newest_step
 from yoloflow.runtime.ranks import gather_over_ranks
-from yoloflow.structures import Batch, YoloflowError
-from yoloflow.train_step.non_finite import first_not_finite
+from yoloflow.structures import Batch
+from yoloflow.train_step.examination import examine, rewind, skip_update
+from yoloflow.train_step.non_finite import NonFiniteError, first_not_finite
+from yoloflow.trainer.guards.guard import Guard
+from yoloflow.trainer.states import TrainingStates
 from yoloflow.weights.files import save_weights
+
+logger = logging.getLogger("yoloflow")
 
 _NAMED = 4
 """Images of a batch that a message names; the report names all."""
 
 
-class NonFiniteError(YoloflowError):
-    """A loss, a gradient or a weight is not finite."""
-
-
-class Batches(Protocol):
-    """What the sentinel asks of a loader."""
-
-    def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """All batches of the training from a step on."""
-        ...
-
-    def names_of(self, batch: Batch) -> list[str]:
-        """The files of a batch's images."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What was found on one device.
+    """A number that is not finite on one device.
 
     Attributes:
         rank: the process.
@@ -58,53 +49,59 @@ class Fault:
     batch: str
 
 
-class NonFiniteGuard:
-    """Holds back updates from the first faulty one on, and finds out what is wrong with it.
+class NonFiniteGuard(Guard):
+    """Stops a training before the first update that is not finite, or reports it once and skips it.
 
-    Attributes:
-        has_spoken: whether the training goes on after a fault; further ones are only skipped and counted.
+    The train step holds back updates from a faulty one on, so that the state is the one before it.
     """
 
-    def __init__(self, context: RunContext, loader: Batches) -> None:
-        """Watch.
+    def __init__(
+        self,
+        context: RunContext,
+        loader: ConcatLoader,
+        states: TrainingStates,
+        policy: Literal["stop", "skip"],
+    ) -> None:
+        """Takes the parts of the training; `loader` makes the batches of a faulty update again."""
+        self._context, self._loader, self._states, self._policy = context, loader, states, policy
 
-        Args:
-            context: of the training.
-            loader: where the batches of a faulty update are made again.
-        """
-        self._context, self._loader = context, loader
-        self.has_spoken = False
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Holds back faulty updates from now on, unless one was met before and is to be skipped."""
+        self._context.train_step.non_finite.is_on = not self._states.skips_faults
+        yield
 
-    def is_all_well(self) -> bool:
-        """Whether no update is held back (waits for the device)."""
-        return self._context.train_step.hold.is_clear()
+    def after_steps(self) -> None:
+        """Looks whether an update is held back (waits for the device), and stops or skips it.
 
-    def watch(self) -> None:
-        """Hold back faulty updates from now on, unless one was met and it was decided to skip them."""
-        self._context.train_step.hold.is_on = not self.has_spoken
-
-    def skip(self) -> None:
-        """Leave the examined update out and go on without holding any."""
-        self.has_spoken = True
-        self.watch()
-        self._context.step = self._context.train_step.skip_update()
-
-    def examine(self) -> NonFiniteError:
-        """Go back to the begin of the held update, name what is wrong in it and keep its batch.
-
-        All ranks must call. The context's step is the update's first afterwards.
+        All ranks find the same. Where it is skipped, the context's step is the first after it.
 
         Raises:
-            NonFiniteError: the weights themselves are not finite, and there is no way back.
+            NonFiniteError: the policy is "stop", or the weights themselves are not finite.
         """
+        context = self._context
+        if context.train_step.non_finite.is_clear():
+            return
+        self._states.wait()  # the message names the newest state on the disk
+        error = self._examine()
+        if self._policy == "stop":
+            self._states.save()
+            raise error
+        logger.warning("%s; the update is skipped, further ones are only counted", error)
+        self._states.skips_faults = True
+        context.train_step.non_finite.is_on = False
+        context.step = skip_update(context.train_step)
+
+    def _examine(self) -> NonFiniteError:
+        """Goes back to the beginning of the held update, names what is wrong in it and keeps its batch."""
         context, train_step = self._context, self._context.train_step
-        if (broken := int(train_step.hold.broken)) >= 0:
+        if (broken := int(train_step.non_finite.broken)) >= 0:
             raise self._broken_weights(broken)
-        update = int(train_step.hold.update)
-        context.step = train_step.rewind(update)
-        self.check_weights()
+        update = int(train_step.non_finite.update)
+        context.step = rewind(train_step, update)
+        self._states.check_weights()
         batches = self._batches_of(update)
-        found = train_step.examine((batch.images, batch.labels) for batch in batches)
+        found = examine(train_step, ((batch.images, batch.labels) for batch in batches))
         fault = None
         if found is not None:
             number, order, what = found
@@ -115,21 +112,8 @@ class NonFiniteGuard:
         self._write_report(update, message, faults)
         return NonFiniteError(message)
 
-    def check_weights(self) -> None:
-        """Refuse weights that are not finite, before they are written (waits for the device).
-
-        Raises:
-            NonFiniteError: a weight is not finite.
-        """
-        context = self._context
-        name = first_not_finite(context.train_step.network)
-        if name is not None:
-            raise NonFiniteError(
-                f"after step {context.step}: weight {name} is not finite; {self._what_is_left()}"
-            )
-
     def _broken_weights(self, update: int) -> NonFiniteError:
-        """Name what an update has left in the weights, and keep its batches."""
+        """Names what an update has left in the weights, and keeps its batches."""
         context, train_step = self._context, self._context.train_step
         batches = self._batches_of(update)
         context.step = (update + 1) * train_step.micro_batches_per_update
@@ -139,25 +123,14 @@ class NonFiniteGuard:
         mine = [self._keep(batch, step, 0, what) for step, batch in enumerate(batches, first)]
         faults = [one for part in gather_over_ranks(mine) for one in part]
         faults.sort(key=lambda one: (-one.step, one.rank))
-        message = f"{self._tell(update, faults[0])}; {self._what_is_left()}"
+        message = f"{self._describe_fault(update, faults[0])}; {self._states.advice_to_go_on()}"
         self._write_report(update, message, faults)
         return NonFiniteError(message)
 
     def _batches_of(self, update: int) -> list[Batch]:
-        """The micro-batches of an update on this device, made again."""
+        """Makes the micro-batches of an update on this device again."""
         number = self._context.train_step.micro_batches_per_update
         return list(islice(self._loader.batches(update * number), number))
-
-    def _what_is_left(self) -> str:
-        """Where a training whose weights are lost can go on."""
-        folder = self._context.run.weights
-        step = newest_step(folder)
-        advice = "best with a lower optimizer.lr_init, clip_grad=true or overflow_still_update=false"
-        if step is None:
-            return f"no state was written before: begin again, {advice}"
-        return (
-            f"the newest state in {folder} is that of step {step}: resume=auto goes on from there, {advice}"
-        )
 
     def _write_report(self, update: int, message: str, faults: list[Fault]) -> None:
         if self._context.ranks.is_main:
@@ -178,16 +151,16 @@ class NonFiniteGuard:
 
     def _describe(self, update: int, faults: list[Fault]) -> str:
         context = self._context
-        told = f"update {update + 1}: its gradient is not finite, though the parts of it are when repeated"
+        fault = f"update {update + 1}: its gradient is not finite, though the parts of it are when repeated"
         if faults:
-            told = self._tell(update, faults[0])
+            fault = self._describe_fault(update, faults[0])
         return (
-            f"{told}; loss scale {float(context.train_step.scaler.scale):g}. The state before it is "
+            f"{fault}; loss scale {float(context.train_step.scaler.scale):g}. The state before it is "
             f"that of step {context.step}: resume=auto takes the step again, non_finite=skip leaves it out"
         )
 
-    def _tell(self, update: int, fault: Fault) -> str:
-        """Where a fault is, what is not finite, and in which images."""
+    def _describe_fault(self, update: int, fault: Fault) -> str:
+        """Returns where a fault is, what is not finite, and in which images."""
         epoch, within = divmod(fault.step - 1, self._context.steps_per_epoch)
         place = f"step {fault.step} (step {within + 1} of epoch {epoch + 1}, rank {fault.rank})"
         images = ", ".join(fault.images[:_NAMED])

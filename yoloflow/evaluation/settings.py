@@ -1,0 +1,18 @@
+"""Settings of the evaluation."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from yoloflow.settings import Count, Section, Share
+
+
+class EvaluationSettings(Section):
+    """Which detections of a network are evaluated."""
+
+    conf_thres: Share = Field(0.001, description="lowest score of a detection in evaluation")
+    iou_thres: Share = Field(0.65, description="overlap above which NMS removes the weaker of two boxes")
+    nms_time_limit: float | None = Field(
+        None, gt=0, description="seconds of NMS for a batch (null: no limit)"
+    )
+    max_det: Count = Field(300, description="detections of an image at most")

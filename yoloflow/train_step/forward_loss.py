@@ -1,0 +1,32 @@
+"""Forward pass and loss: the part of the step that is differentiated and compiled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from yoloflow.models.precision import Precision, to_float32
+
+
+class ForwardLoss(nn.Module):
+    """Computes the loss of images and labels."""
+
+    def __init__(
+        self, network: nn.Module, loss_fn: nn.Module, precision: Precision, memory_format: torch.memory_format
+    ) -> None:
+        super().__init__()
+        self.network, self.loss_fn = network, loss_fn
+        self._precision, self._memory_format = precision, memory_format
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the loss of images (B, 3, H, W), as the network takes them, and its items."""
+        images = images.contiguous(memory_format=self._memory_format)
+        with self._precision.autocast():
+            outputs = self.network(images)
+            if not self._precision.keep_loss_fp32:
+                return self._loss(outputs, labels, images)
+        return self._loss(to_float32(outputs), labels, images)
+
+    def _loss(self, outputs: object, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        loss, items = self.loss_fn(outputs, labels, images)
+        return loss, items.detach()

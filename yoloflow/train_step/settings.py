@@ -1,0 +1,25 @@
+"""Settings of the train step."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from yoloflow.settings import Count, Section
+
+
+class StepSettings(Section):
+    """Settings of a step: accumulation, loss scale, clipping, compilation."""
+
+    accumulate: Count = Field(1, description="micro-batches summed for an update")
+    loss_scaler: Literal["static", "dynamic", "none"] = Field(
+        "static", description="keeps float16 gradients in range"
+    )
+    loss_scaler_value: float = Field(1024.0, gt=0, description="its (first) scale")
+    overflow_still_update: bool = Field(False, description="apply gradients that are not finite")
+    clip_grad: bool = Field(False, description="limit the norm of the accumulated gradient")
+    clip_grad_value: float = Field(10.0, gt=0, description="its limit")
+    channels_last: bool = Field(False, description="memory layout that is faster on many devices")
+    jit: bool = Field(False, description="compile the training step")
+    jit_backend: str = Field("inductor", description="torch.compile's back end")

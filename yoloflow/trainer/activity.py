@@ -1,0 +1,34 @@
+"""The present activity of a training, for messages about one that does not get on."""
+
+from __future__ import annotations
+
+import time
+
+from yoloflow.runtime.ranks import Ranks
+
+
+class Activity:
+    """Holds what a rank is doing and since when."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.begin("starting")
+
+    def begin(self, what: str) -> None:
+        """Notes that something else begins now; `what` stands in messages as it is."""
+        self._what, self._since = what, time.monotonic()
+
+    @property
+    def started(self) -> float:
+        """Time of the monotonic clock at which it began."""
+        return self._since
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that it has taken."""
+        return time.monotonic() - self._since
+
+    def __str__(self) -> str:
+        ranks = self.ranks
+        who = f"rank {ranks.rank} of {ranks.world_size}: " if ranks.world_size > 1 else ""
+        return f"{who}{self._what}"

@@ -1,0 +1,30 @@
+"""Settings of the training loop."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from yoloflow.settings import Count, Section
+
+
+class TrainerSettings(Section):
+    """Settings of the training loop and its guards."""
+
+    datasink: bool = Field(False, description="look at the device once a sink of steps, not after each")
+    sink_size: Count = Field(100, description="steps in a sink")
+    log_interval: Count = Field(100, description="steps between log lines")
+    keep_latest: int = Field(2, ge=1, description="newest training states kept, to resume from")
+    save_steps: Count | None = Field(
+        None, description="write a training state every so many steps, not only at the end of each epoch"
+    )
+    save_minutes: float | None = Field(
+        10.0, gt=0, description="likewise after so many minutes without one (null: never)"
+    )
+    memory_forecast: bool = Field(
+        True, description="try the largest batch that there can be before the first step"
+    )
+    non_finite: Literal["stop", "skip"] = Field(
+        "stop", description="what to do at the first loss, gradient or weight that is not finite"
+    )
