@@ -147,7 +147,7 @@ class Detector:
         Files that cannot be read are logged and passed over.
 
         Args:
-            sources: what `yoloflow predict` takes: files, folders, patterns, `camera:0`, `-`.
+            sources: those of `yoloflow predict`: files, folders, patterns, `camera:0`, `-`.
             conf_thres: scores must be above it.
             iou_thres: largest IoU of two detections of a class.
             classes: name or number of the class to report, or several; all by default.

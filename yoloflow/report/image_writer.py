@@ -46,22 +46,18 @@ class ImageWriter:
         if self._video is None or name != self._video_name:
             self.close()
             self._video_name, self._video_size_wh = name, (drawn_bgr.shape[1], drawn_bgr.shape[0])
-            self._video = self._open_video(fps)
+            path = self._folder / name
+            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+            self._video = cv2.VideoWriter(str(path), fourcc, fps, self._video_size_wh)
+            if not self._video.isOpened():
+                raise YoloflowError(
+                    f"{path}: this OpenCV cannot write MPEG-4 video; predict without drawn images"
+                )
         if (drawn_bgr.shape[1], drawn_bgr.shape[0]) != self._video_size_wh:
             # The writer drops frames of another size without a word.
             drawn_bgr = np.asarray(cv2.resize(drawn_bgr, self._video_size_wh), np.uint8)
         self._video.write(drawn_bgr)
         return name
-
-    def _open_video(self, fps: float) -> cv2.VideoWriter:
-        path = self._folder / self._video_name
-        fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-        video = cv2.VideoWriter(str(path), fourcc, fps, self._video_size_wh)
-        if not video.isOpened():
-            raise YoloflowError(
-                f"{path}: this OpenCV cannot write MPEG-4 video; predict without drawn images"
-            )
-        return video
 
     def close(self) -> None:
         """Ends the video in progress."""

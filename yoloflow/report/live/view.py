@@ -40,10 +40,8 @@ class RunView:
         """Yields head, curves and classes; on a screen long lines are cut, elsewhere they take two lines."""
         width, height = options.max_width, self.height
         lines = list(_figures(self.progress))
-        if height is None:
-            yield from _whole_title(self.progress, width)
-        else:
-            yield _title(self.progress, width)
+        yield from _title(self.progress, width, is_screen=height is not None)
+        if height is not None:
             lines = [_cut(line, width) for line in lines]
         yield _bar(self.progress)
         yield from lines
@@ -67,22 +65,15 @@ def _plot_height(room: int, num_classes: int) -> int:
     return min(room - for_classes, 24)
 
 
-def _title(progress: Progress, width: int) -> Text:
-    """Shows the run and its state, at both ends of the line; a name that is too long is cut."""
+def _title(progress: Progress, width: int, *, is_screen: bool) -> Iterator[Text]:
+    """Shows run and state at both ends of a line; a long name is cut on a screen, else it has a line."""
     name, state = Text(str(progress.run), style="bold"), _state(progress)
+    if not is_screen and name.cell_len + state.cell_len + 2 > width:
+        yield from (name, state)
+        return
     _shorten(name, max(width - state.cell_len - 2, 8))
     name.append(" " * max(width - name.cell_len - state.cell_len, 2))
-    return name.append_text(state)
-
-
-def _whole_title(progress: Progress, width: int) -> Iterator[Text]:
-    """Shows the same with nothing cut: on two lines where they do not fit into one."""
-    name, state = Text(str(progress.run), style="bold"), _state(progress)
-    if name.cell_len + state.cell_len + 2 <= width:
-        yield _title(progress, width)
-    else:
-        yield name
-        yield state
+    yield name.append_text(state)
 
 
 def _state(progress: Progress) -> Text:

@@ -57,15 +57,18 @@ def render_page(runs: Sequence[RunContent], now: datetime | None = None) -> str:
     frame = len(_document(title, "").encode("utf-8", "replace"))
     for num_classes in _CLASSES_WITH_CURVES:
         told = [_of_run(run, num_classes) for run in runs]
-        room = LARGEST - frame - len(_as_script_data(shared | {"runs": told, "thumbnails": []}))
-        room -= _space_for_notes(told)
+        files = [[image["file"] for image in run["gallery"]["images"]] for run in told]
+        # What `_place_thumbnails` adds to each run and image.
+        notes = 100 + sum(400 + 60 * len(of_run) for of_run in files)
+        room = LARGEST - frame - notes - len(_as_script_data(shared | {"runs": told, "thumbnails": []}))
         if room > 0:
             break
     else:
         raise YoloflowError(
             f"a page of {len(runs)} runs would be larger than {LARGEST / 1e6} MB; give fewer runs"
         )
-    thumbnails = make_thumbnails(_files_by_rank(told), room)
+    by_rank = [file for file in chain.from_iterable(zip_longest(*files)) if file is not None]
+    thumbnails = make_thumbnails(by_rank, room)
     _place_thumbnails(told, thumbnails)
     content = shared | {"runs": told, "thumbnails": list(thumbnails.texts.values())}
     return _document(title, _as_script_data(content))
@@ -110,17 +113,6 @@ def _environment(run: RunContent) -> dict[str, Any]:
         "Run folder": str(run.path),
     }
     return {name: value for name, value in known.items() if value is not None}
-
-
-def _files_by_rank(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the image files of all runs, the worst of each run first."""
-    by_run = [[image["file"] for image in run["gallery"]["images"]] for run in runs]
-    return [file for file in chain.from_iterable(zip_longest(*by_run)) if file is not None]
-
-
-def _space_for_notes(runs: Sequence[Mapping[str, Any]]) -> int:
-    """Returns the letters that `_place_thumbnails` may add."""
-    return 100 + sum(400 + 60 * len(run["gallery"]["images"]) for run in runs)
 
 
 def _place_thumbnails(runs: Sequence[dict[str, Any]], thumbnails: Thumbnails) -> None:
