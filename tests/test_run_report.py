@@ -14,7 +14,7 @@ from tests.support.report_data import write_run
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
-from yoloflow.evaluation.run_diagnostics import diagnose_result, doubt_about
+from yoloflow.evaluation.run_diagnostics import diagnose_result, stale_reason
 from yoloflow.files import sha256_of
 from yoloflow.flow import evaluate_run, train
 from yoloflow.run_report import write_report
@@ -194,7 +194,7 @@ def test_diagnostics_of_other_weights_are_made_anew(
     assert without_times(found) == expected
     assert found["weights_sha256"] == sha256_of(again / "weights" / "best_ema.safetensors")
     assert told["stale_reason"] is None
-    assert doubt_about(found, again) is None
+    assert stale_reason(found, again) is None
 
 
 @pytest.mark.parametrize("has_data", [True, False])
@@ -229,15 +229,15 @@ def test_diagnostics_that_do_not_say_of_which_weights_they_are_or_cannot_be_comp
     again = tmp_path / "again"
     shutil.copytree(finished, again)
     content = json.loads((again / "diagnostics.json").read_text())
-    assert doubt_about(content, again) is None
+    assert stale_reason(content, again) is None
     unknown = {key: value for key, value in content.items() if key != "weights_sha256"}
-    assert doubt_about(unknown, again) == "diagnostics.json does not say of which weights it is"
+    assert stale_reason(unknown, again) == "diagnostics.json does not say of which weights it is"
     (again / "weights" / "best_ema.safetensors").unlink()
     said = "diagnostics.json is of best_ema.safetensors, and the weights to use are now best.safetensors"
-    assert doubt_about(content, again) == said
+    assert stale_reason(content, again) == said
     shutil.rmtree(again / "weights")
     said = "diagnostics.json is of best_ema.safetensors, and the run has no weights to compare with"
-    assert doubt_about(content, again) == said
+    assert stale_reason(content, again) == said
     (told,) = page_data(write_report([again]))["runs"]
     assert told["stale_reason"] == said
     assert "no weights are there" in told["not_evaluated"]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from yoloflow.evaluation.run_diagnostics import diagnostics_of_run, doubt_about, read_sha256
+from yoloflow.evaluation.run_diagnostics import diagnostics_of_run, read_sha256, stale_reason
 from yoloflow.files import write_atomically
 from yoloflow.flow import evaluate_run
 from yoloflow.report.page.document import render_page
@@ -43,7 +43,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, e
     # 2. Diagnostics, where a run has none of its weights
     for run in contents:
         if run.diagnostics is not None:
-            run.stale_reason = doubt_about(run.diagnostics, run.path)
+            run.stale_reason = stale_reason(run.diagnostics, run.path)
         if evaluate and (run.diagnostics is None or run.stale_reason):
             _diagnose(run)
         elif run.stale_reason:

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from tests.evaluation.test_coco_oracle import random_case, run_pycocotools
+from tests.support.coco_oracle import random_case, run_pycocotools
 from yoloflow.callbacks import CALLBACKS, BaseCallback, RunContext
 from yoloflow.callbacks.pictures import batch_pictures
 from yoloflow.callbacks.summary import counts_at_thresholds

@@ -11,7 +11,8 @@ import hotcoco
 import numpy as np
 import pytest
 
-from tests.evaluation.test_coco_oracle import random_case, run_pycocotools
+from tests.support.cases import few_and_many
+from tests.support.coco_oracle import random_case, run_pycocotools
 from tests.support.diagnostics_oracle import (
     KINDS,
     look_at,
@@ -24,7 +25,7 @@ from tests.support.diagnostics_oracle import (
     slow_rates,
 )
 from yoloflow.evaluation.coco import evaluate_coco
-from yoloflow.evaluation.coco_json import read_detection_rows, read_ground_truth
+from yoloflow.evaluation.coco_reader import read_detection_rows, read_ground_truth
 from yoloflow.evaluation.diagnostics import diagnose
 from yoloflow.evaluation.diagnostics.matching import Matches, Pairs, Tables, find_pairs, make_tables, match
 from yoloflow.structures import YoloflowError
@@ -67,9 +68,10 @@ def tables_of(truth: dict[str, Any], found: list[dict[str, Any]]) -> tuple[Table
     return tables, find_pairs(tables)
 
 
-def test_every_match_is_pycocotools_at_all_ten_ious() -> None:
+@few_and_many(12, 120)
+def test_every_match_is_pycocotools_at_all_ten_ious(seeds: range) -> None:
     seen = Counter[str]()
-    for seed in range(120):
+    for seed in seeds:
         truth, found = case_of(seed)
         evaluation = run_pycocotools(truth, found)
         tables, pairs = tables_of(truth, found)
@@ -91,8 +93,9 @@ def test_every_match_is_pycocotools_at_all_ten_ious() -> None:
     assert min(seen["right"], seen["ignored"]) > 1000
 
 
-def test_all_counts_agree_with_each_other_whatever_the_case() -> None:
-    for seed in range(400):
+@few_and_many(12, 400)
+def test_all_counts_agree_with_each_other_whatever_the_case(seeds: range) -> None:
+    for seed in seeds:
         (truth, found), content = diagnosed(seed)
         json.dumps(content, allow_nan=False)
         assert_reconciled(truth, found, content)
@@ -149,6 +152,7 @@ def assert_reconciled(truth: dict[str, Any], found: list[dict[str, Any]], conten
     assert content["num_detections"] == len(found)
 
 
+@pytest.mark.oracle
 def test_the_cases_have_every_kind_of_error_and_every_cell_of_the_matrix() -> None:
     kinds, cells, ignored = Counter[str](), Counter[str](), 0
     for seed in range(150):
@@ -161,8 +165,9 @@ def test_the_cases_have_every_kind_of_error_and_every_cell_of_the_matrix() -> No
     assert min(*kinds.values(), *cells.values(), ignored) > 10
 
 
-def test_counts_rates_and_matrix_equal_slow_loops() -> None:
-    for seed in range(200):
+@few_and_many(12, 200)
+def test_counts_rates_and_matrix_equal_slow_loops(seeds: range) -> None:
+    for seed in seeds:
         (truth, found), content = diagnosed(seed)
         conf_thres, iou_thres = content["conf_thres"], content["iou_thres"]
         slow = look_at(truth, found, iou_thres)
@@ -212,8 +217,9 @@ def test_the_best_threshold_of_a_class_is_the_best_of_all_scores() -> None:
             assert (row["best_f1"], row["best_conf"]) == (pytest.approx(best[0], abs=1e-15), best[1])
 
 
-def test_precision_recall_curves_average_to_ap50_exactly() -> None:
-    for seed in range(200):
+@few_and_many(12, 200)
+def test_precision_recall_curves_average_to_ap50_exactly(seeds: range) -> None:
+    for seed in seeds:
         (truth, found), content = diagnosed(seed)
         result = evaluate_coco(truth, found)
         assert content["stats"] == list(result.stats)
@@ -224,8 +230,9 @@ def test_precision_recall_curves_average_to_ap50_exactly() -> None:
             assert np.mean(curves["all"]) == pytest.approx(result.map50, abs=1e-12)
 
 
-def test_kinds_of_errors_and_what_they_cost_equal_slow_loops() -> None:
-    for seed in range(200):
+@few_and_many(12, 200)
+def test_kinds_of_errors_and_what_they_cost_equal_slow_loops(seeds: range) -> None:
+    for seed in seeds:
         (truth, found), content = diagnosed(seed)
         slow = look_at(truth, found, content["iou_thres"])
         kinds = content["errors"]["kinds"]
@@ -246,6 +253,7 @@ def hotcoco_of(truth: dict[str, Any], found: list[dict[str, Any]]) -> hotcoco.CO
     return evaluation
 
 
+@pytest.mark.oracle
 def test_without_crowd_regions_errors_are_hotcocos_and_calibration_is_always() -> None:
     num_compared = 0
     for seed in range(200):
@@ -288,8 +296,9 @@ def test_hotcocos_matrix_counts_detections_in_crowd_regions_as_wrong_and_ours_do
     assert content["classes"][0]["ignored"] == 1
 
 
-def test_calibration_equals_slow_loops() -> None:
-    for seed in range(100):
+@few_and_many(12, 100)
+def test_calibration_equals_slow_loops(seeds: range) -> None:
+    for seed in seeds:
         (truth, found), content = diagnosed(seed)
         counts, ece, mce = slow_calibration(look_at(truth, found, content["iou_thres"]))
         calibration = content["calibration"]
@@ -309,8 +318,9 @@ def test_the_order_of_everything_changes_nothing() -> None:
         assert diagnose(other, shuffled, num_bootstrap=20).to_json() == expected
 
 
-def test_shards_of_the_images_add_up_to_the_whole() -> None:
-    for seed in range(60):
+@few_and_many(12, 60)
+def test_shards_of_the_images_add_up_to_the_whole(seeds: range) -> None:
+    for seed in seeds:
         truth, found = case_of(seed)
         image_ids = [image["id"] for image in truth["images"]]
         shards = [image_ids[i::2] for i in range(2) if image_ids[i::2]]

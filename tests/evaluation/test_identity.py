@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
@@ -59,6 +60,7 @@ def assert_one_evaluator(run: Path, truth: Path, folder: Path) -> list[float]:
     return during
 
 
+@pytest.mark.training
 def test_a_short_training_is_evaluated_four_ways_alike(tmp_path: Path) -> None:
     """Large objects, which a new network's large boxes hit; a crowd, and objects of all sizes."""
     rng, rows = np.random.default_rng(0), []
@@ -79,6 +81,7 @@ def test_a_short_training_is_evaluated_four_ways_alike(tmp_path: Path) -> None:
     assert 0 < stats[0] < 1
 
 
+@pytest.mark.training
 def test_published_weights_are_evaluated_four_ways_alike(shared: Path, tmp_path: Path) -> None:
     """YOLOX-nano on COCO pictures, trained for one step at a rate that moves nothing."""
     network = original_network(shared / "weights/yolox_nano")

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.evaluation.test_coco_oracle import pycocotools_stats, random_case
+from tests.support.cases import few_and_many
+from tests.support.coco_oracle import pycocotools_stats, random_case
 from yoloflow.evaluation.coco import evaluate_coco
-from yoloflow.evaluation.coco_json import read_detection_rows, read_ground_truth
+from yoloflow.evaluation.coco_reader import read_detection_rows, read_ground_truth
 from yoloflow.evaluation.diagnostics import Comparison, compare, diagnose
 from yoloflow.evaluation.diagnostics.intervals import (
     LEVEL,
@@ -54,9 +55,10 @@ def drawn_case(truth: dict[str, Any], found: list[dict[str, Any]], weights: list
     return truth | {"images": images, "annotations": annotations}, detections
 
 
-def test_each_sample_is_pycocotools_on_the_drawn_images() -> None:
+@few_and_many(6, 60)
+def test_each_sample_is_pycocotools_on_the_drawn_images(seeds: range) -> None:
     num_known = 0
-    for seed in range(60):
+    for seed in seeds:
         truth, found = case_without_ties(seed)
         weights = draw_images(len(truth["images"]), 4, seed)
         samples = resampled_ap(rankings_of(truth, found), weights)
@@ -68,8 +70,9 @@ def test_each_sample_is_pycocotools_on_the_drawn_images() -> None:
     assert num_known > 60
 
 
-def test_every_image_once_is_ap_itself() -> None:
-    for seed in range(200):
+@few_and_many(6, 200)
+def test_every_image_once_is_ap_itself(seeds: range) -> None:
+    for seed in seeds:
         truth, found = random_case(seed)
         once = np.ones((1, len(truth["images"])), np.int32)
         ours = [
@@ -126,6 +129,7 @@ def big_case(seed: int, noise: float, num_images: int = 60) -> Case:
     return {"images": images, "categories": categories, "annotations": annotations}, found
 
 
+@pytest.mark.oracle
 def test_intervals_hold_the_ap_of_very_many_images_about_as_often_as_they_say() -> None:
     truth, found = big_case(0, 0.08, num_images=1200)
     population = evaluate_coco(truth, found).stats

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.evaluation.test_coco_oracle import random_case
+from tests.support.coco_oracle import random_case
 from yoloflow.evaluation.coco import evaluate_coco
-from yoloflow.evaluation.records import result_array
+from yoloflow.evaluation.coco_arrays import result_array
 from yoloflow.structures import DatasetIndex, Detections
 
 Case = tuple[dict[str, Any], list[dict[str, Any]]]

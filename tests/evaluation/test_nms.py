@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.support.cases import few_and_many
 from yoloflow.evaluation.nms import non_max_suppression
 from yoloflow.structures import YoloflowError
 
@@ -90,8 +91,9 @@ def overlap(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 
 
 @pytest.mark.parametrize(("max_nms", "max_det"), [(30000, 300), (30000, 7), (40, 10), (30000, 1)])
-def test_it_equals_the_slow_version_on_random_boxes(max_nms: int, max_det: int) -> None:
-    for seed in range(20):
+@few_and_many(3, 20)
+def test_it_equals_the_slow_version_on_random_boxes(max_nms: int, max_det: int, seeds: range) -> None:
+    for seed in seeds:
         prediction = random_prediction(seed)
         (kept,) = non_max_suppression(
             prediction, conf_thres=0.2, iou_thres=0.5, max_nms=max_nms, max_det=max_det

@@ -12,7 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from yoloflow.data.writers.coco_json import ground_truth_dict
-from yoloflow.evaluation.coco import evaluate_coco
+from yoloflow.evaluation.coco import CocoResult, evaluate_coco
+from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth
+from yoloflow.evaluation.metrics import METRICS
 from yoloflow.evaluation.run_diagnostics import diagnose_result
 from yoloflow.evaluation.test_function import Synchronizer, test
 from yoloflow.models.precision import auto_mixed_precision
@@ -147,6 +149,25 @@ def test_objectness_and_end_to_end_heads_are_read_as_they_say() -> None:
     assert all((found.scores > 0.5).all() for found in result.detections.values())
 
 
+def test_a_metric_of_the_table_is_in_all_figures_of_the_result() -> None:
+    def detections_per_image(coco: CocoResult, truth: GroundTruth, detections: Float64Array) -> float:
+        return len(detections) / len(truth.image_ids)
+
+    index = data_set()
+    rows = rows_for(index, noise=0.1)
+    plain = test(KnownDetector(rows), batches(ALL), index)
+    METRICS["detections_per_image"] = detections_per_image
+    try:
+        result = test(KnownDetector(rows), batches(ALL), index)
+    finally:
+        del METRICS["detections_per_image"]
+    expected = sum(len(found) for found in result.detections.values()) / IMAGES
+    assert result.metrics == {"detections_per_image": expected}
+    assert result.figures() == plain.figures() | result.metrics
+    assert result.to_json()["detections_per_image"] == expected
+    assert "detections_per_image" not in plain.to_json()
+
+
 def test_the_written_detections_have_the_same_figures(tmp_path: Path) -> None:
     index = data_set()
     path = tmp_path / "results.json"
@@ -220,8 +241,8 @@ def test_late_batches_are_counted_and_lose_nothing(caplog: pytest.LogCaptureFixt
 def test_the_seconds_and_the_first_pictures_are_told() -> None:
     index = data_set()
     result = test(KnownDetector(rows_for(index, noise=0)), batches(ALL[::-1]), index)
-    assert [picture.path for picture in result.pictures] == [Path(f"/data/{i}.jpg") for i in ALL]
-    assert result.pictures[3].detections is result.detections[3]
+    assert [picture.path for picture in result.examples] == [Path(f"/data/{i}.jpg") for i in ALL]
+    assert result.examples[3].detections is result.detections[3]
     parts = result.seconds
     assert min(parts.loading, parts.network, parts.nms, parts.figures) >= 0
     assert result.images_per_second == pytest.approx(IMAGES / parts.total)
@@ -269,6 +290,7 @@ def scores_of(detections: dict) -> dict[str, list[float]]:
     return {str(position): found.scores.tolist() for position, found in detections.items()}
 
 
+@pytest.mark.process
 def test_two_ranks_give_exactly_what_one_process_gives(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(evaluate_as_rank, (str(tmp_path),), nprocs=2)
     index = data_set()

@@ -65,15 +65,7 @@ class MetricsFileCallback(BaseCallback):
         result = context.evaluation
         if result is None:
             return
-        record = {
-            "kind": "evaluation",
-            "epoch": context.epoch + 1,
-            "map": result.map,
-            "map50": result.map50,
-            "stats": list(result.stats),
-            "per_class": result.per_class,
-        }
-        self._append(context, record)
+        self._append(context, {"kind": "evaluation", "epoch": context.epoch + 1, **result.figures()})
 
     def _append(self, context: RunContext, record: dict[str, Any]) -> None:
         if not context.ranks.is_main:

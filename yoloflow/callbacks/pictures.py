@@ -47,7 +47,7 @@ class PicturesCallback(BaseCallback):
             return
         tiles = [
             picture_of(picture.path, picture.detections, context.class_names, self.min_score)
-            for picture in context.evaluation.pictures[: self.images]
+            for picture in context.evaluation.examples[: self.images]
         ]
         if tiles:
             cv2.imwrite(str(context.run.plots / "detections.jpg"), draw_grid(tiles, self.columns))

@@ -134,7 +134,7 @@ class SummaryCallback(BaseCallback):
         self._drawn_at = self._evaluated_at
         pictures = [
             picture_of(picture.path, picture.detections, context.class_names, self.min_score)
-            for picture in result.pictures[: self.images]
+            for picture in result.examples[: self.images]
         ]
         self._add_pictures("val/detections", pictures, self._evaluated_at)
         self._add_curves(result.coco, self._evaluated_at)

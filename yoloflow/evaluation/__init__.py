@@ -1,4 +1,4 @@
-"""What a detector's outputs are worth: suppression of duplicates and COCO figures.
+"""Step 7: the test function, non-maximum suppression and COCO figures.
 
 Nothing is imported here: `evaluation.coco` must work without torch, `evaluation.nms` needs it.
 """

@@ -15,7 +15,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.evaluation.coco_json import Float64Array, GroundTruth, read_detections, read_ground_truth
+from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth, read_detections, read_ground_truth
 from yoloflow.structures import YoloflowError
 
 # In pycocotools' order. AP and AR over IoU 0.50:0.95 unless named otherwise; small below 32^2 pixels, large
@@ -31,7 +31,7 @@ _HUNDRED_DETECTIONS = 2
 
 @dataclass(frozen=True, slots=True)
 class ClassResult:
-    """One class's figures; None where it has no objects (of that size).
+    """The figures of a class; None where it has no objects (of that size).
 
     Attributes:
         category_id: the id in the ground truth; name: the class's name.
@@ -81,7 +81,7 @@ class CocoResult:
         return self.stats[1]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dictionaries; `stats` are the twelve figures in pycocotools' order."""
+        """Returns plain lists and dictionaries; `stats` are the twelve figures in pycocotools' order."""
         return {
             "stats": list(self.stats),
             "stat_names": list(STAT_NAMES),
@@ -92,7 +92,7 @@ class CocoResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The figures with what lies behind them.
+    """The figures with the curves behind them.
 
     Attributes:
         result: the figures.
@@ -111,7 +111,7 @@ def evaluate_coco(
     detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
     image_ids: Sequence[int] | None = None,
 ) -> CocoResult:
-    """Compare detections with ground truth.
+    """Compares detections with ground truth.
 
     Equal scores rank in the order given (within an image) and by image id, as in pycocotools.
 
@@ -129,7 +129,7 @@ def evaluate_coco(
 
 
 def evaluate_read(truth: GroundTruth, found: hotcoco.COCO, image_ids: Sequence[int] | None) -> Evaluated:
-    """What `evaluate_coco` does with ground truth and detections that are read already; same errors."""
+    """Compares ground truth and detections that are read already, as `evaluate_coco`; same errors."""
     evaluation = hotcoco.COCOeval(truth.coco, found, "bbox")
     compared_ids = sorted(truth.image_ids) if image_ids is None else _checked_image_ids(image_ids, truth)
     evaluation.params.img_ids = compared_ids
@@ -163,7 +163,14 @@ def _checked_image_ids(image_ids: Sequence[int], truth: GroundTruth) -> list[int
 def _per_class(
     precision: Float64Array, recall: Float64Array, truth: GroundTruth, image_ids: list[int]
 ) -> list[ClassResult]:
-    """From (T IoUs, R recalls, K classes, A areas) and (T, K, A), 100 detections an image; -1: no objects."""
+    """Returns each class's figures.
+
+    Args:
+        precision: (T IoUs, R recalls, K classes, A areas), 100 detections an image; -1: no objects.
+        recall: (T, K, A) likewise.
+        truth: the ground truth.
+        image_ids: the images compared.
+    """
     is_counted = np.isin(truth.annotations[:, 0], image_ids) & (truth.annotations[:, 7] == 0)
     compared_categories = truth.annotations[is_counted, 1]
     rows = []
@@ -187,7 +194,7 @@ def _per_class(
 
 
 def _curves_at_iou50(evaluation: hotcoco.COCOeval, name: str) -> Float64Array:
-    """(K, 101) of one of the arrays by recall."""
+    """Returns (K, 101) of one of the arrays by recall."""
     arrays = evaluation.eval
     assert arrays is not None
     curves: Float64Array = np.asarray(arrays[name])[0, :, :, _ALL_AREAS, _HUNDRED_DETECTIONS].T

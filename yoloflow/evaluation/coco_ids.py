@@ -1,23 +1,23 @@
-"""The ids that a COCO json gives to pictures and classes, for files of predictions that go with it."""
+"""The ids of images and classes in a COCO json, for files of predictions that go with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from yoloflow.evaluation.coco_json import read_json
+from yoloflow.evaluation.coco_reader import read_json
 from yoloflow.structures import Problem, YoloflowError, nearest_names
 
 
 class CocoIds:
-    """Finds the id of a picture by its file name, each once."""
+    """Finds the id of an image by its file name, each once."""
 
     def __init__(self, path: str | Path, problems: list[Problem]) -> None:
-        """Read the file.
+        """Reads the file.
 
         Args:
             path: COCO json with `images` and `categories`.
-            problems: takes the pictures that have no id.
+            problems: takes the images that have no id.
 
         Raises:
             YoloflowError: the file cannot be read, or lacks what is needed.
@@ -43,11 +43,11 @@ class CocoIds:
 
     @property
     def num_left(self) -> int:
-        """Pictures of the file that nobody has asked for."""
+        """Images of the file that were not taken yet."""
         return self._num_images - len(self._taken)
 
     def category_ids(self, names: Sequence[str], reported: Sequence[int] | None) -> list[int]:
-        """The id of each class, by its name.
+        """Returns the id of each class, by its name.
 
         Args:
             names: in class order.
@@ -66,7 +66,7 @@ class CocoIds:
         return ids
 
     def take(self, file: str) -> int | None:
-        """The id of a picture; None, and a problem, where there is none or another file has it.
+        """Returns the id of an image; None, and a problem, where there is none or another file has it.
 
         A name in the file that has folders must agree with the end of the path. Where none does, a base name
         that occurs once is enough.
@@ -92,5 +92,5 @@ class CocoIds:
 
 
 def _without_annotation(entry: dict[str, object]) -> dict[str, object]:
-    """What belongs to an object is dropped as soon as parsed: it is most of the file."""
+    """Drops an object's annotation as soon as it is parsed: annotations are most of the file."""
     return {} if "image_id" in entry else entry

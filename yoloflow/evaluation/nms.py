@@ -1,4 +1,4 @@
-"""From decoded predictions to detections: thresholds, class choice and non-maximum suppression.
+"""Turns decoded predictions into detections: thresholds, class choice and non-maximum suppression.
 
 With objectness the score of a class is objectness times class probability, and only boxes whose objectness
 passes the threshold count; with one class the score is the objectness alone. A box is suppressed when its IoU
@@ -42,7 +42,7 @@ def non_max_suppression(
     need_nms: bool = True,
     time_limit_s: float | None = None,
 ) -> list[Tensor]:
-    """The detections in each image, best first (the rules: see the module).
+    """Returns the detections in each image, best first (the rules: see the module).
 
     Args:
         prediction: (B, N, 4 + C) or, with objectness, (B, N, 5 + C): centre-form boxes in input pixels and
@@ -96,7 +96,7 @@ def _check_shape(prediction: Tensor, conf_free: bool, need_nms: bool) -> None:
 
 
 def _finite_rows(prediction: Tensor) -> list[Tensor]:
-    """The rows of each image without those that have a number which is not finite; a warning counts them."""
+    """Returns each image's rows without those that are not finite; a warning counts them."""
     if torch.isfinite(prediction.sum()):
         return list(prediction)
     is_finite = prediction.isfinite().all(-1)
@@ -110,7 +110,7 @@ def _finite_rows(prediction: Tensor) -> list[Tensor]:
 
 
 def _candidates(rows: Tensor, conf_thres: float, conf_free: bool, multi_label: bool) -> Tensor:
-    """(K, 6) pairs of a box and a class that pass the threshold, in the order of the prediction."""
+    """Returns (K, 6) pairs of a box and a class that pass the threshold, in the order of the prediction."""
     scores = rows[:, 4:]
     if not conf_free:
         rows = rows[rows[:, 4] > conf_thres]
@@ -128,12 +128,12 @@ def _candidates(rows: Tensor, conf_thres: float, conf_free: bool, multi_label: b
 
 
 def _best_first(candidates: Tensor, limit: int) -> Tensor:
-    """The `limit` best rows; equal scores keep their order."""
+    """Returns the `limit` best rows; equal scores keep their order."""
     return candidates[candidates[:, 4].argsort(descending=True, stable=True)[:limit]]
 
 
 def _suppress(candidates: Tensor, iou_thres: float, max_det: int, class_offset: float | None) -> Tensor:
-    """The kept rows of sorted candidates: all, or at least the first `max_det`.
+    """Returns the kept rows of sorted candidates: all, or at least the first `max_det`.
 
     Whether a box is kept depends on better boxes only, so the best boxes are decided first and the others
     only where these do not yield `max_det`: the same result in a fraction of the time.
@@ -150,7 +150,7 @@ def _suppress(candidates: Tensor, iou_thres: float, max_det: int, class_offset: 
 
 
 def _torchvision_nms(boxes_xyxy: Tensor, scores: Tensor, iou_thres: float) -> Tensor:
-    """Positions of the kept boxes, best first."""
+    """Returns positions of the kept boxes, best first."""
     if not hasattr(torch.ops.torchvision, "nms"):
         _load_torchvision_kernels()
     kept: Tensor = torch.ops.torchvision.nms(boxes_xyxy, scores, iou_thres)
@@ -158,7 +158,7 @@ def _torchvision_nms(boxes_xyxy: Tensor, scores: Tensor, iou_thres: float) -> Te
 
 
 def _load_torchvision_kernels() -> None:
-    """Load torchvision's compiled library; the package, which takes 1.5 s, only where that does not help."""
+    """Loads torchvision's compiled library; the package, which takes 1.5 s, only where that does not help."""
     spec = find_spec("torchvision")
     if spec is not None and spec.origin is not None:
         for library in sorted(Path(spec.origin).parent.glob("_C*")):
@@ -169,7 +169,7 @@ def _load_torchvision_kernels() -> None:
 
 
 def _boxes_apart(candidates: Tensor, class_offset: float | None) -> Tensor:
-    """(K, 4) boxes moved so far apart by class that boxes of two classes cannot overlap."""
+    """Returns (K, 4) boxes moved so far apart by class that boxes of two classes cannot overlap."""
     boxes, classes = candidates[:, :4], candidates[:, 5:6]
     if class_offset is not None:
         return boxes + classes * class_offset

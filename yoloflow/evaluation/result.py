@@ -1,4 +1,4 @@
-"""What an evaluation gives: figures, detections, settings, time and memory."""
+"""The result of an evaluation: figures, detections, settings, time and memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from yoloflow.structures import DatasetIndex, Detections
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """An image file and what was found in it."""
+class DetectedImage:
+    """An image file and its detections."""
 
     path: Path
     detections: Detections
@@ -21,7 +21,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSeconds:
-    """Where the time went; of several ranks the slowest.
+    """The seconds of each part; of several ranks the slowest.
 
     Attributes:
         loading: waiting for images, and their way to the device.
@@ -37,7 +37,7 @@ class EvaluationSeconds:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Seconds of all parts."""
         return self.loading + self.network + self.nms + self.figures
 
 
@@ -48,25 +48,27 @@ class EvaluationResult:
     Attributes:
         coco: the figures.
         detections: of each image, by its position in the data set.
-        pictures: the first images of the data set with their detections.
+        examples: the first images of the data set with their detections.
         seconds: where the time went.
         num_images: images evaluated.
         num_late_batches: batches whose suppression took longer than the limit; they count all the same.
         index: the data set evaluated.
         peak_memory_mb: most main memory that the process held, in MiB (in a training: since the memory
             forecast), of several ranks the largest; None where the system does not tell.
-        settings: how it was done, in plain words and numbers: thresholds, precision, device, ranks and, where
+        metrics: figures of the table `METRICS`, by name.
+        settings: plain words and numbers: thresholds, precision, device, ranks and, where
             the flow made the loader, pre-processing.
     """
 
     coco: CocoResult
     detections: dict[int, Detections]
-    pictures: tuple[Picture, ...]
+    examples: tuple[DetectedImage, ...]
     seconds: EvaluationSeconds
     num_images: int
     num_late_batches: int
     index: DatasetIndex
     peak_memory_mb: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -97,6 +99,7 @@ class EvaluationResult:
             "map50": self.map50,
             "stats": list(self.stats),
             "per_class": self.per_class,
+            **self.metrics,
         }
 
     @property
@@ -112,7 +115,7 @@ class EvaluationResult:
 
     @property
     def how(self) -> str:
-        """One line on how it was done."""
+        """One line on the settings."""
         return _describe(self.settings)
 
     @property
@@ -124,9 +127,10 @@ class EvaluationResult:
         return f"milliseconds an image: {parts}; {self.images_per_second:.1f} images/s{memory}{late}"
 
     def to_json(self) -> dict[str, Any]:
-        """COCO's figures as `CocoResult.to_json` has them, `settings` and `speed`."""
+        """Returns COCO's figures as `CocoResult.to_json` has them, `settings` and `speed`."""
         return {
             **self.coco.to_json(),
+            **self.metrics,
             "settings": dict(self.settings),
             "speed": {
                 "images_per_second": self.images_per_second,

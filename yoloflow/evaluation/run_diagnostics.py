@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array
 from yoloflow.evaluation.diagnostics import Diagnostics, diagnose
-from yoloflow.evaluation.records import ground_truth_of, result_array
 from yoloflow.evaluation.result import EvaluationResult
 from yoloflow.files import sha256_of
 from yoloflow.run.folder import find_weights
@@ -16,7 +16,7 @@ from yoloflow.structures import DatasetIndex, YoloflowError
 
 
 def diagnose_result(result: EvaluationResult, index: DatasetIndex, what: str = "") -> Diagnostics:
-    """What the detections of an evaluation are worth, and why not more; images are named by their paths.
+    """Diagnoses the detections of an evaluation; images are named by their paths.
 
     Args:
         result: the evaluation.
@@ -37,7 +37,7 @@ def diagnose_result(result: EvaluationResult, index: DatasetIndex, what: str = "
 
 
 def diagnostics_of_run(result: EvaluationResult, weights: Path, sha256: str) -> dict[str, Any]:
-    """The content of a run's `diagnostics.json`, which says of which weights it is.
+    """Returns the content of a run's `diagnostics.json`, which says of which weights it is.
 
     Args:
         result: the evaluation of these weights.
@@ -51,8 +51,8 @@ def diagnostics_of_run(result: EvaluationResult, weights: Path, sha256: str) -> 
     return content | {"weights_sha256": sha256}
 
 
-def doubt_about(diagnostics: Mapping[str, Any], folder: Path) -> str | None:
-    """Why a run's diagnostics may be of other weights than those that the run would use now; None if not.
+def stale_reason(diagnostics: Mapping[str, Any], folder: Path) -> str | None:
+    """Returns why a run's diagnostics may be of other weights than its best ones now; None if they are not.
 
     Args:
         diagnostics: content of its `diagnostics.json`.
@@ -76,7 +76,7 @@ def doubt_about(diagnostics: Mapping[str, Any], folder: Path) -> str | None:
 
 
 def read_sha256(weights: Path) -> str:
-    """What tells weights from any others.
+    """Returns the SHA-256 of a weights file.
 
     Raises:
         YoloflowError: the file cannot be read.

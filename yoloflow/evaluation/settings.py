@@ -8,7 +8,7 @@ from yoloflow.settings import Count, Section, Share
 
 
 class EvaluationSettings(Section):
-    """Which detections of a network are evaluated."""
+    """Settings of evaluation: thresholds and limits of detections."""
 
     conf_thres: Share = Field(0.001, description="lowest score of a detection in evaluation")
     iou_thres: Share = Field(0.65, description="overlap above which NMS removes the weaker of two boxes")

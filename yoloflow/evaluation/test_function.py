@@ -1,4 +1,7 @@
-"""Step 7, the test function: a network, a loader and a data set in; COCO figures out."""
+"""Step 7, the test function: batches go through the network, suppression and back to original pixels.
+
+Then the detections of all ranks are gathered and compared with the data set, by COCO's protocol.
+"""
 
 # ruff: noqa: PT028  `test` is no test of pytest's
 
@@ -12,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,11 +24,13 @@ from torch import Tensor, nn
 
 from yoloflow.boxes import boxes_to_original
 from yoloflow.evaluation.coco import evaluate_coco
+from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array, result_rows
+from yoloflow.evaluation.metrics import METRICS
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
-from yoloflow.evaluation.records import ground_truth_of, result_array, result_rows
-from yoloflow.evaluation.result import EvaluationResult, EvaluationSeconds, Picture
+from yoloflow.evaluation.result import DetectedImage, EvaluationResult, EvaluationSeconds
 from yoloflow.files import write_atomically
 from yoloflow.models import Network, predict_images, prepare_for_inference
+from yoloflow.models.layers.contract import HeadOutput
 from yoloflow.models.precision import Precision
 from yoloflow.runtime.memory import peak_memory
 from yoloflow.runtime.ranks import gather_over_ranks
@@ -34,8 +39,6 @@ from yoloflow.structures import Batch, DatasetIndex, Detections, YoloflowError
 __all__ = [
     "EvaluationResult",
     "EvaluationSeconds",
-    "OutputKind",
-    "Picture",
     "Synchronizer",
     "test",
 ]
@@ -44,28 +47,14 @@ logger = logging.getLogger("yoloflow")
 
 T = TypeVar("T")
 
-NUM_PICTURES = 16
-
-
-class OutputKind(Protocol):
-    """What a head's decoded output holds; `network.output_kind` states it."""
-
-    @property
-    def has_objectness(self) -> bool:
-        """(B, N, 5 + C) with objectness before the class scores, not (B, N, 4 + C)."""
-        ...
-
-    @property
-    def end_to_end(self) -> bool:
-        """(B, K, 6) x1 y1 x2 y2 score class, which needs no suppression."""
-        ...
+NUM_EXAMPLES = 16
 
 
 class Synchronizer:
     """Brings the ranks' parts of an evaluation together."""
 
     def __init__(self, world_size: int = 1) -> None:
-        """State the ranks.
+        """Takes the number of ranks.
 
         Args:
             world_size: processes that evaluate together.
@@ -83,17 +72,17 @@ class Synchronizer:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files."""
+        """Whether this rank writes files."""
         return self.world_size == 1 or dist.get_rank() == 0
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, by rank; all ranks must call it."""
+        """Returns every rank's value, by rank; all ranks must call it."""
         return gather_over_ranks(value) if self.world_size > 1 else [value]
 
 
 @dataclass(slots=True)
 class _RankPart:
-    """What one rank found."""
+    """The detections of one rank."""
 
     detections: dict[int, Detections]
     seconds: dict[str, float]
@@ -110,7 +99,7 @@ class _Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> float:
-        """The seconds since the last lap, once the device is done; they count as `name`."""
+        """Returns the seconds since the last lap, once the device is done; they count as `name`."""
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
         now = time.perf_counter()
@@ -132,7 +121,7 @@ def test(
     synchronizer: Synchronizer | None = None,
     save_json: str | Path | None = None,
 ) -> EvaluationResult:
-    """Evaluate a network with COCO's protocol.
+    """Evaluates a network with COCO's protocol.
 
     Of a `Network` a fused copy is evaluated (see `prepare_for_inference`), the network itself is not touched.
     Any other is in evaluation mode meanwhile and each of its modules is afterwards in the mode it was in.
@@ -140,7 +129,7 @@ def test(
 
     Args:
         network: takes the batches' images, uint8 RGB, as they are. Its `output_kind` says what its first
-            output in evaluation mode is (see `OutputKind`); boxes in input pixels.
+            output in evaluation mode is (see `HeadOutput`); boxes in input pixels.
         dataloader: this rank's batches.
         index: the data set that the batches' `indices` refer to.
         conf_thres: scores must be above it.
@@ -154,7 +143,7 @@ def test(
     Raises:
         YoloflowError: the loader gives nothing, or network and data set do not fit together.
     """
-    kind = cast(OutputKind, network.output_kind)
+    kind = cast(HeadOutput, network.output_kind)
     thresholds: dict[str, Any] = {"conf_thres": conf_thres, "iou_thres": iou_thres, "max_det": max_det}
     suppress = partial(
         non_max_suppression,
@@ -189,7 +178,7 @@ def _evaluate_part(
     device: torch.device,
     nms_time_limit: float | None,
 ) -> _RankPart:
-    """This rank's batches through the network and suppression."""
+    """Returns this rank's batches through the network and suppression."""
     stopwatch = _Stopwatch(device)
     detections: dict[int, Detections] = {}
     num_late_batches = 0
@@ -208,7 +197,7 @@ def _evaluate_part(
 
 @contextmanager
 def _evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each module is in the mode it was in."""
+    """Sets evaluation mode without gradients; afterwards each module is in the mode it was in."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -220,10 +209,10 @@ def _evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 
 def _settings_of(network: nn.Module, device: torch.device, precision: Precision | None) -> dict[str, Any]:
-    """How it is done, beside the thresholds."""
+    """Returns the settings beside the thresholds."""
     dtype = precision.dtype if precision is not None else None
     return {
-        "nms": not cast(OutputKind, network.output_kind).end_to_end,
+        "nms": not cast(HeadOutput, network.output_kind).end_to_end,
         "multi_label": True,
         "max_nms": MAX_NMS,
         "device": device.type,
@@ -232,7 +221,7 @@ def _settings_of(network: nn.Module, device: torch.device, precision: Precision 
     }
 
 
-def _check_classes(prediction: Tensor, kind: OutputKind, index: DatasetIndex) -> None:
+def _check_classes(prediction: Tensor, kind: HeadOutput, index: DatasetIndex) -> None:
     num_known = len(index.names)
     if kind.end_to_end:  # its width does not tell, its class numbers may
         num_classes = max(num_known, int(prediction[..., 5].nan_to_num(0, 0, 0).max()) + 1)
@@ -246,7 +235,7 @@ def _check_classes(prediction: Tensor, kind: OutputKind, index: DatasetIndex) ->
 
 
 def _to_original(rows: list[Tensor], batch: Batch) -> list[Detections]:
-    """(K, 6) rows in input pixels of each image of a batch as detections in pixels of the original image."""
+    """Converts each image's (K, 6) rows in input pixels to detections in pixels of the original image."""
     on_host = torch.cat(rows).cpu()  # one transfer for the batch
     detections = []
     for i, found in enumerate(torch.split(on_host, [len(part) for part in rows])):
@@ -278,7 +267,7 @@ def _conclude(
     save_json: str | Path | None,
     settings: Mapping[str, Any],
 ) -> EvaluationResult:
-    """All ranks' parts as one result."""
+    """Returns all ranks' parts as one result."""
     start = time.perf_counter()
     parts = synchronizer.gather(part)
     found = {position: rows for other in reversed(parts) for position, rows in other.detections.items()}
@@ -291,15 +280,17 @@ def _conclude(
     if save_json is not None and synchronizer.is_main:
         _write_json(Path(save_json), result_rows(results))
     image_ids = index.image_ids[list(detections)].tolist()
-    coco = evaluate_coco(ground_truth_of(index), results, image_ids)
+    truth = ground_truth_of(index)
+    coco = evaluate_coco(truth, results, image_ids)
     slowest = {name: max(other.seconds[name] for other in parts) for name in part.seconds}
     peaks = [other.peak_memory for other in parts if other.peak_memory is not None]
     return EvaluationResult(
         coco=coco,
+        metrics={name: metric(coco, truth, results) for name, metric in METRICS.items()},
         detections=detections,
-        pictures=tuple(
-            Picture(Path(index.image_paths[position]), detections[position])
-            for position in list(detections)[:NUM_PICTURES]
+        examples=tuple(
+            DetectedImage(Path(index.image_paths[position]), detections[position])
+            for position in list(detections)[:NUM_EXAMPLES]
         ),
         seconds=EvaluationSeconds(**slowest, figures=time.perf_counter() - start),
         num_images=len(detections),

@@ -1,4 +1,4 @@
-"""Why detections are worth what they are: curves, confusion, kinds of errors, calibration, intervals.
+"""Diagnostics of detections: curves, confusion, kinds of errors, calibration, intervals.
 
 Imports no torch.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.evaluation.coco_json import Float64Array
+from yoloflow.evaluation.coco_reader import Float64Array
 
 RECALLS = np.linspace(0, 1, 101)
 # linspace is a bit above the nearest number to 0.35 and others, so that 35 of 100 objects do not reach it.
@@ -15,7 +15,7 @@ _MET_WHEN_EQUAL = np.arange(101) / 100 >= RECALLS
 def interpolated_ap(
     num_right: NDArray[np.integer], num_ranked: NDArray[np.integer], num_objects: NDArray[np.integer]
 ) -> Float64Array:
-    """COCO's AP: the mean over 101 recalls of the best precision at that recall or a higher one.
+    """Returns COCO's AP: the mean over 101 recalls of the best precision at that recall or a higher one.
 
     Args:
         num_right: (S, R) true positives down to and with each of R true positives, by falling score; S
@@ -39,7 +39,7 @@ def interpolated_ap(
 
 
 def _recalls_reached(num_right: NDArray[np.integer], num_objects: NDArray[np.integer]) -> NDArray[np.integer]:
-    """How many of `RECALLS` are at most right / objects, as pycocotools' floating-point numbers decide."""
+    """Counts the `RECALLS` that are at most right / objects, in pycocotools' floating-point numbers."""
     hundredfold = 100 * num_right
     reached = hundredfold // num_objects
     is_met = reached * num_objects != hundredfold  # or met exactly: then rounding decides

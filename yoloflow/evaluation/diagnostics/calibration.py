@@ -1,4 +1,4 @@
-"""Whether a score of 0.8 is right in 80 % of cases.
+"""Calibration: a score of 0.8 should be right in 80 % of cases.
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks", equations 3 and 5: expected and largest gap
 between mean score and share of true positives, over ten bins of equal width.
@@ -41,7 +41,7 @@ class Calibration:
 
 
 def calibrate(tables: Tables, matches: Matches) -> Calibration:
-    """All detections that are not ignored, in bins; scores outside of 0..1 count to the nearest bin."""
+    """Puts all detections that are not ignored in bins; scores outside of 0..1 count to the nearest bin."""
     scores, is_right = tables.scores[~matches.is_ignored], matches.is_right[~matches.is_ignored]
     places = np.floor(scores * NUM_BINS).clip(0, NUM_BINS - 1).astype(np.int64)
     counts = np.bincount(places, minlength=NUM_BINS)

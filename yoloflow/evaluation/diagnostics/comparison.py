@@ -1,4 +1,4 @@
-"""Whether one set of detections is better than another, or only luckier with these images."""
+"""Comparison of two sets of detections, with the uncertainty that comes from the images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from yoloflow.evaluation.coco import CocoResult, evaluate_read
-from yoloflow.evaluation.coco_json import Float64Array, GroundTruth, read_detection_rows, read_ground_truth
+from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth, read_detection_rows, read_ground_truth
 from yoloflow.evaluation.diagnostics.intervals import LEVEL, draw_images, interval, rank_classes, resampled_ap
 from yoloflow.evaluation.diagnostics.matching import find_pairs, make_tables
 from yoloflow.structures import YoloflowError
@@ -70,7 +70,7 @@ class Comparison:
     samples: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dictionaries."""
+        """Returns plain lists and dictionaries."""
         return {
             "num_images": self.a.num_images,
             "level": LEVEL,
@@ -92,7 +92,7 @@ def compare(
     num_bootstrap: int = 1000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two sets of detections; differences say by how much the first is better.
+    """Compares two sets of detections; differences say by how much the first is better.
 
     Args:
         ground_truth: COCO json file or its content, or either as `read_ground_truth` gives it.
@@ -135,7 +135,7 @@ def compare(
 def _resample(
     truth: GroundTruth, detections: Detections, image_ids: Sequence[int] | None, num_samples: int, seed: int
 ) -> tuple[CocoResult, Float64Array, Float64Array]:
-    """The figures, and AP and AP50 of each sample; the same seed draws the same images."""
+    """Returns the figures, and AP and AP50 of each sample; the same seed draws the same images."""
     rows = read_detection_rows(detections, truth)
     evaluated = evaluate_read(truth, truth.coco.load_res(rows), image_ids)
     if not num_samples:

@@ -19,7 +19,7 @@ CONVENTION = (
 
 
 def mix_ups(point: OperatingPoint, pairs: Pairs, iou_thres: float) -> Int64Array:
-    """(N,) the missed object of another class that each false positive takes, -1 for none."""
+    """Returns (N,) the missed object of another class that each false positive takes, -1 for none."""
     tables = point.tables
     candidates = np.flatnonzero(
         ~pairs.is_same_class
@@ -34,7 +34,7 @@ def mix_ups(point: OperatingPoint, pairs: Pairs, iou_thres: float) -> Int64Array
 
 
 def confusion_matrix(point: OperatingPoint, matches: Matches, mixed_up: Int64Array) -> Int64Array:
-    """(K + 1, K + 1) counts: rows the truth, columns the prediction, the last of each the background.
+    """Returns (K + 1, K + 1) counts: rows the truth, columns the prediction, the last of each the background.
 
     Args:
         point: which detections and objects count.

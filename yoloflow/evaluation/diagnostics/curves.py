@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.evaluation.coco_json import Float64Array
+from yoloflow.evaluation.coco_reader import Float64Array
 from yoloflow.evaluation.diagnostics.matching import Matches, Tables
 from yoloflow.structures import Int64Array
 
@@ -54,7 +54,7 @@ class Counts:
         return _share(2 * self.right, self.right + self.wrong + self.objects[:, None])
 
     def over_classes(self, values: Float64Array) -> Float64Array:
-        """(T,) the mean of (K, T) values over the classes with objects, NaN where none has a value."""
+        """Returns (T,) the mean of (K, T) values over the classes with objects, NaN where none has one."""
         values = values[self.objects > 0]
         is_known = ~np.isnan(values)
         return _share(np.where(is_known, values, 0).sum(0), is_known.sum(0))
@@ -67,7 +67,7 @@ def _share(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Float64Arra
 
 
 def count(tables: Tables, matches: Matches, thresholds: Float64Array) -> Counts:
-    """The counts at these score thresholds; a detection with the threshold's very score counts."""
+    """Returns the counts at these score thresholds; a detection with the threshold's very score counts."""
     shape = (3, len(tables.category_ids), len(thresholds))
     totals = np.zeros(shape, np.int64)
     kinds = np.where(matches.is_ignored, 2, np.where(matches.is_right, 0, 1))
@@ -82,7 +82,7 @@ def count(tables: Tables, matches: Matches, thresholds: Float64Array) -> Counts:
 
 
 def operating_point(counts: Counts) -> float:
-    """The lowest of `CONFIDENCES` with the best mean F1 over classes; 0 if there are no objects.
+    """Returns the lowest of `CONFIDENCES` with the best mean F1 over classes; 0 if there are no objects.
 
     Args:
         counts: at `CONFIDENCES`.
@@ -103,7 +103,7 @@ class BestThreshold:
 
 
 def best_thresholds(tables: Tables, matches: Matches) -> list[BestThreshold]:
-    """Of each class."""
+    """Returns of each class."""
     found = [BestThreshold() for _ in tables.category_ids]
     num_objects = tables.num_objects
     rows = np.flatnonzero(~matches.is_ignored)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from yoloflow.evaluation.coco import STAT_NAMES, CocoResult, evaluate_read
-from yoloflow.evaluation.coco_json import Float64Array, GroundTruth, read_detection_rows, read_ground_truth
+from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth, read_detection_rows, read_ground_truth
 from yoloflow.evaluation.diagnostics import average_precision, curves, images, intervals
 from yoloflow.evaluation.diagnostics.calibration import Calibration, calibrate
 from yoloflow.evaluation.diagnostics.confusion import BACKGROUND, CONVENTION, confusion_matrix, mix_ups
@@ -43,7 +43,7 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """What `diagnose` finds; K classes by rising category id, counts at `conf_thres` and `iou_thres`.
+    """The result of `diagnose`; K classes by rising category id, counts at `conf_thres` and `iou_thres`.
 
     Attributes:
         what: words for the evaluated weights or file.
@@ -60,7 +60,7 @@ class Diagnostics:
         intervals: of AP; None if not asked for or without objects.
         label_errors: suspected labels, see `labels.suspected_labels`.
         images: the worst ones, see `images.worst_images`.
-        speed: of the evaluation, where one was timed; see `engine.diagnose`.
+        speed: of the evaluation, where one was timed; see `run_diagnostics`.
     """
 
     what: str
@@ -81,7 +81,7 @@ class Diagnostics:
     speed: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The content of a diagnostics file: plain lists and dictionaries, None where nothing is defined."""
+        """Returns the content of a diagnostics file; None stands where nothing is defined."""
         return {
             "schema": SCHEMA,
             "what": self.what,
@@ -172,7 +172,7 @@ class Diagnostics:
 
 
 def _known(values: Iterable[float]) -> list[float | None]:
-    """Plain numbers, None for NaN."""
+    """Returns plain numbers, None for NaN."""
     return [None if math.isnan(value) else float(value) for value in values]
 
 
@@ -189,7 +189,7 @@ def diagnose(
     num_worst: int = 60,
     what: str = "",
 ) -> Diagnostics:
-    """Find out what detections are worth, and why not more.
+    """Diagnoses detections: their figures, and the errors that cost AP.
 
     Args:
         ground_truth: COCO json file or its content, or either as `read_ground_truth` gives it.

@@ -1,4 +1,4 @@
-"""What kind of error each false positive is, and how much AP each kind costs.
+"""The kind of error of each false positive, and the AP that each kind costs.
 
 TIDE: Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection Errors", section 2.2. Where
 several kinds apply the first does:
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yoloflow.evaluation.coco_json import Float64Array
+from yoloflow.evaluation.coco_reader import Float64Array
 from yoloflow.evaluation.diagnostics.average_precision import interpolated_ap
 from yoloflow.evaluation.diagnostics.matching import BoolArray, Matches, Pairs, Tables
 from yoloflow.evaluation.diagnostics.operating_point import OperatingPoint
@@ -63,13 +63,13 @@ class ErrorSummary:
 
 
 def summarise(errors: Errors, point: OperatingPoint, all_scores: OperatingPoint) -> ErrorSummary:
-    """The summary; at the operating point `all_scores` every detection counts, as AP has no threshold."""
+    """Summarises errors; at `all_scores` every detection counts, as AP has no threshold."""
     base_ap, costs = ap_costs(all_scores, errors)
     return ErrorSummary(base_ap, count_errors(errors, point), costs)
 
 
 def find_errors(tables: Tables, pairs: Pairs, matches: Matches, iou_thres: float) -> Errors:
-    """The kinds of all detections: better detections decide a kind, so it is the same at any threshold."""
+    """Finds the kinds of all detections: better ones decide a kind, so it is the same at any threshold."""
     is_object = ~tables.is_crowd[pairs.objects]
     own, own_iou = _closest(tables, pairs, is_object & pairs.is_same_class)
     other, other_iou = _closest(tables, pairs, is_object & ~pairs.is_same_class)
@@ -90,7 +90,7 @@ def find_errors(tables: Tables, pairs: Pairs, matches: Matches, iou_thres: float
 
 
 def _closest(tables: Tables, pairs: Pairs, is_counted: BoolArray) -> tuple[Int64Array, Float64Array]:
-    """(N,) the object that each detection overlaps the most (the first of equals; -1: none), and the IoU."""
+    """Returns (N,) the object that each detection overlaps most (first of equals; -1: none), and the IoU."""
     rows = np.flatnonzero(is_counted)
     rows = rows[np.lexsort((pairs.objects[rows], -pairs.ious[rows], pairs.detections[rows]))]
     rows = rows[np.diff(pairs.detections[rows], prepend=-1) != 0]
@@ -100,12 +100,12 @@ def _closest(tables: Tables, pairs: Pairs, is_counted: BoolArray) -> tuple[Int64
 
 
 def explains_an_object(errors: Errors) -> BoolArray:
-    """(N,) localisation and classification errors: they explain why their object is not found."""
+    """Returns (N,) localisation and classification errors: they explain why their object is not found."""
     return np.isin(errors.kinds, (LOCALISATION, CLASSIFICATION))
 
 
 def unexplained(errors: Errors, is_missed: BoolArray, is_counted: BoolArray) -> BoolArray:
-    """(M,) the objects not found that no counted error explains.
+    """Returns (M,) the objects not found that no counted error explains.
 
     Args:
         errors: of all detections.
@@ -118,13 +118,13 @@ def unexplained(errors: Errors, is_missed: BoolArray, is_counted: BoolArray) -> 
 
 
 def count_errors(errors: Errors, point: OperatingPoint) -> list[int]:
-    """How many errors of each of `KINDS` there are at an operating point."""
+    """Counts the errors of each of `KINDS` at an operating point."""
     counts = np.bincount(errors.kinds[point.is_wrong], minlength=MISSED).tolist()
     return [*counts, int(unexplained(errors, point.is_missed, point.is_wrong).sum())]
 
 
 def ap_costs(point: OperatingPoint, errors: Errors) -> tuple[float, list[float]]:
-    """AP at the matches' IoU, and what it would gain if all errors of each of `KINDS` were repaired.
+    """Returns AP at the matches' IoU, and what it would gain if all errors of each of `KINDS` were repaired.
 
     The mean is always taken over the classes that have objects; a class all of whose objects are left out as
     missed has AP 0. Without any objects AP is -1, as COCO has it, and nothing costs anything.
@@ -156,7 +156,7 @@ def ap_costs(point: OperatingPoint, errors: Errors) -> tuple[float, list[float]]
 def _mean_ap(
     point: OperatingPoint, classes: Int64Array, is_right: BoolArray, is_kept: BoolArray, objects: Int64Array
 ) -> float:
-    """AP over the classes that have objects, of other classes, true positives, rows and (K,) objects."""
+    """Returns AP over the classes with objects, of other classes, true positives, rows and (K,) objects."""
     rows = np.flatnonzero(is_kept)
     rows = rows[np.lexsort((-point.tables.scores[rows], classes[rows]))]
     bounds = np.searchsorted(classes[rows], np.arange(len(objects) + 1))
@@ -169,7 +169,7 @@ def _mean_ap(
 
 
 def _best_of_each_object(point: OperatingPoint, errors: Errors, kind: int) -> Int64Array:
-    """The detections that would find the missed objects if errors of this kind were repaired."""
+    """Returns the detections that would find the missed objects if errors of this kind were repaired."""
     rows = np.flatnonzero(errors.kinds == kind)
     rows = rows[point.is_missed[errors.objects[rows]]]
     rows = rows[np.lexsort((-point.tables.scores[rows], errors.objects[rows]))]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from yoloflow.evaluation.coco_json import Float64Array
+from yoloflow.evaluation.coco_reader import Float64Array
 from yoloflow.evaluation.diagnostics.errors import KINDS, MISSED, NO_ERROR, Errors, explains_an_object
 from yoloflow.evaluation.diagnostics.matching import Tables
 from yoloflow.evaluation.diagnostics.operating_point import OperatingPoint
@@ -28,7 +28,7 @@ class ImageFacts:
 def image_facts(
     images: Sequence[Mapping[str, Any]], files: Mapping[int, str] | None
 ) -> dict[int, ImageFacts]:
-    """The facts of each image id; `files` goes before the ground truth's own `file_name`."""
+    """Returns the facts of each image id; `files` goes before the ground truth's own `file_name`."""
     named = files or {}
     return {
         int(entry["id"]): ImageFacts(
@@ -43,7 +43,7 @@ def image_facts(
 def worst_images(
     point: OperatingPoint, errors: Errors, facts: Mapping[int, ImageFacts], limit: int
 ) -> list[dict[str, Any]]:
-    """The images with the lowest F1, of equal ones those with more errors first.
+    """Returns the images with the lowest F1, of equal ones those with more errors first.
 
     Images without objects and without detections have no F1 and are left out.
     """
@@ -71,7 +71,7 @@ def worst_images(
 
 
 def _boxes_of_image(point: OperatingPoint, errors: Errors, position: int) -> list[dict[str, Any]]:
-    """Detections by falling score, then missed objects; ignored detections are left out."""
+    """Returns detections by falling score, then missed objects; ignored detections are left out."""
     tables = point.tables
     rows = np.arange(*np.searchsorted(tables.images, [position, position + 1]))
     rows = rows[point.is_right[rows] | point.is_wrong[rows]]
@@ -97,7 +97,7 @@ def _detection(tables: Tables, errors: Errors, row: int) -> dict[str, Any]:
 
 
 def _missed(tables: Tables, errors: Errors, place: int, explained_by: int | None) -> dict[str, Any]:
-    """An object not found, with the localisation or classification error that explains it."""
+    """Returns an object not found, with the localisation or classification error that explains it."""
     row = explained_by
     return {
         "box_xyxy": corners(tables.object_boxes_xywh[place]),
@@ -110,11 +110,11 @@ def _missed(tables: Tables, errors: Errors, place: int, explained_by: int | None
 
 
 def category_of_object(tables: Tables, place: int) -> int | None:
-    """The category id of the object in this row; None for -1."""
+    """Returns the category id of the object in this row; None for -1."""
     return int(tables.category_ids[tables.object_classes[place]]) if place >= 0 else None
 
 
 def corners(box_xywh: Float64Array) -> list[float]:
-    """x1 y1 x2 y2 in pixels, rounded as they are written."""
+    """Returns x1 y1 x2 y2 in pixels, rounded as they are written."""
     x, y, w, h = box_xywh.tolist()
     return [round(value, _BOX_DECIMALS) for value in (x, y, x + w, y + h)]

@@ -1,4 +1,4 @@
-"""How far AP could be otherwise with other images: bootstrap intervals.
+"""Bootstrap intervals of AP, over the choice of images.
 
 Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 5.2 (basic interval): images are
 drawn with replacement, as many as there are, and AP is computed anew; of two sets of detections on the same
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.evaluation.coco_json import Float64Array
+from yoloflow.evaluation.coco_reader import Float64Array
 from yoloflow.evaluation.diagnostics.average_precision import interpolated_ap
 from yoloflow.evaluation.diagnostics.matching import BoolArray, Pairs, Tables, match
 from yoloflow.structures import Int64Array
@@ -42,7 +42,7 @@ class Rankings:
 
 
 def rank_classes(tables: Tables, pairs: Pairs) -> Rankings:
-    """The rankings behind COCO's AP."""
+    """Returns the rankings behind COCO's AP."""
     matches = [match(tables, pairs, threshold) for threshold in IOU_THRESHOLDS.tolist()]
     is_right = np.array([found.is_right for found in matches])
     is_ignored = np.array([found.is_ignored for found in matches])
@@ -62,7 +62,7 @@ def rank_classes(tables: Tables, pairs: Pairs) -> Rankings:
 
 
 def draw_images(num_images: int, num_samples: int, seed: int) -> Weights:
-    """(S, I) how many times each sample has each image."""
+    """Returns (S, I) how many times each sample has each image."""
     rng = np.random.default_rng(seed)
     weights = np.empty((num_samples, num_images), np.int32)
     for i in range(num_samples):
@@ -71,7 +71,7 @@ def draw_images(num_images: int, num_samples: int, seed: int) -> Weights:
 
 
 def resampled_ap(rankings: Rankings, weights: Weights) -> tuple[Float64Array, Float64Array]:
-    """(S,) AP and (S,) AP50 of each sample, over the classes with objects in it; NaN without any."""
+    """Returns (S,) AP and (S,) AP50 of each sample, over the classes with objects in it; NaN without any."""
     totals, totals50, num_classes = (np.zeros(len(weights)) for _ in range(3))
     for k, images in enumerate(rankings.images):
         chunk = max(_VALUES_AT_ONCE // max(len(images), 1), 1)
@@ -88,7 +88,7 @@ def resampled_ap(rankings: Rankings, weights: Weights) -> tuple[Float64Array, Fl
 
 
 def _class_ap(rankings: Rankings, k: int, weights: Weights, num_objects: Int64Array) -> Float64Array:
-    """(10, S) AP of a class at each IoU threshold.
+    """Returns (10, S) AP of a class at each IoU threshold.
 
     Precision matters at true positives only. So counts are summed up from one place where there is a true
     positive at any threshold to the next, and the lower detections are left out.
@@ -115,7 +115,7 @@ def _class_ap(rankings: Rankings, k: int, weights: Weights, num_objects: Int64Ar
 
 
 def interval(figure: float, samples: Float64Array, bounds: tuple[float, float]) -> tuple[float, float] | None:
-    """The basic bootstrap interval: what the samples lie above `figure` is taken off it, at both ends.
+    """Returns the basic bootstrap interval: distances of samples from `figure` are taken off it at both ends.
 
     AP of few images is on average too high, because the best precision at a recall or a higher one picks up
     noise, and samples are too high by as much again; so their own middle would be wrong twice.

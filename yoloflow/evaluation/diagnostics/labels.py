@@ -19,7 +19,7 @@ NUM_SUSPECTS = 300
 def suspected_labels(
     point: OperatingPoint, errors: Errors, mixed_up: Int64Array, facts: Mapping[int, ImageFacts]
 ) -> list[dict[str, Any]]:
-    """The contradicted labels, by falling score of the detection, `NUM_SUSPECTS` at most.
+    """Returns the contradicted labels, by falling score of the detection, `NUM_SUSPECTS` at most.
 
     `wrong_label`: an object that is not found is taken for another class; `missing_label`: nothing is
     labelled where the detection is; `wrong_box`: an object of the class is there, but its box fits badly.

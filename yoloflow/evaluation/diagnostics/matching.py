@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.evaluation.coco_json import Float64Array, GroundTruth
+from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth
 from yoloflow.structures import Int64Array
 
 BoolArray = NDArray[np.bool_]
@@ -78,7 +78,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """What each detection found.
+    """The object that each detection finds.
 
     Attributes:
         objects: (N,) row of the object found, -1 for none.
@@ -100,7 +100,7 @@ class Matches:
 
 
 def make_tables(truth: GroundTruth, rows: Float64Array, image_ids: Sequence[int]) -> Tables:
-    """The tables of checked ground truth and (N, 7) detections, for these images by rising id."""
+    """Returns the tables of checked ground truth and (N, 7) detections, for these images by rising id."""
     images = np.array(image_ids, np.int64)
     categories = np.array(list(truth.category_names), np.int64)
     objects = truth.annotations[np.isin(truth.annotations[:, 0], images)]
@@ -123,7 +123,7 @@ def make_tables(truth: GroundTruth, rows: Float64Array, image_ids: Sequence[int]
 
 
 def _rank_in_group(keys: NDArray[np.generic]) -> Int64Array:
-    """How many rows before each row have the same key; keys (N, ...) in which equal ones are neighbours."""
+    """Counts the rows before each row with the same key; keys (N, ...) in which equal ones are neighbours."""
     if not len(keys):
         return np.zeros(0, np.int64)
     keys = keys.reshape(len(keys), -1)
@@ -133,7 +133,7 @@ def _rank_in_group(keys: NDArray[np.generic]) -> Int64Array:
 
 
 def find_pairs(tables: Tables) -> Pairs:
-    """All pairs that overlap, a share of the images at a time."""
+    """Returns all pairs that overlap, a share of the images at a time."""
     num_images = len(tables.image_ids)
     first_detection = np.searchsorted(tables.images, np.arange(num_images + 1))
     first_object = np.searchsorted(tables.object_images, np.arange(num_images + 1))
@@ -156,14 +156,14 @@ def find_pairs(tables: Tables) -> Pairs:
 
 
 def _ranges(starts: Int64Array, ends: Int64Array) -> Int64Array:
-    """start, start + 1 ... end - 1 of each range, one after the other."""
+    """Returns start, start + 1 ... end - 1 of each range, one after the other."""
     lengths = ends - starts
     offsets = np.repeat(starts - np.concatenate(([0], np.cumsum(lengths)[:-1])), lengths)
     return np.asarray(np.arange(lengths.sum()) + offsets)
 
 
 def overlaps(tables: Tables, detections: Int64Array, objects: Int64Array) -> Float64Array:
-    """(P,) IoU of each pair, or share of the detection in a crowd region, to pycocotools' last bit."""
+    """Returns (P,) the IoU of each pair, or share of it in a crowd region, to pycocotools' last bit."""
     x, y, w, h = tables.boxes_xywh[detections].T
     object_x, object_y, object_w, object_h = tables.object_boxes_xywh[objects].T
     width = np.minimum(x + w, object_x + object_w) - np.maximum(x, object_x)
@@ -175,7 +175,7 @@ def overlaps(tables: Tables, detections: Int64Array, objects: Int64Array) -> Flo
 
 
 def match(tables: Tables, pairs: Pairs, iou_thres: float) -> Matches:
-    """Which detection finds which object of its class."""
+    """Matches detections with objects of their class."""
     is_close = pairs.is_same_class & (pairs.ious >= iou_thres)
     in_crowd = is_close & tables.is_crowd[pairs.objects]
     candidates = np.flatnonzero(is_close & ~in_crowd)
@@ -187,7 +187,7 @@ def match(tables: Tables, pairs: Pairs, iou_thres: float) -> Matches:
 
 
 def match_greedily(tables: Tables, pairs: Pairs, candidates: Int64Array, ranks: Int64Array) -> Int64Array:
-    """(N,) the object that each detection takes, -1 for none.
+    """Returns (N,) the object that each detection takes, -1 for none.
 
     Detections of one rank must not want the same object: all of a rank choose at once, lower ranks first.
 

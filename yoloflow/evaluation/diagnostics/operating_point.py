@@ -1,4 +1,4 @@
-"""What is right, wrong and missed from a score on."""
+"""The true positives, false positives and missed objects from a score on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OperatingPoint:
 
 
 def operate(tables: Tables, matches: Matches, conf_thres: float) -> OperatingPoint:
-    """The operating point at this score."""
+    """Returns the operating point at this score."""
     is_counted = tables.scores >= conf_thres
     is_right = matches.is_right & is_counted
     is_missed = ~tables.is_crowd

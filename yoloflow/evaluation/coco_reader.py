@@ -1,4 +1,4 @@
-"""Reading COCO ground truth and results, and saying exactly what is wrong with them. Imports no torch.
+"""Reads COCO ground truth and results, and names exactly what is wrong with them. Imports no torch.
 
 hotcoco reads large files several times faster and in far less memory than Python, but it forgives much
 (a missing score, an unknown image) and names no entry. So files of results go through it, and whatever is
@@ -53,7 +53,7 @@ class GroundTruth:
 
 
 def read_ground_truth(source: GroundTruth | Mapping[str, Any] | str | Path) -> GroundTruth:
-    """Ground truth in COCO's layout, every entry checked.
+    """Reads ground truth in COCO's layout, and checks every entry.
 
     A missing `area` becomes width times height and a missing `iscrowd` 0; segmentations are not read. An
     object may have id 0 (pycocotools counts such an object as missed, because 0 means "no match" there).
@@ -93,7 +93,7 @@ def ground_truth_from_rows(
     source: str,
     annotation_ids: Int64Array | None = None,
 ) -> GroundTruth:
-    """Ground truth of objects known to be sound.
+    """Returns ground truth of objects known to be valid.
 
     Args:
         rows: (M, 8) image id, category id, x, y, w, h, area, crowd flag (0 or 1).
@@ -128,7 +128,7 @@ def ground_truth_from_rows(
 def read_detections(
     source: Sequence[Mapping[str, Any]] | Float64Array | str | Path, truth: GroundTruth
 ) -> hotcoco.COCO:
-    """Detections in COCO's results layout, matched with their ground truth.
+    """Reads detections in COCO's results layout.
 
     Args:
         source: the json file, its rows, or an (N, 7) array with the columns `RESULT_COLUMNS`.
@@ -148,7 +148,7 @@ def read_detections(
 def read_detection_rows(
     source: Sequence[Mapping[str, Any]] | Float64Array | str | Path, truth: GroundTruth
 ) -> Float64Array:
-    """(N, 7) `RESULT_COLUMNS` of what `read_detections` reads, in the given order; same errors."""
+    """Returns (N, 7) `RESULT_COLUMNS` of what `read_detections` reads, in the given order; same errors."""
     if isinstance(source, np.ndarray):
         return _checked_array(source, truth)
     if isinstance(source, str | Path):
@@ -157,7 +157,7 @@ def read_detection_rows(
 
 
 def read_json(path: str | Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """The content of a json file; YoloflowError names the file and what is wrong with it."""
+    """Reads a json file; YoloflowError names the file and what is wrong with it."""
     try:
         return json.loads(Path(path).read_bytes(), object_hook=object_hook)
     except OSError as error:
@@ -172,7 +172,7 @@ def read_json(path: str | Path, object_hook: Callable[[dict[str, Any]], Any] | N
 
 
 def _read_detections_fast(path: Path, truth: GroundTruth) -> hotcoco.COCO | None:
-    """The detections of a file without a doubt about it, or None."""
+    """Returns the detections of a file in which nothing is suspicious, or None."""
     try:
         with path.open("rb") as file:
             if not file.read(_READ_BYTES).lstrip().startswith(b"["):
@@ -187,7 +187,7 @@ def _read_detections_fast(path: Path, truth: GroundTruth) -> hotcoco.COCO | None
 
 
 def _count_in_file(path: Path, tokens: tuple[bytes, ...]) -> list[int]:
-    """How often each token stands in a file, read in pieces that overlap by less than a token."""
+    """Counts each token in a file, read in pieces that overlap by less than a token."""
     counts, tails = [0] * len(tokens), [b""] * len(tokens)
     with path.open("rb") as file:
         while piece := file.read(_READ_BYTES):
@@ -245,7 +245,7 @@ def _checked_array(rows: Float64Array, truth: GroundTruth) -> Float64Array:
 def _annotation_table(
     entries: Sequence[Mapping[str, Any]], known_images: Set[int], known_categories: Set[int]
 ) -> Float64Array | None:
-    """The rows of `_annotation_row` if all are without a doubt, else None."""
+    """Returns the rows of `_annotation_row` if nothing is suspicious, else None."""
     has_areas = any("area" in entry for entry in entries)
     keys = ("image_id", "category_id", "bbox", *(["area"] if has_areas else []))
     columns = _table(entries, keys, known_images, known_categories)
@@ -262,18 +262,18 @@ def _annotation_table(
 def _table(
     entries: Sequence[Any], keys: tuple[str, ...], known_images: Set[int], known_categories: Set[int]
 ) -> list[NDArray[Any]] | None:
-    """A column of numbers for each key, image and category ids first, or None if an entry is in doubt."""
+    """Returns a column of numbers for each key, ids first, or None if an entry is suspicious."""
     try:
         values = [[entry[key] for entry in entries] for key in keys]
         columns = [np.array(column) for column in values]
     except (KeyError, TypeError, ValueError, OverflowError):  # missing, or of several lengths
         return None
-    is_sound = all(bool not in set(map(type, column)) for column in values) and all(
+    is_valid = all(bool not in set(map(type, column)) for column in values) and all(
         column.dtype.kind in "if"
         and column.shape == ((len(entries), 4) if key == "bbox" else (len(entries),))
         for key, column in zip(keys, columns, strict=True)
     )
-    if not is_sound or not all(np.isfinite(column).all() for column in columns):
+    if not is_valid or not all(np.isfinite(column).all() for column in columns):
         return None
     for column, known in zip(columns, (known_images, known_categories), strict=False):
         if not known >= set(np.unique(column).tolist()):
@@ -284,7 +284,7 @@ def _table(
 def _annotation_row(
     entry: Mapping[str, Any], known_images: Container[int], known_categories: Container[int], where: str
 ) -> tuple[float, ...]:
-    """Image id, category id, x, y, w, h, area, crowd flag."""
+    """Returns image id, category id, x, y, w, h, area and crowd flag of an entry."""
     image_id = _known_id(entry, "image_id", known_images, where)
     category_id = _known_id(entry, "category_id", known_categories, where)
     x, y, w, h = _box(entry, where)
@@ -296,7 +296,7 @@ def _annotation_row(
 
 
 def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
-    """Polygons are most of an annotation file; dropped as soon as parsed, they cost no memory."""
+    """Drops polygons as soon as they are parsed: they are most of an annotation file."""
     entry.pop("segmentation", None)
     return entry
 
@@ -316,12 +316,12 @@ def _section(content: Mapping[str, Any], key: str, name: str) -> Sequence[Mappin
 
 
 def _unique_ids(entries: Sequence[Mapping[str, Any]], section: str, name: str) -> list[int]:
-    """The ids in order; annotations without any ids are numbered from 1."""
+    """Returns the ids in order; annotations without any ids are numbered from 1."""
     if section == "annotations" and not any("id" in entry for entry in entries):
         return list(range(1, len(entries) + 1))
     numbers: list[Any] = [entry.get("id") for entry in entries]
-    is_sound = all(type(number) is int and 0 <= number < _MAX_ID for number in numbers)
-    if is_sound and len(set(numbers)) == len(numbers):
+    is_valid = all(type(number) is int and 0 <= number < _MAX_ID for number in numbers)
+    if is_valid and len(set(numbers)) == len(numbers):
         return numbers
     seen: dict[int, int] = {}
     for i, entry in enumerate(entries):

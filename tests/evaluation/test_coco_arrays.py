@@ -8,7 +8,7 @@ import numpy as np
 from yoloflow.data.index import read_index
 from yoloflow.data.writers.coco_json import ground_truth_dict
 from yoloflow.evaluation.coco import evaluate_coco
-from yoloflow.evaluation.records import result_array, result_rows
+from yoloflow.evaluation.coco_arrays import result_array, result_rows
 from yoloflow.structures import DatasetIndex, Detections
 
 

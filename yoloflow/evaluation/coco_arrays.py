@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from yoloflow.evaluation.coco_json import Float64Array, GroundTruth, ground_truth_from_rows
+from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth, ground_truth_from_rows
 from yoloflow.structures import DatasetIndex, Detections, Int64Array
 
 BOX_DECIMALS = 3
@@ -20,7 +20,7 @@ TRUTH_DECIMALS = 9
 
 
 def ground_truth_of(index: DatasetIndex) -> GroundTruth:
-    """A data set as `evaluate_coco` takes it, equal to its COCO file read back.
+    """Converts a data set to ground truth of `evaluate_coco`, equal to its COCO file read back.
 
     Boxes are rounded as `data.writers.coco_json` writes them.
     """
@@ -40,7 +40,7 @@ def ground_truth_of(index: DatasetIndex) -> GroundTruth:
 
 
 def result_array(detections: Mapping[int, Detections], index: DatasetIndex) -> Float64Array:
-    """Detections as `evaluate_coco` takes them, rounded as they are written.
+    """Converts detections to rows of `evaluate_coco`, rounded as they are written.
 
     Args:
         detections: by position of the image in `index`.
@@ -63,7 +63,7 @@ def result_array(detections: Mapping[int, Detections], index: DatasetIndex) -> F
 
 
 def result_rows(results: Float64Array) -> list[dict[str, Any]]:
-    """The rows of `result_array` as a COCO results file has them."""
+    """Returns the rows of `result_array` as a COCO results file has them."""
     ids: Int64Array = results[:, [0, 6]].astype(np.int64)
     return [
         {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
