@@ -109,15 +109,16 @@ def predict(
 
     # 2. The network, its classes and its input size
     detector = Detector.load(weights, settings.img_size, settings.device)
-    classes = detector.class_numbers(settings.classes)
-    wanted = DetectSettings(settings.conf_thres, settings.iou_thres, classes, multi_label=settings.multi_label)
+    numbers = detector.class_numbers(settings.classes)
+    thresholds = settings.conf_thres, settings.iou_thres
+    wanted = DetectSettings(*thresholds, numbers, multi_label=settings.multi_label)
 
     # 3. Names and ids of images and classes in the files
     problems: list[Problem] = []
     naming, ids = Naming(detector.names), None
     if settings.annotations is not None:
         ids = CocoIds(settings.annotations, problems)
-        naming = Naming(detector.names, ids.category_ids(detector.names, classes), ids.take)
+        naming = Naming(detector.names, ids.category_ids(detector.names, numbers), ids.take)
 
     # 4. Batch by batch: read, detect, write
     folder = Path(save_dir) if save_dir is not None else _next_folder(run_of(Path(weights)) / "predictions")
