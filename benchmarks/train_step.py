@@ -19,7 +19,7 @@ from yoloflow import (
     load_config,
 )
 from yoloflow.config.schema import Config
-from yoloflow.optim import create_schedule
+from yoloflow.optim.schedule import create_schedule
 from yoloflow.train_step.step import StepSettings, TrainStep
 
 

@@ -5,8 +5,8 @@ import io
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -18,7 +18,9 @@ from yoloflow.config.validation import describe_keys
 from yoloflow.data.formats import FORMATS
 from yoloflow.data.problems import KINDS
 from yoloflow.data.transforms import TRANSFORMS
-from yoloflow.losses import LOSSES
+from yoloflow.data.transforms.rows import describe_transforms
+from yoloflow.evaluation.metrics import METRICS
+from yoloflow.families import FAMILIES
 from yoloflow.models.catalogue import LAYERS
 from yoloflow.report.prediction_formats import FORMATS as PREDICTION_FORMATS
 
@@ -40,7 +42,15 @@ def blocks(page: Path) -> list[tuple[str, str, int]]:
 @pytest.fixture
 def _tables_restored() -> Iterator[None]:
     """The tables that examples add to are afterwards as they were."""
-    tables = (CALLBACKS, FORMATS, LAYERS, LOSSES, PREDICTION_FORMATS)
+    tables: tuple[dict[str, Any], ...] = (
+        CALLBACKS,
+        FAMILIES,
+        FORMATS,
+        LAYERS,
+        METRICS,
+        PREDICTION_FORMATS,
+        TRANSFORMS,
+    )
     before = [dict(table) for table in tables]
     yield
     for table, content in zip(tables, before, strict=True):
@@ -169,10 +179,16 @@ def test_the_data_page_names_every_problem_and_every_transform_with_its_paramete
     }
     for name, marked, _, _ in kinds:
         assert marked.split() == [mark for key, mark in marks.items() if getattr(KINDS[name], key)]
-    for name, transform in TRANSFORMS.items():
-        (line,) = [line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line]
-        for parameter in fields(transform):
-            assert f"`{parameter.name}`" in line, f"{name}: {parameter.name}"
+    transforms = {name: parameters for name, parameters, _ in describe_transforms()}
+    rows = re.findall(
+        r"^\| (`[a-z_0-9]+`(?:, `\w+`)*) \| ((?:`\w+` [^`|]+)*)\| ",
+        text.split("| func_name |")[1],
+        re.MULTILINE,
+    )
+    documented = {name: parameters for names, parameters in rows for name in re.findall(r"\w+", names)}
+    assert len(documented) > 10
+    for name, parameters in documented.items():
+        assert parameters.strip() == re.sub(r"(\w+)=", r"`\1` ", transforms[name]), name
 
 
 def test_the_config_page_names_every_group_of_keys() -> None:

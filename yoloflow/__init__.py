@@ -26,13 +26,10 @@ if TYPE_CHECKING:
     from yoloflow.flow import train
     from yoloflow.losses import create_loss
     from yoloflow.models import create_model, freeze_layers, load_pretrain
-    from yoloflow.optim import (
-        EMA,
-        create_group_param,
-        create_lr_scheduler,
-        create_optimizer,
-        create_warmup_momentum_scheduler,
-    )
+    from yoloflow.optim.ema import EMA
+    from yoloflow.optim.groups import create_group_param
+    from yoloflow.optim.optimizer import create_optimizer
+    from yoloflow.optim.schedule import create_lr_scheduler, create_warmup_momentum_scheduler
     from yoloflow.structures import Detections, YoloflowError
     from yoloflow.train_step.step import (
         auto_mixed_precision,
@@ -54,11 +51,11 @@ _HOMES = {
     "ConcatLoader": "data.concat_loader",
     "create_loader": "data.loader",
     "create_loss": "losses",
-    "EMA": "optim",
-    "create_group_param": "optim",
-    "create_lr_scheduler": "optim",
-    "create_optimizer": "optim",
-    "create_warmup_momentum_scheduler": "optim",
+    "EMA": "optim.ema",
+    "create_group_param": "optim.groups",
+    "create_lr_scheduler": "optim.schedule",
+    "create_optimizer": "optim.optimizer",
+    "create_warmup_momentum_scheduler": "optim.schedule",
     "create_train_step_fn": "train_step.step",
     "get_gradreducer": "train_step.step",
     "get_loss_scaler": "train_step.step",

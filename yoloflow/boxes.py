@@ -1,4 +1,4 @@
-"""Box formats and overlaps, for torch tensors and numpy arrays alike.
+"""Box formats and overlaps.
 
 Names state the format: xyxy = left, top, right, bottom; cxcywh = centre and size. `_norm` = divided by the
 image size; without it, pixels.
@@ -7,7 +7,6 @@ image size; without it, pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,13 +14,13 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre form to corner form, same unit."""
+    """Converts (..., 4) centre boxes to corner boxes, same unit."""
     centre, half = boxes[..., :2], boxes[..., 2:4] / 2
     return torch.cat((centre - half, centre + half), -1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """(..., 4) corner form to centre form, same unit."""
+    """Converts (..., 4) corner boxes to centre boxes, same unit."""
     low, high = boxes[..., :2], boxes[..., 2:4]
     return torch.cat(((low + high) / 2, high - low), -1)
 
@@ -30,7 +29,7 @@ IoUKind = Literal["iou", "giou", "diou", "ciou"]
 
 
 def box_iou(first: Tensor, second: Tensor, kind: IoUKind = "iou", eps: float = 1e-7) -> Tensor:
-    """Overlap of corner boxes, element by element with broadcasting.
+    """Computes the overlap of corner boxes, element by element with broadcasting.
 
     GIoU: Rezatofighi et al. 2019, equation 1 and algorithm 1. DIoU and CIoU: Zheng et al. 2020, equations
     7 and 10 to 11; CIoU's trade-off factor carries no gradient. `eps` is added to both heights and to the
@@ -39,7 +38,7 @@ def box_iou(first: Tensor, second: Tensor, kind: IoUKind = "iou", eps: float = 1
     Args:
         first: (..., 4) x1 y1 x2 y2.
         second: (..., 4), broadcast against `first`.
-        kind: which overlap.
+        kind: IoU or one of its generalisations.
         eps: keeps the ratios finite.
 
     Returns:
@@ -78,7 +77,7 @@ def boxes_to_original(
     original_size_hw: Tensor,
     height_scale_only: bool = False,
 ) -> Tensor:
-    """Corner boxes from network input pixels back to pixels of the original image, clipped to it.
+    """Moves corner boxes from network input pixels back to pixels of the original image, clipped to it.
 
     Args:
         boxes_xyxy: (..., 4) in network input pixels.
@@ -95,34 +94,3 @@ def boxes_to_original(
     boxes = (boxes_xyxy - pad_xy.repeat(2)) / scale.repeat(2)
     limit = original_size_hw.flip(0).repeat(2).to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), limit)
-
-
-def anchor_points(maps: Sequence[Tensor], strides: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Centres of all cells of all levels, level by level, row by row, from the maps' shapes alone.
-
-    Args:
-        maps: L tensors (..., H, W); only their shapes and device are read.
-        strides: L strides in pixels.
-
-    Returns:
-        centres (N, 2) x y in cells of their level (0.5 is the middle of the first), and strides (N, 1) in
-        pixels, both float32; N is the number of cells of all levels.
-    """
-    centres, sizes = [], []
-    for level, stride in zip(maps, strides, strict=True):
-        height, width = level.shape[-2:]
-        x = torch.arange(width, device=level.device, dtype=torch.float32) + 0.5
-        y = torch.arange(height, device=level.device, dtype=torch.float32) + 0.5
-        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-        centres.append(torch.stack((grid_x, grid_y), -1).reshape(-1, 2))
-        sizes.append(torch.full((height * width, 1), float(stride), device=level.device))
-    return torch.cat(centres), torch.cat(sizes)
-
-
-def bounded_exp(exponents: Tensor) -> Tensor:
-    """E to the power of at most 10, for sizes that a head gives as logarithms.
-
-    22,026 times an anchor or a cell is more than any image; beyond it a badly initialised network would
-    overflow, and half precision ends at 65,504.
-    """
-    return exponents.clamp(max=10.0).exp()

@@ -19,8 +19,9 @@ from yoloflow.data.images import decode_image
 from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.shapes import Rectangular
 from yoloflow.data.sources import Frame, open_sources
-from yoloflow.data.transforms import create_transforms
-from yoloflow.data.transforms.pipeline import Pipeline
+from yoloflow.data.transforms import Sample, TransformContext, create_transforms
+from yoloflow.data.transforms.canvas import Canvas
+from yoloflow.data.transforms.transform import Pipeline
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.models import Network, create_model, load_pretrain, predict_images, prepare_for_inference
 from yoloflow.run import file_names
@@ -30,8 +31,6 @@ from yoloflow.structures import (
     Detections,
     Int64Array,
     Problem,
-    Sample,
-    TransformContext,
     Uint8Array,
     YoloflowError,
     nearest_names,
@@ -239,7 +238,7 @@ class Detector:
         new_sizes: Int64Array = resized_sizes(np.array([[height, width]]), self.img_size)
         new_height, new_width = new_sizes[0].tolist()
         sample = Sample(
-            image=resize_image(image, (new_height, new_width), self.shrink),
+            canvas=Canvas.of_image(resize_image(image, (new_height, new_width), self.shrink)),
             boxes_xyxy=np.zeros((0, 4), np.float32),
             classes=np.zeros(0, np.int64),
             polygons=[],

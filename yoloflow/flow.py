@@ -30,7 +30,10 @@ from yoloflow.losses import create_loss
 from yoloflow.models import Network, create_model, freeze_layers, load_pretrain
 from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
 from yoloflow.models.precision import Precision
-from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
 from yoloflow.run.checkpoint import newest_step
 from yoloflow.run.folder import RunFolder, choose_run, find_weights, names_of_run
 from yoloflow.run.lock import release_run_lock

@@ -5,7 +5,7 @@ The tables are those that the training uses: the same settings, lengths, stage f
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,8 @@ import numpy as np
 
 from yoloflow.config.schema import Config
 from yoloflow.data.stages import Stage
-from yoloflow.optim.schedule import (
-    Schedule,
-    count_warmup_updates,
-    create_lr_scheduler,
-    create_warmup_momentum_scheduler,
-    ema_decay,
-)
+from yoloflow.optim.rules import RULES
+from yoloflow.optim.schedule import Schedule, count_warmup_updates, create_schedule, ema_decay
 from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.structures import YoloflowError
 
@@ -197,20 +192,14 @@ def make_plan(config: Config, steps_per_epoch: int, world_size: int = 1) -> Plan
     """
     settings = config.optimizer.settings()
     length = config.run_length(steps_per_epoch, world_size)
-    schedule = Schedule(
-        create_lr_scheduler(settings, length, config.variant),
-        create_warmup_momentum_scheduler(settings, length, config.variant),
-    )
-    # The reference counts its warm-up in micro-batches and reads it by updates.
-    counted = replace(length, accumulate=1) if config.variant == "mindyolo" else length
     return Plan(
         settings=settings,
         length=length,
-        schedule=schedule,
+        schedule=create_schedule(settings, length, config.variant),
         stages=config.stages(steps_per_epoch),
         ema=(config.ema_decay, config.ema_tau) if config.ema else None,
         first_ema_update=1 if config.ema_weight else 2,
-        warmup_updates=count_warmup_updates(settings, counted),
+        warmup_updates=count_warmup_updates(settings, RULES[config.variant].table_length(length)),
     )
 
 

@@ -1,4 +1,4 @@
-"""What training sees at any point of a run, drawn again: a sample is a function of (seed, epoch, index)."""
+"""Draws the samples of any point of a training: they are functions of (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import cv2
 import numpy as np
 
 from yoloflow.config.schema import Config
-from yoloflow.data.concat_loader import ConcatLoader
-from yoloflow.data.dataset import COCODataset
 from yoloflow.data.loader import StageLoader
 from yoloflow.data.stage_loaders import create_stage_loaders
+from yoloflow.data.transforms import Sample
 from yoloflow.data.worker import BatchKey
 from yoloflow.report.box_drawing import draw_detections, draw_grid
-from yoloflow.structures import DatasetIndex, Sample, Uint8Array, YoloflowError
+from yoloflow.structures import Uint8Array, YoloflowError
 
 _CAPTION_HEIGHT = 24
 _COLUMNS = 4
@@ -30,20 +29,20 @@ class Replay:
         Raises:
             YoloflowError: settings or data cannot be used.
         """
-        self.index: DatasetIndex = config.read_train_set()
+        self.index = config.read_train_set()
         options = replace(config.loader_options(), cache="none", num_parallel_workers=0)
         stages = config.stages(config.steps_per_epoch(len(self.index)))
-        self._loader: ConcatLoader = create_stage_loaders(self.index, stages, options)
+        self._loader = create_stage_loaders(self.index, stages, options)
 
     def draw_sample(self, epoch: int, index: int) -> Uint8Array:
-        """One sample: the picture as loaded, then after each transform that it goes through.
+        """Draw one sample: the image as loaded, then after each transform that it goes through.
 
         Args:
             epoch: from 1, as in the log.
             index: position of the image in the training set, from 0.
 
         Returns:
-            (H, W, 3) BGR, captions above the pictures.
+            (H, W, 3) BGR, captions above the images.
 
         Raises:
             YoloflowError: no such epoch or image, or the epoch does not use the image.
@@ -52,7 +51,6 @@ class Replay:
             raise YoloflowError(f"--index {index}: the training set has images 0 to {len(self.index) - 1}")
         for stage, key in self._batches(epoch):
             if index in key.indices:
-                assert isinstance(stage.dataset, COCODataset)
                 return self._draw(stage.dataset.trace(key.epoch, index, key.shape_hw))
         raise YoloflowError(
             f"epoch {epoch} does not use image {index}: its order leaves it out (see data.sampler, and the "
@@ -60,7 +58,7 @@ class Replay:
         )
 
     def draw_batch(self, epoch: int, batch: int) -> Uint8Array:
-        """All samples of a batch, as the network sees them.
+        """Draw all samples of a batch, as the network sees them.
 
         Args:
             epoch: from 1.
@@ -79,7 +77,7 @@ class Replay:
         return self._draw(samples)
 
     def _batches(self, epoch: int) -> list[tuple[StageLoader, BatchKey]]:
-        """Each batch of an epoch with its stage; a stage may begin within the epoch."""
+        """List each batch of an epoch with its stage; a stage may begin within the epoch."""
         if not 1 <= epoch <= self._loader.epochs:
             raise YoloflowError(f"--epoch {epoch}: the training has epochs 1 to {self._loader.epochs}")
         steps = self._loader.steps_per_epoch

@@ -1,14 +1,13 @@
-"""The words every room uses: samples, batches, detections, problems of user input."""
+"""Data classes that pass between rooms: batches, detections, problems, indexes; and the error for users."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,83 +28,14 @@ class RunLengthMask(TypedDict):
 
 
 class YoloflowError(ValueError):
-    """A mistake in what the user gave us; the message says where, what is wrong and what to do."""
+    """An error in what the user gave; its message says where, what is wrong and what to do."""
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:
-    """A sentence for error messages: the known names nearest to a misspelt one, or all of them."""
+    """Return the known names nearest to a misspelt one, or all of them, as a clause for error messages."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
-
-
-@dataclass(slots=True)
-class Sample:
-    """One image with its objects, as it passes through the transforms.
-
-    Attributes:
-        image: (H, W, 3) uint8, BGR as OpenCV decodes it.
-        boxes_xyxy: (G, 4) float32 corner boxes in pixels of `image`.
-        classes: (G,) int64 class numbers, 0-based.
-        polygons: G arrays (K, 2) float32 in pixels; (0, 2) for an object that has no polygon.
-        index: position of the image in its data set.
-        original_size_hw: height and width of the image on disk (after its EXIF rotation).
-        scale_xy: factor from original pixels to pixels of `image`, x and y (evaluation only).
-        pad_xy: left and top border in pixels of `image` (evaluation only).
-        masks: of the objects, where the last transform drew them, see `PolygonsToMasks`.
-    """
-
-    image: Uint8Array
-    boxes_xyxy: Float32Array
-    classes: Int64Array
-    polygons: list[Float32Array]
-    index: int
-    original_size_hw: tuple[int, int]
-    scale_xy: tuple[float, float] = (1.0, 1.0)
-    pad_xy: tuple[float, float] = (0.0, 0.0)
-    masks: NDArray[np.uint8 | np.uint16] | None = None
-
-
-class SampleSource(Protocol):
-    """Where transforms that mix several images (mosaic, mixup) take the others from."""
-
-    def __len__(self) -> int: ...
-
-    def load(self, index: int) -> Sample:
-        """Image `index`, decoded, its longer side resized to the context's image size."""
-        ...
-
-
-class Stopwatch(Protocol):
-    """What counts the time of transforms (`yoloflow.data.clock.Clock`)."""
-
-    def span(self, name: str) -> AbstractContextManager[None]:
-        """Count the time inside for `name`."""
-        ...
-
-
-@dataclass(slots=True)
-class TransformContext:
-    """What a transform may use beside the sample.
-
-    Attributes:
-        rng: the sample's own generator, a pure function of (seed, epoch, index).
-        source: the data set, for transforms that mix images.
-        image_size: longer side of the network input in pixels.
-        shape_hw: its height and width; None for a square.
-        clock: counts what each transform takes; None where nobody asks.
-    """
-
-    rng: np.random.Generator
-    source: SampleSource
-    image_size: int
-    shape_hw: tuple[int, int] | None = None
-    clock: Stopwatch | None = None
-
-    @property
-    def output_hw(self) -> tuple[int, int]:
-        """Height and width that the transforms end with."""
-        return self.shape_hw or (self.image_size, self.image_size)
 
 
 @dataclass(slots=True)
@@ -130,13 +60,13 @@ class Batch:
     pads_xy: torch.Tensor
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory (called by torch's loader on CUDA machines)."""
+        """Return the batch in page-locked memory (called by torch's loader on CUDA machines)."""
         return Batch(*(getattr(self, name).pin_memory() for name in self.__dataclass_fields__))
 
 
 @dataclass(slots=True)
 class Detections:
-    """What was found in one image, best first.
+    """The detections of one image, best first.
 
     Attributes:
         boxes_xyxy: (N, 4) float32 corner boxes in pixels of the original image.
@@ -173,7 +103,7 @@ class Problem:
 
     @property
     def place(self) -> str:
-        """File and line."""
+        """The file and, where there is one, the line."""
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
     def __str__(self) -> str:
@@ -235,7 +165,7 @@ class DatasetIndex:
         return len(self.image_paths)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with the images' names, order, sizes, boxes and classes."""
+        """Return 16 hexadecimal digits that depend on the images' names, order, sizes, boxes and classes."""
         found = hashlib.sha256(
             "\n".join(PurePath(path).name for path in self.image_paths).encode("utf-8", "replace")
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
+import multiprocessing
 import pickle
 from pathlib import Path
 
@@ -14,15 +16,19 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.toy_loader import toy_index
 from yoloflow.boxes import boxes_to_original
 from yoloflow.data.collate import collate
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader
-from yoloflow.structures import Batch, DatasetIndex, Sample, YoloflowError
+from yoloflow.data.transforms import Sample
+from yoloflow.data.transforms.canvas import Canvas
+from yoloflow.data.transforms.rows import Row
+from yoloflow.structures import Batch, DatasetIndex, YoloflowError
 
 SIZE = 96
-MOSAIC = [
+MOSAIC: list[Row] = [
     {"func_name": "mosaic"},
     {"func_name": "random_perspective", "scale": 0.5, "translate": 0.1},
     {"func_name": "mixup", "prob": 0.3, "pre_transform": [{"func_name": "letterbox"}]},
@@ -30,46 +36,25 @@ MOSAIC = [
     {"func_name": "hsv_augment", "hgain": 0.015, "sgain": 0.7, "vgain": 0.4},
     {"func_name": "fliplr", "prob": 0.5},
 ]
-LETTERBOX = [{"func_name": "letterbox", "scaleup": False}]
-
-
-def make_index(paths: list[str], sizes_hw: list[tuple[int, int]], boxes: list[np.ndarray]) -> DatasetIndex:
-    counts = [len(rows) for rows in boxes]
-    total = sum(counts)
-    flat = np.concatenate(boxes).astype(np.float64) if total else np.zeros((0, 4))
-    return DatasetIndex(
-        image_paths=np.array(paths),
-        image_ids=np.arange(1, len(paths) + 1),
-        sizes_hw=np.array(sizes_hw, np.int64),
-        box_offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-        boxes_xyxy=flat,
-        classes=np.arange(total) % 3,
-        is_crowd=np.zeros(total, bool),
-        areas=(flat[:, 2:] - flat[:, :2]).prod(1),
-        polygon_offsets=np.zeros(total + 1, np.int64),
-        polygon_points=np.zeros((0, 2), np.float32),
-        names=["a", "b", "c"],
-        category_ids=np.arange(1, 4),
-        num_images_listed=len(paths),
-    )
+LETTERBOX: list[Row] = [{"func_name": "letterbox", "scaleup": False}]
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     paths, sizes, boxes = [], [], []
     for number in range(22):
         height, width = int(rng.integers(60, 260)), int(rng.integers(60, 260))
-        picture = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), (0, 0), 3)
+        image = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), (0, 0), 3)
         path = folder / f"{number:02d}.{'png' if number % 4 == 0 else 'jpg'}"
-        cv2.imwrite(str(path), picture)
+        cv2.imwrite(str(path), image)
         corners = rng.uniform(0, 0.5, (int(rng.integers(0, 4)), 2))
         corners = np.concatenate((corners, corners + rng.uniform(0.1, 0.4, corners.shape)), 1)
         paths.append(str(path))
         sizes.append((height, width))
         boxes.append(corners * (width, height, width, height))
-    return make_index(paths, sizes, boxes)
+    return toy_index(paths, sizes, boxes)
 
 
 def train_set(index: DatasetIndex, **options: object) -> COCODataset:
@@ -94,15 +79,16 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(index: DatasetIndex) -> 
 
 
 @pytest.mark.parametrize("cache", ["none", "ram"])
-def test_batches_are_the_same_with_0_1_2_and_4_workers(index: DatasetIndex, cache: str) -> None:
+@pytest.mark.parametrize("workers", [2, *(pytest.param(n, marks=pytest.mark.process) for n in (1, 4))])
+def test_batches_are_the_same_with_any_number_of_workers(
+    index: DatasetIndex, workers: int, cache: str
+) -> None:
     plain = list(create_loader(train_set(index), 4, 2, seed=1))
     assert len(plain) == 2 * (22 // 4)
-    for workers in (1, 2, 4):
-        dataset = train_set(index, cache=cache)
-        loaded = list(create_loader(dataset, 4, 2, num_parallel_workers=workers, seed=1))
-        assert len(loaded) == len(plain)
-        for first, second in zip(plain, loaded, strict=True):
-            assert_equal(first, second)
+    dataset = train_set(index, cache=cache)
+    loaded = list(create_loader(dataset, 4, 2, num_parallel_workers=workers, seed=1))
+    for first, second in zip(plain, loaded, strict=True):
+        assert_equal(first, second)
 
 
 def test_workers_fill_one_cache_together(index: DatasetIndex) -> None:
@@ -204,7 +190,9 @@ def test_a_data_set_smaller_than_one_step_is_refused_with_the_remedy(index: Data
 def test_labels_are_padded_in_steps_of_16_and_never_cut() -> None:
     def sample(count: int) -> Sample:
         boxes = np.tile(np.array([[8, 16, 24, 32]], np.float32), (count, 1))
-        return Sample(np.zeros((32, 64, 3), np.uint8), boxes, np.full(count, 2), [], 5, (32, 64))
+        return Sample(
+            Canvas.of_image(np.zeros((32, 64, 3), np.uint8)), boxes, np.full(count, 2), [], 5, (32, 64)
+        )
 
     batch = collate([sample(0), sample(3)])
     assert batch.labels.shape == (2, 16, 6)
@@ -221,7 +209,9 @@ def test_labels_are_padded_in_steps_of_16_and_never_cut() -> None:
 def test_images_are_rgb_planes_of_bytes() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    batch = collate([Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), [], 0, (20, 30))])
+    batch = collate(
+        [Sample(Canvas.of_image(image), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), [], 0, (20, 30))]
+    )
     assert batch.images.dtype == torch.uint8
     np.testing.assert_array_equal(batch.images[0].numpy(), image[..., ::-1].transpose(2, 0, 1))
 
@@ -231,18 +221,32 @@ def test_an_unreadable_image_stops_loading_with_its_name_and_no_traceback(
     tmp_path: Path, workers: int
 ) -> None:
     bad = tmp_path / "broken.jpg"
-    bad.write_bytes(b"no picture")
-    dataset = COCODataset(make_index([str(bad)], [(20, 30)], [np.zeros((0, 4))]), SIZE, LETTERBOX)
+    bad.write_bytes(b"no image")
+    dataset = COCODataset(toy_index([str(bad)], [(20, 30)], [np.zeros((0, 4))]), SIZE, LETTERBOX)
     loader = create_loader(dataset, 1, 1, drop_last=False, num_parallel_workers=workers)
     with pytest.raises(YoloflowError, match=r"broken\.jpg") as caught:
         list(loader)
     assert "Traceback" not in str(caught.value)
 
 
+def test_workers_end_with_the_error_of_a_batch_and_wait_for_no_garbage_collection(tmp_path: Path) -> None:
+    bad = tmp_path / "broken.jpg"
+    bad.write_bytes(b"no image")
+    dataset = COCODataset(toy_index([str(bad)], [(20, 30)], [np.zeros((0, 4))]), SIZE, LETTERBOX)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(YoloflowError):
+            list(create_loader(dataset, 1, 1, drop_last=False, num_parallel_workers=1))
+        assert not multiprocessing.active_children()
+    finally:
+        gc.enable()
+
+
 def test_an_image_that_changed_since_indexing_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "one.png"
     cv2.imwrite(str(path), np.zeros((20, 30, 3), np.uint8))
-    dataset = COCODataset(make_index([str(path)], [(20, 31)], [np.zeros((0, 4))]), SIZE, LETTERBOX)
+    dataset = COCODataset(toy_index([str(path)], [(20, 31)], [np.zeros((0, 4))]), SIZE, LETTERBOX)
     with pytest.raises(YoloflowError, match=r"one\.png: the image is 30 x 20, but was 31 x 20"):
         dataset.load(0)
 
@@ -258,7 +262,7 @@ def test_crowd_is_left_out_and_single_cls_makes_one_class(index: DatasetIndex) -
     assert COCODataset(index, SIZE, LETTERBOX).load(number).classes.tolist() == index.classes[rows].tolist()
     single = COCODataset(index, SIZE, LETTERBOX, single_cls=True).load(number)
     assert single.classes.tolist() == [0] * len(single.boxes_xyxy)
-    crowded = make_index(
+    crowded = toy_index(
         index.image_paths.tolist(),
         [tuple(size) for size in index.sizes_hw.tolist()],
         np.split(index.boxes_xyxy, index.box_offsets[1:-1]),
@@ -268,15 +272,15 @@ def test_crowd_is_left_out_and_single_cls_makes_one_class(index: DatasetIndex) -
 
 
 @pytest.mark.parametrize("size_hw", [(480, 640), (481, 643), (640, 480), (1200, 1600), (97, 96)])
-def test_reduced_decoding_gives_the_same_picture_but_for_interpolation(
+def test_reduced_decoding_gives_the_same_image_but_for_interpolation(
     tmp_path: Path, size_hw: tuple[int, int]
 ) -> None:
     rng = np.random.default_rng(0)
-    picture = cv2.GaussianBlur(rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8), (0, 0), 12)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8), (0, 0), 12)
     path = tmp_path / "one.jpg"
-    cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
     box = np.array([[10.0, 20.0, 60.0, 70.0]])
-    index = make_index([str(path)], [size_hw], [box])
+    index = toy_index([str(path)], [size_hw], [box])
     exact, fast = (COCODataset(index, SIZE, LETTERBOX, augment=augment).load(0) for augment in (False, True))
     assert exact.image.shape == fast.image.shape
     np.testing.assert_array_equal(exact.boxes_xyxy, fast.boxes_xyxy)
@@ -286,22 +290,22 @@ def test_reduced_decoding_gives_the_same_picture_but_for_interpolation(
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_reduced_decoding_turns_the_image_as_its_exif_asks(tmp_path: Path, orientation: int) -> None:
     rng = np.random.default_rng(0)
-    picture = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), dtype=np.uint8), (0, 0), 12)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), dtype=np.uint8), (0, 0), 12)
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "turned.jpg"
-    Image.fromarray(picture).save(path, exif=exif, quality=95)
+    Image.fromarray(image).save(path, exif=exif, quality=95)
     size_hw = (320, 240) if orientation >= 5 else (240, 320)
-    index = make_index([str(path)], [size_hw], [np.zeros((0, 4))])
+    index = toy_index([str(path)], [size_hw], [np.zeros((0, 4))])
     exact, fast = (COCODataset(index, SIZE, LETTERBOX, augment=augment).load(0) for augment in (False, True))
     assert np.abs(exact.image.astype(int) - fast.image).mean() < 2
 
 
 def test_a_cut_jpeg_is_never_filled_with_grey_silently(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     path = tmp_path / "cut.jpg"
-    path.write_bytes(cv2.imencode(".jpg", picture)[1].tobytes()[:20000])
-    index = make_index([str(path)], [(240, 320)], [np.zeros((0, 4))])
+    path.write_bytes(cv2.imencode(".jpg", image)[1].tobytes()[:20000])
+    index = toy_index([str(path)], [(240, 320)], [np.zeros((0, 4))])
     with pytest.raises(YoloflowError, match=r"cut\.jpg"):
         COCODataset(index, SIZE, LETTERBOX, augment=True).load(0)
 
@@ -313,7 +317,7 @@ def check_letterbox_case(folder: Path, case: dict[str, np.ndarray], scaleup: boo
     x, y, w, h = (case["boxes_xywhn"].astype(np.float64) * (width, height, width, height)).T
     boxes = np.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), 1)
     dataset = COCODataset(
-        make_index([str(path)], [(height, width)], [boxes]),
+        toy_index([str(path)], [(height, width)], [boxes]),
         320,
         [{"func_name": "letterbox", "scaleup": scaleup}],
     )
@@ -347,7 +351,7 @@ def test_letterbox_and_the_way_back_equal_the_reference(shared: Path, tmp_path: 
 
 
 def test_letterbox_equals_the_committed_figures(tmp_path: Path) -> None:
-    """A small case of the reference's; what it made of the picture is kept as hashes."""
+    """A small case of the reference's; what it made of the image is kept as hashes."""
     figures = np.load(Path(__file__).parents[1] / "support/figures/letterbox_60x100.npz")
     check_letterbox_case(tmp_path, dict(figures), scaleup=False)
 

@@ -1,23 +1,23 @@
-"""The fused mosaic against a plain one of two steps with draws of its own: the same distributions."""
+"""The fused mosaic compared with a plain one of two steps with draws of its own: the same distributions."""
 
 import math
 
 import cv2
 import numpy as np
+import pytest
 
-from tests.data.test_transforms import Pictures
-from yoloflow.data.transforms import create_transforms
-from yoloflow.structures import TransformContext
+from tests.support.toy_images import ToyImages
+from yoloflow.data.transforms import TransformContext, create_transforms
+from yoloflow.data.transforms.rows import Row
 
 SIZE = 96
-SAMPLES = 2000
 SCALE, TRANSLATE = 0.5, 0.1
 # Kolmogorov and Smirnov's two-sample bound for a false alarm in 10,000.
 _FALSE_ALARM = 1e-4
 
 
-def plain_sample(source: Pictures, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Paste four images on a canvas of twice the size, then warp it; (S, S, 3) picture and (N, 4) boxes."""
+def plain_sample(source: ToyImages, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Paste four images on a canvas of twice the size, then warp it; (S, S, 3) image and (N, 4) boxes."""
     canvas = np.full((2 * SIZE, 2 * SIZE, 3), 114, np.uint8)
     centre_x, centre_y = (int(rng.uniform(0.5, 1.5) * SIZE) for _ in range(2))
     boxes = []
@@ -36,7 +36,7 @@ def plain_sample(source: Pictures, index: int, rng: np.random.Generator) -> tupl
     zoom = rng.uniform(1 - SCALE, 1 + SCALE)
     shift = rng.uniform(0.5 - TRANSLATE, 0.5 + TRANSLATE, 2) * SIZE - zoom * SIZE
     pixels = np.array([[zoom, 0, shift[0] + zoom / 2 - 0.5], [0, zoom, shift[1] + zoom / 2 - 0.5]])
-    picture = cv2.warpAffine(canvas, pixels, (SIZE, SIZE), borderValue=(114, 114, 114))
+    image = cv2.warpAffine(canvas, pixels, (SIZE, SIZE), borderValue=(114, 114, 114))
     kept = []
     for box in boxes:
         after = np.clip(box * zoom + np.tile(shift, 2), 0, SIZE)
@@ -44,7 +44,7 @@ def plain_sample(source: Pictures, index: int, rng: np.random.Generator) -> tupl
         long, short = sides.max(), max(sides.min(), 1e-9)
         if (sides > 2).all() and sides.prod() > 0.1 * before.prod() and long / short < 20:
             kept.append(after)
-    return picture, np.array(kept).reshape(-1, 4)
+    return image, np.array(kept).reshape(-1, 4)
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
@@ -56,22 +56,23 @@ def distance(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     return float(np.abs(shares[0] - shares[1]).max()), bound
 
 
-def test_boxes_and_pictures_of_2000_samples_are_distributed_as_in_a_plain_mosaic() -> None:
-    source = Pictures(smooth=True, size=SIZE)
-    rows = [
+@pytest.mark.parametrize("samples", [150, pytest.param(2000, marks=pytest.mark.oracle)])
+def test_boxes_and_images_are_distributed_as_in_a_plain_mosaic(samples: int) -> None:
+    source = ToyImages(smooth=True, size=SIZE)
+    rows: list[Row] = [
         {"func_name": "mosaic"},
         {"func_name": "random_perspective", "scale": SCALE, "translate": TRANSLATE},
     ]
     fused = create_transforms(rows)
-    pictures: dict[str, list[np.ndarray]] = {"fused": [], "plain": []}
+    images: dict[str, list[np.ndarray]] = {"fused": [], "plain": []}
     boxes: dict[str, list[np.ndarray]] = {"fused": [], "plain": []}
-    for number in range(SAMPLES):
+    for number in range(samples):
         index = number % len(source)
         context = TransformContext(np.random.default_rng((1, number)), source, SIZE)
         sample = fused(source.load(index), context)
-        picture, kept = plain_sample(source, index, np.random.default_rng((2, number)))
-        for name, image, found in (("fused", sample.image, sample.boxes_xyxy), ("plain", picture, kept)):
-            pictures[name].append(image)
+        plain, kept = plain_sample(source, index, np.random.default_rng((2, number)))
+        for name, image, found in (("fused", sample.image, sample.boxes_xyxy), ("plain", plain, kept)):
+            images[name].append(image)
             boxes[name].append(found)
     counts = [np.array([len(found) for found in boxes[name]], float) for name in boxes]
     assert distance(*counts)[0] < distance(*counts)[1]
@@ -82,8 +83,8 @@ def test_boxes_and_pictures_of_2000_samples_are_distributed_as_in_a_plain_mosaic
     for axis in range(2):
         sides = [found[:, axis + 2] - found[:, axis] for found in joined]
         assert distance(*sides)[0] < distance(*sides)[1]
-    stacks = [np.stack(pictures[name]).astype(np.float32).mean(3) for name in pictures]
-    noise = np.sqrt(sum(stack.var(0) for stack in stacks) / SAMPLES)
+    stacks = [np.stack(images[name]).astype(np.float32).mean(3) for name in images]
+    noise = np.sqrt(sum(stack.var(0) for stack in stacks) / samples)
     z = (stacks[0].mean(0) - stacks[1].mean(0)) / noise
     # Neighbouring pixels go together: the mean of z^2 scatters around 1 as if of a few hundred pixels.
     assert 0.5 < np.square(z).mean() < 1.7
@@ -93,6 +94,6 @@ def test_boxes_and_pictures_of_2000_samples_are_distributed_as_in_a_plain_mosaic
 
 def test_a_difference_of_five_percent_would_be_seen() -> None:
     rng = np.random.default_rng(0)
-    first = rng.uniform(0, SIZE, 3 * SAMPLES)
-    statistic, bound = distance(first, rng.uniform(0, 1.05 * SIZE, 3 * SAMPLES))
+    first = rng.uniform(0, SIZE, 6000)
+    statistic, bound = distance(first, rng.uniform(0, 1.05 * SIZE, 6000))
     assert statistic > bound

@@ -1,4 +1,4 @@
-"""Stages: orders, shapes and sizes of their batches, and the caches behind them."""
+"""Stages: samplers, shapes and sizes of their batches, and the caches behind them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.support.toy_loader import toy_index
 from yoloflow.data.caches.images import ImageCache, open_image_cache
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import create_loader
-from yoloflow.data.order import create_order
+from yoloflow.data.samplers import create_sampler
 from yoloflow.data.shapes import Rectangular, multi_scale_sides
 from yoloflow.data.stage_loaders import LoaderOptions, create_stage_loaders
 from yoloflow.data.stages import Stage, fit_stages
+from yoloflow.data.transforms.rows import Row
 from yoloflow.structures import DatasetIndex, YoloflowError
 
-LETTERBOX = [{"func_name": "letterbox", "scaleup": True}]
-MOSAIC = [{"func_name": "mosaic"}, {"func_name": "random_perspective", "scale": 0.5}]
+LETTERBOX: list[Row] = [{"func_name": "letterbox", "scaleup": True}]
+MOSAIC: list[Row] = [{"func_name": "mosaic"}, {"func_name": "random_perspective", "scale": 0.5}]
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
-    """24 pictures of many proportions; class 2 is on one of them, and every sixth has no object."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """24 images of many proportions; class 2 is on one of them, and every sixth has no object."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     paths, sizes, counts, classes = [], [], [], []
     for number in range(24):
@@ -38,22 +40,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
         sizes.append((height, width))
         counts.append(len(own))
         classes += own
-    total = len(classes)
-    return DatasetIndex(
-        image_paths=np.array(paths),
-        image_ids=np.arange(1, 25),
-        sizes_hw=np.array(sizes, np.int64),
-        box_offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-        boxes_xyxy=np.tile(np.array([[5.0, 6.0, 30.0, 35.0]]), (total, 1)),
-        classes=np.array(classes, np.int64),
-        is_crowd=np.zeros(total, bool),
-        areas=np.full(total, 725.0),
-        polygon_offsets=np.zeros(total + 1, np.int64),
-        polygon_points=np.zeros((0, 2), np.float32),
-        names=["a", "b", "rare"],
-        category_ids=np.arange(1, 4),
-        num_images_listed=24,
-    )
+    boxes = [np.tile(np.array([[5.0, 6.0, 30.0, 35.0]]), (count, 1)) for count in counts]
+    return toy_index(paths, sizes, boxes, classes)
 
 
 OPTIONS = LoaderOptions(batch_size=4, seed=3, cache="none")
@@ -100,7 +88,7 @@ def test_ranks_share_the_shapes_and_images_of_the_global_batch(index: DatasetInd
             assert both.indices == first.indices + second.indices
 
 
-def test_boxes_fit_their_pictures_in_rectangles(index: DatasetIndex) -> None:
+def test_boxes_fit_their_images_in_rectangles(index: DatasetIndex) -> None:
     loader = create_stage_loaders(index, [Stage(6, LETTERBOX, 96, rect=True)], OPTIONS)
     for batch in loader.batches():
         for row, position in enumerate(batch.indices.tolist()):
@@ -120,7 +108,7 @@ def test_an_image_is_evaluated_in_the_same_rectangle_whatever_the_batch(
 ) -> None:
     dataset = COCODataset(index, 96, [{"func_name": "letterbox"}])
     shapes = Rectangular(resized_sizes(index.sizes_hw, 96), 32, shuffle=False)
-    found: dict[int, tuple[int, int]] = {}
+    found: dict[int, tuple[int, ...]] = {}
     for rank in range(world_size):
         loader = create_loader(dataset, batch_size, 1, rank, world_size, shuffle=False, drop_last=False)
         for batch in replace(loader, shapes=shapes):
@@ -131,26 +119,26 @@ def test_an_image_is_evaluated_in_the_same_rectangle_whatever_the_batch(
     assert found == {position: tuple(size) for position, size in enumerate(needed.tolist())}
 
 
-def test_orders_favour_what_they_name_and_stay_pure(index: DatasetIndex) -> None:
-    for sampler in ("uniform", "class_aware", "repeat_factor", "image_weights"):
-        order = create_order(sampler, index, 5)
-        assert len(order(0)) == 24
-        assert np.array_equal(order(3), create_order(sampler, index, 5)(3))
-        assert not np.array_equal(order(3), order(4))
-    drawn = np.concatenate([create_order("class_aware", index, 5)(epoch) for epoch in range(400)])
+def test_samplers_favour_what_they_name_and_stay_pure(index: DatasetIndex) -> None:
+    for name in ("uniform", "class_aware", "repeat_factor", "image_weights"):
+        sampler = create_sampler(name, index, 5)
+        assert len(sampler(0)) == 24
+        assert np.array_equal(sampler(3), create_sampler(name, index, 5)(3))
+        assert not np.array_equal(sampler(3), sampler(4))
+    drawn = np.concatenate([create_sampler("class_aware", index, 5)(epoch) for epoch in range(400)])
     share = np.bincount(drawn, minlength=24) / len(drawn)
     # A third of the 20 images with objects shows the rare class; the four without come as often as before.
     assert abs(share[1] - 20 / 24 / 3) < 0.01
     assert np.abs(share[::6] - 1 / 24).max() < 0.005
-    assert sorted(create_order("uniform", index, 5)(9).tolist()) == list(range(24))
+    assert sorted(create_sampler("uniform", index, 5)(9).tolist()) == list(range(24))
     with pytest.raises(YoloflowError, match="did you mean class_aware"):
-        create_order("class_awar", index, 0)  # type: ignore[arg-type]
+        create_sampler("class_awar", index, 0)  # type: ignore[arg-type]
 
 
 def test_repeat_factors_follow_the_formula(index: DatasetIndex) -> None:
     many = replace(index, classes=np.where(index.classes == 2, 2, 0))
-    order = create_order("repeat_factor", many, 1)
-    assert sorted(order(0).tolist()) == list(range(24))  # nothing is as rare as one image in a thousand
+    sampler = create_sampler("repeat_factor", many, 1)
+    assert sorted(sampler(0).tolist()) == list(range(24))  # nothing is as rare as one image in a thousand
     names = np.tile(index.image_paths, 200)
     counts = np.tile(np.diff(index.box_offsets), 200)
     classes = np.zeros(counts.sum(), np.int64)
@@ -163,7 +151,7 @@ def test_repeat_factors_follow_the_formula(index: DatasetIndex) -> None:
         is_crowd=np.zeros(len(classes), bool),
         names=["common", "rare"],
     )
-    drawn = [int((create_order("repeat_factor", large, 1)(epoch) == 1).sum()) for epoch in range(60)]
+    drawn = [int((create_sampler("repeat_factor", large, 1)(epoch) == 1).sum()) for epoch in range(60)]
     assert abs(np.mean(drawn) - np.sqrt(0.001 * 4800)) < 0.35
 
 
@@ -196,7 +184,7 @@ def test_a_disk_cache_is_found_again_and_gives_the_same_images(index: DatasetInd
     assert file.stat().st_size == 24 * 4 + (sizes_hw.prod(1) * 3).sum()
 
 
-def test_a_changed_picture_or_setting_gets_another_cache_file(index: DatasetIndex, tmp_path: Path) -> None:
+def test_a_changed_image_or_setting_gets_another_cache_file(index: DatasetIndex, tmp_path: Path) -> None:
     paths = []
     for number, path in enumerate(index.image_paths[:4].tolist()):
         copy = tmp_path / f"{number}.png"
@@ -238,7 +226,7 @@ def test_a_cache_that_does_not_fit_is_refused_or_left_out(
     huge = np.array([[2**20, 2**20]] * 24, np.int64)
     for storage in ("ram", "disk"):
         with pytest.raises(YoloflowError, match="cache=none"):
-            open_image_cache(storage, index, huge, "linear", tmp_path)  # type: ignore[arg-type]
+            open_image_cache(storage, index, huge, "linear", tmp_path)
     assert open_image_cache("auto", index, huge, "linear") is None
     assert open_image_cache("auto", index, resized_sizes(index.sizes_hw, 96), "linear") is not None
     (tmp_path / "file").write_text("in the way")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -11,14 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yoloflow.data.transforms import DONE_BY_LOADER, TRANSFORMS, check_transforms, create_transforms
-from yoloflow.data.transforms.canvas import Canvas, ComposedSample, Layer, canvas_of, translation
-from yoloflow.data.transforms.objects import clip_polygon, overlap_of_second
+from tests.support.toy_images import IMAGE_SIZE, ToyImages
+from yoloflow.data.transforms import (
+    DONE_BY_LOADER,
+    TRANSFORMS,
+    Sample,
+    TransformContext,
+    check_transforms,
+    create_transforms,
+)
+from yoloflow.data.transforms.canvas import Canvas, Layer
+from yoloflow.data.transforms.geometry import clip_polygon, covered_share, translation
 from yoloflow.data.transforms.perspective import RandomPerspective
-from yoloflow.structures import Sample, TransformContext, YoloflowError
+from yoloflow.data.transforms.rows import Row
+from yoloflow.structures import YoloflowError
 
-SIZE = 160
-YOLOV8_MEDIUM = [
+YOLOV8_MEDIUM: list[Row] = [
     {"func_name": "mosaic", "prob": 1.0},
     {"func_name": "copy_paste", "prob": 0.3},
     {"func_name": "resample_segments"},
@@ -50,47 +57,7 @@ YOLOV8_MEDIUM = [
 ]
 
 
-@dataclass
-class Pictures:
-    """Images with one bright object each, of a colour that tells the class."""
-
-    polygons: bool = False
-    smooth: bool = False
-    size: int = SIZE
-    samples: list[Sample] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        rng = np.random.default_rng(5)
-        for index in range(12):
-            height, width = (self.size, self.size * 3 // 4) if index % 2 else (self.size * 3 // 4, self.size)
-            self.samples.append(self._draw(rng, index, height, width))
-
-    def _draw(self, rng: np.random.Generator, index: int, height: int, width: int) -> Sample:
-        image = np.zeros((height, width, 3), np.uint8)
-        w, h = rng.integers(self.size // 6, self.size // 2, 2)
-        x, y = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
-        if self.smooth:
-            noise = cv2.GaussianBlur(rng.random(image.shape, np.float32), (0, 0), 6)
-            image = cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
-        elif self.polygons:
-            points = np.array(
-                [[x + w / 2, y], [x + w, y + h / 2], [x + w / 2, y + h], [x, y + h / 2]], np.float32
-            )
-            cv2.fillPoly(image, [np.round(points * 16 - 8).astype(np.int32)], (255, 255, 255), shift=4)
-        else:
-            image[y : y + h, x : x + w] = 255
-        polygon = points if self.polygons else np.zeros((0, 2), np.float32)
-        box = np.array([[x, y, x + w, y + h]], np.float32)
-        return Sample(image, box, np.array([index % 5]), [polygon], index, (height, width))
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def load(self, index: int) -> Sample:
-        return self.samples[index]
-
-
-def run(rows: list[dict[str, object]], source: Pictures, seed: int, size: int = SIZE) -> Sample:
+def run(rows: list[Row], source: ToyImages, seed: int, size: int = IMAGE_SIZE) -> Sample:
     rng = np.random.default_rng(seed)
     return create_transforms(rows)(source.load(seed % len(source)), TransformContext(rng, source, size))
 
@@ -105,7 +72,7 @@ def bright_extent(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     )
 
 
-GEOMETRY = {
+GEOMETRY: dict[str, list[Row]] = {
     "flips": [
         {"func_name": "letterbox"},
         {"func_name": "fliplr", "prob": 0.5},
@@ -137,11 +104,11 @@ GEOMETRY = {
 
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_a_box_stays_on_its_pixels_through_any_chain(name: str) -> None:
-    source, seen = Pictures(), 0
+    source, seen = ToyImages(), 0
     for seed in range(60):
         sample = run(GEOMETRY[name], source, seed)
-        assert sample.image.shape == (SIZE, SIZE, 3)
-        alone = overlap_of_second(sample.boxes_xyxy + (-4, -4, 4, 4), sample.boxes_xyxy)
+        assert sample.image.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+        alone = covered_share(sample.boxes_xyxy + (-4, -4, 4, 4), sample.boxes_xyxy)
         for row, box in enumerate(sample.boxes_xyxy):
             if (alone[:, row] > 0).sum() > 1:
                 continue
@@ -151,7 +118,7 @@ def test_a_box_stays_on_its_pixels_through_any_chain(name: str) -> None:
 
 
 @st.composite
-def upright_chains(draw: st.DrawFn) -> list[dict[str, object]]:
+def upright_chains(draw: st.DrawFn) -> list[Row]:
     """Any order of steps that keep boxes upright, made square before it ends."""
     zoom = st.fixed_dictionaries(
         {
@@ -179,14 +146,13 @@ def upright_chains(draw: st.DrawFn) -> list[dict[str, object]]:
     ]
 
 
+@pytest.mark.fuzz
 @settings(max_examples=150)
 @given(upright_chains(), st.integers(0, 2**32 - 1))
-def test_a_box_stays_on_its_pixels_through_chains_that_nobody_chose(
-    rows: list[dict[str, object]], seed: int
-) -> None:
-    sample = run(rows, Pictures(), seed)
-    assert sample.image.shape == (SIZE, SIZE, 3)
-    near = overlap_of_second(sample.boxes_xyxy + (-4, -4, 4, 4), sample.boxes_xyxy)
+def test_a_box_stays_on_its_pixels_through_chains_that_nobody_chose(rows: list[Row], seed: int) -> None:
+    sample = run(rows, ToyImages(), seed)
+    assert sample.image.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+    near = covered_share(sample.boxes_xyxy + (-4, -4, 4, 4), sample.boxes_xyxy)
     for row, box in enumerate(sample.boxes_xyxy):
         if (near[:, row] > 0).sum() == 1:
             np.testing.assert_allclose(bright_extent(sample.image, box), box, atol=1.01 * (1 + len(rows) / 4))
@@ -202,16 +168,19 @@ ROTATIONS = {
 
 @pytest.mark.parametrize("name", ROTATIONS)
 def test_a_polygon_stays_on_its_pixels_and_gives_a_tight_box(name: str) -> None:
-    source, seen = Pictures(polygons=True), 0
-    rows = [{"func_name": "mosaic"}, {"func_name": "random_perspective", "translate": 0.1, **ROTATIONS[name]}]
+    source, seen = ToyImages(polygons=True), 0
+    rows: list[Row] = [
+        {"func_name": "mosaic"},
+        {"func_name": "random_perspective", "translate": 0.1, **ROTATIONS[name]},
+    ]
     for seed in range(40):
         sample = run(rows, source, seed)
-        near = overlap_of_second(sample.boxes_xyxy + (-5, -5, 5, 5), sample.boxes_xyxy)
+        near = covered_share(sample.boxes_xyxy + (-5, -5, 5, 5), sample.boxes_xyxy)
         for row, (box, polygon) in enumerate(zip(sample.boxes_xyxy, sample.polygons, strict=True)):
             np.testing.assert_allclose(np.concatenate((polygon.min(0), polygon.max(0))), box)
             if (near[:, row] > 0).sum() > 1 or (box[2:] - box[:2]).min() < 12:
                 continue
-            mask = np.zeros((SIZE, SIZE), np.uint8)
+            mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
             cv2.fillPoly(mask, [np.round(polygon * 16 - 8).astype(np.int32)], 255, shift=4)
             cut = np.s_[int(box[1]) : math.ceil(box[3]), int(box[0]) : math.ceil(box[2])]
             bright = sample.image[cut].min(2) > 184
@@ -223,19 +192,19 @@ def test_a_polygon_stays_on_its_pixels_and_gives_a_tight_box(name: str) -> None:
 
 def plain_mosaic_warp(composed: Sample, matrix: np.ndarray, size: int) -> np.ndarray:
     """The two steps that the canvas fuses: paste every tile, then warp the whole."""
-    canvas = canvas_of(composed)
-    picture = np.full((*canvas.size_hw, 3), 114, np.uint8)
+    canvas = composed.canvas
+    image = np.full((*canvas.size_hw, 3), 114, np.uint8)
     for layer in canvas.layers:
         x, y = layer.matrix[:2, 2].astype(int)
-        picture[y : y + layer.image.shape[0], x : x + layer.image.shape[1]] = layer.image
+        image[y : y + layer.image.shape[0], x : x + layer.image.shape[1]] = layer.image
     pixels = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)
-    return cv2.warpPerspective(picture, pixels, (size, size), borderValue=(114, 114, 114))
+    return cv2.warpPerspective(image, pixels, (size, size), borderValue=(114, 114, 114))
 
 
 def seam_mask(composed: Sample, matrix: np.ndarray, size: int) -> np.ndarray:
     """Output pixels within 2 px of the border of a tile."""
     mask = np.zeros((size, size), np.uint8)
-    for layer in canvas_of(composed).layers:
+    for layer in composed.canvas.layers:
         height, width = layer.image.shape[:2]
         corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], float).T
         x, y, w = matrix @ layer.matrix @ corners
@@ -246,15 +215,17 @@ def seam_mask(composed: Sample, matrix: np.ndarray, size: int) -> np.ndarray:
 @pytest.mark.parametrize("nine", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["zoom only", *ROTATIONS])
 def test_a_composed_mosaic_equals_pasting_and_warping_but_for_the_seams(name: str, nine: float) -> None:
-    source = Pictures(smooth=True)
+    source = ToyImages(smooth=True)
     warp = RandomPerspective(**{"degrees": 0.0, "scale": 0.5, "translate": 0.1, **ROTATIONS.get(name, {})})
     for seed in range(12):
         composed = run([{"func_name": "mosaic", "mosaic9_prob": nine}], source, seed)
-        assert isinstance(composed, ComposedSample)
-        matrix, _ = warp.draw_matrix(np.random.default_rng(seed), composed.canvas.size_hw, (SIZE, SIZE))
-        direct = composed.canvas.warp(matrix, (SIZE, SIZE)).astype(int)
-        plain = plain_mosaic_warp(composed, matrix, SIZE).astype(int)
-        inside = ~seam_mask(composed, matrix, SIZE)
+        assert composed.canvas.drawn is None
+        matrix, _ = warp.draw_matrix(
+            np.random.default_rng(seed), composed.canvas.size_hw, (IMAGE_SIZE, IMAGE_SIZE)
+        )
+        direct = composed.canvas.warp(matrix, (IMAGE_SIZE, IMAGE_SIZE)).astype(int)
+        plain = plain_mosaic_warp(composed, matrix, IMAGE_SIZE).astype(int)
+        inside = ~seam_mask(composed, matrix, IMAGE_SIZE)
         # An upright tile may lie 1/16 of an output pixel off; neighbours differ by 20 at most here.
         assert np.abs(direct - plain)[inside].max() <= (4 if name == "zoom only" else 2)
         assert inside.mean() > 0.6
@@ -262,16 +233,16 @@ def test_a_composed_mosaic_equals_pasting_and_warping_but_for_the_seams(name: st
 
 
 def test_reading_the_image_of_a_mosaic_draws_the_canvas() -> None:
-    composed = run([{"func_name": "mosaic"}], Pictures(smooth=True), 3)
-    plain = plain_mosaic_warp(composed, np.eye(3), 2 * SIZE)
+    composed = run([{"func_name": "mosaic"}], ToyImages(smooth=True), 3)
+    plain = plain_mosaic_warp(composed, np.eye(3), 2 * IMAGE_SIZE)
     np.testing.assert_array_equal(composed.image, plain)
 
 
 def test_nine_tiles_never_overlap() -> None:
-    source = Pictures(smooth=True)
+    source = ToyImages(smooth=True)
     for seed in range(30):
-        cover = np.zeros((2 * SIZE, 2 * SIZE), int)
-        for layer in canvas_of(run([{"func_name": "mosaic", "mosaic9_prob": 1.0}], source, seed)).layers:
+        cover = np.zeros((2 * IMAGE_SIZE, 2 * IMAGE_SIZE), int)
+        for layer in run([{"func_name": "mosaic", "mosaic9_prob": 1.0}], source, seed).canvas.layers:
             x, y = layer.matrix[:2, 2].astype(int)
             cover[y : y + layer.image.shape[0], x : x + layer.image.shape[1]] += 1
         assert cover.max() == 1
@@ -279,7 +250,7 @@ def test_nine_tiles_never_overlap() -> None:
 
 
 def test_transforms_never_write_into_the_image_they_are_given() -> None:
-    source = Pictures(polygons=True)
+    source = ToyImages(polygons=True)
     for sample in source.samples:
         sample.image.flags.writeable = False
     for seed in range(30):
@@ -288,7 +259,7 @@ def test_transforms_never_write_into_the_image_they_are_given() -> None:
 
 
 def test_copy_paste_adds_mirrored_objects_on_their_pixels() -> None:
-    source, pasted = Pictures(polygons=True), 0
+    source, pasted = ToyImages(polygons=True), 0
     for seed in range(40):
         sample = run([{"func_name": "mosaic"}, {"func_name": "copy_paste", "prob": 1.0}], source, seed)
         plain = run([{"func_name": "mosaic"}], source, seed)
@@ -299,16 +270,16 @@ def test_copy_paste_adds_mirrored_objects_on_their_pixels() -> None:
             cv2.fillPoly(mask, [np.round(polygon * 16 - 8).astype(np.int32)], 255, shift=4)
             core = cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0) > 0
             assert (sample.image[core] > 184).all()
-            assert (overlap_of_second(box[None], plain.boxes_xyxy) < 0.3).all()
+            assert (covered_share(box[None], plain.boxes_xyxy) < 0.3).all()
             pasted += 1
     assert pasted > 20
 
 
 def test_copy_paste_leaves_samples_without_polygons_alone() -> None:
-    source = Pictures()
+    source = ToyImages()
     sample = source.load(0)
     pasted = create_transforms([{"func_name": "copy_paste", "prob": 1.0}])(
-        sample, TransformContext(np.random.default_rng(0), source, SIZE)
+        sample, TransformContext(np.random.default_rng(0), source, IMAGE_SIZE)
     )
     assert pasted is sample
 
@@ -317,16 +288,16 @@ def test_sorted_copy_paste_takes_the_least_overlapping_first() -> None:
     image = np.full((100, 100, 3), 114, np.uint8)
     boxes = np.array([[40, 10, 60, 30], [5, 60, 25, 80]], np.float32)
     polygons = [np.array([[a, b], [c, b], [c, d], [a, d]], np.float32) for a, b, c, d in boxes]
-    sample = Sample(image, boxes, np.array([0, 1]), polygons, 0, (100, 100))
+    sample = Sample(Canvas.of_image(image), boxes, np.array([0, 1]), polygons, 0, (100, 100))
     pipeline = create_transforms([{"func_name": "copy_paste", "prob": 0.5, "sorted": True}])
     for seed in range(5):
-        out = pipeline(sample, TransformContext(np.random.default_rng(seed), Pictures(), 100))
+        out = pipeline(sample, TransformContext(np.random.default_rng(seed), ToyImages(), 100))
         np.testing.assert_allclose(out.boxes_xyxy[2:], [[75, 60, 95, 80]])
         assert out.classes.tolist() == [0, 1, 1]
 
 
 def test_pastein_adds_objects_of_other_images_on_their_pixels() -> None:
-    source, pasted = Pictures(polygons=True), 0
+    source, pasted = ToyImages(polygons=True), 0
     for seed in range(40):
         sample = run([{"func_name": "mosaic"}, {"func_name": "pastein"}], source, seed)
         plain = run([{"func_name": "mosaic"}], source, seed)
@@ -338,8 +309,8 @@ def test_pastein_adds_objects_of_other_images_on_their_pixels() -> None:
             box, polygon = sample.boxes_xyxy[row], sample.polygons[row]
             np.testing.assert_allclose(box, [*polygon.min(0), *polygon.max(0)], atol=1e-3)
             assert (box >= -1e-3).all()
-            assert (box <= 2 * SIZE + 1e-3).all()
-            assert (overlap_of_second(box[None], sample.boxes_xyxy[:row]) < 0.3).all()
+            assert (box <= 2 * IMAGE_SIZE + 1e-3).all()
+            assert (covered_share(box[None], sample.boxes_xyxy[:row]) < 0.3).all()
             if row < len(sample.classes) - 1:
                 continue  # a later object may cover a part of it
             mask = np.zeros(sample.image.shape[:2], np.uint8)
@@ -351,8 +322,8 @@ def test_pastein_adds_objects_of_other_images_on_their_pixels() -> None:
 
 
 def test_pastein_leaves_samples_alone_where_nothing_can_be_cut_out() -> None:
-    source = Pictures()
-    context = TransformContext(np.random.default_rng(0), source, SIZE)
+    source = ToyImages()
+    context = TransformContext(np.random.default_rng(0), source, IMAGE_SIZE)
     sample = source.load(0)
     assert create_transforms([{"func_name": "pastein"}])(sample, context) is sample
 
@@ -360,14 +331,21 @@ def test_pastein_leaves_samples_alone_where_nothing_can_be_cut_out() -> None:
 def test_objects_that_all_but_vanish_are_filtered_as_the_reference_does() -> None:
     image = np.zeros((100, 100, 3), np.uint8)
     boxes = np.array([[10, 10, 50, 50], [0, 0, 5, 40], [90, 90, 92, 92], [96, 40, 99, 99]], np.float32)
-    sample = Sample(image, boxes, np.arange(4), [np.zeros((0, 2), np.float32)] * 4, 0, (100, 100))
+    sample = Sample(
+        Canvas.of_image(image), boxes, np.arange(4), [np.zeros((0, 2), np.float32)] * 4, 0, (100, 100)
+    )
     warp = create_transforms([{"func_name": "random_perspective", "scale": 0.0, "translate": 0.0}])
-    out = warp(sample, TransformContext(np.random.default_rng(0), Pictures(), 100))
+    out = warp(sample, TransformContext(np.random.default_rng(0), ToyImages(), 100))
     assert out.classes.tolist() == [0, 1, 3]
     sliver = Sample(
-        image, np.array([[0, 0, 2.5, 60]], np.float32), np.arange(1), sample.polygons[:1], 0, (100, 100)
+        Canvas.of_image(image),
+        np.array([[0, 0, 2.5, 60]], np.float32),
+        np.arange(1),
+        sample.polygons[:1],
+        0,
+        (100, 100),
     )
-    assert len(warp(sliver, TransformContext(np.random.default_rng(0), Pictures(), 100)).classes) == 0
+    assert len(warp(sliver, TransformContext(np.random.default_rng(0), ToyImages(), 100)).classes) == 0
 
 
 def test_a_polygon_is_clipped_to_the_region_that_is_left() -> None:
@@ -390,8 +368,8 @@ def test_a_polygon_is_clipped_to_the_region_that_is_left() -> None:
 
 
 def test_mixup_keeps_the_objects_of_both_and_blends() -> None:
-    source = Pictures()
-    rows = [
+    source = ToyImages()
+    rows: list[Row] = [
         {"func_name": "letterbox"},
         {"func_name": "mixup", "alpha": 1.0, "beta": 1.0, "pre_transform": [{"func_name": "letterbox"}]},
     ]
@@ -402,12 +380,12 @@ def test_mixup_keeps_the_objects_of_both_and_blends() -> None:
 
 
 def test_hsv_changes_colours_by_the_gains_through_a_table() -> None:
-    source = Pictures(smooth=True)
+    source = ToyImages(smooth=True)
     sample = source.load(0)
     rng = np.random.default_rng(3)
     gains = 1 + np.random.default_rng(3).uniform(-1, 1, 3) * (0.015, 0.7, 0.4)
     changed = create_transforms([{"func_name": "hsv_augment", "hgain": 0.015, "sgain": 0.7, "vgain": 0.4}])(
-        sample, TransformContext(rng, source, SIZE)
+        sample, TransformContext(rng, source, IMAGE_SIZE)
     )
     hsv = cv2.cvtColor(sample.image, cv2.COLOR_BGR2HSV).astype(float)
     hsv[..., 0] = hsv[..., 0] * gains[0] % 180
@@ -415,24 +393,26 @@ def test_hsv_changes_colours_by_the_gains_through_a_table() -> None:
     np.testing.assert_array_equal(changed.image, cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2BGR))
 
 
-def test_the_mild_ops_change_a_few_pictures_of_a_hundred() -> None:
-    source = Pictures(smooth=True)
+def test_the_mild_ops_change_a_few_images_of_a_hundred() -> None:
+    source = ToyImages(smooth=True)
     pipeline = create_transforms([{"func_name": "albumentations"}])
     sample = source.load(0)
-    changed = [pipeline(sample, TransformContext(np.random.default_rng(s), source, SIZE)) for s in range(600)]
+    changed = [
+        pipeline(sample, TransformContext(np.random.default_rng(s), source, IMAGE_SIZE)) for s in range(600)
+    ]
     share = np.mean([not np.array_equal(one.image, sample.image) for one in changed])
     assert 0.015 < share < 0.08
     assert all(one.image.shape == sample.image.shape for one in changed)
 
 
 def test_prob_gates_every_step_alike() -> None:
-    source = Pictures()
-    rows = [{"func_name": "letterbox"}, {"func_name": "fliplr", "prob": 0.25}]
+    source = ToyImages()
+    rows: list[Row] = [{"func_name": "letterbox"}, {"func_name": "fliplr", "prob": 0.25}]
     reference = run(rows[:1], source, 0)
     pipeline = create_transforms(rows)
     flipped = [
         not np.array_equal(
-            pipeline(source.load(0), TransformContext(np.random.default_rng(s), source, SIZE)).image,
+            pipeline(source.load(0), TransformContext(np.random.default_rng(s), source, IMAGE_SIZE)).image,
             reference.image,
         )
         for s in range(400)
@@ -441,7 +421,7 @@ def test_prob_gates_every_step_alike() -> None:
 
 
 def test_steps_that_do_nothing_are_left_out() -> None:
-    rows = [
+    rows: list[Row] = [
         {"func_name": "mosaic", "prob": 0.0},
         {"func_name": "copy_paste", "prob": 0.0},
         {"func_name": "hsv_augment", "hgain": 0, "sgain": 0, "vgain": 0},
@@ -455,7 +435,11 @@ def test_the_rows_of_the_reference_recipes_are_accepted() -> None:
     check_transforms(YOLOV8_MEDIUM)
     check_transforms([{"func_name": "letterbox", "scaleup": False, "only_image": True}])
     check_transforms([{"func_name": "albumentations", "random_resized_crop": False}])
-    nested = {"func_name": "mosaic", "prob": 0.5, "post_transform": [{"func_name": "random_perspective"}]}
+    nested: Row = {
+        "func_name": "mosaic",
+        "prob": 0.5,
+        "post_transform": [{"func_name": "random_perspective"}],
+    }
     assert len(create_transforms([nested, {"func_name": "letterbox"}])) == 2
     assert set(TRANSFORMS) >= {"mosaic", "random_perspective", "mixup", "copy_paste", "hsv_augment", "fliplr"}
 
@@ -493,30 +477,30 @@ def test_an_upright_layer_covers_exactly_the_pixels_whose_centres_it_holds() -> 
     white = np.full((10, 10, 3), 255, np.uint8)
     canvas = Canvas((20, 20), (Layer(white, translation(0, 0)), Layer(white, translation(10, 10))))
     zoom = np.diag([1.7, 1.7, 1.0])
-    picture = canvas.warp(zoom, (34, 34))
-    assert set(np.unique(picture)) == {114, 255}
-    assert (picture == 255).all(2).sum() == 2 * 17 * 17
+    image = canvas.warp(zoom, (34, 34))
+    assert set(np.unique(image)) == {114, 255}
+    assert (image == 255).all(2).sum() == 2 * 17 * 17
 
 
 # Masks
 
 
 def masks_of(**parameters: object) -> tuple[Sample, np.ndarray]:
-    rows = [
+    rows: list[Row] = [
         {"func_name": "mosaic"},
         {"func_name": "random_perspective", "degrees": 10.0, "scale": 0.2},
         {"func_name": "fliplr"},
         {"func_name": "segment_poly2mask", **parameters},
         {"func_name": "label_norm"},
     ]
-    sample = run(rows, Pictures(polygons=True), 1)
+    sample = run(rows, ToyImages(polygons=True), 1)
     assert sample.masks is not None
     return sample, sample.masks
 
 
 def test_masks_lie_on_the_pixels_of_their_objects() -> None:
     sample, masks = masks_of(mask_overlap=False, mask_ratio=1)
-    assert masks.shape == (len(sample.classes), SIZE, SIZE)
+    assert masks.shape == (len(sample.classes), IMAGE_SIZE, IMAGE_SIZE)
     for mask, polygon in zip(masks, sample.polygons, strict=True):
         bright = sample.image.min(2) > 184
         assert (mask.astype(bool) & ~bright).sum() <= cv2.arcLength(polygon, True)
@@ -525,10 +509,10 @@ def test_masks_lie_on_the_pixels_of_their_objects() -> None:
     assert ((sample.image.min(2) > 184) & ~covered).mean() < 0.02
 
 
-def test_overlapping_masks_are_one_picture_with_the_smallest_on_top() -> None:
+def test_overlapping_masks_are_one_image_with_the_smallest_on_top() -> None:
     single, masks = masks_of(mask_overlap=False)
     joined_sample, joined = masks_of()
-    assert joined.shape == (SIZE // 4, SIZE // 4)
+    assert joined.shape == (IMAGE_SIZE // 4, IMAGE_SIZE // 4)
     areas = [int(masks[number].sum()) for number in range(len(masks))]
     order = np.argsort(-np.array(areas), kind="stable")
     np.testing.assert_array_equal(joined_sample.boxes_xyxy, single.boxes_xyxy[order])

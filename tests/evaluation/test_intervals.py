@@ -67,7 +67,7 @@ def test_each_sample_is_pycocotools_on_the_drawn_images(seeds: range) -> None:
             ours = [-1 if np.isnan(values[i]) else values[i] for values in samples]
             assert ours == pytest.approx(expected, abs=1e-12)
             num_known += expected[0] > 0
-    assert num_known > 60
+    assert num_known > (60 if len(seeds) > 50 else 5)
 
 
 @few_and_many(6, 200)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from yoloflow.losses.dynamic_k import class_cost, match_dynamic_k
+from yoloflow.losses.dynamic_k import class_cost, k_cheapest, match_dynamic_k
+from yoloflow.losses.mindyolo import below_the_next, up_to_the_kth
 
 LARGEST_K = 5
 
@@ -51,11 +52,11 @@ def test_matching_equals_plain_loops(seed: int) -> None:
 def test_an_object_takes_k_of_equal_candidates() -> None:
     overlaps = torch.full((1, 1, 12), 0.5)
     cost, possible = torch.zeros(1, 1, 12), torch.ones(1, 1, 12, dtype=torch.bool)
-    number = {
-        ties: int(match_dynamic_k(cost, overlaps, possible, 10, "reassign", ties).is_matched.sum())
-        for ties in ("k", "up to the k-th", "below the next")
-    }
-    assert number == {"k": 5, "up to the k-th": 12, "below the next": 0}
+    numbers = [
+        int(match_dynamic_k(cost, overlaps, possible, 10, take).is_matched.sum())
+        for take in (k_cheapest, up_to_the_kth, below_the_next)
+    ]
+    assert numbers == [5, 12, 0]
 
 
 def test_objects_in_another_order_get_the_same_candidates() -> None:

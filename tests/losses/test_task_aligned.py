@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from yoloflow.boxes import box_iou
+from yoloflow.losses.mindyolo import MindYOLOAssigner
 from yoloflow.losses.task_aligned import Assignment, TaskAlignedAssigner, _pairwise_ciou
 
-RULES = ["claimants", "all"]
+ASSIGNERS = [TaskAlignedAssigner, MindYOLOAssigner]
 
 
 def grid(side: int, stride: int) -> Tensor:
@@ -66,37 +67,33 @@ def test_an_object_gets_its_topk_and_the_best_anchor_the_objects_overlap():
     assert found[54][1] == pytest.approx(overlap * share, rel=1e-6)
 
 
-@pytest.mark.parametrize(("conflict", "owner"), [("claimants", 1), ("all", 2)])
-def test_an_anchor_claimed_twice_goes_to_the_best_claimant_or_to_the_best_of_all(conflict, owner):
+@pytest.mark.parametrize(("assigner", "owner"), [(TaskAlignedAssigner, 1), (MindYOLOAssigner, 2)])
+def test_an_anchor_claimed_twice_goes_to_the_best_claimant_or_to_the_best_of_all(assigner, owner):
     anchors = torch.tensor([[16.0, 16.0]])
     boxes = torch.tensor([[20.0, 20.0, 60.0, 60.0]])
     truth = torch.tensor(
         [[0.0, 0.0, 40, 40], [10, 10, 55, 55], [20, 20, 60, 60]]
     )  # the last does not contain it
-    assert list(
-        used(assign(TaskAlignedAssigner(conflict=conflict), torch.zeros(1), boxes, anchors, truth)).items()
-    ) == [(0, (owner, pytest.approx(box_iou(truth[owner], boxes[0], "ciou").item(), rel=1e-5)))]
+    assert list(used(assign(assigner(), torch.zeros(1), boxes, anchors, truth)).items()) == [
+        (0, (owner, pytest.approx(box_iou(truth[owner], boxes[0], "ciou").item(), rel=1e-5)))
+    ]
 
 
-@pytest.mark.parametrize("conflict", RULES)
-def test_in_a_crowd_no_anchor_learns_two_objects(conflict):
+@pytest.mark.parametrize("assigner", ASSIGNERS)
+def test_in_a_crowd_no_anchor_learns_two_objects(assigner):
     random = torch.Generator().manual_seed(1)
     anchors = grid(64, 8)
     corners = torch.rand(40, 2, 2, generator=random) * 64
     truth = torch.cat((corners.amin(1), corners.amax(1)), 1)
     boxes = torch.cat((anchors - 12, anchors + 12), 1)
-    found = used(
-        assign(TaskAlignedAssigner(conflict=conflict), torch.zeros(len(anchors)), boxes, anchors, truth)
-    )
+    found = used(assign(assigner(), torch.zeros(len(anchors)), boxes, anchors, truth))
     assert len(found) > 20
     assert len({owner for owner, _ in found.values()}) > 5
 
 
-@pytest.mark.parametrize("conflict", RULES)
-def test_predictions_that_miss_everything_are_not_assigned(conflict):
+@pytest.mark.parametrize("assigner", ASSIGNERS)
+def test_predictions_that_miss_everything_are_not_assigned(assigner):
     anchors = grid(32, 8)
     truth = torch.tensor([[0.0, 0.0, 32, 32]])
     boxes = torch.tensor([100.0, 100, 110, 110]).expand(len(anchors), 4)
-    assert not used(
-        assign(TaskAlignedAssigner(conflict=conflict), torch.zeros(len(anchors)), boxes, anchors, truth)
-    )
+    assert not used(assign(assigner(), torch.zeros(len(anchors)), boxes, anchors, truth))

@@ -7,14 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from yoloflow.optim import (
-    EMA,
-    OptimizerSettings,
-    RunLength,
-    create_group_param,
-    create_optimizer,
-    create_schedule,
-)
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
+from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.structures import YoloflowError
 
 FIGURES = Path(__file__).parents[1] / "support" / "figures"

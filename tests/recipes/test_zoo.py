@@ -14,7 +14,11 @@ from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
 from yoloflow.losses import Loss, create_loss
 from yoloflow.models import Network, create_model
-from yoloflow.optim import EMA, RunLength, create_group_param, create_optimizer, create_schedule
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
+from yoloflow.optim.settings import RunLength
 from yoloflow.plan import make_plan
 from yoloflow.train_step.step import StepSettings, TrainStep, create_train_step_fn
 from yoloflow.weights.files import load_weights, save_weights

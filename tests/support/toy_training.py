@@ -8,19 +8,16 @@ import torch
 from torch import nn
 
 from yoloflow.callbacks import BaseCallback, RunContext, TestFunction
-from yoloflow.data.clock import LoaderClock
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.loader import BatchExtent
+from yoloflow.data.loading_time import LoadingTime
 from yoloflow.models.layers.normalization import synchronize_batch_norm
 from yoloflow.models.precision import auto_mixed_precision
-from yoloflow.optim import (
-    EMA,
-    OptimizerSettings,
-    RunLength,
-    create_group_param,
-    create_optimizer,
-    create_schedule,
-)
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
+from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.run.folder import RunFolder
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import Batch
@@ -64,7 +61,7 @@ class ToyLoader:
 
     def __init__(self, poisoned: dict[int, float] | None = None) -> None:
         self.poisoned = poisoned or {}
-        self.clock = LoaderClock()
+        self.loading_time = LoadingTime()
         self.epochs, self.steps_per_epoch = EPOCHS, STEPS_PER_EPOCH
         self.started_at: list[int] = []
 

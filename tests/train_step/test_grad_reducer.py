@@ -6,14 +6,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from yoloflow.optim import (
-    EMA,
-    OptimizerSettings,
-    RunLength,
-    create_group_param,
-    create_optimizer,
-    create_schedule,
-)
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
+from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.runtime.ranks import leave_ranks
 from yoloflow.train_step.step import (
     StepSettings,

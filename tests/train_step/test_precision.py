@@ -12,7 +12,10 @@ from torch import Tensor
 from yoloflow.config.reader import load_config
 from yoloflow.losses import create_loss
 from yoloflow.models import create_model
-from yoloflow.optim import EMA, create_group_param, create_optimizer, create_schedule
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
 from yoloflow.train_step.step import (
     auto_mixed_precision,
     create_train_step_fn,

@@ -10,14 +10,11 @@ from torch import nn
 from tests.support.toy_training import MeanTimesBatch
 from yoloflow.losses import create_loss
 from yoloflow.models.precision import auto_mixed_precision
-from yoloflow.optim import (
-    EMA,
-    OptimizerSettings,
-    RunLength,
-    create_group_param,
-    create_optimizer,
-    create_schedule,
-)
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
+from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.structures import YoloflowError
 from yoloflow.train_step.step import (
     StepSettings,

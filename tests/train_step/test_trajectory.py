@@ -16,14 +16,11 @@ from tests.support.reference import (
     reference_loss,
     reference_network,
 )
-from yoloflow.optim import (
-    EMA,
-    OptimizerSettings,
-    RunLength,
-    create_group_param,
-    create_optimizer,
-    create_schedule,
-)
+from yoloflow.optim.ema import EMA
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
+from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.train_step.step import StepSettings, TrainStep, create_train_step_fn, get_loss_scaler
 from yoloflow.weights.mindyolo import mindyolo_names
 

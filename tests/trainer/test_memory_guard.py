@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.test_supply import make_index
+from tests.support.toy_loader import square_index
 from tests.support.toy_training import BATCH, ToyLoader, everything, toy_step, toy_trainer
 from yoloflow.config.reader import load_config
 from yoloflow.data.dataset import COCODataset
@@ -19,7 +19,9 @@ from yoloflow.data.stage_loaders import LoaderOptions, create_stage_loaders
 from yoloflow.data.stages import Stage
 from yoloflow.losses import create_loss
 from yoloflow.models import create_model
-from yoloflow.optim import create_group_param, create_optimizer, create_schedule
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
 from yoloflow.runtime.memory import forget_peak_memory, peak_memory
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import YoloflowError
@@ -63,7 +65,7 @@ def test_a_training_with_forecast_ends_as_one_without(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", ROWS, ids=["mosaic", "nine", "mixup"])
 def test_no_sample_has_more_objects_than_the_bound(rows: list[dict[str, object]], tmp_path: Path) -> None:
-    index = make_index(tmp_path)
+    index = square_index(tmp_path)
     full = np.repeat(np.arange(1, 7), 4).cumsum()  # 1 to 6 objects an image
     index.box_offsets = np.concatenate(([0], full))
     index.boxes_xyxy = np.tile([2.0, 3.0, 20.0, 30.0], (full[-1], 1))
@@ -76,7 +78,7 @@ def test_no_sample_has_more_objects_than_the_bound(rows: list[dict[str, object]]
 
 
 def test_the_largest_batch_is_that_of_all_stages_that_are_trained(tmp_path: Path) -> None:
-    index = make_index(tmp_path)
+    index = square_index(tmp_path)
     letterbox = [{"func_name": "letterbox", "prob": 1.0}]
     stages = [
         Stage(steps=6, transforms=ROWS[1], img_size=32),

@@ -18,7 +18,9 @@ from yoloflow.data.loader import BatchExtent
 from yoloflow.losses import create_loss
 from yoloflow.losses.loss import Loss
 from yoloflow.models import create_model
-from yoloflow.optim import create_group_param, create_optimizer, create_schedule
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
 from yoloflow.runtime.memory import forget_peak_memory, peak_memory
 from yoloflow.runtime.ranks import (
     Ranks,

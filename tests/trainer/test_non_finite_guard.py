@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests.support.toy_training import ToyLoader, everything, toy_step, toy_trainer
-from yoloflow.optim import Schedule
+from yoloflow.optim.schedule import Schedule
 from yoloflow.runtime.ranks import Ranks, leave_ranks
 from yoloflow.structures import Batch
 from yoloflow.train_step.non_finite import NonFiniteError

@@ -17,7 +17,10 @@ from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.losses import create_loss
 from yoloflow.models import create_model, freeze_layers
-from yoloflow.optim import RunLength, create_group_param, create_optimizer, create_schedule
+from yoloflow.optim.groups import create_group_param
+from yoloflow.optim.optimizer import create_optimizer
+from yoloflow.optim.schedule import create_schedule
+from yoloflow.optim.settings import RunLength
 from yoloflow.runtime.ranks import leave_ranks, sum_over_ranks
 from yoloflow.train_step.step import (
     TrainStep,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
-from yoloflow.data.clock import describe_work
+from yoloflow.data.loading_time import describe_work
 from yoloflow.report.metrics import NO_OBJECTS
 from yoloflow.run.folder import find_weights
 

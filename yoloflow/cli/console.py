@@ -26,7 +26,7 @@ app = typer.Typer(
 
 
 class SettingsCommand(TyperCommand):
-    """A command whose help also lists every setting of a recipe."""
+    """A command whose help also lists every setting of a recipe and every transform."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the options, then the settings (pydantic is imported only now)."""
@@ -36,6 +36,11 @@ class SettingsCommand(TyperCommand):
         typer.echo("Settings (KEY=VALUE, any of a recipe's keys):\n")
         for key, kind, default, description in describe_keys():
             typer.echo(f"  {key} ({kind}; {default})\n      {description}")
+        from yoloflow.data.transforms.rows import describe_transforms
+
+        typer.echo("\nTransforms (rows {func_name: NAME, prob: 1, KEY: VALUE}):\n")
+        for name, parameters, description in describe_transforms():
+            typer.echo(f"  {name} ({parameters or 'no parameters'})\n      {description}")
 
 
 Recipe = Annotated[

@@ -9,9 +9,9 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from yoloflow.data.caches.images import Storage
 from yoloflow.data.index import as_one_class, read_index
-from yoloflow.data.order import Sampler
 from yoloflow.data.pictures import find_leaks
 from yoloflow.data.problems import Policy, PolicySetting
+from yoloflow.data.samplers import SamplerName
 from yoloflow.data.stages import fit_stages
 from yoloflow.data.statistics import set_remarks
 from yoloflow.data.threads import Progress
@@ -142,7 +142,7 @@ class DataConfig(Section):
         False, description="train on rectangles that fit the images of a batch; or one for each stage"
     )
     test_rect: bool = Field(False, description="evaluate on rectangles that fit each image")
-    sampler: Sampler | list[Sampler] = Field(
+    sampler: SamplerName | list[SamplerName] = Field(
         "uniform", description="how often an image comes (see docs/data.md); or one for each stage"
     )
 

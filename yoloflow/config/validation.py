@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from yoloflow.config.data_section import Stages
 from yoloflow.config.document import Located
 from yoloflow.config.schema import Config
+from yoloflow.families import part_names
 from yoloflow.settings import Row
 from yoloflow.structures import YoloflowError, nearest_names
 
@@ -207,26 +208,23 @@ def _check_names(config: Config, tree: Located) -> None:
 
 
 def _check_loss(config: Config, tree: Located) -> None:
-    from yoloflow.losses import LOSSES, hyper_parameter_names
+    from yoloflow.losses import loss_faults
 
-    loss = config.loss
-    if loss.name not in LOSSES:
+    loss, names = config.loss, part_names("Loss")
+    if loss.name not in names:
         place = _resolve(tree, ("loss", "name"))[1].place
         raise YoloflowError(
-            f"{place}: loss.name: unknown loss {loss.name}; {nearest_names(loss.name, LOSSES)}"
+            f"{place}: loss.name: unknown loss {loss.name}; {nearest_names(loss.name, names)}"
         )
-    known = hyper_parameter_names(loss.name)
-    given: list[Keys] = [("loss", key) for key in loss.hyper_parameters]
-    given += [("loss", "stages", number, key) for number, row in enumerate(loss.stages) for key in row]
-    wrong = [keys for keys in given if keys[-1] not in known]
-    if wrong:
-        raise YoloflowError(
-            "\n".join(
-                f"{_resolve(tree, keys)[1].place}: {dotted_name([str(key) for key in keys])}: "
-                f"{loss.name} has no such hyper-parameter; {nearest_names(str(keys[-1]), known)}"
-                for keys in wrong
-            )
-        )
+    sections: list[tuple[Keys, Row]] = [(("loss",), loss.hyper_parameters)]
+    sections += [(("loss", "stages", number), row) for number, row in enumerate(loss.stages)]
+    lines = [
+        f"{_resolve(tree, (*keys, key))[1].place}: {dotted_name((*keys, key))}: {text}"
+        for keys, values in sections
+        for key, text in loss_faults(loss.name, values).items()
+    ]
+    if lines:
+        raise YoloflowError("\n".join(lines))
 
 
 def _at_row(tree: Located, keys: Keys, check: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Samples made into a batch."""
+"""Collates samples into a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from yoloflow.structures import Batch, Sample, YoloflowError
+from yoloflow.data.transforms import Sample
+from yoloflow.structures import Batch, YoloflowError
 
 LABEL_STEP = 16
 
@@ -19,7 +20,7 @@ LABEL_STEP = 16
 def collate(
     samples: Sequence[Sample], max_labels: int | None = None, images: torch.Tensor | None = None
 ) -> Batch:
-    """Samples of one size as a batch: RGB planes, boxes as centre form in 0..1, label rows padded.
+    """Collate samples of one size: RGB planes, boxes in centre form from 0 to 1, label rows padded.
 
     Args:
         samples: B of them.
@@ -55,12 +56,12 @@ def collate(
 
 
 def rows_for(count: int) -> int:
-    """Rows of labels that so many objects get: a multiple of 16, so that there are few shapes."""
+    """Return the rows of labels for `count` objects: a multiple of 16, so that there are few shapes."""
     return max(LABEL_STEP, -(-count // LABEL_STEP) * LABEL_STEP)
 
 
 def _empty_images(shape: tuple[int, ...]) -> torch.Tensor:
-    """Room for a batch; in a worker shared memory, if there is any, so that nothing is copied on the way."""
+    """Allocate a batch; in a worker in shared memory, if there is any, so that nothing is copied later."""
     if get_worker_info() is not None:
         with suppress(RuntimeError):
             storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
@@ -69,7 +70,7 @@ def _empty_images(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _label_rows(samples: Sequence[Sample], max_labels: int | None) -> int:
-    """Rows of labels that every image of the batch gets."""
+    """Return the rows of labels that every image of the batch gets."""
     most = max(samples, key=lambda sample: len(sample.classes))
     count = len(most.classes)
     if max_labels is None:

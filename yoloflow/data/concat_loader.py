@@ -1,4 +1,4 @@
-"""The loaders of all stages as one."""
+"""The loader that joins those of all stages."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from yoloflow.data.clock import LoaderClock
 from yoloflow.data.loader import BatchExtent, StageLoader, require
+from yoloflow.data.loading_time import LoadingTime
 from yoloflow.structures import Batch
 
 
 class ConcatLoader:
-    """The stages of a training, one after the other, counted in global epochs and steps."""
+    """A loader of the stages of a training, one after the other, counted in global epochs and steps."""
 
     def __init__(self, loaders: Sequence[StageLoader], stage_steps: Sequence[int] | None = None) -> None:
         """Join the stages.
 
         Args:
-            loaders: one for each stage, vanished ones included.
+            loaders: one for each stage, those that are not trained included.
             stage_steps: length of each stage in steps; None takes the loaders' epochs.
 
         Raises:
             YoloflowError: nothing to train, stages with different numbers of steps in an epoch, or lengths
                 that do not add up to whole epochs.
         """
-        self.loaders = list(loaders)
         lengths = [len(loader) for loader in loaders] if stage_steps is None else list(stage_steps)
         require(sum(lengths) > 0, "no stage has an epoch to train")
         steps = [loader.steps_per_epoch for loader in loaders]
@@ -40,8 +39,8 @@ class ConcatLoader:
             f"the stages have {lengths} steps, together no multiple of the {steps[0]} of an epoch",
         )
         self._ends = list(accumulate(lengths))
-        self.clock = LoaderClock()
-        self.loaders = [replace(loader, clock=self.clock) for loader in self.loaders]
+        self.loading_time = LoadingTime()
+        self.loaders = [replace(loader, loading_time=self.loading_time) for loader in loaders]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -58,12 +57,8 @@ class ConcatLoader:
 
     @property
     def largest_batch(self) -> BatchExtent:
-        """What bounds the batches of all stages that are trained."""
-        begins = [0, *self._ends]
-        trained = [
-            stage for stage, begin, end in zip(self.loaders, begins, self._ends, strict=False) if end > begin
-        ]
-        extents = [stage.largest_batch for stage in trained]
+        """The bounds of the batches of all stages that are trained."""
+        extents = [stage.largest_batch for stage, begin, end in self._spans() if end > begin]
         return BatchExtent(
             max(extent.batch_size for extent in extents),
             max(extent.side for extent in extents),
@@ -76,14 +71,18 @@ class ConcatLoader:
         caches = {id(stage.dataset.cache): stage.dataset.cache for stage in self.loaders}
         return sum(cache.memory_bytes for cache in caches.values() if cache)
 
+    def _spans(self) -> Iterator[tuple[StageLoader, int, int]]:
+        """Yield each stage with its first global step and the one after its last."""
+        return zip(self.loaders, [0, *self._ends[:-1]], self._ends, strict=True)
+
     def stage_of(self, step: int) -> int:
-        """Number of the stage (from 0) that a global step (from 0) belongs to."""
+        """Return the number of the stage (from 0) that a global step (from 0) belongs to."""
         require(0 <= step < len(self), f"step {step} is not among the {len(self)} of this training")
         return bisect_right(self._ends, step)
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """All batches from a global step on, exactly those that an uninterrupted run would see."""
-        for loader, begin, end in zip(self.loaders, [0, *self._ends], self._ends, strict=False):
+        """Yield the batches from a global step on, exactly those that an uninterrupted run would see."""
+        for loader, begin, end in self._spans():
             if max(begin, start_step) < end:
                 yield from loader.batches(max(begin, start_step), end)
 
@@ -91,5 +90,5 @@ class ConcatLoader:
         return self.batches()
 
     def names_of(self, batch: Batch) -> list[str]:
-        """The files of a batch's images; those mixed into them are not named."""
+        """Return the files of a batch's images; those mixed into them are not named."""
         return self.loaders[0].dataset.names_of(batch.indices.tolist())

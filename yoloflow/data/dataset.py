@@ -1,4 +1,4 @@
-"""An indexed data set as samples: decoded, resized, transformed."""
+"""Step 2: an indexed data set as samples: decoded, resized, transformed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.caches.images import ImageCache, Storage, open_image_cache
-from yoloflow.data.clock import Clock
 from yoloflow.data.formats.annotations import offsets_of, rows_of_ragged
 from yoloflow.data.images import decode_image
 from yoloflow.data.index import read_index
-from yoloflow.data.transforms import create_transforms
+from yoloflow.data.loading_time import SpanTimer
+from yoloflow.data.transforms import Sample, TransformContext, create_transforms
+from yoloflow.data.transforms.canvas import Canvas
 from yoloflow.data.transforms.rows import Row
-from yoloflow.structures import (
-    DatasetIndex,
-    Float32Array,
-    Int64Array,
-    Sample,
-    TransformContext,
-    Uint8Array,
-    YoloflowError,
-)
+from yoloflow.structures import DatasetIndex, Float32Array, Int64Array, Uint8Array, YoloflowError
 
 # OpenCV's flag for each factor by which libjpeg can shrink while it decodes.
 _REDUCED_FLAGS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -36,7 +29,7 @@ _REDUCED_FLAGS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 
 _NO_POLYGON: Float32Array = np.zeros((0, 2), np.float32)
 
 Shrink = Literal["area", "linear"]
-"""How a picture is made smaller: each pixel the mean of its area, or bilinear between the nearest four."""
+"""The way an image is shrunk: each pixel the mean of its area, or bilinear between the nearest four."""
 
 
 class COCODataset:
@@ -82,13 +75,13 @@ class COCODataset:
         self.augment = augment
         self.single_cls = single_cls
         self.seed = seed
-        self.clock = Clock()
+        self.timer = SpanTimer()
         self.shrink: Shrink = "linear" if augment else shrink
         self.transforms = create_transforms(
             transforms_dict, "train_transforms" if is_training else "test_transforms"
         )
         self._sizes_hw = resized_sizes(self.index.sizes_hw, img_size)
-        self._objects = _Objects.of(self.index, single_cls)
+        self._objects = _TrainedObjects.of(self.index, single_cls)
         if isinstance(cache, ImageCache):
             self.cache: ImageCache | None = cache
         else:
@@ -104,11 +97,11 @@ class COCODataset:
         return self.transforms.most_objects(per_image, per_image)
 
     def names_of(self, indices: Sequence[int]) -> list[str]:
-        """The files of images."""
+        """Return the files of images."""
         return [str(self.index.image_paths[index]) for index in indices]
 
     def get(self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None) -> Sample:
-        """Image `index` as the network sees it in `epoch`.
+        """Return image `index` as the network sees it in `epoch`.
 
         Args:
             epoch: of the run, from 0.
@@ -120,10 +113,10 @@ class COCODataset:
         """
         context = self._context(epoch, index, shape_hw)
         sample = self.transforms(context.source.load(index), context)
-        height, width = sample.image.shape[:2]
+        height, width = sample.canvas.size_hw
         if (height, width) != context.output_hw:
             raise YoloflowError(
-                f"the transforms end with a picture of {width} x {height}, the network takes "
+                f"the transforms end with an image of {width} x {height}, the network takes "
                 f"{context.output_hw[1]} x {context.output_hw[0]}: add letterbox, or random_perspective "
                 "after mosaic"
             )
@@ -132,7 +125,7 @@ class COCODataset:
     def trace(
         self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None
     ) -> list[tuple[str, Sample]]:
-        """What `get` goes through: the loaded sample, then the outcome of each transform that is applied."""
+        """Return the steps of `get`: the loaded sample, then the outcome of each transform applied."""
         context = self._context(epoch, index, shape_hw)
         loaded = context.source.load(index)
         return [("loaded", loaded), *self.transforms.trace(loaded, context)]
@@ -141,20 +134,20 @@ class COCODataset:
         rng = np.random.default_rng((self.seed, epoch if self.is_training else 0, index))
         side = self.img_size if shape_hw is None else max(shape_hw)
         source = self if side == self.img_size else _Resized(self, side)
-        return TransformContext(rng, source, side, shape_hw, self.clock)
+        return TransformContext(rng, source, side, shape_hw, self.timer)
 
     def load(self, index: int) -> Sample:
-        """Image `index` with its objects, its longer side resized to img_size; crowd regions are left out."""
+        """Return image `index`, its longer side resized to img_size, with its objects without crowd."""
         image = self.cache.get(index) if self.cache else None
         if image is None:
-            with self.clock.span("decode"):
+            with self.timer.span("decode"):
                 image = self._read(index)
             if self.cache:
                 self.cache.put(index, image)
         return self._sample(index, image)
 
     def load_resized(self, index: int, side: int) -> Sample:
-        """As `load`, with a longer side of `side` pixels, made of the image at img_size."""
+        """Return image `index` with a longer side of `side` pixels, made of the image at img_size."""
         height, width = resized_sizes(self.index.sizes_hw[index : index + 1], side)[0].tolist()
         return self._sample(index, resize_image(self.load(index).image, (height, width), self.shrink))
 
@@ -162,10 +155,10 @@ class COCODataset:
         height, width = self.index.sizes_hw[index].tolist()
         scale_xy = (image.shape[1] / width, image.shape[0] / height)
         boxes, classes, polygons = self._objects.get(index, scale_xy)
-        return Sample(image, boxes, classes, polygons, index, (height, width), scale_xy)
+        return Sample(Canvas.of_image(image), boxes, classes, polygons, index, (height, width), scale_xy)
 
     def _read(self, index: int) -> Uint8Array:
-        """Image `index` from disk, at its resized size."""
+        """Read image `index` from disk, at its resized size."""
         path = str(self.index.image_paths[index])
         listed_hw = tuple(self.index.sizes_hw[index].tolist())
         height, width = self._sizes_hw[index].tolist()
@@ -182,7 +175,7 @@ class COCODataset:
 
 @dataclass(frozen=True, slots=True)
 class _Resized:
-    """The data set with images of another size."""
+    """The data set with images of another size, as transforms see it."""
 
     dataset: COCODataset
     side: int
@@ -195,8 +188,8 @@ class _Resized:
 
 
 @dataclass(frozen=True, slots=True)
-class _Objects:
-    """The objects to train on, crowd regions left out, ready to be sliced."""
+class _TrainedObjects:
+    """The objects of a data set without crowd regions, as arrays to be sliced."""
 
     offsets: Int64Array
     boxes_xyxy: NDArray[np.float64]
@@ -205,7 +198,7 @@ class _Objects:
     polygon_points: Float32Array
 
     @classmethod
-    def of(cls, index: DatasetIndex, single_cls: bool) -> _Objects:
+    def of(cls, index: DatasetIndex, single_cls: bool) -> _TrainedObjects:
         rows = np.flatnonzero(~index.is_crowd)
         points, polygon_offsets = rows_of_ragged(index.polygon_offsets, rows)
         images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[rows]
@@ -221,7 +214,7 @@ class _Objects:
     def get(
         self, image: int, scale_xy: tuple[float, float]
     ) -> tuple[Float32Array, Int64Array, list[Float32Array]]:
-        """Boxes, classes and polygons of an image in resized pixels."""
+        """Return boxes, classes and polygons of an image in resized pixels."""
         first, last = int(self.offsets[image]), int(self.offsets[image + 1])
         boxes = (self.boxes_xyxy[first:last] * (scale_xy * 2)).astype(np.float32)
         classes = self.classes[first:last]
@@ -234,7 +227,7 @@ class _Objects:
 
 
 def resized_sizes(sizes_hw: Int64Array, img_size: int) -> Int64Array:
-    """(I, 2) sizes after the longer side is brought to img_size, the other in proportion.
+    """Return (I, 2) sizes after the longer side is brought to img_size, the other in proportion.
 
     Rounded down in float64 as the reference does, so a longer side may come out one pixel short (616 px at
     img_size 640); the letterbox makes up for it and box coordinates use the true factors.
@@ -245,7 +238,7 @@ def resized_sizes(sizes_hw: Int64Array, img_size: int) -> Int64Array:
 
 
 def resize_image(image: Uint8Array, size_hw: tuple[int, int], shrink: Shrink) -> Uint8Array:
-    """An image at another size: bilinear, or by area where it shrinks and `shrink` says so."""
+    """Resize an image: bilinear, or by area where it shrinks and `shrink` says so."""
     height, width = size_hw
     if image.shape[:2] == (height, width):
         return image
@@ -255,7 +248,7 @@ def resize_image(image: Uint8Array, size_hw: tuple[int, int], shrink: Shrink) ->
 
 
 def _read_reduced(path: str, size_hw: tuple[int, ...], target: int) -> Uint8Array | None:
-    """A JPEG decoded at 1/2, 1/4 or 1/8 of its size, if that is still at least `target` on the longer side.
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, if that is still at least `target` on the longer side.
 
     None where no such factor exists or the outcome is not as expected: the caller decodes in full then, and
     reports what is wrong with the file.

@@ -1,4 +1,4 @@
-"""Frames of the sources to predict on, decoded in threads while the network is busy."""
+"""Reads frames of the sources to predict on, in threads while the network is busy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.1
 
 
 def read_frames(sources: Sequence[Source], problems: list[Problem], ahead: int = 0) -> Iterator[Frame]:
-    """Pictures and video frames one after the other, in order and in constant memory.
+    """Yield images and video frames one after the other, in order and in constant memory.
 
     A file that cannot be read is logged, appended to `problems` and passed over; so is a video that ends
     before the number of frames that it announces, whose frames are kept. A camera's frames are never read
@@ -43,7 +43,7 @@ def read_frames(sources: Sequence[Source], problems: list[Problem], ahead: int =
 class _Reader:
     """Iterates over the results of `readings`, of which a few are computed ahead.
 
-    One thread goes through the sources (it waits where a list has no line yet) and hands pictures to a pool;
+    One thread goes through the sources (it waits where a list has no line yet) and hands images to a pool;
     their results wait in a queue of bounded length.
     """
 

@@ -1,11 +1,10 @@
-"""Of what height and width a batch is, and which images share one where that depends on them."""
+"""Heights and widths of batches, and the groups of images that share a batch where these depend on them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -15,21 +14,9 @@ Shape = tuple[int, int]
 """Height and width of a batch in pixels."""
 
 
-class Shapes(Protocol):
-    """How the batches of a stage get their shapes."""
-
-    def arrange(self, groups: Int64Array, epoch: int) -> Int64Array:
-        """(k, T) images of the global batches of an epoch, regrouped where shapes ask for it."""
-        ...
-
-    def shape(self, images: Int64Array, epoch: int, batch: int) -> Shape:
-        """Shape of global batch number `batch`, which holds `images`."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class MultiScale:
-    """Square batches whose side is drawn anew for each, a pure function of (seed, epoch, batch).
+    """Square batches, each with a side of its own: a pure function of (seed, epoch, batch).
 
     Attributes:
         sides: to draw from, in pixels.
@@ -39,17 +26,17 @@ class MultiScale:
     seed: int = 0
 
     def arrange(self, groups: Int64Array, epoch: int) -> Int64Array:
-        """The groups as they are."""
+        """Return the (k, T) images of the global batches of an epoch as they are."""
         return groups
 
     def shape(self, images: Int64Array, epoch: int, batch: int) -> Shape:
-        """A square."""
+        """Return the shape of global batch number `batch`: a square."""
         side = int(np.random.default_rng((self.seed, epoch, batch)).choice(self.sides))
         return side, side
 
 
 def multi_scale_sides(img_size: int, factors: Sequence[float], stride: int) -> tuple[int, ...]:
-    """Multiples of `stride` from the first to the second of two factors times `img_size`.
+    """List the multiples of `stride` from the first to the second of two factors times `img_size`.
 
     Raises:
         YoloflowError: there is none.
@@ -79,7 +66,7 @@ class Rectangular:
     shuffle: bool = True
 
     def arrange(self, groups: Int64Array, epoch: int) -> Int64Array:
-        """Images of like proportions together; within one proportion the drawn order decides."""
+        """Regroup (k, T) images by their proportions; within one proportion the drawn order decides."""
         images = groups.reshape(-1)
         height, width = self.sizes_hw[images].T
         regrouped = images[np.argsort(height / width, kind="stable")].reshape(groups.shape)
@@ -88,18 +75,24 @@ class Rectangular:
         return regrouped
 
     def shape(self, images: Int64Array, epoch: int = 0, batch: int = 0) -> Shape:
-        """Large enough for all the images."""
+        """Return the shape of a batch that all its images fit into."""
         height, width = (-(-self.sizes_hw[images].max(0) // self.stride) * self.stride).tolist()
         return height, width
 
     def alike(self, images: Int64Array, batch_size: int) -> list[Int64Array]:
-        """Batches of images that need exactly the same shape, at most `batch_size` of them in each.
+        """Group images that need exactly the same shape, at most `batch_size` in each batch.
 
         So an image's shape, and with it what the network sees of it, does not depend on the batch.
         """
         needed = -(-self.sizes_hw[images] // self.stride)
         _, group = np.unique(needed, axis=0, return_inverse=True)
-        alike = [images[group == number] for number in range(int(group.max(initial=-1)) + 1)]
+        groups = [images[group == number] for number in np.unique(group)]
         return [
-            some[start : start + batch_size] for some in alike for start in range(0, len(some), batch_size)
+            alike[start : start + batch_size]
+            for alike in groups
+            for start in range(0, len(alike), batch_size)
         ]
+
+
+Shapes = MultiScale | Rectangular
+"""Gives the batches of a stage their shapes."""

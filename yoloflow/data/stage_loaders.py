@@ -1,4 +1,4 @@
-"""The loaders of a whole training, one for each stage, from one index."""
+"""Creates the loaders of a training, one for each stage, from one index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from yoloflow.data.caches.images import ImageCache, Storage, open_image_cache
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader
-from yoloflow.data.order import create_order
+from yoloflow.data.samplers import create_sampler
 from yoloflow.data.shapes import MultiScale, Rectangular, Shapes, multi_scale_sides
 from yoloflow.data.stages import Stage
 from yoloflow.structures import DatasetIndex
@@ -17,7 +17,7 @@ from yoloflow.structures import DatasetIndex
 
 @dataclass(frozen=True, slots=True)
 class LoaderOptions:
-    """What the loaders of all stages share.
+    """The settings that the loaders of all stages share.
 
     Attributes:
         batch_size: samples of a rank in a batch.
@@ -44,7 +44,7 @@ class LoaderOptions:
 def create_stage_loaders(
     index: DatasetIndex, stages: Sequence[Stage], options: LoaderOptions
 ) -> ConcatLoader:
-    """A loader for each stage, joined; stages of the same image size share one image cache.
+    """Create a loader for each stage and join them; stages of the same image size share one image cache.
 
     Args:
         index: the training set.
@@ -96,5 +96,5 @@ def _create_stage_loader(
         )
     elif stage.multi_scale:
         shapes = MultiScale(sides, options.seed)
-    order = create_order(stage.sampler, dataset.index, options.seed)
-    return replace(loader, order=order, shapes=shapes, timeout_s=options.timeout_s)
+    sampler = create_sampler(stage.sampler, dataset.index, options.seed)
+    return replace(loader, sampler=sampler, shapes=shapes, timeout_s=options.timeout_s)

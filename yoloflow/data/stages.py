@@ -1,4 +1,4 @@
-"""The stages of a training, and how their planned lengths are fitted to what is really trained."""
+"""The stages of a training, and the rule that fits their planned lengths to the epochs trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from yoloflow.data.order import Sampler
+from yoloflow.data.samplers import SamplerName
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -23,8 +23,8 @@ class Stage:
         img_size: side of its images in pixels.
         multi_scale: factors on img_size between which each batch has its own side, or None.
         rect: whether batches are rectangles that fit their images.
-        sampler: how often an image comes.
-        loss: hyper-parameters that the loss has otherwise than before.
+        sampler: the name of its sampler.
+        loss: hyper-parameters of the loss that change.
     """
 
     steps: int
@@ -32,11 +32,11 @@ class Stage:
     img_size: int
     multi_scale: Sequence[float] | None = None
     rect: bool = False
-    sampler: Sampler = "uniform"
+    sampler: SamplerName = "uniform"
     loss: Mapping[str, Any] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """In a line: size, order, transforms, loss."""
+        """Return size, sampler, transforms and loss in a line."""
         size = f"{self.img_size} px"
         if self.multi_scale:
             size += f" x {self.multi_scale[0]:g} to {self.multi_scale[1]:g}"
@@ -50,7 +50,7 @@ class Stage:
 def fit_stages(
     stage_epochs: Sequence[int], num_epochs: int, unit: Literal["epochs", "steps"] = "epochs"
 ) -> list[int]:
-    """Stage lengths that add up to `num_epochs`.
+    """Fit stage lengths so that they add up to `num_epochs`.
 
     The rule: **late stages keep their length, the first takes up the difference**; the last stage is where
     mosaic is off and is planned in absolute epochs, whatever the length of the run. One stage becomes
@@ -63,7 +63,7 @@ def fit_stages(
     Args:
         stage_epochs: planned epochs of each stage, at least 1 each.
         num_epochs: epochs to train, at least 1.
-        unit: what both are counted in.
+        unit: of both.
 
     Returns:
         one length for each stage; 0 for a stage that vanished.

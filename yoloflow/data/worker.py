@@ -1,59 +1,27 @@
-"""What a loading process does: samples into batches, batches into shared memory."""
+"""Worker processes of the loader: samples into batches, batches into shared memory."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import torch
 from torch.utils.data import Dataset
 
-from yoloflow.data.buffers import SharedBatchPool
-from yoloflow.data.caches.images import ImageCache
-from yoloflow.data.clock import Clock
 from yoloflow.data.collate import collate
+from yoloflow.data.dataset import COCODataset
 from yoloflow.data.shapes import Shape
-from yoloflow.structures import Batch, Sample, YoloflowError
-
-
-class SampleSet(Protocol):
-    """What a loader needs of a data set.
-
-    Attributes:
-        clock: of this process.
-        cache: of decoded images; None where they are decoded each time.
-    """
-
-    clock: Clock
-    cache: ImageCache | None
-
-    @property
-    def img_size(self) -> int:
-        """Side of the largest image in pixels."""
-        ...
-
-    @property
-    def most_objects(self) -> int:
-        """Objects that a sample may have."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def names_of(self, indices: Sequence[int]) -> list[str]:
-        """The files of images."""
-        ...
-
-    def get(self, epoch: int, index: int, shape_hw: Shape | None = None) -> Sample:
-        """Image `index` as seen in `epoch`, in a batch of this height and width (None: its own square)."""
-        ...
+from yoloflow.data.shared_batches import SharedBatchPool
+from yoloflow.data.transforms import Sample
+from yoloflow.structures import Batch, YoloflowError
 
 
 @dataclass(frozen=True, slots=True)
 class BatchKey:
-    """Which samples make a batch.
+    """The samples that make a batch.
 
     Attributes:
         epoch: of the run, from 0.
@@ -67,82 +35,80 @@ class BatchKey:
 
 
 @dataclass(slots=True)
-class Loaded:
-    """What a loading process hands over.
+class LoadedBatch:
+    """A batch on its way from a worker to the training process.
 
     Attributes:
-        batch: the batch; or what is wrong, as a value: torch would wrap a worker's exception in a page of
-            traceback.
-        place: in the buffers, where the images lie in there; `batch.images` is empty then.
-        shape: of the images.
-        buffers: number of the buffers.
-        seconds: what the batch took, by what was done.
+        batch: the batch; or the error, as a value: torch would wrap an exception in a page of traceback.
+        pool: id of the pool of shared buffers.
+        buffer: the buffer acquired for it; None where none was free.
+        shape: of the images that lie in the buffer, `batch.images` being empty; () where they do not.
+        seconds: of work, by what was done.
     """
 
     batch: Batch | YoloflowError
-    place: int | None
+    pool: int
+    buffer: int | None
     shape: tuple[int, ...]
-    buffers: int
     seconds: dict[str, float]
 
-    def settled(self) -> Loaded:
-        """With the images in the batch (in the training process)."""
-        if self.place is None:
-            return self
-        buffers, place = SharedBatchPool.of_number(self.buffers), self.place
-        self.place = None
-        if isinstance(self.batch, YoloflowError) or not self.shape:
-            buffers.release(place)
-        else:
-            self.batch.images = buffers.lend(place, self.shape)
-        return self
+    def take(self) -> Batch | YoloflowError:
+        """Return the batch with its images (in the training process, once)."""
+        if self.buffer is not None:
+            pool, buffer = SharedBatchPool.of_id(self.pool), self.buffer
+            self.buffer = None
+            if isinstance(self.batch, Batch) and self.shape:
+                self.batch.images = pool.tensor(buffer, self.shape)
+            else:
+                pool.release(buffer)
+        return self.batch
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Through the pipe as arrays: torch would make a file in shared memory of each small tensor."""
+        """Go through the pipe as arrays: torch would make a file in shared memory of each small tensor."""
         sent: Any = self.batch
         if isinstance(sent, Batch):
             tensors = (getattr(sent, name) for name in sent.__dataclass_fields__)
             sent = [tensor if tensor.is_shared() else tensor.numpy() for tensor in tensors]
-        return _received, (sent, self.place, self.shape, self.buffers, self.seconds)
+        return _unpickle, (sent, self.pool, self.buffer, self.shape, self.seconds)
 
-    def pin_memory(self) -> Loaded:
-        """Likewise, in page-locked memory (called by torch's loader on CUDA machines)."""
-        self.settled()
-        if isinstance(self.batch, Batch):
-            self.batch = self.batch.pin_memory()
+    def pin_memory(self) -> LoadedBatch:
+        """Bring the images into page-locked memory (called by torch's loader on CUDA machines)."""
+        batch = self.take()
+        if isinstance(batch, Batch):
+            self.batch = batch.pin_memory()
         return self
 
 
-def _received(sent: YoloflowError | list[Any], *more: Any) -> Loaded:
-    """What `Loaded` was before it was sent."""
+def _unpickle(sent: YoloflowError | list[Any], *more: Any) -> LoadedBatch:
     if isinstance(sent, YoloflowError):
-        return Loaded(sent, *more)
-    return Loaded(Batch(*(torch.as_tensor(part) for part in sent)), *more)
+        return LoadedBatch(sent, *more)
+    return LoadedBatch(Batch(*(torch.as_tensor(part) for part in sent)), *more)
 
 
-class BatchMaker(Dataset[Loaded]):
-    """A data set whose items are whole batches."""
+class BatchMaker(Dataset[LoadedBatch]):
+    """A data set, as torch's loader knows them, whose items are whole batches."""
 
-    def __init__(self, dataset: SampleSet, max_labels: int | None, buffers: SharedBatchPool) -> None:
+    def __init__(self, dataset: COCODataset, max_labels: int | None, pool: SharedBatchPool) -> None:
         self._dataset = dataset
         self._max_labels = max_labels
-        self._buffers = buffers
+        self._pool = pool
 
-    def __getitem__(self, request: tuple[BatchKey, int | None]) -> Loaded:
-        key, place = request
-        loaded = Loaded(YoloflowError(), place, (), self._buffers.number, {})
+    def __getitem__(self, request: tuple[BatchKey, int | None]) -> LoadedBatch:
+        """Make a batch in the buffer acquired for it."""
+        key, buffer = request
+        loaded = LoadedBatch(YoloflowError(), self._pool.id, buffer, (), {})
         try:
             samples = [self._dataset.get(key.epoch, index, key.shape_hw) for index in key.indices]
-            with self._dataset.clock.span("batch"):
+            with self._dataset.timer.span("batch"):
                 loaded.batch = self._collate(samples, loaded)
         except YoloflowError as error:
             loaded.batch = error
-        loaded.seconds = self._dataset.clock.take()
+        loaded.seconds = self._dataset.timer.take()
         return loaded
 
-    def _collate(self, samples: Sequence[Sample], loaded: Loaded) -> Batch:
+    def _collate(self, samples: Sequence[Sample], loaded: LoadedBatch) -> Batch:
         shape = (len(samples), 3, *samples[0].image.shape[:2])
-        array = None if loaded.place is None else self._buffers.array(loaded.place, shape)
+        array = None if loaded.buffer is None else self._pool.array(loaded.buffer, shape)
         if array is None:
             return collate(samples, self._max_labels)
         batch = collate(samples, self._max_labels, torch.from_numpy(array))
@@ -151,7 +117,7 @@ class BatchMaker(Dataset[Loaded]):
 
 
 def start_worker(worker: int) -> None:
-    """One thread per worker, as the processes are the parallelism; signals concern the training process."""
+    """Give a worker one thread, as processes are the parallelism; signals go to the training process."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

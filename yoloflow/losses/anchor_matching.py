@@ -1,4 +1,4 @@
-"""Which cells and anchors learn which object, by shape: YOLOv5's rule, of YOLOv3 and YOLOv7 too.
+"""Matching of cells and anchors to objects by shape: YOLOv5's rule, of YOLOv3 and YOLOv7 too.
 
 An anchor is taken where neither side differs by more than a factor from the object's; the cell under the
 object's centre learns it, and with it the nearest neighbours. All shapes are fixed.
@@ -17,15 +17,14 @@ _STEPS = ((-1.0, 0.0), (0.0, -1.0), (1.0, 0.0), (0.0, 1.0))
 
 
 class Match(NamedTuple):
-    """Candidates of one level, M an image; those that are not used point at cell 0 and object 0.
+    """The candidates of one level, M an image; those that are not used point at cell 0 and object 0.
 
     Attributes:
-        cells: (B, M) int64, place in the level's A * H * W cells.
+        cells: (B, M) int64, position in the level's A * H * W cells.
         corners_xy: (B, M, 2) column and row of the cell, float32.
         anchors_wh: (B, M, 2) the anchor in cells.
         objects: (B, M) int64, the object.
         is_used: (B, M) bool.
-        order: (B, M) int64, in which order the reference writes the objectness of candidates.
     """
 
     cells: Tensor
@@ -33,7 +32,6 @@ class Match(NamedTuple):
     anchors_wh: Tensor
     objects: Tensor
     is_used: Tensor
-    order: Tensor
 
 
 def match_by_shape(
@@ -44,7 +42,7 @@ def match_by_shape(
     largest_ratio: float,
     reach: float = 0.5,
 ) -> Match:
-    """Match the objects of B images to one level.
+    """Matches the objects of B images to one level.
 
     Args:
         size_hw: H, W of the level in cells.
@@ -74,8 +72,6 @@ def match_by_shape(
     anchor = torch.arange(len(anchors_wh), device=size.device)[:, None].expand(shape).flatten(1)
     objects = torch.arange(num_objects, device=size.device).expand(shape).flatten(1)
     cells = (anchor * height + corners[..., 1].long()) * width + corners[..., 0].long()
-    count = num_moves * len(anchors_wh) * num_objects * batch
-    order = torch.arange(count, device=size.device).view(-1, batch, num_objects).transpose(0, 1).flatten(1)
     # Padding rows reach here with any numbers, NaN and infinity too.
     corners = torch.where(is_used[..., None], corners, 0)
     return Match(
@@ -84,7 +80,6 @@ def match_by_shape(
         anchors_wh[anchor],
         torch.where(is_used, objects, 0),
         is_used,
-        order,
     )
 
 

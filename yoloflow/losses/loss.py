@@ -1,62 +1,74 @@
-"""What every loss is to the rest of the house."""
+"""The interface of all losses."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from yoloflow.runtime.ranks import count_ranks, sum_over_ranks
+from yoloflow.settings import Section
+
+
+class NetworkFacts(NamedTuple):
+    """Properties of a network that its loss depends on.
+
+    Attributes:
+        stride: pixels a cell, level by level.
+        nc: number of classes.
+        anchors: widths and heights in pixels as the recipe states them; None where there are none.
+    """
+
+    stride: Sequence[int]
+    nc: int
+    anchors: Sequence[Sequence[float]] | None = None
 
 
 class Loss(nn.Module, ABC):
     """A training objective.
 
     Attributes:
-        loss_item_name: what the items of `forward` are, the total first.
-        reduction: what makes the loss of a large batch of those of its parts (micro-batches, devices): their
-            sum, where `forward` multiplies by the number of images, or their mean.
+        settings_class: the hyper-parameters: their names, types and defaults.
+        needs_anchors: whether the network must have anchors; else it must have none.
+        loss_item_name: names of the items of `forward`, the total first.
+        reduction: how the loss of a large batch follows from those of its parts (micro-batches, devices): as
+            their sum, where `forward` multiplies by the number of images, or as their mean.
     """
 
+    settings_class: ClassVar[type[Section]]
+    needs_anchors: ClassVar[bool] = False
     loss_item_name: list[str]
     reduction: Literal["sum", "mean"] = "sum"
 
-    def __init__(self, variant: str = "published") -> None:
-        """Nothing is set but the rules.
-
-        Args:
-            variant: see `create_loss`.
-        """
+    def __init__(self, settings: Section, network: NetworkFacts) -> None:
         super().__init__()
-        self.variant = variant
+        self.settings = settings
+        self.stride, self.nc = tuple(network.stride), network.nc
 
     def normalizer(self, number: Tensor) -> Tensor:
-        """What a sum over the images of this device is divided by, to be a mean over what `number` counts.
+        """Returns the divisor that makes a sum over this device's images a mean over `number`.
 
         It is the mean number over the devices, so that the mean of their quotients is that of the joined
-        batch: a device whose images have few objects does not weigh them more. In variant "mindyolo" it is
-        the device's own number.
+        batch: a device whose images have few objects does not weigh them more.
 
         Args:
             number: counts or scores on this device, of any shape; at least 1 is taken of each.
         """
-        if self.variant == "mindyolo":
-            return number.clamp(min=1)
         return sum_over_ranks(number.float()).clamp(min=1) / count_ranks()
 
     def begin_stage(self, stage: int) -> None:
-        """Called before the first step of an epoch with the 0-based stage that the epoch belongs to."""
+        """Is called before the first step of an epoch with the 0-based stage that the epoch belongs to."""
 
     @abstractmethod
-    def forward(self, outputs: Sequence[Tensor], labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch of B images.
+    def forward(self, outputs: Any, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the loss of a batch of B images.
 
         Args:
-            outputs: what the network returns in train mode.
+            outputs: the network's outputs in train mode.
             labels: (B, G, 6) rows of image index, class, cx, cy, w, h in 0..1; class -1 in padding rows.
-            images: (B, 3, H, W) network input.
+            images: (B, 3, H, W) network input; losses read its size alone.
 
         Returns:
             the scalar to differentiate and the detached 1-D items named by `loss_item_name`, float32.

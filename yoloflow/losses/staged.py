@@ -18,16 +18,16 @@ class StagedLoss(Loss):
     """
 
     def __init__(self, losses: Sequence[Loss]) -> None:
-        super().__init__(losses[0].variant)
+        nn.Module.__init__(self)
         self.losses = nn.ModuleList(losses)
         self.loss_item_name, self.reduction = losses[0].loss_item_name, losses[0].reduction
         self.stage = 0
 
     def begin_stage(self, stage: int) -> None:
-        """Use the loss of a stage, counted from 0."""
+        """Selects the loss of a stage, counted from 0."""
         self.stage = min(stage, len(self.losses) - 1)
 
     def forward(self, outputs: Any, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of the stage in progress; see `Loss.forward`."""
+        """As `Loss.forward`, of the stage in progress."""
         loss: tuple[Tensor, Tensor] = self.losses[self.stage](outputs, labels, images)
         return loss

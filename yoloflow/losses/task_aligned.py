@@ -1,4 +1,4 @@
-"""Task-aligned assignment: which anchor learns which object (TOOD, Feng et al. 2021, section 3.3).
+"""Task-aligned assignment of anchors to objects (TOOD, Feng et al. 2021, section 3.3).
 
 An object claims the `topk` anchors inside it that predict it best, class and place together; the better an
 anchor does, the more it is trained. All shapes are fixed and nothing waits for the device.
@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-ConflictRule = Literal["claimants", "all"]
-
 
 class Assignment(NamedTuple):
-    """What is to be learnt, as a list of P = G * topk entries an image; an entry of score 0 is unused.
+    """Anchors and the objects they learn, as a list of P = G * topk entries an image.
 
-    No anchor stands in two used entries of an image.
+    An entry of score 0 is unused; no anchor stands in two used entries of an image.
 
     Attributes:
         anchors: (B, P) int64, the anchor of an entry.
@@ -41,21 +39,20 @@ class TaskAlignedAssigner:
         alpha: exponent of the predicted score of the object's class.
         beta: exponent of the predicted box's CIoU with the object, negative CIoU counting as 0.
         eps: keeps the normalisation finite.
-        conflict: who gets an anchor that several objects claim: "claimants", the one of them with the
-            highest CIoU (TOOD); "all", the object with the highest CIoU, claimant or not (the reference).
     """
 
     topk: int = 10
     alpha: float = 0.5
     beta: float = 6.0
     eps: float = 1e-9
-    conflict: ConflictRule = "claimants"
 
     @torch.no_grad()
     def __call__(
         self, scores: Tensor, boxes_xyxy: Tensor, anchors_xy: Tensor, objects_xyxy: Tensor
     ) -> Assignment:
-        """Assign the A anchors of B images to their G objects.
+        """Assigns the A anchors of B images to their G objects.
+
+        Of several objects that claim an anchor, the one with the highest CIoU gets it.
 
         Args:
             scores: (B, G, A) float32, the probability that anchor A predicts for the class of object G.
@@ -68,14 +65,17 @@ class TaskAlignedAssigner:
         topk = min(self.topk, metrics.shape[2])
         claimed_metrics, claimed_anchors = metrics.topk(topk, sorted=False)
         anchors, is_claim = claimed_anchors.flatten(1), claimed_metrics.flatten(1) > 0
-        owners = torch.arange(anchors.shape[1], device=anchors.device) // topk
-        owners = owners.expand_as(anchors)
+        claimants = torch.arange(anchors.shape[1], device=anchors.device) // topk
+        claimants = claimants.expand_as(anchors)
 
-        is_used = _best_of_each_anchor(anchors, _at(overlaps, owners, anchors), is_claim, metrics.shape[2])
-        if self.conflict == "all":
-            claims = torch.zeros_like(overlaps[:, 0]).scatter_add_(1, anchors, is_claim.to(overlaps.dtype))
-            owners = torch.where(claims.gather(1, anchors) > 1, overlaps.argmax(1).gather(1, anchors), owners)
-        return Assignment(anchors, owners, self._target_scores(scores, overlaps, anchors, owners, is_used))
+        is_used = _best_of_each_anchor(anchors, _at(overlaps, claimants, anchors), is_claim, metrics.shape[2])
+        objects = self._owners(anchors, claimants, is_claim, overlaps)
+        scores = self._target_scores(scores, overlaps, anchors, objects, is_used)
+        return Assignment(anchors, objects, scores)
+
+    def _owners(self, anchors: Tensor, claimants: Tensor, is_claim: Tensor, overlaps: Tensor) -> Tensor:
+        """(B, P) the objects that `anchors` learn, of their `claimants` (B, P) and `overlaps` (B, G, A)."""
+        return claimants
 
     def _alignment(self, scores: Tensor, overlaps: Tensor) -> Tensor:
         # torch.pow is fast for 0.5, 2 and 3 only: beta 6 in two steps.

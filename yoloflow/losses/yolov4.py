@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from yoloflow.boxes import box_iou, cxcywh_to_xyxy
-from yoloflow.losses.anchor_based import Objects, read_objects
-from yoloflow.losses.loss import Loss
+from yoloflow.losses.loss import Loss, NetworkFacts
+from yoloflow.losses.objects import Objects, class_targets, read_objects
+from yoloflow.losses.tables import rows_at
+from yoloflow.settings import NotNegative, Section
 from yoloflow.structures import YoloflowError
 
-REFERENCE_DEVICES = 8
+
+class YOLOv4Settings(Section):
+    """Hyper-parameters of `YOLOv4Loss`."""
+
+    box: NotNegative = Field(10.0, description="gain of the box loss")
+    obj: NotNegative = Field(1.0, description="gain of the objectness")
+    cls: NotNegative = Field(1.0, description="gain of the class loss")
+    ignore_threshold: NotNegative = Field(
+        0.7, description="IoU of a prediction with an object from which its objectness is ignored"
+    )
+    iou_threshold: NotNegative = Field(
+        0.213, description="IoU of shapes above which an anchor learns an object beside the best one"
+    )
+    label_smoothing: NotNegative = Field(0.0, description="how far class targets stay from 0 and 1")
 
 
 class YOLOv4Loss(Loss):
@@ -22,140 +37,100 @@ class YOLOv4Loss(Loss):
 
     An object is learnt by the cell under its centre with the anchor whose shape overlaps it most, and with
     all anchors that overlap it enough. Other cells whose box overlaps an object well learn no objectness.
-
-    Args:
-        anchors: (w, h) in pixels of all levels, level by level.
-        stride: pixels a cell, level by level.
-        nc: number of classes; with one class there is no class term.
-        box: gain of the box loss.
-        obj: gain of the objectness.
-        cls: gain of the class loss.
-        ignore_threshold: IoU of a prediction with an object from which its objectness is ignored.
-        iou_threshold: IoU of shapes above which an anchor learns an object beside the best one.
-        label_smoothing: how far class targets stay from 0 and 1.
-        variant: "mindyolo" sums the losses of devices, divided by 8, weighs all boxes by 2, and teaches the
-            first cell of the first image an object where there is padding.
+    With one class there is no class term.
 
     Raises:
-        YoloflowError: the anchors do not divide by the levels.
+        YoloflowError: the anchors ((w, h) in pixels, level by level) do not divide by the levels.
     """
 
+    settings_class = YOLOv4Settings
+    needs_anchors = True
+    loss_item_name = ["loss", "lbox", "lobj", "lcls"]
+    reduction: Literal["sum", "mean"] = "mean"
+    settings: YOLOv4Settings
     anchors: Tensor
 
-    def __init__(
-        self,
-        *,
-        anchors: Sequence[Sequence[float]] | int,
-        stride: Sequence[int],
-        nc: int,
-        box: float = 10.0,
-        obj: float = 1.0,
-        cls: float = 1.0,
-        ignore_threshold: float = 0.7,
-        iou_threshold: float = 0.213,
-        label_smoothing: float = 0.0,
-        variant: str = "published",
-    ) -> None:
-        super().__init__(variant)
-        if isinstance(anchors, int) or len(anchors) % len(stride) or {len(row) for row in anchors} != {2}:
+    def __init__(self, settings: YOLOv4Settings, network: NetworkFacts) -> None:
+        super().__init__(settings, network)
+        anchors = network.anchors
+        if anchors is None or len(anchors) % len(self.stride) or {len(row) for row in anchors} != {2}:
             raise YoloflowError(
                 f"network.anchors: YOLOv4Loss needs pairs of width and height, equally many for each of the "
-                f"{len(stride)} strides, found {anchors}"
+                f"{len(self.stride)} strides, found {anchors}"
             )
-        self.loss_item_name = ["loss", "lbox", "lobj", "lcls"]
-        self.num_levels, self.nc = len(stride), nc
-        self.reduction = "sum" if variant == "mindyolo" else "mean"
-        self.box, self.obj, self.cls, self.smoothing = box, obj, cls, label_smoothing
-        self.ignore_threshold, self.iou_threshold = ignore_threshold, iou_threshold
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32), persistent=False)
 
     def forward(self, outputs: Any, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch.
+        """Returns the loss of a batch (the mean over the images) and its items, which are the same means.
 
         Args:
             outputs: per level raw (B, H, W, A, 5 + nc), and centres and sizes (B, H, W, A, 2) in 0..1.
-            labels: (B, G, 6) rows of image index, class, cx, cy, w, h in 0..1; class -1 in padding rows.
-            images: (B, 3, H, W), for their size alone.
-
-        Returns:
-            the scalar to differentiate (the mean over the images), and the detached items, which are the
-            same means.
+            labels: as `Loss.forward`.
+            images: as `Loss.forward`.
         """
         objects = read_objects(labels)
-        fits = self._fitting_anchors(objects, images).chunk(self.num_levels, 1)
+        fits = self._fitting_anchors(objects, images).chunk(len(self.stride), 1)
         terms = torch.stack(
             [self._level_terms(level, fit, objects) for level, fit in zip(outputs, fits, strict=True)]
         ).sum(0)
-        items = terms * terms.new_tensor((self.box, self.obj, self.cls)) / len(images)
+        gains = (self.settings.box, self.settings.obj, self.settings.cls)
+        items = terms * terms.new_tensor(gains) / len(images)
         total = items.sum()
-        devices = REFERENCE_DEVICES if self.variant == "mindyolo" else 1
-        return total / devices, torch.cat((total[None], items)).detach()
+        return total, torch.cat((total[None], items)).detach()
+
+    def _size_weights(self, truth: Tensor) -> Tensor:
+        """Weights (...) of the box terms of objects (..., 4) cx, cy, w, h in 0..1."""
+        return 2 - truth[..., 2] * truth[..., 3]
+
+    def _objectness_targets(self, logits: Tensor, cells: Tensor, fits: Tensor) -> Tensor:
+        """(B, H * W * A) as `logits`: 1 for the `cells` (B, A * G) that an object `fits`, else 0."""
+        return torch.zeros_like(logits).scatter_reduce(1, cells, fits.to(logits.dtype), "amax")
 
     def _fitting_anchors(self, objects: Objects, images: Tensor) -> Tensor:
         """(B, all anchors, G) which anchors learn which object."""
-        height, width = images.shape[2:]
-        sizes = objects.boxes_cxcywh[..., 2:] * objects.boxes_cxcywh.new_tensor((width, height))
+        sizes = objects.boxes_cxcywh(images.shape[2:])[:, None, :, 2:]
         anchors = self.anchors.to(sizes.device)[:, None]
-        shapes, truth = (torch.cat((-part / 2, part / 2), -1) for part in (anchors, sizes[:, None]))
+        shapes, truth = (torch.cat((-part / 2, part / 2), -1) for part in (anchors, sizes))
         overlaps = box_iou(truth, shapes)
-        fits = (overlaps == overlaps.amax(1, keepdim=True)) | (overlaps > self.iou_threshold)
+        fits = (overlaps == overlaps.amax(1, keepdim=True)) | (overlaps > self.settings.iou_threshold)
         return fits & objects.is_object[:, None]
 
     def _level_terms(self, level: tuple[Tensor, Tensor, Tensor], fits: Tensor, objects: Objects) -> Tensor:
         """(3,) box, objectness and class sums of a level; `fits` (B, A, G)."""
         raw, centres, sizes = (part.float() for part in level)
-        batch, height, width, num_anchors = raw.shape[:4]
-        cells = self._cells(fits, objects, height, width)
+        height, width = raw.shape[1:3]
         logits, predicted = raw.flatten(1, 3), torch.cat((centres, sizes), -1).flatten(1, 3)
-        index = cells.flatten(1)[..., None]
-        boxes = predicted.gather(1, index.expand(-1, -1, 4)).view(batch, num_anchors, -1, 4)
-        truth = torch.where(fits[..., None], objects.boxes_cxcywh[:, None], boxes.detach())
+        cells = self._cells(fits, objects, height, width).flatten(1)
+        boxes = rows_at(predicted, cells).view(*fits.shape, -1)
+        truth = torch.where(fits[..., None], objects.boxes_cxcywh_norm[:, None], boxes.detach())
         overlaps = box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth), "giou")
-        area = truth[..., 2] * truth[..., 3] if self.variant == "published" else torch.zeros_like(overlaps)
-        box = torch.where(fits, (1 - overlaps) * (2 - area), 0).sum()
-        scores = (
-            logits[..., 5:].gather(1, index.expand(-1, -1, self.nc)).view(batch, num_anchors, -1, self.nc)
-        )
-        obj = self._objectness(logits[..., 4], predicted, cells, fits, objects)
+        box = torch.where(fits, (1 - overlaps) * self._size_weights(truth), 0).sum()
+        targets = self._objectness_targets(logits[..., 4], cells, fits.flatten(1))
+        obj = self._objectness(logits[..., 4], targets, predicted, objects)
+        scores = rows_at(logits[..., 5:], cells).view(*fits.shape, -1)
         return torch.stack((box, obj, self._class_sum(scores, fits, objects)))
 
     def _cells(self, fits: Tensor, objects: Objects, height: int, width: int) -> Tensor:
-        """(B, A, G) place in the level's H * W * A cells; 0 where an anchor does not fit."""
-        size = objects.boxes_cxcywh.new_tensor((width, height))
-        corners = torch.minimum((objects.boxes_cxcywh[..., :2] * size).trunc().clamp(min=0), size - 1)
-        place = (corners[..., 1] * width + corners[..., 0]).nan_to_num().long()[:, None]
+        """(B, A, G) position in the level's H * W * A cells; 0 where an anchor does not fit."""
+        x, y = objects.boxes_cxcywh((height, width))[..., :2].trunc().clamp(min=0).unbind(-1)
+        position = y.clamp(max=height - 1) * width + x.clamp(max=width - 1)
         num_anchors = fits.shape[1]
-        anchor = torch.arange(num_anchors, device=place.device)[:, None]
-        return torch.where(fits, place * num_anchors + anchor, 0)
+        anchor = torch.arange(num_anchors, device=fits.device)[:, None]
+        return torch.where(fits, position.nan_to_num().long()[:, None] * num_anchors + anchor, 0)
 
-    def _objectness(
-        self, logits: Tensor, predicted: Tensor, cells: Tensor, fits: Tensor, objects: Objects
-    ) -> Tensor:
-        learns = torch.zeros_like(logits).scatter_reduce(
-            1, cells.flatten(1), fits.flatten(1).to(logits.dtype), "amax"
-        )
-        if self.variant == "mindyolo":
-            first = (~fits).any().to(logits.dtype)
-            learns = learns.index_put(_first_entry(logits), first.maximum(learns[0, 0]))
+    def _objectness(self, logits: Tensor, targets: Tensor, predicted: Tensor, objects: Objects) -> Tensor:
         with torch.no_grad():
-            pairs = box_iou(
-                cxcywh_to_xyxy(predicted)[:, None], cxcywh_to_xyxy(objects.boxes_cxcywh)[:, :, None]
-            )
+            truth_xyxy = cxcywh_to_xyxy(objects.boxes_cxcywh_norm)
+            pairs = box_iou(cxcywh_to_xyxy(predicted)[:, None], truth_xyxy[:, :, None])
             best = torch.where(objects.is_object[..., None], pairs, 0).amax(1)
-        counts = torch.maximum(learns, (best < self.ignore_threshold).to(logits.dtype))
-        losses = binary_cross_entropy_with_logits(logits, learns, reduction="none")
-        return (losses * counts).sum()
+        is_far = best < self.settings.ignore_threshold
+        losses = binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return (losses * torch.maximum(targets, is_far.to(logits.dtype))).sum()
 
     def _class_sum(self, logits: Tensor, fits: Tensor, objects: Objects) -> Tensor:
         if self.nc == 1:
             return logits.sum() * 0
-        low = 0.5 * self.smoothing
         classes = objects.classes[:, None, :, None].expand(-1, fits.shape[1], -1, 1)
-        targets = torch.full_like(logits, low).scatter(3, classes, 1 - low)
+        targets = class_targets(logits, classes, self.settings.label_smoothing)
         losses = binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return torch.where(fits[..., None], losses, 0).sum()
-
-
-def _first_entry(table: Tensor) -> tuple[Tensor, Tensor]:
-    zero = torch.zeros((), dtype=torch.int64, device=table.device)
-    return zero, zero

@@ -1,11 +1,8 @@
-"""The layers that a table may name. A new layer is a class and a line here."""
+"""The layers that a table may name: a new one is a class and a line here (a head: in `families.py`)."""
 
 from __future__ import annotations
 
-from yoloflow.models.heads.anchor import AnchorHead, YOLOv7AuxHead, YOLOv7Head
-from yoloflow.models.heads.yolov4 import YOLOv4Head
-from yoloflow.models.heads.yolov8 import YOLOv8Head, YOLOv9Head, YOLOv10Head, YOLOv11Head
-from yoloflow.models.heads.yolox import YOLOXHead
+from yoloflow.families import load_part, part_names
 from yoloflow.models.layers.attention import C2PSA, PSA
 from yoloflow.models.layers.contract import Layer
 from yoloflow.models.layers.convolution import Bottleneck, ConvNormAct, DepthwiseSeparable, Residualblock
@@ -49,15 +46,15 @@ LAYERS: dict[str, type[Layer]] = {
     "SPPF": SPPF,
     "Shortcut": Shortcut,
     "Upsample": Upsample,
-    "YOLOXHead": YOLOXHead,
-    "YOLOv10Head": YOLOv10Head,
-    "YOLOv11Head": YOLOv11Head,
-    "YOLOv3Head": AnchorHead,
-    "YOLOv4Head": YOLOv4Head,
-    "YOLOv5Head": AnchorHead,
-    "YOLOv7AuxHead": YOLOv7AuxHead,
-    "YOLOv7Head": YOLOv7Head,
-    "YOLOv8Head": YOLOv8Head,
-    "YOLOv9Head": YOLOv9Head,
     "nn.MaxPool2d": MaxPool,
 }
+
+
+def layer_names() -> list[str]:
+    """Returns the names of all layers and heads."""
+    return [*LAYERS, *part_names("Head")]
+
+
+def find_layer(name: str) -> type[Layer]:
+    """Returns the class of one of `layer_names()`."""
+    return LAYERS[name] if name in LAYERS else load_part("Head", name)

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from yoloflow.models.catalogue import LAYERS
+from yoloflow.models.catalogue import find_layer, layer_names
 from yoloflow.models.layers.contract import Head, Layer, LayerRow, MapShape, Scaling, Stack, Variant
 from yoloflow.structures import YoloflowError, nearest_names
 
@@ -62,6 +62,7 @@ class _Row:
     source: Any
     number: int
     module: str
+    layer_class: type[Layer]
     args: list[Any]
 
 
@@ -129,18 +130,19 @@ def _read_row(place: str, entry: Any, position: int) -> _Row:
         raise YoloflowError(f"{place}: a row's name is a letter, then letters, digits and _; found {name!r}")
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise YoloflowError(f"{place} ({name}): number must be a whole number from 1, found {number!r}")
-    if module not in LAYERS:
-        raise YoloflowError(f"{place} ({name}): no layer {module!r}; {nearest_names(str(module), LAYERS)}")
+    known = layer_names()
+    if module not in known:
+        raise YoloflowError(f"{place} ({name}): no layer {module!r}; {nearest_names(str(module), known)}")
     if not _is_list(args):
         raise YoloflowError(f"{place} ({name}): args must be a list, found {args!r}")
-    return _Row(f"{place} ({name})", name, source, number, module, list(args))
+    return _Row(f"{place} ({name})", name, source, number, module, find_layer(module), list(args))
 
 
 def _sources(row: _Row, earlier: list[str]) -> tuple[int, ...]:
     """Positions that `from` names; `earlier` are the names of the rows above."""
     entries = row.source if _is_list(row.source) else [row.source]
     sources = tuple(_source(row, entry, earlier) for entry in entries)
-    takes_several = LAYERS[row.module].takes_several
+    takes_several = row.layer_class.takes_several
     if not sources or (len(sources) > 1 and not takes_several):
         wanted = "one map or more" if takes_several else "one map"
         raise YoloflowError(f"{row.place}: {row.module} takes {wanted}, from names {len(sources)}")
@@ -162,8 +164,7 @@ def _source(row: _Row, entry: Any, earlier: list[str]) -> int:
 
 
 def _build_layer(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Layer:
-    layer_class = LAYERS[row.module]
-    if layer_class.takes_repeats or context.repeats == 1:
+    if row.layer_class.takes_repeats or context.repeats == 1:
         return _build_one(row, context, words)
     layers: list[Layer] = []
     for _ in range(context.repeats):
@@ -175,7 +176,7 @@ def _build_layer(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Laye
 
 
 def _build_one(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Layer:
-    from_row = LAYERS[row.module].from_row
+    from_row = row.layer_class.from_row
     positional, keywords = _resolve_args(row, words)
     signature = inspect.signature(from_row)
     try:

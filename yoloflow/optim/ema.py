@@ -24,7 +24,7 @@ class EMA:
     def __init__(
         self, network: nn.Module, decay: float = 0.9999, tau: float = 2000.0, updates: int = 1
     ) -> None:
-        """Copy the network.
+        """Copies the network.
 
         Args:
             network: the network that is trained.
@@ -45,7 +45,7 @@ class EMA:
         return int(self._updates.item())
 
     def update(self, skip: Tensor | None = None) -> None:
-        """Take one step towards the network.
+        """Takes one step towards the network.
 
         Args:
             skip: () float tensor; where it is 1 the average and its counter stay as they are.
@@ -62,12 +62,12 @@ class EMA:
                 torch._foreach_copy_(counters, sources)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The network's tensors as `network.<name>`, and the counter as `updates`."""
+        """Returns the network's tensors as `network.<name>`, and the counter as `updates`."""
         state = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         return state | {"updates": self._updates}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continues from a `state_dict`."""
         prefix = "network."
         self.network.load_state_dict(
             {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
@@ -86,7 +86,7 @@ class EMA:
         return self._pairs(is_float=False)
 
     def _pairs(self, is_float: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """The tensors of the average and those they follow."""
+        """Tensors of the average, and those they follow."""
         source = self._source.state_dict()
         pairs = [
             (tensor, source[name])

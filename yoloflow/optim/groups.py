@@ -1,4 +1,4 @@
-"""Parameter groups: biases, weights, and what is neither, each with its own learning rate and decay."""
+"""Parameter groups: biases, weights and the rest, each with its own learning rate and decay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.R
 def create_group_param(
     network: nn.Module, settings: OptimizerSettings, length: RunLength
 ) -> list[dict[str, Any]]:
-    """Divide the trainable parameters as `settings.group_param` says.
+    """Divides the trainable parameters as `settings.group_param` says.
 
     A parameter's kind is read off the module that owns it, never off its place in the network: "bias" (also
     the shift of normalisation layers), "weight" (convolutions and linear layers), "norm" (the scale of

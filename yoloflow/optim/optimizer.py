@@ -16,7 +16,7 @@ _FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
 def create_optimizer(
     params: Sequence[dict[str, Any]], settings: OptimizerSettings
 ) -> torch.optim.SGD | torch.optim.AdamW:
-    """The optimizer that the recipe names, over the groups of `create_group_param`.
+    """Creates the optimizer that the recipe names, over the groups of `create_group_param`.
 
     "momentum", "nesterov" and "sgd" are heavy-ball SGD, v = m v + (g + decay p), p -= lr v, or with Nesterov
     p -= lr (g + decay p + m v). Learning rates and momentum are set by `Schedule.apply` before every update.
@@ -50,12 +50,12 @@ def create_optimizer(
 
 
 def is_skippable_on_device(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimizer obeys a `found_inf` flag that lies on the device."""
+    """Returns whether the optimizer obeys a `found_inf` flag that lies on the device."""
     return bool(optimizer.defaults.get("fused"))
 
 
 def zero_state(optimizer: torch.optim.Optimizer) -> None:
-    """Give every parameter its moments now, as zeros in the parameter's own memory format.
+    """Gives every parameter its moments, as zeros in the parameter's own memory format.
 
     Torch makes them at the first update, and leaves SGD's uninitialised if that update is skipped. Momentum
     that starts from zeros is the same algorithm: v = m 0 + g.

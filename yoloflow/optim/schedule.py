@@ -8,37 +8,28 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from yoloflow.optim.rules import RULES, Float64Array, Variant
 from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.structures import YoloflowError
 
-logger = logging.getLogger("yoloflow")
+if TYPE_CHECKING:
+    import torch
 
-Float64Array = NDArray[np.float64]
-Variant = Literal["published", "mindyolo"]
+logger = logging.getLogger("yoloflow")
 
 # YOLOX's warm-up starts from this part of the initial rate.
 YOLOX_WARMUP_START_FACTOR = 0.01
 
 
-class HasParamGroups(Protocol):
-    """The part of `torch.optim.Optimizer` that a schedule writes to."""
-
-    @property
-    def param_groups(self) -> Sequence[dict[str, Any]]:
-        """The groups, each with its "name"."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What the optimizer is set to before each update.
+    """The learning rates and the momentum of each update.
 
     Attributes:
         lr_by_group: (U,) learning rates for each group name.
@@ -54,12 +45,12 @@ class Schedule:
         return len(self.momentum)
 
     def lr(self, update: int) -> dict[str, float]:
-        """The learning rate of every group at a 0-based update; the last one's beyond the end."""
+        """Returns the learning rate of every group at a 0-based update; the last one's beyond the end."""
         row = min(update, self.num_updates - 1)
         return {name: float(table[row]) for name, table in self.lr_by_group.items()}
 
-    def apply(self, optimizer: HasParamGroups, update: int) -> None:
-        """Set learning rate and momentum (AdamW: the first beta) of every group for a 0-based update.
+    def apply(self, optimizer: torch.optim.Optimizer, update: int) -> None:
+        """Sets learning rate and momentum (AdamW: the first beta) of every group for a 0-based update.
 
         Raises:
             YoloflowError: the optimizer has a group that the schedule does not know.
@@ -78,33 +69,33 @@ class Schedule:
 
 
 def linear_curve(position: Float64Array, length: float, start: float, end: float) -> Float64Array:
-    """Straight line from `start` at position 0 to `end` at position `length`."""
+    """Returns a straight line from `start` at position 0 to `end` at position `length`."""
     return start + (end - start) * position / length
 
 
 def cosine_curve(position: Float64Array, length: float, start: float, end: float) -> Float64Array:
-    """Half a cosine from `start` to `end` (Loshchilov and Hutter, SGDR, equation 5, without restarts)."""
+    """Returns half a cosine from `start` to `end` (SGDR, Loshchilov and Hutter, equation 5)."""
     return end + 0.5 * (start - end) * (1.0 + np.cos(np.pi * position / length))
 
 
 def quadratic_curve(position: Float64Array, length: float, start: float, end: float) -> Float64Array:
-    """Parabola with its minimum `start` at position 0, reaching `end` at position `length`."""
+    """Returns a parabola with its minimum `start` at position 0, reaching `end` at position `length`."""
     return start + (end - start) * (position / length) ** 2
 
 
 def yolox_curve(
     position: Float64Array, length: float, warmup: float, cooldown: float, peak: float, end: float
 ) -> Float64Array:
-    """Quadratic warm-up to `peak`, cosine to `end`, constant for the last `cooldown` (YOLOX, section 2.1)."""
+    """Returns YOLOX's curve (section 2.1): quadratic to `peak`, cosine to `end`, constant for `cooldown`."""
     rising = quadratic_curve(position, max(warmup, 1.0), peak * YOLOX_WARMUP_START_FACTOR, peak)
     falling = cosine_curve(position - warmup, max(length - warmup - cooldown, 1.0), peak, end)
     return np.where(position < warmup, rising, np.where(position < length - cooldown, falling, end))
 
 
 def count_warmup_updates(settings: OptimizerSettings, length: RunLength) -> int:
-    """Optimizer updates in the warm-up.
+    """Returns the number of optimizer updates in the warm-up.
 
-    `warmup_epochs`, at least `min_warmup_step` updates, at most `max_warmup_fraction` of all updates.
+    That is `warmup_epochs`, at least `min_warmup_step` updates, at most `max_warmup_fraction` of all updates.
     """
     updates = max(
         round(settings.warmup_epochs * length.steps_per_epoch / length.accumulate), settings.min_warmup_step
@@ -117,7 +108,7 @@ def count_warmup_updates(settings: OptimizerSettings, length: RunLength) -> int:
 def create_lr_scheduler(
     settings: OptimizerSettings, length: RunLength, variant: Variant = "published"
 ) -> dict[str, Float64Array]:
-    """The learning rate of every group at every optimizer update.
+    """Computes the learning rate of every group at every optimizer update.
 
     The curve (linear, cosine, constant) is warmed up linearly from 0, the group "bias" from
     `warmup_bias_lr`, towards the value the curve has at that update; YOLOX's curve has a warm-up of its own.
@@ -125,15 +116,14 @@ def create_lr_scheduler(
     Args:
         settings: the recipe's optimizer section.
         length: how much training there is.
-        variant: "mindyolo" indexes tables made for micro-batches by the number of the update, so that with
-            `accumulate=k` the warm-up takes k times as long and the rate never decays; and warms YOLOv7's
-            biases up towards `lr_init`.
+        variant: see `yoloflow/optim/rules.py`.
 
     Returns:
         group name -> (U,) float64.
     """
-    length_of_table = _length_of_table(length, variant)
-    warmup_updates = count_warmup_updates(settings, length_of_table)
+    rules = RULES[variant]
+    table_length = rules.table_length(length)
+    warmup_updates = count_warmup_updates(settings, table_length)
     if warmup_updates > length.num_updates:
         logger.warning(
             "the warm-up of %d updates is longer than the training of %d: the learning rate never reaches "
@@ -142,14 +132,13 @@ def create_lr_scheduler(
             length.num_updates,
         )
     update = np.arange(length.num_updates, dtype=np.float64)
-    curve = _curve(settings, length_of_table, update, warmup_updates)
+    curve = _curve(settings, table_length, update, warmup_updates)
     if settings.curve == "yolox" or warmup_updates == 0:
         return dict.fromkeys(settings.strategy.group_names, curve)
-    strategy = settings.strategy
-    peak_groups = strategy.peak_groups if variant == "published" else strategy.mindyolo_peak_groups
+    peak_groups = rules.peak_groups(settings)
     part = np.minimum(update / warmup_updates, 1.0)
     tables = {}
-    for name in strategy.group_names:
+    for name in settings.strategy.group_names:
         first = settings.warmup_bias_lr if name == "bias" else 0.0
         aim = settings.lr_init if name in peak_groups else curve
         tables[name] = np.where(part < 1.0, first + (aim - first) * part, curve)
@@ -159,29 +148,29 @@ def create_lr_scheduler(
 def create_warmup_momentum_scheduler(
     settings: OptimizerSettings, length: RunLength, variant: Variant = "published"
 ) -> Float64Array:
-    """The momentum at every optimizer update: linear from `warmup_momentum` to `momentum`, then constant.
+    """Computes the momentum at every optimizer update: from `warmup_momentum` linearly to `momentum`.
 
     Args:
         settings: the recipe's optimizer section.
         length: how much training there is.
-        variant: "mindyolo" stops one update early and so never reaches `momentum`.
+        variant: see `yoloflow/optim/rules.py`.
 
     Returns:
         (U,) float64.
     """
+    rules = RULES[variant]
     update = np.arange(length.num_updates, dtype=np.float64)
-    warmup_updates = count_warmup_updates(settings, _length_of_table(length, variant))
+    warmup_updates = count_warmup_updates(settings, rules.table_length(length))
     if settings.warmup_momentum is None or warmup_updates == 0:
         return np.full_like(update, settings.momentum)
-    if variant == "mindyolo":
-        update = np.minimum(update, max(warmup_updates - 2, 0))
-    return np.interp(update, [0.0, warmup_updates], [settings.warmup_momentum, settings.momentum])
+    position = rules.momentum_position(update, warmup_updates)
+    return np.interp(position, [0.0, warmup_updates], [settings.warmup_momentum, settings.momentum])
 
 
 def create_schedule(
     settings: OptimizerSettings, length: RunLength, variant: Variant = "published"
 ) -> Schedule:
-    """Learning rates and momentum together; see the two functions for the arguments."""
+    """Computes learning rates and momentum; see the two functions for the arguments."""
     return Schedule(
         create_lr_scheduler(settings, length, variant),
         create_warmup_momentum_scheduler(settings, length, variant),
@@ -189,16 +178,8 @@ def create_schedule(
 
 
 def ema_decay(update: float, decay: float = 0.9999, tau: float = 2000.0) -> float:
-    """How much of the averaged weights stays at the `update`-th averaging: small at first, then `decay`."""
+    """Returns the kept part of the averaged weights at the `update`-th averaging; it grows to `decay`."""
     return -decay * math.expm1(-update / tau)
-
-
-def _length_of_table(length: RunLength, variant: Variant) -> RunLength:
-    if variant == "published":
-        return length
-    return RunLength(
-        epochs=length.epochs, steps_per_epoch=length.steps_per_epoch, total_batch_size=length.total_batch_size
-    )
 
 
 def _curve(

@@ -25,7 +25,6 @@ class GroupStrategy:
         curve: learning-rate curve where the recipe names none.
         is_decay_scaled: whether the decay grows with the batch (times total batch / nbs).
         peak_groups: groups whose warm-up aims at `lr_init` instead of the curve's present value.
-        mindyolo_peak_groups: the same in the variant "mindyolo", where YOLOv7's biases deviate.
     """
 
     group_of_kind: Mapping[ParameterKind, str]
@@ -33,7 +32,6 @@ class GroupStrategy:
     curve: str
     is_decay_scaled: bool
     peak_groups: frozenset[str] = frozenset()
-    mindyolo_peak_groups: frozenset[str] = frozenset()
 
     @property
     def group_names(self) -> list[str]:
@@ -51,14 +49,8 @@ _TWO: Mapping[ParameterKind, str] = {
 _ONE: Mapping[ParameterKind, str] = {"bias": "all", "weight": "all", "norm": "all", "other": "all"}
 
 
-def _three_groups(curve: str, mindyolo_peak_groups: frozenset[str] = frozenset()) -> GroupStrategy:
-    return GroupStrategy(
-        group_of_kind=_THREE,
-        decayed_group="weight",
-        curve=curve,
-        is_decay_scaled=True,
-        mindyolo_peak_groups=mindyolo_peak_groups,
-    )
+def _three_groups(curve: str) -> GroupStrategy:
+    return GroupStrategy(group_of_kind=_THREE, decayed_group="weight", curve=curve, is_decay_scaled=True)
 
 
 STRATEGIES: dict[str | None, GroupStrategy] = {
@@ -69,10 +61,9 @@ STRATEGIES: dict[str | None, GroupStrategy] = {
         curve="cosine",
         is_decay_scaled=False,
         peak_groups=frozenset({"no_decay", "decay"}),
-        mindyolo_peak_groups=frozenset({"no_decay", "decay"}),
     ),
     "yolov5": _three_groups("linear"),
-    "yolov7": _three_groups("cosine", mindyolo_peak_groups=frozenset({"bias"})),
+    "yolov7": _three_groups("cosine"),
     "yolov8": _three_groups("linear"),
     "filter_bias_and_bn": GroupStrategy(
         group_of_kind=_TWO, decayed_group="decay", curve="constant", is_decay_scaled=False

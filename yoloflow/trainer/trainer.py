@@ -128,7 +128,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         """Evaluates where it is due and saves the state; a resumed run repeats what was not finished."""
         context = self.context
-        waited, context.loading_seconds = self.loader.clock.take()
+        waited, context.loading_seconds = self.loader.loading_time.take()
         context.waited_share = waited / self.time.epoch_seconds
         context.epoch_open = True
         if context.ranks.world_size > 1 and context.test_fn is not None:

@@ -1,17 +1,17 @@
-"""What happens to a picture and its objects between disk and network.
+"""Transforms of an image and its objects between disk and network; `TRANSFORMS` is the table of them."""
 
-`TRANSFORMS` maps a recipe's `func_name` to its class; a new transform is a file here and a line there.
-"""
-
-from yoloflow.data.transforms.pipeline import Pipeline, Step, Transform
 from yoloflow.data.transforms.rows import DONE_BY_LOADER, TRANSFORMS, check_transforms, create_transforms
+from yoloflow.data.transforms.sample import Sample
+from yoloflow.data.transforms.transform import Pipeline, Step, Transform, TransformContext
 
 __all__ = [
     "DONE_BY_LOADER",
     "TRANSFORMS",
     "Pipeline",
+    "Sample",
     "Step",
     "Transform",
+    "TransformContext",
     "check_transforms",
     "create_transforms",
 ]

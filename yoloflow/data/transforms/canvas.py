@@ -1,39 +1,25 @@
-"""Pictures that are composed of several images and drawn only when somebody needs the pixels.
+"""Images composed of several, drawn only when somebody needs the pixels.
 
 A mosaic is a list of layers and a size. `random_perspective` composes its matrix with each layer's and draws
-every image once, straight into the network input; whoever reads `sample.image` instead gets the composed
-canvas. Both ways go through `Canvas.warp`.
-
-Coordinates are continuous: pixel i of a row covers i to i + 1, so that boxes and pixels obey one matrix.
+every image once, straight into the network input; whoever reads `Canvas.image` instead gets the composed
+image. Both ways go through `Canvas.warp`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from yoloflow.data.transforms.upright import Axis, draw_upright
-from yoloflow.structures import Float32Array, Int64Array, Sample, Uint8Array
+from yoloflow.data.transforms.axis_aligned import Axis, draw_axis_aligned
+from yoloflow.data.transforms.geometry import Matrix, transform_points, translation
+from yoloflow.structures import Float32Array, Uint8Array
 
 FILL = 114
-Matrix = NDArray[np.float64]
-
-
-def translation(x: float, y: float) -> Matrix:
-    """(3, 3) matrix that moves points by x and y pixels."""
-    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
-
-
-def transform_points(points: NDArray[np.floating], matrix: Matrix) -> NDArray[np.float64]:
-    """(N, 2) points through a (3, 3) matrix, with the perspective division where it has one."""
-    moved = points @ matrix[:2, :2].T + matrix[:2, 2]
-    if matrix[2, 0] or matrix[2, 1]:
-        moved = moved / (points @ matrix[2, :2] + matrix[2, 2])[:, None]
-    return moved
+"""Grey where no image lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +37,39 @@ class Layer:
     outline: Float32Array | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Canvas:
     """Layers drawn in order on grey; each lies inside the canvas.
 
     Attributes:
         size_hw: height and width in pixels.
         layers: bottom first.
+        drawn: the outcome at its own size, once it is there.
     """
 
     size_hw: tuple[int, int]
     layers: tuple[Layer, ...]
+    drawn: Uint8Array | None = None
 
-    def draw(self) -> Uint8Array:
-        """The picture at its own size, (H, W, 3) uint8."""
-        return self.warp(np.eye(3), self.size_hw)
+    @classmethod
+    def of_image(cls, image: Uint8Array) -> Canvas:
+        """Return the canvas that is one image."""
+        height, width = image.shape[:2]
+        return cls((height, width), (Layer(image, np.eye(3)),), image)
+
+    @property
+    def image(self) -> Uint8Array:
+        """(H, W, 3) uint8; drawn on first use."""
+        if self.drawn is None:
+            self.drawn = self.warp(np.eye(3), self.size_hw)
+        return self.drawn
+
+    def add(self, layers: Iterable[Layer]) -> Canvas:
+        """Return the canvas with more layers on top."""
+        return Canvas(self.size_hw, (*self.layers, *layers))
 
     def warp(self, matrix: Matrix, size_hw: tuple[int, int]) -> Uint8Array:
-        """The picture seen through a matrix, every layer interpolated once.
+        """Draw the layers through a matrix, each interpolated once.
 
         Args:
             matrix: (3, 3) from canvas pixels to output pixels.
@@ -86,53 +87,13 @@ class Canvas:
         return out
 
 
-class ComposedSample(Sample):
-    """A sample whose picture is a canvas; `image` draws it on first use."""
-
-    __slots__ = ("_drawn", "canvas")
-
-    def __init__(
-        self,
-        canvas: Canvas,
-        boxes_xyxy: Float32Array,
-        classes: Int64Array,
-        polygons: list[Float32Array],
-        like: Sample,
-    ) -> None:
-        """Objects on `canvas`; index and original size are those of the sample `like`."""
-        self.canvas = canvas
-        self._drawn: Uint8Array | None = None
-        self.boxes_xyxy = boxes_xyxy
-        self.classes = classes
-        self.polygons = polygons
-        self.index = like.index
-        self.original_size_hw = like.original_size_hw
-        self.scale_xy = like.scale_xy
-        self.pad_xy = like.pad_xy
-
-    @property
-    def image(self) -> Uint8Array:  # type: ignore[override]  # read-only here: a canvas is changed by its layers
-        """The canvas, drawn."""
-        if self._drawn is None:
-            self._drawn = self.canvas.draw()
-        return self._drawn
-
-
-def canvas_of(sample: Sample) -> Canvas:
-    """The canvas of a composed sample, or a canvas with the one image of a plain sample."""
-    if isinstance(sample, ComposedSample):
-        return sample.canvas
-    height, width = sample.image.shape[:2]
-    return Canvas((height, width), (Layer(sample.image, np.eye(3)),))
-
-
 def _draw_image(out: Uint8Array, image: Uint8Array, matrix: Matrix) -> None:
     """Draw an image through a matrix (image pixels to output pixels), touching only where it falls."""
     scale_x, shear_x, shift_x, shear_y, scale_y, shift_y, tilt_x, tilt_y, _ = matrix.ravel().tolist()
     if shear_x == shear_y == tilt_x == tilt_y == 0 and scale_x > 0 and scale_y > 0:
         x = Axis(scale_x, shift_x, image.shape[1], out.shape[1])
         y = Axis(scale_y, shift_y, image.shape[0], out.shape[0])
-        draw_upright(out, image, x, y)
+        draw_axis_aligned(out, image, x, y)
         return
     left, top, right, bottom = _bounds(image, matrix)
     x1, y1 = max(math.floor(left), 0), max(math.floor(top), 0)

@@ -1,8 +1,8 @@
-"""Colour changes; objects stay where they are."""
+"""Transforms of colours; objects stay where they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.data.transforms.objects import with_picture
-from yoloflow.data.transforms.pipeline import Transform, require_range
-from yoloflow.structures import Sample, TransformContext, Uint8Array
+from yoloflow.data.transforms.sample import Sample
+from yoloflow.data.transforms.transform import Transform, TransformContext
+from yoloflow.structures import Uint8Array
 
 MILD_PROB = 0.01
 STRIP_ROWS = 64
@@ -36,7 +36,7 @@ class HsvAugment(Transform):
 
     def __post_init__(self) -> None:
         for name in ("hgain", "sgain", "vgain"):
-            require_range("hsv_augment", name, getattr(self, name), 0, 1)
+            self.require_range(name, 0, 1)
 
     @property
     def does_nothing(self) -> bool:
@@ -44,21 +44,21 @@ class HsvAugment(Transform):
         return self.hgain == self.sgain == self.vgain == 0
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """The sample in other colours."""
+        """Return the sample in other colours."""
         factors = 1 + context.rng.uniform(-1, 1, 3) * (self.hgain, self.sgain, self.vgain)
         multiply = _multiplier(factors)
         changed = np.empty_like(sample.image)
-        # Strip by strip the intermediate picture stays in the processor's cache.
+        # Strip by strip the intermediate image stays in the processor's cache.
         for top in range(0, len(changed), STRIP_ROWS):
             strip = sample.image[top : top + STRIP_ROWS]
             hsv = np.asarray(cv2.cvtColor(strip, cv2.COLOR_BGR2HSV), np.uint8)
             multiply(hsv)
             cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR, dst=changed[top : top + STRIP_ROWS])
-        return with_picture(sample, changed)
+        return sample.with_image(changed)
 
 
 def _multiplier(factors: NDArray[np.float64]) -> Callable[[Uint8Array], object]:
-    """Multiplies HSV channels in place, rounding down; hues go round at 180, the others stop at 255."""
+    """Return what multiplies HSV in place, rounding down; hues go round at 180, the others stop at 255."""
     if factors[0] * HUES <= 255:
         # OpenCV takes hues from 180 to 255 as it should, and rounds to the nearest: half less rounds down.
         matrix = np.full((3, 4), -0.4999, np.float32)
@@ -72,15 +72,17 @@ def _multiplier(factors: NDArray[np.float64]) -> Callable[[Uint8Array], object]:
 
 @dataclass(frozen=True, slots=True)
 class MildOps(Transform):
-    """Blur, median blur, grey and local contrast, each on one picture of a hundred.
+    """Applies blur, median blur, grey and local contrast, each to one image of a hundred.
 
-    What MindYOLO and others do through the albumentations library, hence the name in recipes.
+    MindYOLO and others do this through the albumentations library, hence the name in recipes.
     """
 
     func_name: ClassVar[str] = "albumentations"
+    # Its probability in MindYOLO is 0 either way.
+    ignored: ClassVar[Mapping[str, object]] = {"random_resized_crop": None, "size": None}
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """The sample, mostly untouched."""
+        """Return the sample, mostly untouched."""
         chosen = context.rng.random(len(_MILD_OPS)) < MILD_PROB
         if not chosen.any():
             return sample
@@ -88,7 +90,7 @@ class MildOps(Transform):
         for apply, operation in zip(chosen, _MILD_OPS, strict=True):
             if apply:
                 image = operation(image, context.rng)
-        return with_picture(sample, image)
+        return sample.with_image(image)
 
 
 def _blurred(image: Uint8Array, rng: np.random.Generator) -> Uint8Array:
@@ -112,7 +114,7 @@ def _local_contrast(image: Uint8Array, rng: np.random.Generator) -> Uint8Array:
 
 
 def _odd_side(rng: np.random.Generator) -> int:
-    """Side of a blur in pixels: 3, 5 or 7."""
+    """Draw the side of a blur in pixels: 3, 5 or 7."""
     return int(3 + 2 * rng.integers(3))
 
 

@@ -1,4 +1,4 @@
-"""Mirror images."""
+"""Transforms that mirror."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from yoloflow.data.transforms.objects import move_boxes, move_polygons, with_picture
-from yoloflow.data.transforms.pipeline import Transform
-from yoloflow.structures import Sample, TransformContext
+from yoloflow.data.transforms.sample import Sample
+from yoloflow.data.transforms.transform import Transform, TransformContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,29 +17,18 @@ class FlipLeftRight(Transform):
     """Swaps left and right."""
 
     func_name: ClassVar[str] = "fliplr"
+    axis: ClassVar[int] = 1
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """The mirrored sample."""
-        return _mirrored(sample, axis=1)
+        """Return the mirrored sample."""
+        row, matrix = 1 - self.axis, np.eye(3)
+        matrix[row, row], matrix[row, 2] = -1, sample.canvas.size_hw[self.axis]
+        return sample.with_image(np.asarray(cv2.flip(sample.image, self.axis), np.uint8), matrix)
 
 
 @dataclass(frozen=True, slots=True)
-class FlipUpDown(Transform):
+class FlipUpDown(FlipLeftRight):
     """Swaps top and bottom."""
 
     func_name: ClassVar[str] = "flipud"
-
-    def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """The mirrored sample."""
-        return _mirrored(sample, axis=0)
-
-
-def _mirrored(sample: Sample, axis: int) -> Sample:
-    """The sample mirrored along image axis 0 (rows) or 1 (columns)."""
-    image = np.asarray(cv2.flip(sample.image, axis), np.uint8)
-    row = 1 - axis
-    matrix = np.eye(3)
-    matrix[row, row], matrix[row, 2] = -1, image.shape[axis]
-    return with_picture(
-        sample, image, move_boxes(sample.boxes_xyxy, matrix), polygons=move_polygons(sample.polygons, matrix)
-    )
+    axis: ClassVar[int] = 0

@@ -1,17 +1,18 @@
-"""An image on grey."""
+"""The transform that puts an image on grey."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import cv2
 import numpy as np
 
 from yoloflow.data.transforms.canvas import FILL
-from yoloflow.data.transforms.objects import move_boxes, move_polygons, with_picture
-from yoloflow.data.transforms.pipeline import Transform
-from yoloflow.structures import Sample, TransformContext, Uint8Array
+from yoloflow.data.transforms.sample import Sample
+from yoloflow.data.transforms.transform import Transform, TransformContext
+from yoloflow.structures import Uint8Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,13 @@ class Letterbox(Transform):
     """
 
     func_name: ClassVar[str] = "letterbox"
+    # Boxes always move with their pixels.
+    ignored: ClassVar[Mapping[str, object]] = {"only_image": None, "xywhn2xyxy_": None}
     scaleup: bool = False
     centre: bool = True
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """The sample in the input's size; records scale and border for the way back."""
+        """Return the sample in the input's size, with scale and border for the way back."""
         out_height, out_width = context.output_hw
         image = sample.image
         height, width = image.shape[:2]
@@ -44,12 +47,8 @@ class Letterbox(Transform):
         boxed[top : top + new_height, left : left + new_width] = image
         scale_x, scale_y = new_width / width, new_height / height
         matrix = np.array([[scale_x, 0, left], [0, scale_y, top], [0, 0, 1.0]])
-        result = with_picture(
-            sample,
-            boxed,
-            move_boxes(sample.boxes_xyxy, matrix),
-            polygons=move_polygons(sample.polygons, matrix),
+        return replace(
+            sample.with_image(boxed, matrix),
+            scale_xy=(sample.scale_xy[0] * scale_x, sample.scale_xy[1] * scale_y),
+            pad_xy=(sample.pad_xy[0] * scale_x + left, sample.pad_xy[1] * scale_y + top),
         )
-        result.scale_xy = (sample.scale_xy[0] * scale_x, sample.scale_xy[1] * scale_y)
-        result.pad_xy = (sample.pad_xy[0] * scale_x + left, sample.pad_xy[1] * scale_y + top)
-        return result

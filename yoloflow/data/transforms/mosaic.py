@@ -1,21 +1,16 @@
-"""Four or nine images side by side."""
+"""The transform that puts four or nine images side by side."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 
-from yoloflow.data.transforms.canvas import Canvas, ComposedSample, Layer, translation
-from yoloflow.data.transforms.objects import (
-    clip_boxes,
-    join_objects,
-    move_polygons,
-    select_objects,
-)
-from yoloflow.data.transforms.pipeline import Pipeline, Transform, require_range
-from yoloflow.structures import Sample, TransformContext
+from yoloflow.data.transforms.canvas import Canvas, Layer
+from yoloflow.data.transforms.geometry import clip_boxes, move_polygons, translation
+from yoloflow.data.transforms.sample import Sample, join_samples
+from yoloflow.data.transforms.transform import Pipeline, Transform, TransformContext
 
 Point = tuple[int, int]
 
@@ -38,25 +33,25 @@ class Mosaic(Transform):
     post_transform: Pipeline = field(default_factory=Pipeline)
 
     def __post_init__(self) -> None:
-        require_range("mosaic", "mosaic9_prob", self.mosaic9_prob, 0, 1)
+        self.require_range("mosaic9_prob", 0, 1)
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """A composed sample, its canvas 2 x 2 image sizes."""
+        """Return a composed sample, its canvas 2 x 2 image sizes."""
         rng = context.rng
         nine = self.mosaic9_prob > 0 and rng.random() < self.mosaic9_prob
         partners = rng.integers(len(context.source), size=8 if nine else 3)
         tiles = [sample, *(context.source.load(int(index)) for index in partners)]
         places = _places_of_nine(tiles, context) if nine else _places_of_four(tiles, context)
-        return self.post_transform(_compose(tiles, places, 2 * context.image_size, sample), context)
+        return self.post_transform(_compose(tiles, places, 2 * context.image_size), context)
 
     def most_objects(self, count: int, per_image: int) -> int:
-        """Those of all tiles."""
+        """Return the objects of all tiles."""
         partners = 8 if self.mosaic9_prob > 0 else 3
         return self.post_transform.most_objects(count + partners * per_image, per_image)
 
 
 def _places_of_four(tiles: list[Sample], context: TransformContext) -> list[Point]:
-    """Left top corners of four tiles around a random point of the canvas."""
+    """Draw the left top corners of four tiles around a random point of the canvas."""
     size = context.image_size
     x, y = (int(value) for value in context.rng.uniform(0.5 * size, 1.5 * size, 2))
     directions = ((-1, -1), (1, -1), (-1, 1), (1, 1))
@@ -64,7 +59,7 @@ def _places_of_four(tiles: list[Sample], context: TransformContext) -> list[Poin
 
 
 def _places_of_nine(tiles: list[Sample], context: TransformContext) -> list[Point]:
-    """Left top corners of a sample and the four arms of a pinwheel around it, seen from a random window.
+    """Draw the left top corners of a sample and four arms of a pinwheel around it, seen from a random window.
 
     Each arm starts at a corner of the middle tile and has two tiles, the second beside the first.
     """
@@ -88,32 +83,22 @@ def _places_of_nine(tiles: list[Sample], context: TransformContext) -> list[Poin
 
 
 def _corner(anchor: Point, way: Point, tile: Sample) -> Point:
-    """Left top corner of a tile that grows from `anchor` in the direction `way` (-1 or 1 in x and y)."""
+    """Return the left top corner of a tile that grows from `anchor` towards `way` (-1 or 1 in x and y)."""
     height, width = tile.image.shape[:2]
     return anchor[0] - (width if way[0] < 0 else 0), anchor[1] - (height if way[1] < 0 else 0)
 
 
-def _compose(tiles: list[Sample], places: list[Point], side: int, like: Sample) -> Sample:
-    """The tiles on a canvas of side x side pixels; parts and objects beyond it are cut off."""
-    layers: list[Layer] = []
-    shifts: list[Point] = []
-    shown: list[Sample] = []
+def _compose(tiles: list[Sample], places: list[Point], side: int) -> Sample:
+    """Put tiles on a canvas of side x side pixels; cut off the parts and objects beyond it."""
+    layers, shown = [], []
     for tile, (x, y) in zip(tiles, places, strict=True):
         height, width = tile.image.shape[:2]
         left, top = max(-x, 0), max(-y, 0)
         right, bottom = min(side - x, width), min(side - y, height)
         if left < right and top < bottom:
             layers.append(Layer(tile.image[top:bottom, left:right], translation(x + left, y + top)))
-            shifts.append((x, y))
-            shown.append(tile)
-    boxes, classes, polygons = join_objects(
-        [
-            (tile.boxes_xyxy, tile.classes, move_polygons(tile.polygons, translation(*shift), (side, side)))
-            for tile, shift in zip(shown, shifts, strict=True)
-        ]
-    )
-    box_shifts = np.repeat(np.array(shifts, np.float32), [len(tile.boxes_xyxy) for tile in shown], 0)
-    boxes = clip_boxes(boxes + np.tile(box_shifts, 2), (side, side))
-    keep = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
-    boxes, classes, polygons = select_objects(keep, (boxes, classes, polygons))
-    return ComposedSample(Canvas((side, side), tuple(layers)), boxes, classes, polygons, like)
+            boxes = clip_boxes(tile.boxes_xyxy + np.array((x, y, x, y), np.float32), (side, side))
+            polygons = move_polygons(tile.polygons, translation(x, y), (side, side))
+            shown.append(replace(tile, boxes_xyxy=boxes, polygons=polygons))
+    composed = join_samples(shown, Canvas((side, side), tuple(layers)))
+    return composed.select(np.all(composed.boxes_xyxy[:, 2:] > composed.boxes_xyxy[:, :2], axis=1))

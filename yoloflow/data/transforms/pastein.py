@@ -1,18 +1,19 @@
-"""Objects of other images pasted into free places."""
+"""The transform that pastes objects of other images into free places."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from yoloflow.data.transforms.canvas import Canvas, ComposedSample, Layer, Matrix, canvas_of, translation
-from yoloflow.data.transforms.objects import boxes_around, move_polygons, overlap_of_second
-from yoloflow.data.transforms.pipeline import Transform, require_range
-from yoloflow.structures import Float32Array, Sample, TransformContext
+from yoloflow.data.transforms.canvas import Layer
+from yoloflow.data.transforms.geometry import Matrix, boxes_around, covered_share, move_polygons, translation
+from yoloflow.data.transforms.sample import Sample
+from yoloflow.data.transforms.transform import Transform, TransformContext
+from yoloflow.structures import Float32Array
 
-# Greatest side of each place to be filled, as a share of the picture's.
+# Greatest side of each place to be filled, as a share of the image's.
 PLACES = (0.75,) * 2 + (0.5,) * 4 + (0.25,) * 4 + (0.125,) * 4 + (0.0625,) * 6
 SKIPPED = 0.2
 MAX_COVERED = 0.30
@@ -40,18 +41,17 @@ class PasteIn(Transform):
     num_sample: float = 30
 
     def __post_init__(self) -> None:
-        require_range("pastein", "num_sample", self.num_sample, 1, 10_000)
+        self.require_range("num_sample", 1, 10_000)
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """A composed sample with the pasted objects on top."""
+        """Return a composed sample with the pasted objects on top."""
         found = self._cut_outs(context)
         if not found:
             return sample
-        canvas = canvas_of(sample)
         boxes, classes, polygons = sample.boxes_xyxy, sample.classes, list(sample.polygons)
         layers: list[Layer] = []
-        for place in _places(canvas.size_hw, context.rng):
-            if (overlap_of_second(place[None], boxes) >= MAX_COVERED).any():
+        for place in _places(sample.canvas.size_hw, context.rng):
+            if (covered_share(place[None], boxes) >= MAX_COVERED).any():
                 continue
             partner, row = found[int(context.rng.integers(len(found)))]
             matrix = _fit(partner.polygons[row], place)
@@ -64,16 +64,16 @@ class PasteIn(Transform):
             polygons.append(outline)
         if not layers:
             return sample
-        return ComposedSample(
-            Canvas(canvas.size_hw, (*canvas.layers, *layers)), boxes, classes, polygons, sample
+        return replace(
+            sample, canvas=sample.canvas.add(layers), boxes_xyxy=boxes, classes=classes, polygons=polygons
         )
 
     def most_objects(self, count: int, per_image: int) -> int:
-        """One more in every place."""
+        """Return the objects with one more in every place."""
         return count + len(PLACES)
 
     def _cut_outs(self, context: TransformContext) -> list[CutOut]:
-        """Objects with a polygon in images drawn at random."""
+        """Find objects with a polygon in images drawn at random."""
         found: list[CutOut] = []
         for _ in range(MAX_IMAGES):
             partner = context.source.load(int(context.rng.integers(len(context.source))))
@@ -84,7 +84,7 @@ class PasteIn(Transform):
 
 
 def _places(size_hw: tuple[int, int], rng: np.random.Generator) -> list[Float32Array]:
-    """Corner boxes to be filled, large ones first."""
+    """Draw the corner boxes to be filled, large ones first."""
     size = np.array((size_hw[1], size_hw[0]))
     places = []
     for share in PLACES:
@@ -99,7 +99,7 @@ def _places(size_hw: tuple[int, int], rng: np.random.Generator) -> list[Float32A
 
 
 def _fit(polygon: Float32Array, place_xyxy: Float32Array) -> Matrix:
-    """The matrix that scales a polygon into a place and moves its left top corner there."""
+    """Return the matrix that scales a polygon into a place and moves its left top corner there."""
     low, high = polygon.min(0), polygon.max(0)
     scale = float(np.min((place_xyxy[2:] - place_xyxy[:2]) / np.maximum(high - low, 1e-6)))
     moved = translation(*place_xyxy[:2].tolist()) @ np.diag([scale, scale, 1.0])
@@ -108,6 +108,6 @@ def _fit(polygon: Float32Array, place_xyxy: Float32Array) -> Matrix:
 
 
 def _area(polygon: Float32Array) -> float:
-    """Area in pixels (the shoelace formula)."""
+    """Return the area in pixels (the shoelace formula)."""
     x, y = polygon[:, 0], polygon[:, 1]
     return 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))

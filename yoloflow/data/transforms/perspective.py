@@ -1,25 +1,26 @@
-"""Random rotation, scale, shear, shift and perspective in one warp."""
+"""The transform that rotates, scales, shears, shifts and tilts in one warp."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.data.transforms.canvas import Matrix, canvas_of, translation
-from yoloflow.data.transforms.objects import (
+from yoloflow.data.transforms.canvas import Canvas
+from yoloflow.data.transforms.geometry import (
+    Matrix,
     boxes_around,
     clip_boxes,
     move_boxes,
     move_polygons,
-    select_objects,
-    with_picture,
+    translation,
 )
-from yoloflow.data.transforms.pipeline import Transform, require_range
-from yoloflow.structures import Float32Array, Sample, TransformContext
+from yoloflow.data.transforms.sample import Sample
+from yoloflow.data.transforms.transform import Transform, TransformContext
+from yoloflow.structures import Float32Array
 
 MIN_SIDE_PX = 2.0
 MAX_ASPECT = 20.0
@@ -29,9 +30,9 @@ MIN_AREA_RATIO_POLYGON = 0.01
 
 @dataclass(frozen=True, slots=True)
 class RandomPerspective(Transform):
-    """Warps the picture about its centre into the network input.
+    """Warps the image about its centre into the network input.
 
-    The centre of the picture, be it a mosaic's canvas of twice the size or a single image, falls on a random
+    The centre of the image, be it a mosaic's canvas of twice the size or a single image, falls on a random
     point near the centre of the output, so cutting a mosaic to size needs no step of its own. An object goes
     when 2 px or less of a side, 10 % or less of its area (1 % where a polygon tells its true extent) or a
     shape longer than 20 : 1 is left.
@@ -52,18 +53,16 @@ class RandomPerspective(Transform):
     perspective: float = 0.0
 
     def __post_init__(self) -> None:
-        require_range("random_perspective", "degrees", self.degrees, 0, 180)
-        require_range("random_perspective", "translate", self.translate, 0, 1)
-        require_range("random_perspective", "scale", self.scale, 0, 0.999)
-        require_range("random_perspective", "shear", self.shear, 0, 89)
-        require_range("random_perspective", "perspective", self.perspective, 0, 0.001)
+        self.require_range("degrees", 0, 180)
+        self.require_range("translate", 0, 1)
+        self.require_range("scale", 0, 0.999)
+        self.require_range("shear", 0, 89)
+        self.require_range("perspective", 0, 0.001)
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
-        """The warped sample, of the network input's size."""
-        canvas = canvas_of(sample)
+        """Return the warped sample, of the network input's size."""
         out_hw = context.output_hw
-        matrix, zoom = self.draw_matrix(context.rng, canvas.size_hw, out_hw)
-        image = canvas.warp(matrix, out_hw)
+        matrix, zoom = self.draw_matrix(context.rng, sample.canvas.size_hw, out_hw)
         polygons = move_polygons(sample.polygons, matrix, out_hw)
         has_polygon = np.array([len(polygon) > 0 for polygon in sample.polygons], bool)
         boxes = clip_boxes(move_boxes(sample.boxes_xyxy, matrix), out_hw)
@@ -71,13 +70,13 @@ class RandomPerspective(Transform):
         # A polygon that lies wholly outside has no extent left, whatever its box's corners say.
         gone = has_polygon & np.array([len(polygon) == 0 for polygon in polygons], bool)
         keep = large_enough(sample.boxes_xyxy * zoom, boxes, has_polygon) & ~gone
-        boxes, classes, polygons = select_objects(keep, (boxes, sample.classes, polygons))
-        return with_picture(sample, image, boxes, classes, polygons)
+        canvas = Canvas.of_image(sample.canvas.warp(matrix, out_hw))
+        return replace(sample, canvas=canvas, boxes_xyxy=boxes, polygons=polygons).select(keep)
 
     def draw_matrix(
         self, rng: np.random.Generator, size_hw: tuple[int, int], out_hw: tuple[int, int]
     ) -> tuple[Matrix, float]:
-        """A random (3, 3) matrix from a picture of `size_hw` to one of `out_hw`, and its zoom."""
+        """Draw a (3, 3) matrix from an image of `size_hw` to one of `out_hw`; return it and its zoom."""
         height, width = size_hw
         warp = np.eye(3)
         warp[2, :2] = rng.uniform(-self.perspective, self.perspective, 2)
@@ -97,11 +96,11 @@ class RandomPerspective(Transform):
 def large_enough(
     before_xyxy: Float32Array, after_xyxy: Float32Array, has_polygon: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Which objects are still worth learning from.
+    """Tell which objects are still worth learning from.
 
     Args:
-        before_xyxy: (G, 4) boxes before the warp, zoomed as the picture was.
-        after_xyxy: (G, 4) boxes after the warp, clipped to the picture.
+        before_xyxy: (G, 4) boxes before the warp, zoomed as the image was.
+        after_xyxy: (G, 4) boxes after the warp, clipped to the image.
         has_polygon: (G,) whether the box comes from a polygon.
 
     Returns:

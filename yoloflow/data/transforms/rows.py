@@ -1,11 +1,10 @@
-"""YAML rows `{func_name, prob, ...}` made into a pipeline, every name and value checked."""
+"""The table of transforms, and pipelines created from checked YAML rows `{func_name, prob, ...}`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from types import MappingProxyType
-from typing import get_type_hints
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any, get_type_hints
 
 from yoloflow.data.transforms.colour import HsvAugment, MildOps
 from yoloflow.data.transforms.copy_paste import CopyPaste
@@ -16,60 +15,45 @@ from yoloflow.data.transforms.mixup import MixUp
 from yoloflow.data.transforms.mosaic import Mosaic
 from yoloflow.data.transforms.pastein import PasteIn
 from yoloflow.data.transforms.perspective import RandomPerspective
-from yoloflow.data.transforms.pipeline import Pipeline, Step, Transform
+from yoloflow.data.transforms.transform import Pipeline, Step, Transform
 from yoloflow.structures import YoloflowError, nearest_names
 
 Row = Mapping[str, object]
 
-TRANSFORMS: Mapping[str, type[Transform]] = MappingProxyType(
-    {
-        transform.func_name: transform
-        for transform in (
-            Mosaic,
-            RandomPerspective,
-            MixUp,
-            CopyPaste,
-            PasteIn,
-            HsvAugment,
-            FlipLeftRight,
-            FlipUpDown,
-            Letterbox,
-            MildOps,
-            PolygonsToMasks,
-        )
-    }
-)
-
+TRANSFORMS: dict[str, type[Transform]] = {
+    transform.func_name: transform
+    for transform in (
+        Mosaic,
+        RandomPerspective,
+        MixUp,
+        CopyPaste,
+        PasteIn,
+        HsvAugment,
+        FlipLeftRight,
+        FlipUpDown,
+        Letterbox,
+        MildOps,
+        PolygonsToMasks,
+    )
+}
+"""The transforms by the names that recipes use."""
 
 # MindYOLO's recipes spell out steps that the loader always does. Their rows are accepted as long as they ask
 # for exactly what happens: parameter -> the value it must have, None where any will do.
-DONE_BY_LOADER: Mapping[str, Mapping[str, object]] = MappingProxyType(
-    {
-        "label_norm": {"xyxy2xywh_": True},
-        "label_pad": {"padding_size": None, "padding_value": -1},
-        "image_norm": {"scale": 255},
-        "image_transpose": {"bgr2rgb": True, "hwc2chw": True},
-        # Polygons move and are clipped exactly, with as many points as they have.
-        "resample_segments": {"n": None},
-    }
-)
-
-# Parameters of MindYOLO that have no meaning here, read the same way.
-WITHOUT_EFFECT: Mapping[str, Mapping[str, object]] = MappingProxyType(
-    {
-        # Boxes always move with their pixels.
-        "letterbox": {"only_image": None, "xywhn2xyxy_": None},
-        # Its probability in MindYOLO is 0 either way.
-        "albumentations": {"random_resized_crop": None, "size": None},
-    }
-)
+DONE_BY_LOADER: Mapping[str, Row] = {
+    "label_norm": {"xyxy2xywh_": True},
+    "label_pad": {"padding_size": None, "padding_value": -1},
+    "image_norm": {"scale": 255},
+    "image_transpose": {"bgr2rgb": True, "hwc2chw": True},
+    # Polygons move and are clipped exactly, with as many points as they have.
+    "resample_segments": {"n": None},
+}
 
 
 def create_transforms(rows: Sequence[Row], where: str = "transforms") -> Pipeline:
-    """A pipeline from YAML rows; steps that do nothing are left out.
+    """Create a pipeline from YAML rows; steps that do nothing are left out.
 
-    `prob` (default 1) is the probability of the step, but for copy_paste, where it is the share of a sample's
-    objects that is pasted.
+    `prob` (default 1) is the probability of the step, unless the transform has a parameter of that name.
 
     Args:
         rows: mappings with `func_name`, optional `prob` and the transform's parameters.
@@ -85,11 +69,11 @@ def create_transforms(rows: Sequence[Row], where: str = "transforms") -> Pipelin
         step = _create_step(row, f"{where}[{number}]")
         if step is not None and step.prob > 0 and not step.transform.does_nothing:
             steps.append(step)
-    early = [step for step in steps[:-1] if isinstance(step.transform, PolygonsToMasks)]
-    if early:
-        raise YoloflowError(
-            f"{where}: {PolygonsToMasks.func_name} must be the last row: nothing moves masks after it"
-        )
+    for step in steps[:-1]:
+        if step.transform.must_be_last:
+            raise YoloflowError(
+                f"{where}: {step.transform.func_name} must be the last row: no transform may follow it"
+            )
     return Pipeline(tuple(steps))
 
 
@@ -98,8 +82,21 @@ def check_transforms(rows: Sequence[Row], where: str = "transforms") -> None:
     create_transforms(rows, where)
 
 
+def describe_transforms() -> Iterator[tuple[str, str, str]]:
+    """Yield name, parameters with defaults, and first line of the docstring of every transform."""
+    for name, transform in TRANSFORMS.items():
+        parameters = ", ".join(f"{field.name}={_yaml_default(field)}" for field in fields(transform))
+        yield name, parameters, (transform.__doc__ or "").splitlines()[0]
+
+
+def _yaml_default(field: Field[Any]) -> str:
+    if field.default is MISSING:
+        return "[]"  # the empty Pipeline
+    return str(field.default).lower() if isinstance(field.default, bool) else f"{field.default:g}"
+
+
 def _create_step(row: Row, where: str) -> Step | None:
-    """The step of one row; None for what the loader does itself."""
+    """Create the step of one row; None for what the loader does itself."""
     if not isinstance(row, Mapping) or not isinstance(row.get("func_name"), str):
         raise YoloflowError(f"{where}: expected a mapping with func_name, found {row!r}")
     name = str(row["func_name"])
@@ -115,27 +112,21 @@ def _create_step(row: Row, where: str) -> Step | None:
             f"{where}: unknown transform; {nearest_names(name, [*TRANSFORMS, *DONE_BY_LOADER])}"
         )
     transform_class = TRANSFORMS[name]
+    names = [field.name for field in fields(transform_class)]
     prob = 1.0
-    if transform_class is not CopyPaste:
+    if "prob" not in names:
         prob = _number(parameters.pop("prob", 1.0), f"{where}: prob")
         if not 0 <= prob <= 1:
             raise YoloflowError(f"{where}: prob={prob} is outside 0 to 1")
-    return Step(_create_transform(transform_class, parameters, where), prob)
-
-
-def _create_transform(transform_class: type[Transform], parameters: Row, where: str) -> Transform:
-    """One transform from its parameters."""
     hints = get_type_hints(transform_class)
-    names = [field.name for field in fields(transform_class)]  # type: ignore[arg-type]  # all are dataclasses
-    fixed = WITHOUT_EFFECT.get(transform_class.func_name, {})
     arguments: dict[str, object] = {}
     for key, value in parameters.items():
         if key in names:
             arguments[key] = _convert(value, hints[key], f"{where}: {key}")
         else:
-            _check_fixed(key, value, fixed, where, names)
+            _check_fixed(key, value, transform_class.ignored, where, names)
     try:
-        return transform_class(**arguments)
+        return Step(transform_class(**arguments), prob)
     except YoloflowError as error:
         raise YoloflowError(f"{where}: {error}") from error
 
@@ -152,7 +143,7 @@ def _check_fixed(key: str, value: object, allowed: Row, where: str, names: Seque
 
 
 def _convert(value: object, kind: object, where: str) -> object:
-    """A YAML value as the type of the field it goes to."""
+    """Convert a YAML value to the type of the field it goes to."""
     if kind is Pipeline:
         return create_transforms(value, where)  # type: ignore[arg-type]  # it checks for itself
     if kind is bool:

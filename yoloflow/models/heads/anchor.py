@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from yoloflow.decoding import cell_corners, decode_anchor_boxes
 from yoloflow.models.heads.yolov8 import check_strides
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow, Variant
 
@@ -84,16 +85,13 @@ class AnchorHead(Head):
         return [self._by_anchor(conv(level)) for level, conv in zip(features, self.convs, strict=True)]
 
     def decode(self, raw: Any) -> Tensor:
-        """L raw maps to (B, N, 5 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1.
-
-        Centres lie up to half a cell outside their cell, sizes are up to four times the anchor's (YOLOv5).
-        """
+        """L raw maps to (B, N, 5 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1."""
         decoded = []
         for level, stride, anchors in zip(raw, self.stride, self.anchor_grid, strict=True):
             sigmoid = level.float().sigmoid()
-            centres = (sigmoid[..., 0:2] * 2 - 0.5 + cell_corners(level)) * stride
-            sizes = (sigmoid[..., 2:4] * 2) ** 2 * anchors
-            decoded.append(torch.cat((centres, sizes, sigmoid[..., 4:]), -1).flatten(1, 3))
+            corners = cell_corners(level.shape[2:4], level.device)
+            boxes = decode_anchor_boxes(sigmoid, anchors / stride, corners) * stride
+            decoded.append(torch.cat((boxes, sigmoid[..., 4:]), -1).flatten(1, 3))
         return torch.cat(decoded, 1)
 
 
@@ -228,12 +226,3 @@ class ImplicitVector(nn.Module):
     def __init__(self, channels: int, around: float) -> None:
         super().__init__()
         self.implicit = nn.Parameter(torch.empty(1, channels, 1, 1).normal_(around, 0.02))
-
-
-def cell_corners(level: Tensor) -> Tensor:
-    """(H, W, 2) x and y of the corner of every cell of a map (B, A, H, W, ...), in cells."""
-    height, width = level.shape[2:4]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=level.device), torch.arange(width, device=level.device), indexing="ij"
-    )
-    return torch.stack((x, y), -1)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from yoloflow.boxes import bounded_exp
+from yoloflow.decoding import bounded_exp, cell_corners
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 
 REACH = {8: 1.2, 16: 1.1, 32: 1.05}
@@ -68,13 +68,10 @@ class YOLOv4Head(Head):
             batch, _, height, width = level.shape
             raw = conv(level).view(batch, self.num_anchors, -1, height, width).permute(0, 3, 4, 1, 2)
             wide = raw.float()
-            y, x = torch.meshgrid(
-                torch.arange(height, device=raw.device), torch.arange(width, device=raw.device), indexing="ij"
-            )
-            cells = torch.stack((x, y), -1)[:, :, None]
+            corners = cell_corners((height, width), raw.device)[:, :, None]
             cells_wh = torch.tensor((width, height), device=raw.device)
             reach = REACH[stride]
-            centres = (wide[..., 0:2].sigmoid() * reach - (reach - 1) / 2 + cells) / cells_wh
+            centres = (wide[..., 0:2].sigmoid() * reach - (reach - 1) / 2 + corners) / cells_wh
             sizes = bounded_exp(wide[..., 2:4]) * anchors / (cells_wh * stride)
             outputs.append((raw, centres, sizes))
         return outputs

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from yoloflow.boxes import anchor_points, cxcywh_to_xyxy
-from yoloflow.models.heads.distribution import DFL
+from yoloflow.boxes import cxcywh_to_xyxy
+from yoloflow.decoding import cell_centres, distances_to_cxcywh, expected_distances
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow, Variant
 from yoloflow.models.layers.convolution import ConvNormAct
 
@@ -98,10 +98,8 @@ class YOLOv8Head(Head):
         """L raw maps to (B, N, 4 + C) float32: cx, cy, w, h in input pixels, then scores in 0..1."""
         flat = torch.cat([level.flatten(2) for level in raw], 2).float()
         logits, scores = flat[:, : 4 * self.reg_max], flat[:, 4 * self.reg_max :]
-        centres, strides = anchor_points(raw, self.stride)
-        left_top, right_bottom = self.dfl(logits).transpose(1, 2).chunk(2, -1)
-        centres = centres + (right_bottom - left_top) / 2
-        boxes_cxcywh = torch.cat((centres, left_top + right_bottom), -1) * strides
+        centres, strides = cell_centres([level.shape[2:] for level in raw], self.stride, flat.device)
+        boxes_cxcywh = distances_to_cxcywh(centres, self.dfl(logits)) * strides
         return torch.cat((boxes_cxcywh, scores.transpose(1, 2).sigmoid()), -1)
 
 
@@ -255,6 +253,28 @@ class YOLOv9Head(YOLOv8Head):
         self.auxiliary_box_branches, self.auxiliary_class_branches = nn.ModuleList(), nn.ModuleList()
         self.auxiliary_dfl = None
         return list(range(num_inputs // 2, num_inputs))
+
+
+class DFL(nn.Module):
+    """The expected value of each box side's distribution, see `expected_distances`.
+
+    The bins 0, 1, ... are a frozen parameter, as in the originals: it is counted and saved, never trained.
+
+    Args:
+        bins: number of bins of a side.
+    """
+
+    def __init__(self, bins: int = 16) -> None:
+        super().__init__()
+        self.bins = bins
+        self.conv = nn.Conv2d(bins, 1, 1, bias=False).requires_grad_(False)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.arange(bins, dtype=torch.float32).view(1, bins, 1, 1))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """(B, 4 * bins, N) float32 logits to (B, N, 4) distances in cells."""
+        sides = logits.view(len(logits), 4, self.bins, -1)
+        return expected_distances(sides, self.conv.weight.float().flatten())
 
 
 def check_strides(row: LayerRow, stride: Sequence[int]) -> None:

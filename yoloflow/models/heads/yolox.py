@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from yoloflow.boxes import anchor_points, bounded_exp
+from yoloflow.decoding import bounded_exp, cell_centres
 from yoloflow.models.heads.yolov8 import check_strides
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 from yoloflow.models.layers.convolution import Activation, ConvNormAct, DepthwiseSeparable
@@ -98,10 +98,9 @@ class YOLOXHead(Head):
             boxes = self.box_convs[number](stem)
             parts = (self.box_outputs[number](boxes), self.object_outputs[number](boxes), scores)
             levels.append(torch.cat(parts, 1))
-        centres, strides = anchor_points(levels, self.stride)
+        centres, strides = cell_centres([level.shape[2:] for level in levels], self.stride, levels[0].device)
         flat = torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2).float()
-        corners = centres - 0.5
-        places = (flat[..., 0:2] + corners) * strides
+        places = (flat[..., 0:2] + (centres - 0.5)) * strides
         sizes = bounded_exp(flat[..., 2:4]) * strides
         return torch.cat((places, sizes, flat[..., 4:]), -1)
 

@@ -1,4 +1,4 @@
-"""Loading processes may die or hang: what was lost with them is loaded again."""
+"""Restarts worker processes that die or hang; the batches lost with them are loaded again."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ logger = logging.getLogger("yoloflow")
 
 
 class RestartingLoader(Generic[T]):
-    """Items in order, from processes that are started anew where one is lost.
+    """An iterator over batches whose worker processes are restarted where one is lost.
 
-    Nothing changes for the consumer: items depend on their number alone. An item whose second loading fails
-    as well is refused. Where processes cannot share memory at all, this one loads.
+    Nothing changes for the consumer: batches depend on their number alone. A batch that is lost twice is an
+    error. Where processes cannot share memory at all, this process loads.
     """
 
     def __init__(
         self,
         load_from: Callable[[int, int], Iterator[T]],
         start: int,
-        processes: int,
+        num_workers: int,
         describe: Callable[[int], str],
     ) -> None:
         """Start loading.
 
         Args:
-            load_from: (item, processes) to the items from there on; torch's loader stands behind it.
-            start: the first item.
-            processes: how many load; 0 loads in this one.
-            describe: an item's number to what is in it, for messages.
+            load_from: (batch, num_workers) to an iterator over the batches from there on, by torch's loader.
+            start: number of the first batch.
+            num_workers: worker processes; 0 loads in this one.
+            describe: a batch's number to what is in it, for messages.
         """
-        self._load_from, self._processes, self._describe = load_from, processes, describe
+        self._load_from, self._num_workers, self._describe = load_from, num_workers, describe
         self._next, self._lost_at = start, -1
-        self._source = self._open()
+        self._batches = self._open()
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        """The next item.
+        """Return the next batch.
 
         Raises:
-            YoloflowError: its loading was lost twice.
+            YoloflowError: its worker was lost twice.
         """
         try:
-            item = next(self._source)
+            batch = next(self._batches)
         except RuntimeError as error:
-            if not _is_loss(error):
+            if not _is_lost_worker(error):
                 raise
-            self._recover(error)
+            self._restart(error)
             return next(self)
         self._next += 1
-        return item
+        return batch
 
-    def _recover(self, error: RuntimeError) -> None:
+    def _restart(self, error: RuntimeError) -> None:
         what = f"{error} at {self._describe(self._next)}"
         if self._lost_at == self._next:
             raise YoloflowError(
@@ -71,41 +71,37 @@ class RestartingLoader(Generic[T]):
             ) from error
         logger.warning("%s: its processes are started anew, no image is lost", what)
         self._lost_at = self._next
-        del self._source
-        self._source = self._open()
+        del self._batches
+        self._batches = self._open()
 
     def _open(self) -> Iterator[T]:
         try:
-            _prove_sharing(self._processes)
+            # As many locks as torch's loader makes, which leaves a traceback on the screen where it cannot.
+            num_locks = 4 * self._num_workers + 8 if self._num_workers else 0
+            locks = [multiprocessing.Lock() for _ in range(num_locks)]
+            locks.clear()
         except OSError as error:
             logger.warning(
                 "data.num_parallel_workers=%d: no processes that share memory can be started here (%s; is "
                 "/dev/shm there, to be written?); images are loaded in the training process, which is slower",
-                self._processes,
+                self._num_workers,
                 error,
             )
-            self._processes = 0
-        with _silent_deaths():
-            return self._load_from(self._next, self._processes)
+            self._num_workers = 0
+        with _without_sigchld_handler():
+            return self._load_from(self._next, self._num_workers)
 
 
-def _prove_sharing(processes: int) -> None:
-    """Make as many locks as torch's loader, which leaves a traceback on the screen where it cannot."""
-    for_each_and_all = 4 * processes + 8 if processes else 0
-    locks = [multiprocessing.Lock() for _ in range(for_each_and_all)]
-    locks.clear()
-
-
-def _is_loss(error: RuntimeError) -> bool:
-    """Whether torch's loader says that a process died or is overdue, rather than what went wrong in it."""
+def _is_lost_worker(error: RuntimeError) -> bool:
+    """Tell whether torch's loader says that a process died or is overdue, not what went wrong in it."""
     return str(error).startswith(("DataLoader worker (pid", "DataLoader timed out"))
 
 
 @contextmanager
-def _silent_deaths() -> Iterator[None]:
-    """A block in which torch's loader starts: the death of a process is noticed where its work is missed.
+def _without_sigchld_handler() -> Iterator[None]:
+    """Undo torch's handler of SIGCHLD, which would raise anywhere in the main thread, as in a training step.
 
-    Torch would raise in the main thread wherever that is, such as in the middle of a training step.
+    The death of a process is noticed where its batch is missed.
     """
     before = signal.getsignal(signal.SIGCHLD)
     try:

@@ -1,71 +1,44 @@
-"""Boxes and polygons moved by the same matrix as the pixels they lie on."""
+"""Boxes and polygons, moved by the same matrix as the pixels they lie on.
+
+Coordinates are continuous: pixel i of a row covers i to i + 1, so that boxes and pixels obey one matrix.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.data.transforms.canvas import Matrix, transform_points
-from yoloflow.structures import Float32Array, Int64Array, Sample, Uint8Array
+from yoloflow.structures import Float32Array
 
-Objects = tuple[Float32Array, Int64Array, list[Float32Array]]
-
-
-def with_picture(
-    sample: Sample,
-    image: Uint8Array,
-    boxes_xyxy: Float32Array | None = None,
-    classes: Int64Array | None = None,
-    polygons: list[Float32Array] | None = None,
-) -> Sample:
-    """The sample with another image and, where given, other objects."""
-    return Sample(
-        image=image,
-        boxes_xyxy=sample.boxes_xyxy if boxes_xyxy is None else boxes_xyxy,
-        classes=sample.classes if classes is None else classes,
-        polygons=sample.polygons if polygons is None else polygons,
-        index=sample.index,
-        original_size_hw=sample.original_size_hw,
-        scale_xy=sample.scale_xy,
-        pad_xy=sample.pad_xy,
-    )
+Matrix = NDArray[np.float64]
 
 
-def join_objects(parts: list[Objects]) -> Objects:
-    """The objects of several samples that lie in one picture."""
-    return (
-        np.concatenate([boxes for boxes, _, _ in parts]),
-        np.concatenate([classes for _, classes, _ in parts]),
-        [polygon for _, _, polygons in parts for polygon in polygons],
-    )
+def translation(x: float, y: float) -> Matrix:
+    """Return the (3, 3) matrix that moves points by x and y pixels."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
 
 
-def select_objects(keep: NDArray[np.bool_], objects: Objects) -> Objects:
-    """The objects whose entry in `keep` (G,) is true."""
-    boxes_xyxy, classes, polygons = objects
-    if keep.all():
-        return objects
-    return (
-        boxes_xyxy[keep],
-        classes[keep],
-        [polygon for polygon, kept in zip(polygons, keep, strict=True) if kept],
-    )
+def transform_points(points: NDArray[np.floating], matrix: Matrix) -> NDArray[np.float64]:
+    """Move (N, 2) points by a (3, 3) matrix, with the perspective division where it has one."""
+    moved = points @ matrix[:2, :2].T + matrix[:2, 2]
+    if matrix[2, 0] or matrix[2, 1]:
+        moved = moved / (points @ matrix[2, :2] + matrix[2, 2])[:, None]
+    return moved
 
 
 def move_boxes(boxes_xyxy: Float32Array, matrix: Matrix) -> Float32Array:
-    """(G, 4) boxes around the four corners of each, moved; the extents of what becomes a quadrangle."""
+    """Move (G, 4) boxes: the extents of their four corners, which may become any quadrangle."""
     if len(boxes_xyxy) == 0:
         return boxes_xyxy
-    corners = transform_points(boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2), matrix).reshape(
-        -1, 4, 2
-    )
+    points = boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
+    corners = transform_points(points, matrix).reshape(-1, 4, 2)
     return np.concatenate((corners.min(1), corners.max(1)), 1).astype(np.float32)
 
 
 def move_polygons(
     polygons: list[Float32Array], matrix: Matrix, size_hw: tuple[int, int] | None = None
 ) -> list[Float32Array]:
-    """Polygons moved by a matrix and, where a size is given, clipped to a picture of that size.
+    """Move polygons by a matrix and, where a size is given, clip them to an image of that size.
 
     All points move at once; only polygons that cross the border are clipped one by one.
     """
@@ -86,7 +59,7 @@ def move_polygons(
 
 
 def clip_polygon(polygon: Float32Array, size_hw: tuple[int, int]) -> Float32Array:
-    """The part of a polygon inside a picture (Sutherland and Hodgman 1974), (K, 2); (0, 2) if none is."""
+    """Clip a polygon to an image (Sutherland and Hodgman 1974): (K, 2), or (0, 2) where it lies outside."""
     height, width = size_hw
     for axis, limit, sign in ((0, 0.0, 1.0), (0, width, -1.0), (1, 0.0, 1.0), (1, height, -1.0)):
         depth = (polygon[:, axis] - limit) * sign
@@ -106,14 +79,14 @@ def clip_polygon(polygon: Float32Array, size_hw: tuple[int, int]) -> Float32Arra
 
 
 def clip_boxes(boxes_xyxy: Float32Array, size_hw: tuple[int, int]) -> Float32Array:
-    """(G, 4) boxes cut at the borders of a picture."""
+    """Clip (G, 4) boxes to an image."""
     height, width = size_hw
     limits = np.array((width, height, width, height), np.float32)
     return np.clip(boxes_xyxy, 0, limits).astype(np.float32, copy=False)
 
 
 def boxes_around(polygons: list[Float32Array], boxes_xyxy: Float32Array) -> Float32Array:
-    """(G, 4) extents of the polygons; the given box for an object without one."""
+    """Return the (G, 4) extents of the polygons; the given box for an object without one."""
     boxes = boxes_xyxy.copy()
     for row, polygon in enumerate(polygons):
         if len(polygon):
@@ -121,8 +94,8 @@ def boxes_around(polygons: list[Float32Array], boxes_xyxy: Float32Array) -> Floa
     return boxes
 
 
-def overlap_of_second(first_xyxy: Float32Array, second_xyxy: Float32Array) -> NDArray[np.float32]:
-    """(N, M) share of each second box (M, 4) that each first box (N, 4) covers."""
+def covered_share(first_xyxy: Float32Array, second_xyxy: Float32Array) -> NDArray[np.float32]:
+    """Return the (N, M) share of each second box (M, 4) that each first box (N, 4) covers."""
     low = np.maximum(first_xyxy[:, None, :2], second_xyxy[None, :, :2])
     high = np.minimum(first_xyxy[:, None, 2:], second_xyxy[None, :, 2:])
     covered = np.clip(high - low, 0, None).prod(2)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.support.data_sets import write_yolo
-from yoloflow.data.buffers import SharedBatchPool
-from yoloflow.data.clock import Clock, LoaderClock, describe_work
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.index import read_index
 from yoloflow.data.loader import StageLoader, create_loader
+from yoloflow.data.loading_time import LoadingTime, SpanTimer, describe_work
+from yoloflow.data.shared_batches import SharedBatchPool
 
 
 def a_loader(root: Path, workers: int, count: int = 24) -> StageLoader:
@@ -60,20 +60,20 @@ def test_memory_that_nobody_holds_is_used_again(tmp_path: Path, workers: int) ->
     assert len(addresses) <= 5
 
 
-def test_a_place_is_free_when_its_last_view_is_gone() -> None:
-    buffers = SharedBatchPool(1, 100)
-    place = buffers.reserve()
-    assert place == 0
-    assert buffers.reserve() is None
-    tensor = buffers.lend(place, (10, 10))
+def test_a_buffer_is_free_when_its_last_view_is_gone() -> None:
+    pool = SharedBatchPool(1, 100)
+    buffer = pool.acquire()
+    assert buffer == 0
+    assert pool.acquire() is None
+    tensor = pool.tensor(buffer, (10, 10))
     view = tensor[2:4].numpy()
     del tensor
     gc.collect()
-    assert buffers.reserve() is None
+    assert pool.acquire() is None
     del view
     gc.collect()
-    assert buffers.reserve() == 0
-    assert buffers.array(0, (101,)) is None
+    assert pool.acquire() == 0
+    assert pool.array(0, (101,)) is None
 
 
 def test_a_process_that_was_not_forked_has_no_memory_and_does_without() -> None:
@@ -81,7 +81,7 @@ def test_a_process_that_was_not_forked_has_no_memory_and_does_without() -> None:
     assert other.array(0, (10,)) is None
 
 
-def test_places_of_failed_batches_come_back(tmp_path: Path) -> None:
+def test_buffers_of_failed_batches_are_released(tmp_path: Path) -> None:
     loader = a_loader(tmp_path, 0)
     (tmp_path / "images" / "05.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"05\.png"):
@@ -94,7 +94,7 @@ def test_places_of_failed_batches_come_back(tmp_path: Path) -> None:
 
 
 def test_inner_spans_do_not_count_for_outer_ones() -> None:
-    clock = Clock()
+    clock = SpanTimer()
     with clock.span("outer"):
         time.sleep(0.02)
         for _ in range(2):
@@ -113,14 +113,14 @@ def test_the_loader_counts_its_work_and_the_waiting(tmp_path: Path, workers: int
     for _ in loader.batches():
         pass
     passed = time.perf_counter() - started
-    assert set(loader.clock.worked) == {"decode", "mosaic", "random_perspective", "batch"}
-    assert 0 < loader.clock.waited <= passed
-    assert all(value > 0 for value in loader.clock.worked.values())
-    assert sum(loader.clock.worked.values()) <= passed * max(workers, 1)
+    assert set(loader.loading_time.worked) == {"decode", "mosaic", "random_perspective", "batch"}
+    assert 0 < loader.loading_time.waited <= passed
+    assert all(value > 0 for value in loader.loading_time.worked.values())
+    assert sum(loader.loading_time.worked.values()) <= passed * max(workers, 1)
 
 
 def test_the_report_names_the_largest_parts_first() -> None:
-    clock = LoaderClock()
+    clock = LoadingTime()
     clock.add(1.0, {"decode": 1.0, "warp": 2.0, "hsv": 0.5, "batch": 0.25, "flip": 0.25})
     waited, worked = clock.take()
     assert waited == 1.0

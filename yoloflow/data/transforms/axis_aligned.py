@@ -1,4 +1,4 @@
-"""Drawing an image that is only scaled and shifted: a resize of a crop, four times as fast as a warp."""
+"""Draws an image that is only scaled and shifted: a resize of a crop, four times as fast as a warp."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from yoloflow.structures import Uint8Array
 
-# A resize can start only where a source pixel and an output pixel begin at the same point. So many source
-# pixels are looked at, and so exact it must be, in output pixels; else the image is warped.
+# A resize can start only where a source pixel and an output pixel begin at the same point: the number of
+# source pixels to look at, and the tolerance in output pixels. Without such a point the image is warped.
 _SEARCH = 32
 _TOLERANCE = 1 / 16
 
@@ -21,7 +21,7 @@ Region = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Output coordinate = scale * source coordinate + shift, along one axis.
+    """The map along one axis: output coordinate = scale * source coordinate + shift.
 
     Attributes:
         length: of the source in pixels; limit: of the output.
@@ -33,13 +33,13 @@ class Axis:
     limit: int
 
     def covered(self) -> tuple[int, int]:
-        """First and last (exclusive) output pixel whose centre the source covers: neighbours never bleed."""
+        """Return first and last (exclusive) output pixel whose centre the source covers."""
         first = math.ceil(self.shift - 0.5)
         last = math.ceil(self.scale * self.length + self.shift - 0.5)
         return max(first, 0), min(last, self.limit)
 
     def aligned(self, first: int, last: int) -> tuple[int, int] | None:
-        """Source and output pixel near `first` that begin at the same point, before it where possible."""
+        """Return source and output pixel near `first` that begin at the same point, before it if possible."""
         near = math.floor((first - self.shift) / self.scale)
         # One earlier, because the first line of a resize lacks its neighbour.
         before = range(near - (near > 0), max(near - _SEARCH, -1), -1)
@@ -53,11 +53,11 @@ class Axis:
         return None
 
     def source_end(self, last: int) -> int:
-        """Source pixel up to which the output pixels before `last` need the source."""
+        """Return the source pixel up to which the output pixels before `last` need the source."""
         return min(self.length, math.ceil((last - self.shift) / self.scale) + 1)
 
 
-def draw_upright(out: Uint8Array, image: Uint8Array, x: Axis, y: Axis) -> None:
+def draw_axis_aligned(out: Uint8Array, image: Uint8Array, x: Axis, y: Axis) -> None:
     """Draw `image` into `out`, bilinear, placed within 1/16 of an output pixel.
 
     Args:

@@ -1,4 +1,4 @@
-"""Where the time of loading goes."""
+"""Seconds of loading, by what was done."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
-class Clock:
-    """Seconds by name; what runs inside another span counts for itself and not for the other.
-
-    Attributes:
-        seconds: of each name since the last `take`.
-    """
+class SpanTimer:
+    """Counts seconds by name; an inner span counts for itself and not for the outer one."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
+        self._seconds: dict[str, float] = defaultdict(float)
         self._inner = 0.0
 
     @contextmanager
@@ -28,22 +24,22 @@ class Clock:
             yield
         finally:
             passed = time.perf_counter() - started
-            self.seconds[name] += passed - self._inner
+            self._seconds[name] += passed - self._inner
             self._inner = outer + passed
 
     def take(self) -> dict[str, float]:
-        """All that was counted; the clock begins anew."""
-        taken = dict(self.seconds)
-        self.seconds.clear()
+        """Return all that was counted, and start again."""
+        taken = dict(self._seconds)
+        self._seconds.clear()
         return taken
 
 
-class LoaderClock:
-    """What the consumer of a loader waited for, and what its processes did meanwhile.
+class LoadingTime:
+    """The seconds that a loader's consumer waited, and that its workers worked.
 
     Attributes:
-        waited: seconds that the consumer spent waiting for batches.
-        worked: seconds of all loading processes, by what they did.
+        waited: seconds without a batch.
+        worked: seconds of all workers, by what they did.
     """
 
     def __init__(self) -> None:
@@ -57,7 +53,7 @@ class LoaderClock:
             self.worked[name] += seconds
 
     def take(self) -> tuple[float, dict[str, float]]:
-        """`waited` and `worked` so far; the clock begins anew."""
+        """Return `waited` and `worked`, and start again."""
         taken = self.waited, dict(self.worked)
         self.waited = 0.0
         self.worked.clear()
@@ -65,7 +61,7 @@ class LoaderClock:
 
 
 def describe_work(seconds: Mapping[str, float]) -> str:
-    """The largest parts of the work, such as "random_perspective 31%, decode 27%, ..."."""
+    """Describe the largest parts of the work, such as "random_perspective 31%, decode 27%, ..."."""
     total = sum(seconds.values())
     largest = sorted(seconds.items(), key=lambda item: -item[1])[:4]
     return ", ".join(f"{name} {part / total:.0%}" for name, part in largest)

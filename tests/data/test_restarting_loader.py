@@ -1,4 +1,4 @@
-"""Loading processes are killed, hang, or cannot share memory: no image is lost."""
+"""Worker processes are killed, hang, or cannot share memory: no image is lost."""
 
 from __future__ import annotations
 
@@ -9,44 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from tests.support.data_sets import write_picture
-from yoloflow.data.dataset import COCODataset
-from yoloflow.data.loader import StageLoader, create_loader
-from yoloflow.structures import Batch, DatasetIndex, YoloflowError
-
-SIZE, COUNT = 32, 24
-
-
-def make_index(folder: Path) -> DatasetIndex:
-    return DatasetIndex(
-        image_paths=np.array([str(write_picture(folder / f"{n}.png", SIZE, SIZE)) for n in range(COUNT)]),
-        image_ids=np.arange(1, COUNT + 1),
-        sizes_hw=np.full((COUNT, 2), SIZE),
-        box_offsets=np.arange(COUNT + 1),
-        boxes_xyxy=np.tile([2.0, 3.0, 20.0, 30.0], (COUNT, 1)),
-        classes=np.arange(COUNT) % 3,
-        is_crowd=np.zeros(COUNT, bool),
-        areas=np.full(COUNT, 486.0),
-        polygon_offsets=np.zeros(COUNT + 1, np.int64),
-        polygon_points=np.zeros((0, 2), np.float32),
-        names=["a", "b", "c"],
-        category_ids=np.arange(1, 4),
-        num_images_listed=COUNT,
-    )
-
-
-def make_loader(folder: Path, workers: int = 2, timeout_s: float = 0) -> StageLoader:
-    dataset = COCODataset(
-        make_index(folder), SIZE, [{"func_name": "fliplr", "prob": 0.5}], True, cache="none"
-    )
-    return replace(create_loader(dataset, 4, 3, num_parallel_workers=workers), timeout_s=timeout_s)
+from tests.support.toy_loader import COUNT, toy_loader
+from yoloflow.data.restarting_loader import RestartingLoader
+from yoloflow.structures import Batch, YoloflowError
 
 
 def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
@@ -63,23 +34,57 @@ def kill_a_worker() -> None:
     worker.join()
 
 
+def lose_workers_at(*lost: int) -> Callable[[int, int], Iterator[int]]:
+    """Batches 0 to 9; each of `lost` dies the first times it is asked for, as often as it is listed."""
+    left = list(lost)
+
+    def load_from(start: int, num_workers: int) -> Iterator[int]:
+        for number in range(start, 10):
+            if number in left:
+                left.remove(number)
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+            yield number
+
+    return load_from
+
+
+def test_batches_go_on_after_a_lost_worker_and_stop_after_the_second_loss_of_one() -> None:
+    describe = "batch {}".format
+    assert list(RestartingLoader(lose_workers_at(0, 3, 4, 9), 0, 0, describe)) == list(range(10))
+    assert list(RestartingLoader(lose_workers_at(7), 6, 0, describe)) == [6, 7, 8, 9]
+    batches = RestartingLoader(lose_workers_at(1, 1), 0, 0, describe)
+    assert next(batches) == 0
+    with pytest.raises(YoloflowError, match=r"pid 7.* at batch 1: for the second time"):
+        next(batches)
+
+
+def test_an_error_of_the_batch_itself_is_not_taken_for_a_lost_worker() -> None:
+    def load_from(start: int, num_workers: int) -> Iterator[int]:
+        raise RuntimeError("out of cheese")
+        yield start
+
+    with pytest.raises(RuntimeError, match="cheese"):
+        next(RestartingLoader(load_from, 0, 0, str))
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("at", [1, 6, 12])
 def test_a_killed_process_is_replaced_and_the_batches_are_the_same(
     at: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     batches = []
-    for number, batch in enumerate(make_loader(tmp_path)):
+    for number, batch in enumerate(toy_loader(tmp_path)):
         batches.append(batch)
         if number == at:
             kill_a_worker()
             time.sleep(0.2)  # the consumer is at work, and is not disturbed
-    assert_equal(batches, list(make_loader(tmp_path, 0)))
+    assert_equal(batches, list(toy_loader(tmp_path, 0)))
     assert "DataLoader worker (pid" in caplog.text
     assert "no image is lost" in caplog.text
 
 
-class Pipes:
-    """Pictures that hang when they are read: pipes into which nobody writes, until somebody does."""
+class HangingImages:
+    """Images that hang when they are read: pipes into which nobody writes, until somebody does."""
 
     def __init__(self, folder: Path, *numbers: int) -> None:
         self.contents = {folder / f"{number}.png": b"" for number in numbers}
@@ -94,20 +99,22 @@ class Pipes:
             path.write_bytes(content)
 
 
+@pytest.mark.process
 def test_a_hung_read_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    expected = list(make_loader(tmp_path, 0))
-    loader = make_loader(tmp_path, 2, timeout_s=2)
-    pipes = Pipes(tmp_path, *range(COUNT))
+    expected = list(toy_loader(tmp_path, 0))
+    loader = toy_loader(tmp_path, 2, timeout_s=2)
+    pipes = HangingImages(tmp_path, *range(COUNT))
     threading.Timer(1, pipes.heal).start()
     assert_equal(list(loader), expected)
     assert "timed out after 2" in caplog.text
     assert "batch 1 of epoch 1" in caplog.text
 
 
+@pytest.mark.process
 def test_a_read_that_hangs_again_is_refused_with_the_images_of_its_batch(tmp_path: Path) -> None:
-    loader = make_loader(tmp_path, 1, timeout_s=2)
+    loader = toy_loader(tmp_path, 1, timeout_s=2)
     second = loader.epoch_batches(0)[1].indices
-    Pipes(tmp_path, second[2])
+    HangingImages(tmp_path, second[2])
     batches = iter(loader)
     next(batches)
     with pytest.raises(YoloflowError, match=r"batch 2 of epoch 1.*for the second time") as refusal:
@@ -117,14 +124,16 @@ def test_a_read_that_hangs_again_is_refused_with_the_images_of_its_batch(tmp_pat
 
 WITHOUT_SHARED_MEMORY = """
 import logging, sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.data.test_supply import make_loader
+from tests.support.toy_loader import toy_loader
 logging.basicConfig()
-print(sum(len(batch.images) for batch in make_loader(Path(sys.argv[2]))))
+print(sum(len(batch.images) for batch in toy_loader(Path(sys.argv[2]))))
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("size", ["nr_inodes=1", "size=4k"])
 def test_without_shared_memory_the_training_process_loads(size: str, tmp_path: Path) -> None:
     private = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
