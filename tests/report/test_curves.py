@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import matplotlib.backends.backend_agg  # noqa: F401  here, so that no test's time holds it
 import numpy as np
 import pytest
 

@@ -47,6 +47,12 @@ def test_progress_and_time_left_follow_from_the_records(tmp_path: Path) -> None:
     assert (best["epoch"], best["map"]) == (3, 0.5)
 
 
+def test_the_first_line_says_how_long_an_epoch_is(tmp_path: Path) -> None:
+    run = write_growing_run(tmp_path / "run", 0.2)
+    assert ProgressReader(run).read(end_of(run)).epochs_done == 0.2
+
+
+@pytest.mark.training
 def test_the_callbacks_own_file_says_how_long_an_epoch_is_from_the_first_line_on(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(f"epochs: {EPOCHS}\n")
