@@ -49,12 +49,12 @@ def write_messy_set(root: Path) -> Path:
     source = write_yolo(root, labels)
     pictures = root / "images"
     for number, path in enumerate(sorted(pictures.iterdir())):
-        # Each picture has other pixels, but for "second", which has those of "good".
+        # Each image has other pixels, but for "second", which has those of "good".
         pixels = np.full((80, 100, 3), 40 if path.stem in ("good", "second") else 50 + number, np.uint8)
         Image.fromarray(pixels).save(path)
     (pictures / "gone.png").unlink()
     (pictures / "zero.png").write_bytes(b"")
-    (pictures / "text.png").write_text("no picture")
+    (pictures / "text.png").write_text("no image")
     exif = Image.Exif()
     exif[0x0112] = 6
     write_picture(pictures / "turned.png", exif=exif.tobytes())
@@ -124,7 +124,7 @@ def test_each_action_is_carried_out_and_the_account_closes(tmp_path: Path, kind:
         done = {problem.action for problem in index.problems if problem.kind == kind}
         if action == "drop-image" and kind != "duplicate-image":
             assert not concerned & set(index.image_paths)
-            # A box that is still in a used picture belongs to none that a fault of this kind dropped.
+            # A box that is still in a used image belongs to none that a fault of this kind dropped.
             assert done <= {"drop-image", "drop-box"}
         elif action != "error" and done and action != "clip-box":
             assert done == {action}
@@ -197,7 +197,7 @@ def test_default_error_lets_remarks_pass(tmp_path: Path) -> None:
 
 
 def sets_with_a_leak(root: Path) -> list[str]:
-    """Overrides of two sets: one picture listed in both, one copied under another name."""
+    """Overrides of two sets: one image listed in both, one copied under another name."""
     train = write_yolo(root / "train", {"a": GOOD, "b": GOOD, "c": GOOD + "1 .2 .2 .1 .1\n"})
     val = write_yolo(root / "val", {"d": GOOD, "e": GOOD})
     for number, path in enumerate(sorted(root.glob("*/images/*.png"))):
@@ -219,7 +219,7 @@ def test_leaks_between_training_and_validation_are_found_by_path_and_by_pixels(t
     assert "e.png" in leaks["a"]
 
 
-def test_leaked_pictures_leave_the_training_set_if_the_user_says_so(tmp_path: Path) -> None:
+def test_leaked_images_leave_the_training_set_if_the_user_says_so(tmp_path: Path) -> None:
     overrides = [*sets_with_a_leak(tmp_path), "data.problems={leaked-image: drop-image}"]
     sets = load_config("yolov8n", overrides).data.read_sets(320, with_val=True)
     assert [Path(path).stem for path in sets["train_set"].image_paths] == ["c"]
@@ -242,7 +242,7 @@ def test_orphans_are_label_files_and_not_any_text(tmp_path: Path) -> None:
     assert read_index(str(source), nc=1).problems == []
 
 
-def test_coco_and_voc_problems_can_drop_their_picture(tmp_path: Path) -> None:
+def test_coco_and_voc_problems_can_drop_their_image(tmp_path: Path) -> None:
     coco = write_coco(tmp_path / "coco", [annotation(), annotation(20, bbox=[1, 2, 3]), annotation(20, 99)])
     policy = {"wrong-column-count": "drop-image", "class-out-of-range": "drop-image"}
     index = read_index(str(coco), policy=policy)

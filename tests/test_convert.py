@@ -150,12 +150,12 @@ def test_a_data_set_file_is_converted_split_by_split(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "annotations" / "test.json").exists()
 
 
-def test_pictures_of_one_name_stay_apart(tmp_path: Path) -> None:
+def test_images_of_one_name_stay_apart(tmp_path: Path) -> None:
     sources = [str(write_yolo(tmp_path / part, {"a": f"{n} .5 .5 .2 .25\n"})) for n, part in enumerate("xyz")]
     write_picture(tmp_path / "x" / "images" / "a.jpg")
     (tmp_path / "x" / "list.txt").write_text("images/a.png\nimages/a.jpg\n")
     lines = convert(sources, "yolo", tmp_path / "out", "all", reading=Reading(nc=3), link=True)
-    assert "  lost: 3 pictures got another name, because two had the same" in lines
+    assert "  lost: 3 images got another name, because two had the same" in lines
     index = read_index(str(tmp_path / "out" / "all.txt"), nc=3)
     assert [Path(path).name for path in index.image_paths] == ["a.png", "a_2.jpg", "a_3.png", "a_4.png"]
     assert index.classes.tolist() == [0, 0, 1, 2]

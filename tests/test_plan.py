@@ -107,7 +107,7 @@ def test_a_training_without_one_update_is_refused() -> None:
         plan_of("epochs=1", "accumulate=20")
 
 
-def test_json_and_picture_are_written_for_any_plan(tmp_path: Path) -> None:
+def test_json_and_image_are_written_for_any_plan(tmp_path: Path) -> None:
     overrides = (
         ["epochs=1"],
         ["epochs=300"],

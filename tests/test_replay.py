@@ -71,7 +71,7 @@ def test_an_image_that_an_epoch_leaves_out_is_not_shown(overrides: list[str]) ->
     assert "epoch 2 does not use image" in messages[0]
 
 
-def test_the_command_writes_a_picture_or_says_what_is_wrong(overrides: list[str], tmp_path: Path) -> None:
+def test_the_command_writes_an_image_or_says_what_is_wrong(overrides: list[str], tmp_path: Path) -> None:
     out = tmp_path / "seen" / "sample.png"
     done = CliRunner().invoke(app, ["data", "show", "yolov8n", *overrides, "--epoch", "2", "--out", str(out)])
     assert done.exit_code == 0

@@ -14,7 +14,7 @@ from yoloflow.structures import DatasetIndex, Problem
 
 @dataclass(frozen=True, slots=True)
 class DataCheck:
-    """What was found.
+    """The result of a check.
 
     Attributes:
         sets: the data sets as a training would use them, by their key in `data`.
@@ -27,7 +27,7 @@ class DataCheck:
     figures: dict[str, dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it; every problem is listed."""
+        """Returns all of it; every problem is listed."""
         report = {
             key: {**problems_report(index), "statistics": self.figures[key]}
             for key, index in self.sets.items()
@@ -35,7 +35,7 @@ class DataCheck:
         return {"errors": [str(problem) for problem in self.errors], **report}
 
     def describe(self) -> str:
-        """The account of each set, its figures, and a verdict."""
+        """Returns the account of each set, its figures, and a verdict."""
         lines = []
         for key, index in self.sets.items():
             lines.append(f"data.{key} ({index.source})")
@@ -58,7 +58,7 @@ def check_data(config: Config, progress: Progress | None = None) -> DataCheck:
 
     Args:
         config: of `load_config`.
-        progress: told how many pictures of a set are decoded.
+        progress: told how many images of a set are decoded.
 
     Raises:
         YoloflowError: a source cannot be read at all, or nothing of it can be used.

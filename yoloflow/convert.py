@@ -22,13 +22,13 @@ DATASET_FILE = "data.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the sources are read, see `read_index`.
+    """Settings for reading the sources, see `read_index`.
 
     Attributes:
         names: class names in class order; None takes the sources' own.
         nc: number of classes of YOLO labels without names.
         policy: what is done about problems.
-        image_folder: where the pictures are.
+        image_folder: where the images are.
     """
 
     names: Sequence[str] | None = None
@@ -56,7 +56,7 @@ def convert(
         out: folder; further splits can be added to it later.
         split: name of the set that the sources become.
         reading: how they are read.
-        link: make symbolic links to the pictures instead of copying them.
+        link: make symbolic links to the images instead of copying them.
         with_outlines: write outlines and masks where the format has them, else boxes only.
 
     Returns:
@@ -100,7 +100,7 @@ def _splits(
 
 
 def _dataset_file(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """What the folder's data set file says so far; the class names must be the same."""
+    """Reads the folder's data set file so far; the class names must be the same."""
     path = folder / DATASET_FILE
     if not path.exists():
         return {"names": list(names)}

@@ -15,7 +15,7 @@ from yoloflow.boxes import boxes_to_original
 from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.dataset import Shrink, resize_image, resized_sizes
-from yoloflow.data.images import decode_image
+from yoloflow.data.image_files import decode_image
 from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.shapes import Rectangular
 from yoloflow.data.sources import Frame, open_sources

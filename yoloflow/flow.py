@@ -17,7 +17,7 @@ from yoloflow.callbacks import RunContext, create_callback
 from yoloflow.callbacks.settings import callback_rows
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
-from yoloflow.data.caches.images import ImageCache, open_image_cache
+from yoloflow.data.caches.decoded_images import ImageCache, open_image_cache
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.index import as_one_class

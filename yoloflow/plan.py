@@ -228,7 +228,7 @@ def count_steps_per_epoch(config: Config, world_size: int = 1) -> int:
 
 
 def draw_plan(plan: Plan, path: Path) -> None:
-    """A picture of the plan: its warm-up on the left, all of it on the right, stages shaded in turn."""
+    """An image of the plan: its warm-up on the left, all of it on the right, stages shaded in turn."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -84,7 +84,7 @@ class Detections:
 
 @dataclass(slots=True, frozen=True)
 class Problem:
-    """One thing wrong with the user's data and what was done about it.
+    """A problem of the user's data and what was done about it.
 
     Attributes:
         file: the image or label file; line: 1-based line or None.

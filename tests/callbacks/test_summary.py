@@ -11,7 +11,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from tests.support.coco_oracle import random_case, run_pycocotools
 from yoloflow.callbacks import CALLBACKS, BaseCallback, RunContext
-from yoloflow.callbacks.pictures import batch_pictures
+from yoloflow.callbacks.plots import draw_batch_images
 from yoloflow.callbacks.summary import counts_at_thresholds
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
@@ -31,7 +31,7 @@ class FirstBatches(BaseCallback):
     def on_step_begin(self, context: RunContext) -> None:
         if context.stage not in self.grids:
             assert context.batch is not None
-            pictures = batch_pictures(context.batch, context.class_names)
+            pictures = draw_batch_images(context.batch, context.class_names)
             self.grids[context.stage] = draw_grid(pictures[:4], 2)
 
 
@@ -103,7 +103,7 @@ def test_the_first_batch_of_each_stage_is_shown_as_the_network_sees_it(
 
 
 @pytest.mark.training
-def test_pictures_and_curves_come_with_few_evaluations_and_with_the_last(events: EventAccumulator) -> None:
+def test_images_and_curves_come_with_few_evaluations_and_with_the_last(events: EventAccumulator) -> None:
     steps = [event.step for event in events.Images("val/detections")]
     assert steps == [2, 10, 18, 20]
     assert len(steps) <= ROUNDS + 1

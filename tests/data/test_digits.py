@@ -62,7 +62,7 @@ def test_every_box_is_the_tight_box_of_the_ink_that_is_visible() -> None:
             assert box == [min(xs), min(ys), max(xs) + 1, max(ys) + 1]
 
 
-def test_the_picture_itself_changes_where_a_box_begins() -> None:
+def test_the_image_itself_changes_where_a_box_begins() -> None:
     recipe = SceneRecipe(digits_per_scene=(1, 1), noise=0.0, min_contrast=100.0)
     for index in range(20):
         scene = compose_scene(recipe, "val", index)
@@ -98,7 +98,7 @@ def test_a_scene_depends_on_its_seed_split_and_number_alone() -> None:
     assert not any(np.array_equal(first.image, other.image) for other in others)
 
 
-def test_the_data_set_on_disk_is_coco_json_with_its_pictures_beside_it(tmp_path: Path) -> None:
+def test_the_data_set_on_disk_is_coco_json_with_its_images_beside_it(tmp_path: Path) -> None:
     for split, num_scenes in (("train", 6), ("val", 3)):
         path = digits_dataset(split, SMALL, tmp_path)
         content = json.loads(path.read_text())

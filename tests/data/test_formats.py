@@ -89,7 +89,7 @@ def test_the_parts_of_an_outline_are_joined_without_new_area(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("where", ["annotations", "images", "annotations/images", "set", ".", "elsewhere"])
-def test_pictures_are_found_where_people_put_them(tmp_path: Path, where: str) -> None:
+def test_images_are_found_where_people_put_them(tmp_path: Path, where: str) -> None:
     source = write_coco(tmp_path, [annotation()])
     (tmp_path / where).mkdir(parents=True, exist_ok=True)
     for number in (1, 2):
@@ -119,7 +119,7 @@ def test_ids_written_as_text_are_numbers_still(tmp_path: Path) -> None:
     assert index.image_ids.tolist() == [10, 20]
 
 
-def test_a_json_without_annotations_lists_pictures_to_predict_on(tmp_path: Path) -> None:
+def test_a_json_without_annotations_lists_images_to_predict_on(tmp_path: Path) -> None:
     index = read_index(str(write_coco(tmp_path, [])))
     assert len(index) == 2
     assert len(index.classes) == 0
@@ -180,7 +180,7 @@ def test_the_last_images_folder_of_a_path_is_the_one_with_labels_beside_it(tmp_p
     assert len(index.classes) == 1
 
 
-def test_a_label_may_lie_beside_its_picture(tmp_path: Path) -> None:
+def test_a_label_may_lie_beside_its_image(tmp_path: Path) -> None:
     write_picture(tmp_path / "pictures" / "a.b.jpg")
     (tmp_path / "pictures" / "a.b.txt").write_text("0 .5 .5 .2 .2")
     assert len(read_index(str(tmp_path / "pictures"), nc=1).classes) == 1
@@ -236,7 +236,7 @@ def test_a_list_of_stems_chooses_annotations(tmp_path: Path) -> None:
     assert [os.path.basename(path) for path in index.image_paths] == ["c.png", "a.png"]
 
 
-def test_a_picture_is_found_by_the_annotations_own_stem(tmp_path: Path) -> None:
+def test_an_image_is_found_by_the_annotations_own_stem(tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": voc_object("cat", 10, 20, 30, 40)})
     (tmp_path / "JPEGImages" / "a.png").rename(tmp_path / "Annotations" / "a.png")
     path = tmp_path / "Annotations" / "a.xml"

@@ -105,7 +105,7 @@ _ROOTS: dict[str, Path] = {}
 
 
 def a_yolo_set(factory: pytest.TempPathFactory) -> Path:
-    """Two pictures with labels, made once."""
+    """Two images with labels, made once."""
     if "yolo" not in _ROOTS:
         _ROOTS["yolo"] = factory.mktemp("yolo")
         write_yolo(_ROOTS["yolo"], {"a": GOOD, "b": GOOD})
@@ -202,7 +202,7 @@ def test_any_voc_xml_in_full(tmp_path_factory: pytest.TempPathFactory, content: 
     check_voc(tmp_path_factory, content)
 
 
-# Pictures
+# Images
 
 
 @st.composite
@@ -243,7 +243,7 @@ def check_picture(
 
 @few
 @given(damaged_pictures())
-def test_any_picture(
+def test_any_image(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[str, list[tuple[int, int]], float]
 ) -> None:
     check_picture(tmp_path_factory, *case)
@@ -252,7 +252,7 @@ def test_any_picture(
 @pytest.mark.full
 @many
 @given(damaged_pictures())
-def test_any_picture_in_full(
+def test_any_image_in_full(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[str, list[tuple[int, int]], float]
 ) -> None:
     check_picture(tmp_path_factory, *case)

@@ -84,12 +84,12 @@ CHANGES: dict[str, Callable[[Path], object]] = {
         GOOD.replace("0", "1", 1)
     ),
     "a label appears": lambda root: (root / "labels" / "c.txt").write_text(GOOD),
-    "a label appears beside the picture": lambda root: (root / "images" / "c.txt").write_text(GOOD),
+    "a label appears beside the image": lambda root: (root / "images" / "c.txt").write_text(GOOD),
     "a label goes": lambda root: (root / "labels" / "a.txt").unlink(),
-    "a picture goes": lambda root: (root / "images" / "a.png").unlink(),
-    "a picture is replaced": lambda root: write_picture(root / "images" / "a.png", 50, 60),
-    "a picture appears": lambda root: write_picture(root / "images" / "d.png"),
-    "a picture appears deep below": lambda root: write_picture(root / "images" / "x" / "y" / "d.png"),
+    "an image goes": lambda root: (root / "images" / "a.png").unlink(),
+    "an image is replaced": lambda root: write_picture(root / "images" / "a.png", 50, 60),
+    "an image appears": lambda root: write_picture(root / "images" / "d.png"),
+    "an image appears deep below": lambda root: write_picture(root / "images" / "x" / "y" / "d.png"),
     "an orphan appears": lambda root: (root / "labels" / "orphan.txt").write_text(GOOD),
     "a file is restored with its old times": lambda root: restored(root / "labels" / "a.txt"),
 }
@@ -113,18 +113,18 @@ def test_any_change_is_seen(tmp_path: Path, folder: Path) -> None:
         CHANGES[change](root)
         after = read_index(source, nc=2, cache=True)
         assert_equal(after, read_index(source, nc=2))
-        if "picture appears" not in change or source.endswith("images"):
+        if "image appears" not in change or source.endswith("images"):
             with pytest.raises(AssertionError):
                 assert_equal(before, after)
 
 
-def test_changes_of_json_xml_and_their_pictures_are_seen(tmp_path: Path, folder: Path) -> None:
+def test_changes_of_json_xml_and_their_images_are_seen(tmp_path: Path, folder: Path) -> None:
     coco, voc = tmp_path / "coco", tmp_path / "voc"
     json_file, voc_root = rich_coco(coco), write_voc(voc, {"a": voc_object("cat", 1, 2, 30, 40)})
     age(tmp_path)
     for source in (json_file, voc_root):
         read_index(str(source), cache=True)
-    # A picture of the same name in a place that is looked at first.
+    # An image of the same name in a place that is looked at first.
     shutil.copy(coco / "images" / "1.png", coco / "annotations" / "1.png")
     write_picture(coco / "annotations" / "1.png", 40, 30)
     (voc / "Annotations" / "b.xml").write_text((voc / "Annotations" / "a.xml").read_text())

@@ -16,7 +16,7 @@ SIZE = 32
 
 
 def large_index(folder: Path, count: int) -> DatasetIndex:
-    """Entries of a few real pictures, with three boxes and a polygon each."""
+    """Entries of a few real images, with three boxes and a polygon each."""
     paths = [str(write_picture(folder / f"{number}.png", SIZE, SIZE)) for number in range(50)]
     return DatasetIndex(
         image_paths=np.array([paths[number % 50] for number in range(count)], np.str_),

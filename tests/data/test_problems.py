@@ -108,7 +108,7 @@ def test_rounded_figures_at_the_edge_are_no_problem(tmp_path: Path) -> None:
     assert index.problems == []
 
 
-def test_equal_boxes_of_other_classes_or_pictures_are_no_duplicates(tmp_path: Path) -> None:
+def test_equal_boxes_of_other_classes_or_images_are_no_duplicates(tmp_path: Path) -> None:
     index = read_index(str(write_yolo(tmp_path, {"a": GOOD + "1 .5 .5 .2 .25", "b": GOOD})), nc=2)
     assert index.problems == []
 
@@ -146,7 +146,7 @@ def test_a_missing_label_is_background_and_named_an_empty_one_is_not(tmp_path: P
 @pytest.mark.parametrize(
     "content", ["0 .5 .5 .2 .2".encode("utf-16-le"), b"\0\x01\x02\xff", b"0 .5 .5 .2 .2\0"]
 )
-def test_a_label_file_that_is_no_text_drops_its_picture(tmp_path: Path, content: bytes) -> None:
+def test_a_label_file_that_is_no_text_drops_its_image(tmp_path: Path, content: bytes) -> None:
     index = read_index(str(write_yolo(tmp_path, {"a": content, "b": GOOD})), nc=1)
     assert only_problem(index) == ("a.txt", None, "label-not-text", "drop-image")
 
@@ -155,7 +155,7 @@ def test_a_label_file_that_is_no_text_drops_its_picture(tmp_path: Path, content:
     ("content", "kind"),
     [(b"", "empty-image-file"), (b"some text", "not-an-image"), (None, "truncated-image")],
 )
-def test_an_unusable_picture_goes_with_its_boxes(tmp_path: Path, content: bytes | None, kind: str) -> None:
+def test_an_unusable_image_goes_with_its_boxes(tmp_path: Path, content: bytes | None, kind: str) -> None:
     source = write_yolo(tmp_path, {"a": GOOD + "0 .5 .5 0 0\n0 nan 0 0 0", "b": GOOD, "c": None})
     picture = tmp_path / "images" / "a.png"
     picture.write_bytes(picture.read_bytes()[:-40] if content is None else content)
@@ -169,13 +169,13 @@ def test_an_unusable_picture_goes_with_its_boxes(tmp_path: Path, content: bytes 
     assert problems_report(index)["boxes"]["dropped"] == {"with-dropped-image": 3}
 
 
-def test_a_listed_picture_that_does_not_exist_is_named_with_its_line(tmp_path: Path) -> None:
+def test_a_listed_image_that_does_not_exist_is_named_with_its_line(tmp_path: Path) -> None:
     source = write_yolo(tmp_path, {"a": GOOD})
     source.write_text("images/a.png\n\nimages/none.png\n")
     assert only_problem(read_index(str(source), nc=1)) == ("list.txt", 3, "missing-image", "drop-image")
 
 
-def test_a_picture_listed_twice_is_used_once(tmp_path: Path) -> None:
+def test_an_image_listed_twice_is_used_once(tmp_path: Path) -> None:
     source = write_yolo(tmp_path, {"a": GOOD, "b": GOOD})
     source.write_text("images/a.png\nimages/b.png\n./images/../images/a.png\n")
     index = read_index(str(source), nc=1)
@@ -183,7 +183,7 @@ def test_a_picture_listed_twice_is_used_once(tmp_path: Path) -> None:
     assert len(read_index([str(source), str(tmp_path / "images")], nc=1)) == 2
 
 
-def test_a_picture_of_one_pixel_is_used(tmp_path: Path) -> None:
+def test_an_image_of_one_pixel_is_used(tmp_path: Path) -> None:
     source = write_yolo(tmp_path, {"a": "0 .5 .5 1 1"})
     write_picture(tmp_path / "images" / "a.png", 1, 1)
     index = read_index(str(source), nc=1)
@@ -210,17 +210,17 @@ def test_a_source_without_anything_usable_is_an_error(tmp_path: Path) -> None:
         read_index(str(source), nc=1)
     (tmp_path / "labels" / "a.txt").unlink()
     with pytest.raises(
-        YoloflowError, match=r"no picture has a label file; for .*a\.png there should be .*labels/a\.txt"
+        YoloflowError, match=r"no image has a label file; for .*a\.png there should be .*labels/a\.txt"
     ):
         read_index(str(source), nc=1)
     (tmp_path / "images" / "a.png").write_bytes(b"")
-    with pytest.raises(YoloflowError, match=r"none of its 1 pictures can be used: .*a\.png"):
+    with pytest.raises(YoloflowError, match=r"none of its 1 images can be used: .*a\.png"):
         read_index(str(source), nc=1)
     source.write_text("\n \n")
-    with pytest.raises(YoloflowError, match=r"list\.txt: lists no pictures"):
+    with pytest.raises(YoloflowError, match=r"list\.txt: lists no images"):
         read_index(str(source), nc=1)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(YoloflowError, match="empty: lists no pictures"):
+    with pytest.raises(YoloflowError, match="empty: lists no images"):
         read_index(str(tmp_path / "empty"), nc=1)
     with pytest.raises(YoloflowError, match="no data source"):
         read_index([], nc=1)
@@ -315,14 +315,14 @@ def test_ids_that_are_names_are_numbered(tmp_path: Path) -> None:
     assert index.image_ids.tolist() == [1, 2]
 
 
-def test_a_json_without_its_pictures_says_where_it_looked(tmp_path: Path) -> None:
+def test_a_json_without_its_images_says_where_it_looked(tmp_path: Path) -> None:
     source = write_coco(tmp_path, [annotation(20)])
     (tmp_path / "images" / "1.png").unlink()
     index = read_index(str(source))
     assert only_problem(index)[2:] == ("missing-image", "drop-image")
     (tmp_path / "images" / "2.png").unlink()
     with pytest.raises(
-        YoloflowError, match=r"none of its 2 pictures \(1\.png, \.\.\.\).*; set data.image_folder"
+        YoloflowError, match=r"none of its 2 images \(1\.png, \.\.\.\).*; set data.image_folder"
     ):
         read_index(str(source))
     with pytest.raises(YoloflowError, match="there is no such folder"):
@@ -344,7 +344,7 @@ def test_a_json_without_its_pictures_says_where_it_looked(tmp_path: Path) -> Non
             '{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], "images": []}',
             "is given to a and to b",
         ),
-        ('{"categories": [{"id": 1, "name": "a"}], "images": []}', "none of its 0 pictures"),
+        ('{"categories": [{"id": 1, "name": "a"}], "images": []}', "none of its 0 images"),
         ('{"categories": [], "images": []}', "lists no categories"),
     ],
 )
@@ -392,7 +392,7 @@ def test_a_bad_object_is_named_and_repaired(
         b'<?xml version="1.0" encoding="martian"?><annotation><folder>x</folder></annotation>',
     ],
 )
-def test_an_xml_that_is_no_annotation_drops_its_picture(tmp_path: Path, content: bytes) -> None:
+def test_an_xml_that_is_no_annotation_drops_its_image(tmp_path: Path, content: bytes) -> None:
     root = write_voc(tmp_path, {"a": "", "b": voc_object("cat", 10, 20, 30, 40)})
     (root / "Annotations" / "a.xml").write_bytes(content)
     assert only_problem(read_index(str(root)))[2:] == ("xml-malformed", "drop-image")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.toy_loader import toy_index
-from yoloflow.data.caches.images import ImageCache, open_image_cache
+from yoloflow.data.caches.decoded_images import ImageCache, open_image_cache
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import create_loader
 from yoloflow.data.samplers import create_sampler

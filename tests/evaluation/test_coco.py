@@ -189,9 +189,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         evaluate_coco(tmp_path / "missing.json", [])
     with pytest.raises(YoloflowError, match="cannot be read"):
         evaluate_coco(truth_of(CAT), tmp_path)
-    picture = tmp_path / "picture.json"
+    picture = tmp_path / "image.json"
     picture.write_bytes(b"\xff\xd8\xff\xe0\x00\x10")
-    with pytest.raises(YoloflowError, match=r"picture\.json: is not JSON"):
+    with pytest.raises(YoloflowError, match=r"image\.json: is not JSON"):
         evaluate_coco(truth_of(CAT), picture)
 
 

@@ -83,7 +83,7 @@ def test_a_short_training_is_evaluated_four_ways_alike(tmp_path: Path) -> None:
 
 @pytest.mark.training
 def test_published_weights_are_evaluated_four_ways_alike(shared: Path, tmp_path: Path) -> None:
-    """YOLOX-nano on COCO pictures, trained for one step at a rate that moves nothing."""
+    """YOLOX-nano on COCO images, trained for one step at a rate that moves nothing."""
     network = original_network(shared / "weights/yolox_nano")
     weights = tmp_path / "nano.safetensors"
     save_weights(weights, network.state_dict())

@@ -238,7 +238,7 @@ def test_late_batches_are_counted_and_lose_nothing(caplog: pytest.LogCaptureFixt
     assert "nms_time_limit" in caplog.text
 
 
-def test_the_seconds_and_the_first_pictures_are_told() -> None:
+def test_the_seconds_and_the_first_images_are_told() -> None:
     index = data_set()
     result = test(KnownDetector(rows_for(index, noise=0)), batches(ALL[::-1]), index)
     assert [picture.path for picture in result.examples] == [Path(f"/data/{i}.jpg") for i in ALL]

@@ -22,7 +22,7 @@ class Bomb:
 
 
 def write_picture(path: Path, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Path:
-    """A smooth colour picture; the suffix of the path gives the format."""
+    """A smooth colour image; the suffix of the path gives the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:height, :width]
     pixels = np.stack((x * 255 // max(width, 1), y * 255 // max(height, 1), (x + y) % 256), -1)
@@ -31,7 +31,7 @@ def write_picture(path: Path, width: int = WIDTH, height: int = HEIGHT, **option
 
 
 def write_yolo(root: Path, labels: Mapping[str, str | bytes | None]) -> Path:
-    """Pictures in images/, labels in labels/ (None: no label file), and list.txt, which is returned."""
+    """Images in images/, labels in labels/ (None: no label file), and list.txt, which is returned."""
     for name, label in labels.items():
         write_picture(root / "images" / f"{name}.png")
         path = root / "labels" / f"{name}.txt"
@@ -49,7 +49,7 @@ def write_coco(
     categories: Sequence[Any] | None = None,
     **changes: Any,
 ) -> Path:
-    """Pictures 1.png, 2.png ... in images/ with ids 10, 20 ...; returns annotations/set.json."""
+    """Images 1.png, 2.png ... in images/ with ids 10, 20 ...; returns annotations/set.json."""
     for number in range(1, num_images + 1):
         write_picture(root / "images" / f"{number}.png")
     content: dict[str, Any] = {
@@ -81,7 +81,7 @@ def voc_object(name: str, xmin: Any, ymin: Any, xmax: Any, ymax: Any, more: str 
 
 
 def write_voc(root: Path, objects: Mapping[str, str], database: str = "Unknown") -> Path:
-    """Pictures in JPEGImages/, annotations in Annotations/; returns the root."""
+    """Images in JPEGImages/, annotations in Annotations/; returns the root."""
     (root / "Annotations").mkdir(parents=True, exist_ok=True)
     for stem, text in objects.items():
         write_picture(root / "JPEGImages" / f"{stem}.png")

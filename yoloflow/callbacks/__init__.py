@@ -13,7 +13,7 @@ from yoloflow.callbacks.base import BaseCallback, RunContext, TestFunction
 from yoloflow.callbacks.console import ConsoleCallback
 from yoloflow.callbacks.eval_while_train import EvalWhileTrain
 from yoloflow.callbacks.metrics_file import MetricsFileCallback
-from yoloflow.callbacks.pictures import PicturesCallback
+from yoloflow.callbacks.plots import PicturesCallback
 from yoloflow.callbacks.profiler import ProfilerCallback
 from yoloflow.callbacks.report import ReportCallback
 from yoloflow.callbacks.summary import SummaryCallback

@@ -117,7 +117,7 @@ class ConsoleCallback(BaseCallback):
         run = context.run
         logger.info("weights   %s", find_weights(run.path))
         logger.info("curves    %s", run.plots / "curves.png")
-        logger.info("pictures  %s", run.plots)
+        logger.info("plots     %s", run.plots)
         logger.info("figures   %s", run.summary)
 
     def on_exception(self, context: RunContext) -> None:

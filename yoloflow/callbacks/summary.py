@@ -1,4 +1,4 @@
-"""TensorBoard: scalars, pictures of what goes in and what comes out, curves of precision and recall."""
+"""TensorBoard files: scalars, batches and detections as images, curves of precision and recall."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
 from yoloflow.callbacks.metrics_file import step_record
-from yoloflow.callbacks.pictures import batch_pictures, picture_of
+from yoloflow.callbacks.plots import draw_batch_images, draw_image_file
 from yoloflow.report.box_drawing import draw_grid
 from yoloflow.structures import Uint8Array, YoloflowError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("yoloflow")
 
 _LONGEST_SIDE = 256
-"""Of a picture in TensorBoard, in pixels; it is stored as PNG."""
+"""Pixels of an image in TensorBoard, which is stored as PNG."""
 
 _MAX_CLASSES = 100
 """More have no scalars and curves of their own."""
@@ -36,7 +36,7 @@ class SummaryCallback(BaseCallback):
     """Writes TensorBoard files into `<run>/tensorboard`, by step over all epochs.
 
     Scalars: losses, rates and speed of every logged step; AP, also of each class, of every evaluation.
-    Pictures: the first batch of each stage as the network sees it. Pictures of detections, and each class's
+    Images: the first batch of each stage as the network sees it. Images of detections, and each class's
     curve of precision over recall at IoU 0.50, are written for the last evaluation and for at most so many
     before it as `rounds` says, however many there are, so that the files stay small.
     """
@@ -45,10 +45,10 @@ class SummaryCallback(BaseCallback):
         """Checks that TensorBoard is installed.
 
         Args:
-            images: pictures in a grid at most.
-            columns: pictures side by side.
+            images: images in a grid at most.
+            columns: images side by side.
             min_score: weaker detections are not drawn.
-            rounds: evaluations with pictures and curves.
+            rounds: evaluations with images and curves.
 
         Raises:
             YoloflowError: the package is not installed.
@@ -83,8 +83,8 @@ class SummaryCallback(BaseCallback):
         if self._writer is None or not self._stage_begins or context.batch is None:
             return
         self._stage_begins = False
-        pictures = batch_pictures(context.batch, context.class_names)[: self.images]
-        self._add_pictures(f"train/first_batch_of_stage{context.stage + 1}", pictures, context.step)
+        drawn = draw_batch_images(context.batch, context.class_names)[: self.images]
+        self._add_images(f"train/first_batch_of_stage{context.stage + 1}", drawn, context.step)
 
     def on_step_end(self, context: RunContext) -> None:
         """Writes losses, learning rates, momentum and speed."""
@@ -99,7 +99,7 @@ class SummaryCallback(BaseCallback):
         self._writer.add_scalar("images_per_second", record["images_per_second"], context.step)
 
     def on_evaluation(self, context: RunContext) -> None:
-        """AP and AP50, AP of each class; now and then pictures and curves."""
+        """Writes AP and AP50, AP of each class; now and then images and curves."""
         result = context.evaluation
         if self._writer is None or result is None:
             return
@@ -115,7 +115,7 @@ class SummaryCallback(BaseCallback):
         self._writer.flush()
 
     def on_train_end(self, context: RunContext) -> None:
-        """The last evaluation's pictures and curves; close the file."""
+        """Writes the last evaluation's images and curves; closes the file."""
         if self._writer is None:
             return
         if self._evaluated_at > self._drawn_at:
@@ -128,21 +128,21 @@ class SummaryCallback(BaseCallback):
             self._writer.close()
 
     def _add_detections(self, context: RunContext) -> None:
-        """Pictures and curves of the newest evaluation."""
+        """Writes images and curves of the newest evaluation."""
         result = context.evaluation
         assert result is not None
         self._drawn_at = self._evaluated_at
-        pictures = [
-            picture_of(picture.path, picture.detections, context.class_names, self.min_score)
-            for picture in result.examples[: self.images]
+        drawn = [
+            draw_image_file(image.path, image.detections, context.class_names, self.min_score)
+            for image in result.examples[: self.images]
         ]
-        self._add_pictures("val/detections", pictures, self._evaluated_at)
+        self._add_images("val/detections", drawn, self._evaluated_at)
         self._add_curves(result.coco, self._evaluated_at)
 
-    def _add_pictures(self, tag: str, pictures_bgr: Sequence[Uint8Array], step: int) -> None:
-        if self._writer is None or not pictures_bgr:
+    def _add_images(self, tag: str, images_bgr: Sequence[Uint8Array], step: int) -> None:
+        if self._writer is None or not images_bgr:
             return
-        grid = draw_grid([_shrunk(picture) for picture in pictures_bgr], self.columns)
+        grid = draw_grid([_shrunk(image) for image in images_bgr], self.columns)
         self._writer.add_image(tag, grid[..., ::-1].copy(), step, dataformats="HWC")
 
     def _add_curves(self, result: CocoResult, step: int) -> None:
@@ -187,10 +187,10 @@ def counts_at_thresholds(
     return np.stack((true_positives, false_positives, nothing, false_negatives, at_place, recall))
 
 
-def _shrunk(picture: Uint8Array) -> Uint8Array:
-    """The picture, made smaller where its longer side is too long."""
-    factor = _LONGEST_SIDE / max(picture.shape[:2])
+def _shrunk(image: Uint8Array) -> Uint8Array:
+    """Returns the image, made smaller where its longer side is too long."""
+    factor = _LONGEST_SIDE / max(image.shape[:2])
     if factor >= 1:
-        return picture
-    height, width = (max(round(side * factor), 1) for side in picture.shape[:2])
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        return image
+    height, width = (max(round(side * factor), 1) for side in image.shape[:2])
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

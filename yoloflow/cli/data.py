@@ -57,8 +57,8 @@ def convert_data(
         list[str] | None, typer.Option(help="a class name; repeat it for all, in class order")
     ] = None,
     nc: Annotated[int | None, typer.Option(min=1, help="number of classes of labels without names")] = None,
-    image_folder: Annotated[str | None, typer.Option(help="where the pictures lie")] = None,
-    link: Annotated[bool, typer.Option(help="link to the pictures instead of copying them")] = False,
+    image_folder: Annotated[str | None, typer.Option(help="where the images lie")] = None,
+    link: Annotated[bool, typer.Option(help="link to the images instead of copying them")] = False,
     outlines: Annotated[bool, typer.Option(help="write outlines and masks, not boxes only")] = True,
 ) -> None:
     """Write data sets in another format, and say what was repaired and what the format cannot hold."""
@@ -76,7 +76,7 @@ def show_data(
     epoch: Annotated[int, typer.Option(help="epoch, from 1")] = 1,
     index: Annotated[int | None, typer.Option(help="an image of the training set, from 0")] = None,
     batch: Annotated[int | None, typer.Option(help="a batch of the epoch instead, from 1")] = None,
-    out: Annotated[Path, typer.Option(help="picture to write")] = Path("sample.png"),
+    out: Annotated[Path, typer.Option(help="image to write")] = Path("sample.png"),
 ) -> None:
     """Draw exactly what training sees: a sample after each transform, or a whole batch."""
     import cv2

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from yoloflow.data.caches.images import Storage
+from yoloflow.data.caches.decoded_images import Storage
+from yoloflow.data.image_inspection import find_leaks
 from yoloflow.data.index import as_one_class, read_index
-from yoloflow.data.pictures import find_leaks
 from yoloflow.data.problems import Policy, PolicySetting
 from yoloflow.data.samplers import SamplerName
 from yoloflow.data.stages import fit_stages
@@ -127,7 +127,7 @@ class DataConfig(Section):
         None, description="rows for evaluation (null: the square letterbox)"
     )
     test_shrink: Literal["area", "linear"] = Field(
-        "area", description="how evaluation and prediction make pictures smaller"
+        "area", description="how evaluation and prediction make images smaller"
     )
 
     train_img_size: Count | list[Count] | None = Field(
@@ -216,9 +216,9 @@ class DataConfig(Section):
         Args:
             img_size: side of the network input in pixels.
             with_val: read the validation set.
-            decode: decode every picture, which finds damaged ones and equal ones.
+            decode: decode every image, which finds damaged ones and equal ones.
             stop_at_errors: raise where the policy says "error".
-            progress: told how many pictures of a set are decoded.
+            progress: told how many images of a set are decoded.
             cache: instead of `index_cache`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Which class a name or id means: one class list for all sources of a data set."""
+"""Classes by name or id: one class list for all sources of a data set."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _choose(
 
 
 def _found_names(parts: Sequence[Annotations], nc: int | None) -> list[str]:
-    """Class names where neither the user nor a json gives them."""
+    """Returns class names where neither the user nor a json gives them."""
     found = sorted({name for part in parts for name in (part.categories or {}).values()})
     if not found:
         if nc is None:
@@ -124,7 +124,7 @@ def _check_stated_agree(
 
 
 def _map_ids(part: Annotations, classes: ClassList) -> list[Problem]:
-    """Class ids to classes, in place; -1 and a problem for a class that the data set does not have."""
+    """Converts class ids to classes, in place; -1 and a problem for a class that the data set lacks."""
     raw_ids = part.class_ids
     if part.categories is None:
         part.class_ids = np.where((raw_ids >= 0) & (raw_ids < len(classes.names)), raw_ids, -1)

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.data.caches.images import ImageCache, Storage, open_image_cache
+from yoloflow.data.caches.decoded_images import ImageCache, Storage, open_image_cache
 from yoloflow.data.formats.annotations import offsets_of, rows_of_ragged
-from yoloflow.data.images import decode_image
+from yoloflow.data.image_files import decode_image
 from yoloflow.data.index import read_index
 from yoloflow.data.loading_time import SpanTimer
 from yoloflow.data.transforms import Sample, TransformContext, create_transforms

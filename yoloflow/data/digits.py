@@ -1,7 +1,7 @@
 """The quick start's data: real handwritten digits composed into scenes with exact boxes.
 
 The digits lie in this package (handwritten_digits.npz; origin and licence in handwritten_digits.txt). Scenes
-are composed once, in seconds, into a cache folder, as COCO json beside lossless pictures; from there on they
+are composed once, in seconds, into a cache folder, as COCO json beside lossless images; from there on they
 are a data set like any other.
 """
 
@@ -38,7 +38,7 @@ _PLACEMENT_TRIES = 400
 
 @dataclass(frozen=True, slots=True)
 class SceneRecipe:
-    """How scenes are composed; equal recipes give equal scenes.
+    """Settings of composed scenes; equal recipes give equal scenes.
 
     Attributes:
         num_train: scenes of the training set; num_val: of the validation set.
@@ -70,7 +70,7 @@ class SceneRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One composed picture.
+    """A composed image.
 
     Attributes:
         image: (side, side, 3) uint8 BGR.
@@ -89,13 +89,13 @@ class Scene:
 
 @cache
 def handwritten_digits() -> tuple[Uint8Array, Int64Array]:
-    """The embedded digits: (1797, 8, 8) uint8 ink density 0..16 and (1797,) int64 classes."""
+    """Returns the embedded digits: (1797, 8, 8) uint8 ink density 0..16 and (1797,) int64 classes."""
     with np.load(Path(__file__).with_name("handwritten_digits.npz")) as arrays:
         return arrays["images"], arrays["classes"].astype(np.int64)
 
 
 def split_originals(split: Split) -> Int64Array:
-    """Numbers of the handwritten digits that one split may use; no digit is in both.
+    """Returns numbers of the handwritten digits that one split may use; no digit is in both.
 
     The last fifth in file order validates. Neighbours in the file are alike in handwriting, so a split by
     chance would flatter: a nearest-neighbour classifier errs on 4.4 % of the last fifth, on 2.2 % of every
@@ -145,7 +145,7 @@ def compose_scene(recipe: SceneRecipe, split: Split, index: int) -> Scene:
 
 
 def tight_box_xyxy(mask: NDArray[np.bool_]) -> Int64Array:
-    """(4,) smallest pixel box around the true pixels of (H, W), right and bottom exclusive; or zeros."""
+    """Returns (4,) the smallest box around the true pixels of (H, W), ends exclusive; zeros without any."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return np.zeros(4, np.int64)
@@ -153,7 +153,7 @@ def tight_box_xyxy(mask: NDArray[np.bool_]) -> Int64Array:
 
 
 def _background(side: int, rng: np.random.Generator) -> Float32Array:
-    """(side, side, 3) float32: one colour, softly varied by a coarse grid of random colours."""
+    """Returns (side, side, 3) float32: one colour, softly varied by a coarse grid of random colours."""
     base = rng.uniform(30, 225, 3)
     cells = int(rng.integers(2, 7))
     grid = base + rng.uniform(0, 30) * rng.standard_normal((cells, cells, 3))
@@ -162,7 +162,7 @@ def _background(side: int, rng: np.random.Generator) -> Float32Array:
 
 
 def _enlarge(digit: Uint8Array, recipe: SceneRecipe, rng: np.random.Generator) -> Float32Array:
-    """(h, w) opacity 0..1 of one digit, enlarged smoothly and turned, cut to what is visible."""
+    """Returns (h, w) opacity 0..1 of one digit, enlarged smoothly and turned, cut to what is visible."""
     low, high = recipe.digit_side
     scale = math.exp(rng.uniform(math.log(low), math.log(high))) / 8
     aspect = math.sqrt(rng.uniform(0.8, 1.25))
@@ -208,7 +208,7 @@ def _paint(
 def digits_dataset(
     split: str, recipe: SceneRecipe | None = None, cache_folder: str | Path | None = None
 ) -> Path:
-    """The composed digit scenes as a COCO data set on disk, written on the first call.
+    """Returns the composed digit scenes as a COCO data set on disk, written on the first call.
 
     Safe when several processes call it at once: each builds in a folder of its own, the first rename wins,
     and a folder under the final name is always whole.
@@ -219,7 +219,7 @@ def digits_dataset(
         cache_folder: where data sets are kept; by default $XDG_CACHE_HOME/yoloflow or ~/.cache/yoloflow.
 
     Returns:
-        the COCO json; the pictures it names lie beside it.
+        the COCO json; the images it names lie beside it.
 
     Raises:
         YoloflowError: no such split, or the cache folder is not writable.
@@ -263,7 +263,7 @@ def _build(final: Path, recipe: SceneRecipe) -> None:
 
 
 def _write_split(folder: Path, recipe: SceneRecipe, split: Split) -> None:
-    """Write one split: pictures as PNG and annotations.json."""
+    """Write one split: images as PNG and annotations.json."""
     folder.mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""From a source of any format to one index: classes settled, pictures inspected, boxes repaired."""
+"""Reads a source of any format into one index: maps classes, inspects images, repairs boxes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from yoloflow.data.classes import ClassList, resolve_classes
 from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS
 from yoloflow.data.formats.annotations import Annotations, join_annotations, offsets_of, rows_of_ragged
-from yoloflow.data.pictures import Pictures, inspect_pictures
+from yoloflow.data.image_inspection import InspectedImages, inspect_images
 from yoloflow.data.problems import Policy, PolicySetting
 from yoloflow.data.repairs import BOX_KINDS, BoxRepair
 from yoloflow.data.threads import Progress
@@ -50,11 +50,11 @@ def read_index(
         names: class names in class order; taken from the source if None.
         nc: number of classes; needed for YOLO labels without `names`, checked elsewhere.
         policy: what is done about problems, see `Policy.of`.
-        image_folder: where the pictures are, if not where the format expects them.
-        decode: decode every picture, which finds damaged ones and equal ones.
+        image_folder: where the images are, if not where the format expects them.
+        decode: decode every image, which finds damaged ones and equal ones.
         stop_at_errors: raise where the policy says "error"; without it all is repaired and listed.
-        held_out: another data set; pictures that are in it too are leaks.
-        progress: told how many pictures are decoded.
+        held_out: another data set; images that are in it too are leaks.
+        progress: told how many images are decoded.
         cache: keep the outcome in a file, and find it there while nothing has changed, see `cached_index`.
 
     Returns:
@@ -98,23 +98,23 @@ def _read(
     held_out: DatasetIndex | None,
     progress: Progress | None,
 ) -> tuple[DatasetIndex, list[str] | None]:
-    """The index, and the files and folders that it depends on."""
+    """Returns the index, and the files and folders that it depends on."""
     parts = [_read_source(one, image_folder) for one in sources]
     classes, unknown_classes = resolve_classes(parts, sources, names, nc)
     annotations = join_annotations(parts)
     annotations.problems += unknown_classes
     _settle_image_ids(annotations, parts)
-    pictures = inspect_pictures(annotations, policy, decode=decode, held_out=held_out, progress=progress)
-    repair = _repair_boxes(annotations, pictures, policy)
-    index = _build(annotations, classes, pictures, repair)
+    inspected = inspect_images(annotations, policy, decode=decode, held_out=held_out, progress=progress)
+    repair = _repair_boxes(annotations, inspected, policy)
+    index = _build(annotations, classes, inspected, repair)
     index.source = ", ".join(sources)
-    index.problems = pictures.problems + repair.problems
+    index.problems = inspected.problems + repair.problems
     _check_not_empty(index, annotations)
     return index, _tracked(annotations)
 
 
 def _tracked(annotations: Annotations) -> list[str] | None:
-    """Files and folders that the outcome depends on."""
+    """Returns the files and folders that the index depends on."""
     if annotations.consulted is None:
         return None
     files = [*annotations.consulted, *annotations.image_paths, *annotations.label_files]
@@ -122,36 +122,36 @@ def _tracked(annotations: Annotations) -> list[str] | None:
 
 
 def _words_of(held_out: DatasetIndex | None) -> list[str]:
-    """What a set that is held out contributes to the outcome."""
+    """Returns the part of a held-out set that the index depends on."""
     if held_out is None:
         return []
     return [*held_out.image_paths.tolist(), *([] if held_out.digests is None else held_out.digests.tolist())]
 
 
-def _repair_boxes(annotations: Annotations, pictures: Pictures, policy: Policy) -> BoxRepair:
-    """Repaired boxes; pictures that a faulty box drops go first, so that no box counts twice."""
+def _repair_boxes(annotations: Annotations, inspected: InspectedImages, policy: Policy) -> BoxRepair:
+    """Repaired boxes; images that a faulty box drops go first, so that no box counts twice."""
     images, known = annotations.box_images, annotations.class_ids >= 0
     if any(policy.repair(kind) == "drop-image" for kind in BOX_KINDS):
-        trial = BoxRepair(annotations, pictures.sizes_hw, pictures.used[images] & known, policy)
+        trial = BoxRepair(annotations, inspected.sizes_hw, inspected.used[images] & known, policy)
         trial.run()
         dropping = [p for p in trial.problems if policy.repair(p.kind) == "drop-image"]
-        # Such a box is counted with its picture's boxes: it is no line that was lost on reading.
-        lost = pictures.num_lines_dropped
-        pictures.settle(annotations, [replace(p, action="keep") for p in dropping], policy)
-        assert pictures.num_lines_dropped == lost
-    repair = BoxRepair(annotations, pictures.sizes_hw, pictures.used[images] & known, policy)
+        # Such a box is counted with its image's boxes: it is no line that was lost on reading.
+        lost = inspected.num_lines_dropped
+        inspected.settle(annotations, [replace(p, action="keep") for p in dropping], policy)
+        assert inspected.num_lines_dropped == lost
+    repair = BoxRepair(annotations, inspected.sizes_hw, inspected.used[images] & known, policy)
     repair.run()
     return repair
 
 
 def as_one_class(index: DatasetIndex) -> DatasetIndex:
-    """The data set with all its classes taken as one."""
+    """Returns the data set with all its classes taken as one."""
     one = np.zeros_like(index.classes)
     return replace(index, classes=one, names=["object"], category_ids=np.ones(1, np.int64))
 
 
 def _embedded(source: str) -> str:
-    """The path of a data set that the package brings with it ("digits:train"); other sources as they are."""
+    """Returns the path of a data set of the package ("digits:train"); other sources as they are."""
     name, _, split = source.partition(":")
     return str(digits_dataset(split)) if name == "digits" else source
 
@@ -170,7 +170,7 @@ def _read_source(source: str, image_folder: str | None) -> Annotations:
         raise YoloflowError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
     raise YoloflowError(
         f"{source}: no data set of a known kind; give a COCO .json, a list file .txt, or a folder of "
-        "pictures or VOC .xml files"
+        "images or VOC .xml files"
     )
 
 
@@ -181,7 +181,7 @@ def _settle_image_ids(annotations: Annotations, parts: Sequence[Annotations]) ->
         return
     if any(part.has_own_ids for part in parts):
         logger.warning(
-            "the joined sources use the same image ids: all %d pictures are numbered anew from 1", len(ids)
+            "the joined sources use the same image ids: all %d images are numbered anew from 1", len(ids)
         )
     annotations.image_ids = np.arange(1, len(ids) + 1)
 
@@ -189,11 +189,11 @@ def _settle_image_ids(annotations: Annotations, parts: Sequence[Annotations]) ->
 def _build(
     annotations: Annotations,
     classes: ClassList,
-    pictures: Pictures,
+    inspected: InspectedImages,
     repair: BoxRepair,
 ) -> DatasetIndex:
-    """The flat arrays, boxes in the order of their pictures."""
-    used, sizes_hw = pictures.used, pictures.sizes_hw
+    """Returns the flat arrays, boxes in the order of their images."""
+    used, sizes_hw = inspected.used, inspected.sizes_hw
     images = np.flatnonzero(used)
     known = annotations.class_ids >= 0
     kept = np.flatnonzero(repair.kept)
@@ -220,8 +220,8 @@ def _build(
         num_images_listed=annotations.num_images_listed,
         num_boxes_listed=annotations.num_boxes_listed,
         num_boxes_of_dropped_images=int((known & ~used[annotations.box_images]).sum())
-        + pictures.num_lines_dropped,
-        digests=None if pictures.digests is None else pictures.digests[images],
+        + inspected.num_lines_dropped,
+        digests=None if inspected.digests is None else inspected.digests[images],
     )
 
 
@@ -236,15 +236,15 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
     source = index.source
     first = f": {index.problems[0]}" if index.problems else ""
     if len(index) == 0:
-        raise YoloflowError(f"{source}: none of its {index.num_images_listed} pictures can be used{first}")
+        raise YoloflowError(f"{source}: none of its {index.num_images_listed} images can be used{first}")
     if len(index.classes):
         return
     if index.num_boxes_listed:
         raise YoloflowError(f"{source}: none of its {index.num_boxes_listed} boxes can be used{first}")
     if annotations.label_missing.all():
         raise YoloflowError(
-            f"{source}: no picture has a label file; for {annotations.image_paths[0]} there should be "
+            f"{source}: no image has a label file; for {annotations.image_paths[0]} there should be "
             f"{annotations.label_files[0]}"
         )
-    # COCO's test-dev lists pictures without annotations: fine to predict on, so no error.
+    # COCO's test-dev lists images without annotations: fine to predict on, so no error.
     logger.warning("%s: has no boxes at all", source)

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, what is done about it, and the account of it all."""
+"""Problems of a data set: their kinds, the policy, and the account."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Kind:
     Attributes:
         meaning: half a sentence.
         actions: what can be done about it; the first is done unless the user says otherwise.
-        needs_pixels: found only by decoding every picture.
+        needs_pixels: found only by decoding every image.
         is_remark: nothing is wrong with the data; `data.problems=error` lets it pass.
     """
 
@@ -36,35 +36,35 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "missing-image": Kind("the source lists a picture that does not exist", _UNUSABLE),
-    "empty-image-file": Kind("a picture file of zero bytes", _UNUSABLE),
-    "not-an-image": Kind("a file that is no picture, whatever its name says", _UNUSABLE),
-    "truncated-image": Kind("a picture that breaks off before its end", _UNUSABLE),
+    "missing-image": Kind("the source lists an image that does not exist", _UNUSABLE),
+    "empty-image-file": Kind("an image file of zero bytes", _UNUSABLE),
+    "not-an-image": Kind("a file that is no image, whatever its name says", _UNUSABLE),
+    "truncated-image": Kind("an image that breaks off before its end", _UNUSABLE),
     "unsupported-image": Kind(
-        "a picture whose samples cannot become 8 bits without the user's decision", _UNUSABLE
+        "an image whose samples cannot become 8 bits without the user's decision", _UNUSABLE
     ),
-    "image-too-large": Kind("a picture of too many pixels", _UNUSABLE),
+    "image-too-large": Kind("an image of too many pixels", _UNUSABLE),
     "damaged-image": Kind(
-        "a picture with a sound header that cannot be decoded", ("error", "drop-image"), needs_pixels=True
+        "an image with a valid header that cannot be decoded", ("error", "drop-image"), needs_pixels=True
     ),
-    "wrong-suffix": Kind("a picture of another format than its name says; its content counts", _NOTED),
+    "wrong-suffix": Kind("an image of another format than its name says; its content counts", _NOTED),
     "exif-rotated": Kind(
-        "a picture that its EXIF turns; boxes are taken to be drawn on the turned picture",
+        "an image that its EXIF turns; boxes are taken to be drawn on the turned image",
         _NOTED,
         is_remark=True,
     ),
-    "duplicate-image": Kind("a picture listed twice", _UNUSABLE),
+    "duplicate-image": Kind("an image listed twice", _UNUSABLE),
     "same-picture": Kind(
-        "a picture with exactly the pixels of another one of the set", _NOTED, needs_pixels=True
+        "an image with exactly the pixels of another one of the set", _NOTED, needs_pixels=True
     ),
-    "leaked-image": Kind("a training picture that is in the validation set too", _NOTED),
+    "leaked-image": Kind("a training image that is in the validation set too", _NOTED),
     "size-mismatch": Kind("the annotation states another size than the file has; the file's is used", _NOTED),
     "image-ids-renumbered": Kind(
         "image ids that are no whole numbers; numbered from 1 in file order", _SET_WIDE, is_remark=True
     ),
-    "malformed-image-entry": Kind("an entry of a picture without the fields that it needs", _UNUSABLE),
-    "missing-label": Kind("a picture without label file; taken as background", _NOTED),
-    "orphan-label": Kind("a label file whose picture does not exist", _SET_WIDE),
+    "malformed-image-entry": Kind("an entry of an image without the fields that it needs", _UNUSABLE),
+    "missing-label": Kind("an image without label file; taken as background", _NOTED),
+    "orphan-label": Kind("a label file whose image does not exist", _SET_WIDE),
     "label-not-text": Kind("a label file that is no readable text", _UNUSABLE),
     "xml-malformed": Kind("an annotation file that is no well-formed XML of PASCAL VOC's form", _UNUSABLE),
     "malformed-entry": Kind("an entry of an object without the fields that it needs", _BAD_LINE),
@@ -82,12 +82,12 @@ KINDS: dict[str, Kind] = {
     "box-not-a-number": Kind("a coordinate that is no number", _BAD_LINE),
     "box-nan": Kind("a coordinate that is NaN or infinite", _BAD_LINE),
     "box-negative": Kind(
-        "a box that begins left of or above the picture, or of negative width or height", _BEYOND_EDGE
+        "a box that begins left of or above the image, or of negative width or height", _BEYOND_EDGE
     ),
-    "box-over-one": Kind("a box that ends right of or below the picture", _BEYOND_EDGE),
+    "box-over-one": Kind("a box that ends right of or below the image", _BEYOND_EDGE),
     "box-zero-area": Kind("a box without width or height", _BAD_LINE),
     "duplicate-box": Kind(
-        "the same box with the same class, twice in one picture", ("drop-box", "keep", "drop-image", "error")
+        "the same box with the same class, twice in one image", ("drop-box", "keep", "drop-image", "error")
     ),
     "unused-class": Kind("classes of which the set has no object", _SET_WIDE, is_remark=True),
     "class-imbalance": Kind(
@@ -106,7 +106,7 @@ _MOST_EXAMPLES = 3
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is done about each kind of problem.
+    """The action for each kind of problem.
 
     Attributes:
         actions: of each kind.
@@ -150,12 +150,12 @@ class Policy:
 
     @property
     def needs_pixels(self) -> bool:
-        """Whether the user wants something done that only decoded pictures can tell."""
+        """Whether an action needs decoded images."""
         deep = {name for name, kind in KINDS.items() if kind.needs_pixels} | {"leaked-image"}
         return any(self.actions[name] != "keep" for name in self.chosen & deep)
 
     def repair(self, kind: str) -> Action:
-        """What is done when the reading goes on; where the policy says "error", the mildest repair."""
+        """Returns the action when the reading goes on; where the policy says "error", the mildest repair."""
         action = self.actions[kind]
         return action if action != "error" else next(a for a in KINDS[kind].actions if a != "error")
 
@@ -180,12 +180,12 @@ class Policy:
 
 
 def and_more(count: int) -> str:
-    """How many further ones there are, for the end of a message."""
+    """Returns " (and N more problems)" for the end of a message, or nothing."""
     return f" (and {count} more problem{'s' if count > 1 else ''})" if count > 0 else ""
 
 
 def problems_report(index: DatasetIndex) -> dict[str, Any]:
-    """The whole account of an index as JSON-able data.
+    """Returns the whole account of an index as JSON-able data.
 
     Listed = used + dropped holds for images and for boxes; boxes that went with a dropped image stand under
     "with-dropped-image". "background" counts the used images without a box.

@@ -15,13 +15,13 @@ BOX_KINDS = ("box-nan", "box-negative", "box-zero-area", "box-over-one", "duplic
 """The kinds of problems that are found here."""
 
 EDGE_TOLERANCE_PX = 0.5
-"""A box that passes the edge of the picture by no more than this was rounded; it stays as written."""
+"""A box that passes the edge of the image by no more than this was rounded; it stays as written."""
 
 
 def boxes_to_pixels(
     annotations: Annotations, sizes_hw: Int64Array
 ) -> tuple[NDArray[np.float64], Float32Array]:
-    """(M, 4) boxes and (P, 2) polygon points in pixels of their pictures, of (I, 2) sizes."""
+    """Returns (M, 4) boxes and (P, 2) polygon points in pixels of their images, of (I, 2) sizes."""
     sizes_wh = sizes_hw[annotations.box_images][:, ::-1]
     scales = np.where(annotations.is_normalised[:, None], sizes_wh, 1)
     point_scales = np.repeat(scales, np.diff(annotations.polygon_offsets), axis=0)
@@ -57,10 +57,10 @@ class BoxRepair:
             sizes = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
             self._drop("box-negative", np.any(sizes < 0, axis=1))
             self._drop("box-zero-area", np.any(sizes == 0, axis=1))
-            self._clip_to_picture()
+            self._clip_to_image()
         self._drop_duplicates()
 
-    def _clip_to_picture(self) -> None:
+    def _clip_to_image(self) -> None:
         below = np.any(self.boxes_xyxy < -EDGE_TOLERANCE_PX, axis=1)
         above = np.any(self.boxes_xyxy > self._limits + EDGE_TOLERANCE_PX, axis=1)
         clipped = np.clip(self.boxes_xyxy, 0, self._limits)
@@ -96,7 +96,7 @@ class BoxRepair:
     def _note(self, kind: str, action: str, chosen: NDArray[Any]) -> None:
         for box in chosen:
             file, line, prefix = self._annotations.place_of_box(int(box))
-            unit = "of the picture" if self._annotations.is_normalised[box] else "px"
+            unit = "of the image" if self._annotations.is_normalised[box] else "px"
             x1, y1, x2, y2 = self._annotations.boxes_xyxy[box]
             detail = f"{prefix}the box's left, top, right, bottom are {x1:g}, {y1:g}, {x2:g}, {y2:g} {unit}"
             image = self._annotations.image_paths[self._annotations.box_images[box]]

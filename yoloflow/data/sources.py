@@ -1,4 +1,4 @@
-"""What a user names to predict on: files, folders, patterns, a list on standard input, a camera."""
+"""Sources to predict on: files, folders, patterns, a list on standard input, a camera."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from yoloflow.data.images import IMAGE_SUFFIXES, decode_image
+from yoloflow.data.image_files import IMAGE_SUFFIXES, decode_image
 from yoloflow.structures import Problem, Uint8Array, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
@@ -29,13 +29,13 @@ _READ_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A picture, or one frame of a video or camera.
+    """An image, or one frame of a video or camera.
 
     Attributes:
         path: the file; of a camera, as the user named it.
         image: (H, W, 3) uint8 BGR, turned as the file's EXIF or rotation mark says.
-        number: 0-based number in the video; None for a picture.
-        fps: frames of the video in a second; None for a picture.
+        number: 0-based number in the video; None for an image.
+        fps: frames of the video in a second; None for an image.
     """
 
     path: Path
@@ -90,9 +90,9 @@ Reading = Callable[[], Frame | Problem]
 
 
 def open_sources(sources: Sequence[str]) -> list[Source]:
-    """Files in order, each once, and what can only be read as it comes: a list of paths, cameras.
+    """Opens sources: files in order, each once, and streams, such as a list of paths or cameras.
 
-    A folder gives the pictures and videos directly in it, a pattern (`shots/**/*.jpg`) those that match, both
+    A folder gives the images and videos directly in it, a pattern (`shots/**/*.jpg`) those that match, both
     sorted by name; other files in them are counted in the log. A file named itself is taken whatever its
     name ends in.
 
@@ -101,12 +101,12 @@ def open_sources(sources: Sequence[str]) -> list[Source]:
             and `-` for paths on standard input.
 
     Raises:
-        YoloflowError: a source does not exist, holds neither picture nor video, or is a camera that does not
+        YoloflowError: a source does not exist, holds neither image nor video, or is a camera that does not
             open.
     """
     if not sources:
         raise YoloflowError(
-            "no source given: name pictures, videos, folders, patterns such as 'shots/*.jpg', - or camera:0"
+            "no source given: name images, videos, folders, patterns such as 'shots/*.jpg', - or camera:0"
         )
     found: dict[Source, None] = {}
     for source in dict.fromkeys(sources):
@@ -128,7 +128,7 @@ def open_sources(sources: Sequence[str]) -> list[Source]:
 
 
 def _open_camera(source: str) -> Camera:
-    """The camera behind `camera:0`; frames are taken when they are asked for."""
+    """Returns the camera behind `camera:0`; frames are taken when they are asked for."""
     device = source.removeprefix(CAMERA)
     if not device:
         raise YoloflowError(f"{source}: which camera? camera:0 is the first")
@@ -154,17 +154,17 @@ def _usable(source: str, candidates: Sequence[Path]) -> list[Path]:
         folders = sum(path.is_dir() for path in candidates)
         pattern = Path(source) / "**" / "*.jpg"
         hint = f"; a pattern such as '{pattern}' looks into its {folders} folders" if folders else ""
-        raise YoloflowError(f"{source}: holds no picture or video ({len(files)} other files){hint}")
+        raise YoloflowError(f"{source}: holds no image or video ({len(files)} other files){hint}")
     others = [path for path in files if path not in set(usable)]
     if others:
         logger.info(
-            "%s: %d files are neither picture nor video, such as %s", source, len(others), others[0].name
+            "%s: %d files are neither image nor video, such as %s", source, len(others), others[0].name
         )
     return usable
 
 
 def _similar(path: Path) -> str:
-    """A hint at a misspelt name, from the folder in which it should be."""
+    """Returns a hint at a misspelt name, from the folder in which it should be."""
     if not path.parent.is_dir():
         return f"; there is no folder {path.parent} either"
     names = [entry.name for entry in path.parent.iterdir()]
@@ -173,9 +173,9 @@ def _similar(path: Path) -> str:
 
 
 def readings(sources: Sequence[Source]) -> Iterator[Reading]:
-    """For each picture what decodes it when called, for each frame of a video what gives it.
+    """For each image what decodes it when called, for each frame of a video what gives it.
 
-    Nothing of a list or a video is read before it is asked for. The calls of pictures may be made in any
+    Nothing of a list or a video is read before it is asked for. The calls of images may be made in any
     order and thread.
 
     Args:
@@ -189,12 +189,12 @@ def readings(sources: Sequence[Source]) -> Iterator[Reading]:
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 yield from _capture_readings(path, cv2.VideoCapture(str(path)))
             else:
-                yield _PictureReading(path)
+                yield _ImageReading(path)
 
 
 @dataclass(frozen=True, slots=True)
-class _PictureReading:
-    """Decodes a picture when called."""
+class _ImageReading:
+    """Decodes an image when called."""
 
     path: Path
 
@@ -232,9 +232,7 @@ def _capture_readings(path: Path, capture: cv2.VideoCapture, is_camera: bool = F
     finally:
         capture.release()
     if is_camera:
-        yield _Known(
-            Problem(str(path), None, "camera-ended", "keep", f"gives no more pictures after {count}")
-        )
+        yield _Known(Problem(str(path), None, "camera-ended", "keep", f"gives no more images after {count}"))
     elif count == 0:
         detail = "not a video that can be read: missing, damaged, empty or of an unknown codec"
         yield _Known(Problem(str(path), None, "unreadable-video", "drop-image", detail))

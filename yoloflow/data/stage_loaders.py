@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from yoloflow.data.caches.images import ImageCache, Storage, open_image_cache
+from yoloflow.data.caches.decoded_images import ImageCache, Storage, open_image_cache
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader

@@ -22,7 +22,7 @@ def statistics(index: DatasetIndex, img_size: int, stride: int) -> dict[str, Any
 
     Args:
         index: the data set.
-        img_size: side of the network input in pixels, to which a picture's longer side is brought.
+        img_size: side of the network input in pixels, to which an image's longer side is brought.
         stride: of the network's finest level in pixels.
     """
     trained = ~index.is_crowd
@@ -60,7 +60,7 @@ def statistics(index: DatasetIndex, img_size: int, stride: int) -> dict[str, Any
 
 
 def describe_statistics(figures: dict[str, Any]) -> list[str]:
-    """The figures of `statistics` as lines for people."""
+    """Returns the figures of `statistics` as lines for people."""
     images, boxes = figures["images"], figures["boxes"]
     classes = sorted(figures["classes"], key=lambda row: -row["objects"])
     listed = ", ".join(f"{row['name']} {row['objects']}" for row in classes[:_NAMED])
@@ -82,7 +82,7 @@ def describe_statistics(figures: dict[str, Any]) -> list[str]:
 
 
 def set_remarks(index: DatasetIndex, img_size: int) -> list[Problem]:
-    """What deserves a look in a set as a whole; none of it concerns one picture alone."""
+    """Finds what deserves a look in a set as a whole."""
     trained = ~index.is_crowd
     objects = np.bincount(index.classes[trained], minlength=len(index.names))
     if not objects.any():
@@ -114,7 +114,7 @@ def _box_images(index: DatasetIndex) -> NDArray[np.int64]:
 
 
 def _sides_px(index: DatasetIndex, img_size: int) -> NDArray[np.float64]:
-    """(M, 2) width and height of the boxes with their picture's longer side brought to `img_size`."""
+    """Returns (M, 2) width and height of the boxes with their image's longer side brought to `img_size`."""
     factors = img_size / index.sizes_hw.max(1)
     sides: NDArray[np.float64] = index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]
     sides *= factors[_box_images(index), None]

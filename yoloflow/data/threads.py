@@ -1,4 +1,4 @@
-"""Many small file reads at once: worth it on network disks, harmless on local ones."""
+"""Reads many small files at once, which helps on network disks."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ class ExportedInfo:
         img_size: height and width of the input in pixels.
         stride: input pixels between cells, for each level.
         output_kind: what the rows of the prediction hold.
-        test_transforms: rows that make a picture, its longer side resized to `img_size`, into the input.
-        test_shrink: how pictures are made smaller before that.
+        test_transforms: rows that make an image, its longer side resized to `img_size`, into the input.
+        test_shrink: how images are made smaller before that.
         config: the run's settings as YAML, without its data set, for `yoloflow test FILE`.
         version: of yoloflow.
         input: the input in words.

@@ -42,7 +42,7 @@ class RunFolder:
 
     @property
     def plots(self) -> Path:
-        """Pictures."""
+        """Images."""
         return self.path / "plots"
 
     @property

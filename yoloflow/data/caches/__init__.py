@@ -1,1 +1,1 @@
-"""What is kept so as not to be done twice: decoded images, indexed data sets. Never stale, never pickle."""
+"""Caches of decoded images and of indexed data sets; never stale, never pickle."""

@@ -1,4 +1,4 @@
-"""Where caches lie, and what identifies the content of a file without reading it."""
+"""The folder of caches, and the identity of a file's content without reading it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def default_cache_folder() -> Path:
 
 
 def file_identities(paths: Sequence[str]) -> Int64Array:
-    """(N, 4) size, time of change of the content, of the file's entry, and inode; -1 where there is no file.
+    """Returns (N, 4) size, times of change of content and entry, and inode; -1 where there is no file.
 
     No program can write to a file and leave all of them: the time of change of the entry is the kernel's own.
     """
@@ -34,7 +34,7 @@ def file_identities(paths: Sequence[str]) -> Int64Array:
 
 
 def digest(*parts: str | bytes) -> str:
-    """A name for content: 32 hexadecimal digits."""
+    """Returns a name for content: 32 hexadecimal digits."""
     total = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part

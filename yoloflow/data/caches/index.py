@@ -1,4 +1,4 @@
-"""What was read of a data set, kept in a file for as long as nothing that it depends on changes."""
+"""A cache of indexed data sets, valid as long as nothing that they depend on changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Read = Callable[[], tuple[DatasetIndex, list[str] | None]]
 
 
 def cached_index(words: Iterable[str], read: Read, folder: Path | None = None) -> DatasetIndex:
-    """The index that `read` gives, from a file if it was stored before and nothing has changed since.
+    """Returns the index that `read` gives, from a file if it was stored before and nothing has changed since.
 
     The file's name is made of the code that reads, of the libraries' versions and of `words`; inside stands
     the identity (size, times of change, inode) of every file and folder that the outcome depends on. It holds
@@ -57,14 +57,14 @@ def cached_index(words: Iterable[str], read: Read, folder: Path | None = None) -
 
 @cache
 def _code_digest() -> str:
-    """A name for the code that reads data sets: another version may read another outcome."""
+    """Returns a name for the code that reads data sets: another version may read another outcome."""
     room = Path(__file__).parents[1]
     sources = [*room.glob("*.py"), *room.glob("formats/*.py"), room.parent / "structures.py", Path(__file__)]
     return digest(*(path.read_bytes() for path in sorted(sources)))
 
 
 def _load(path: Path) -> DatasetIndex | None:
-    """The stored index if it is still true; None if there is none, or none that can be used."""
+    """Returns the stored index if it is still true; None if there is none, or none that can be used."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -102,7 +102,7 @@ def _store(path: Path, index: DatasetIndex, tracked: list[str], begun: int) -> N
 
 
 def _parts_of(index: DatasetIndex) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays of an index, and all else as JSON-able data."""
+    """Returns the arrays of an index, and all else as JSON-able data."""
     values = {one.name: getattr(index, one.name) for one in fields(DatasetIndex)}
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     # Texts of fixed width would take four bytes for each character of the longest path.

@@ -11,7 +11,7 @@ from yoloflow.data.formats.annotations import Annotations
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a kind of source is recognised and read.
+    """A format: its test for a source, and its reader.
 
     Attributes:
         recognises: (source) -> whether it looks like one.

@@ -1,4 +1,4 @@
-"""What a source says, in flat arrays, before any picture was opened: what all formats produce."""
+"""The content of a source in flat arrays, before any image was opened: the product of all formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yoloflow.structures import Float32Array, Int64Array, Problem, RunLengthMask
 
 @dataclass(slots=True)
 class Annotations:
-    """I listed pictures and M sound lines about their boxes; the lines are in any order.
+    """I listed images and M valid lines about their boxes; the lines are in any order.
 
     Attributes:
         image_paths: I absolute paths, existing or not.
@@ -24,9 +24,9 @@ class Annotations:
         stated_sizes_hw: (I, 2) int64 size that the annotation states, 0 where it states none.
         label_missing: (I,) bool.
         image_dropped: (I,) bool; a problem says why.
-        box_images: (M,) int64 position of the box's picture.
+        box_images: (M,) int64 position of the box's image.
         box_numbers: (M,) int64 line in the label file, or COCO's annotation id.
-        boxes_xyxy: (M, 4) float64, in pixels or, where `is_normalised`, in parts of the picture.
+        boxes_xyxy: (M, 4) float64, in pixels or, where `is_normalised`, in parts of the image.
         is_normalised: (M,) bool.
         class_ids: (M,) int64 as the source counts: YOLO's class, COCO's category id, position in VOC's names.
         categories: name of each class id; None for a format that has no names.
@@ -37,7 +37,7 @@ class Annotations:
         masks: by box, run-length masks.
         consulted: files and folders beside these whose change could change the outcome; None if unknown.
         problems: what was found wrong while reading.
-        num_images_listed: pictures in the source; num_boxes_listed: its lines, sound or not.
+        num_images_listed: images in the source; num_boxes_listed: its lines, valid or not.
     """
 
     image_paths: list[str]
@@ -72,7 +72,7 @@ class Annotations:
         return (file, None, f"annotation {number}: ") if file.endswith(".json") else (file, number, "")
 
     def place_of_image(self, image: int) -> tuple[str, int | None]:
-        """File and line that list a picture."""
+        """File and line that list an image."""
         return self.listed_in[image], int(self.listed_lines[image]) or None
 
 
@@ -121,12 +121,12 @@ def join_annotations(parts: Sequence[Annotations]) -> Annotations:
 
 
 def offsets_of(counts: Any) -> Int64Array:
-    """(N,) counts to the (N + 1,) offsets of a ragged array."""
+    """Returns (N,) counts to the (N + 1,) offsets of a ragged array."""
     return np.concatenate(([0], np.cumsum(np.asarray(counts, np.int64)))).astype(np.int64)
 
 
 def rows_of_ragged(offsets: Int64Array, chosen: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Which flat rows the chosen items of a ragged array own, in the order chosen.
+    """Returns the flat rows that the chosen items of a ragged array own, in the order chosen.
 
     Args:
         offsets: (N + 1,) of the ragged array.

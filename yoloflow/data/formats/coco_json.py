@@ -2,7 +2,7 @@
 
 Classes are the categories in the order of their ids, gaps closed; the ids themselves are kept for output.
 The parts of an object's outline are joined by seams of no width; along a run-length mask an outline is drawn.
-Both are kept for output as they stand. Crowd regions are kept as such. Pictures are looked for in
+Both are kept for output as they stand. Crowd regions are kept as such. Images are looked for in
 `image_folder`, else beside the json, in its `images` folder, and one level up: there, in `images`, and in a
 folder named like the json or its last word (annotations/instances_val2017.json -> ../val2017).
 """
@@ -29,7 +29,7 @@ _INT64_BOUND = 2**63
 
 
 def recognises(source: str) -> bool:
-    """Whether the source is a json file."""
+    """Returns whether the source is a json file."""
     return source.lower().endswith(".json")
 
 
@@ -38,10 +38,10 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
 
     Args:
         source: the file.
-        image_folder: where the pictures' `file_name` begins.
+        image_folder: where the images' `file_name` begins.
 
     Raises:
-        YoloflowError: the file is no COCO json, or none of its pictures is found.
+        YoloflowError: the file is no COCO json, or none of its images is found.
     """
     with _garbage_collector_paused():
         content = _load(source)
@@ -102,7 +102,7 @@ def _categories(source: str, content: dict[str, Any]) -> dict[int, str]:
 
 
 def _whole(value: object) -> int | None:
-    """A whole number, also written as 3.0 or "3"; None for anything else."""
+    """Returns a whole number, also written as 3.0 or "3"; None for anything else."""
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
         value = int(value)
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
@@ -113,7 +113,7 @@ def _whole(value: object) -> int | None:
 
 
 def _key(value: object) -> int | str:
-    """What makes two ids equal: 7, 7.0 and "7" are the same picture."""
+    """Returns a key that equal ids share: 7, 7.0 and "7" are the same image."""
     if type(value) is int:
         return value
     number = _whole(value)
@@ -122,7 +122,7 @@ def _key(value: object) -> int | str:
 
 @dataclass(slots=True)
 class _Images:
-    """The pictures of the file: paths, stated sizes, and the number of each id."""
+    """The images of the file: paths, stated sizes, and the number of each id."""
 
     paths: list[str] = field(default_factory=list)
     consulted: list[str] = field(default_factory=list)
@@ -146,7 +146,7 @@ def _read_images(source: str, entries: list[Any], image_folder: str | None) -> _
             continue
         key = _key(identity)
         if key in images.number_of_key:
-            detail = f"images[{position}] ({name}) has the id {key} of another picture"
+            detail = f"images[{position}] ({name}) has the id {key} of another image"
             images.problems.append(Problem(source, None, "malformed-image-entry", "drop-image", detail))
             continue
         images.number_of_key[key] = len(names)
@@ -159,14 +159,14 @@ def _read_images(source: str, entries: list[Any], image_folder: str | None) -> _
     below = {os.path.dirname(name) for name in names}
     images.consulted = [source, *(os.path.join(folder, part) for folder in folders for part in below)]
     if any(isinstance(key, str) or abs(key) >= _INT64_BOUND for key in images.ids):
-        detail = "some image ids are no whole numbers; all pictures are numbered from 1 in file order"
+        detail = "some image ids are no whole numbers; all images are numbered from 1 in file order"
         images.problems.append(Problem(source, None, "image-ids-renumbered", "keep", detail))
         images.ids = list(range(1, len(names) + 1))
     return images
 
 
 def _find_images(source: str, names: list[str], folders: list[str]) -> list[str]:
-    """Absolute paths; of a picture that is nowhere, where it should be."""
+    """Absolute paths; of an image that is nowhere, where it should be."""
     paths, num_found = [], 0
     best = folders[0]
     for name in names:
@@ -181,7 +181,7 @@ def _find_images(source: str, names: list[str], folders: list[str]) -> list[str]
     if names and not num_found:
         looked = ", ".join(folders)
         raise YoloflowError(
-            f"{source}: none of its {len(names)} pictures ({names[0]}, ...) is found in {looked}; "
+            f"{source}: none of its {len(names)} images ({names[0]}, ...) is found in {looked}; "
             "set data.image_folder"
         )
     return paths
@@ -204,7 +204,7 @@ def _candidate_folders(source: str, image_folder: str | None) -> list[str]:
 
 @dataclass(slots=True)
 class _Boxes:
-    """The sound annotations of the file, one entry each in every list."""
+    """The valid annotations of the file, one entry each in every list."""
 
     images: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -252,7 +252,7 @@ def _read_annotations(source: str, entries: list[Any], images: _Images) -> _Boxe
         image_number = images.number_of_key.get(_key(image))
         category_id = category if type(category) is int else _whole(category)
         if image_number is None:
-            note("unknown-image-id", "drop-box", f"no picture has the id {image!r}", None)
+            note("unknown-image-id", "drop-box", f"no image has the id {image!r}", None)
             continue
         if category_id is None:
             note("class-not-a-number", "drop-box", f"category_id is {category!r}", image_number)
@@ -260,7 +260,7 @@ def _read_annotations(source: str, entries: list[Any], images: _Images) -> _Boxe
         outline = _segmentation(entry.get("segmentation"), images.sizes_hw[image_number])
         if outline is None:
             detail = (
-                "its segmentation is neither a list of polygons nor a run-length mask of the picture's size"
+                "its segmentation is neither a list of polygons nor a run-length mask of the image's size"
             )
             note("polygon-malformed", "keep", detail, image_number)
         boxes.images.append(image_number)

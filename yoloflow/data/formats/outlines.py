@@ -17,7 +17,7 @@ NO_POLYGON = np.empty((0, 2), np.float32)
 
 
 def join_parts(parts: Sequence[Float32Array]) -> Float32Array:
-    """One outline that fills as all the parts do: to each further part and back along the same line."""
+    """Joins parts to one outline that fills as they do: to each part and back along the same line."""
     if len(parts) == 1:
         return parts[0]
     anchor = parts[0][:1]
@@ -28,7 +28,7 @@ def join_parts(parts: Sequence[Float32Array]) -> Float32Array:
 
 
 def split_parts(outline: Float32Array, sizes: Sequence[int]) -> list[Float32Array]:
-    """The parts that `join_parts` joined, given how many points each has."""
+    """Returns the parts that `join_parts` joined, given how many points each has."""
     if len(sizes) < 2:
         return [outline]
     starts = [0, *(first + 1 + 2 * number for number, first in enumerate(accumulate(sizes[:-1])))]
@@ -36,11 +36,11 @@ def split_parts(outline: Float32Array, sizes: Sequence[int]) -> list[Float32Arra
 
 
 def read_mask(value: Mapping[str, object], size_hw: tuple[int, int]) -> RunLengthMask | None:
-    """A run-length mask {size: [h, w], counts: text or list}; None if it is malformed.
+    """Returns a run-length mask {size: [h, w], counts: text or list}; None if it is malformed.
 
     Args:
         value: what the file says.
-        size_hw: of the picture, 0 where it is not stated; a mask must have the same.
+        size_hw: of the image, 0 where it is not stated; a mask must have the same.
     """
     size, counts = value.get("size"), value.get("counts")
     if not (
@@ -63,7 +63,7 @@ def read_mask(value: Mapping[str, object], size_hw: tuple[int, int]) -> RunLengt
 
 
 def outline_of_mask(mask: RunLengthMask) -> Float32Array:
-    """(K, 2) outline through the border pixels' centres, all separate parts joined; holes are filled."""
+    """Returns (K, 2) the outline through the border pixels' centres, parts joined and holes filled."""
     pixels = np.ascontiguousarray(run_lengths.decode(_with_bytes(mask)))
     contours, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     parts = [contour[:, 0].astype(np.float32) + 0.5 for contour in contours if len(contour) >= 3]

@@ -1,4 +1,4 @@
-"""PASCAL VOC annotations: one XML file a picture, boxes as pixel corners.
+"""PASCAL VOC annotations: one XML file an image, boxes as pixel corners.
 
 Corners are taken as they stand, as the tools write them that use this form today (left and top edge from 0,
 right and bottom edge up to the size). PASCAL's own files, which name "The VOC20xx Database" as their source,
@@ -6,7 +6,7 @@ count pixels from 1 and include the last: there 1 is subtracted from xmin and ym
 are regions to ignore (`is_crowd`), as in PASCAL's own evaluation. Boxes of an object's parts are not read.
 
 The source is a folder of XML files, a folder that has a folder Annotations, or a list file (an XML file or a
-picture's stem a line, as in ImageSets/Main). Pictures lie beside the XML, or in JPEGImages or images beside
+image's stem a line, as in ImageSets/Main). Images lie beside the XML, or in JPEGImages or images beside
 its folder, under the name that the XML gives or else under its own stem.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from yoloflow.data.formats.annotations import Annotations
 from yoloflow.data.formats.list_file import read_list_file
-from yoloflow.data.images import IMAGE_SUFFIXES
+from yoloflow.data.image_files import IMAGE_SUFFIXES
 from yoloflow.data.threads import map_in_threads
 from yoloflow.structures import Problem, YoloflowError
 
@@ -32,7 +32,7 @@ _PICTURE_FOLDERS = (".", "../JPEGImages", "../images", "../../images", "../../JP
 
 
 def recognises(source: str) -> bool:
-    """Whether the source is a folder with XML files, or a list of them."""
+    """Returns whether the source is a folder with XML files, or a list of them."""
     if os.path.isdir(source):
         return bool(_xml_files(source) or _xml_files(os.path.join(source, "Annotations")))
     if not (source.lower().endswith(".txt") and os.path.isfile(source)):
@@ -48,7 +48,7 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
 
     Args:
         source: folder or list file.
-        image_folder: looked at first for pictures.
+        image_folder: looked at first for images.
 
     Raises:
         YoloflowError: the source lists no XML file, or a file cannot be read.
@@ -62,9 +62,9 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     if not paths:
         raise YoloflowError(f"{source}: lists no XML files")
     files = map_in_threads(_parse, paths)
-    pictures = _Pictures(image_folder)
-    annotations = _flatten(source, files, lines, pictures)
-    annotations.consulted = [source, os.path.join(source, "Annotations"), *pictures.folders]
+    finder = _ImageFinder(image_folder)
+    annotations = _flatten(source, files, lines, finder)
+    annotations.consulted = [source, os.path.join(source, "Annotations"), *finder.folders]
     return annotations
 
 
@@ -91,7 +91,7 @@ class _Object:
 
 
 class _XmlFile:
-    """One annotation file; expat and not ElementTree, because expat knows the line."""
+    """An annotation file; expat and not ElementTree, because expat knows the line."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -155,15 +155,15 @@ def _parse(path: str) -> _XmlFile:
     return file
 
 
-class _Pictures:
-    """Finds the picture of an XML file; every folder is listed once."""
+class _ImageFinder:
+    """Finds the image of an XML file; every folder is listed once."""
 
     def __init__(self, image_folder: str | None) -> None:
         self._first = [os.path.abspath(image_folder)] if image_folder else []
         self._listings: dict[str, dict[str, str]] = {}
 
     def find(self, file: _XmlFile) -> str:
-        """Absolute path of the picture; if there is none, the path where it would be first looked for."""
+        """Absolute path of the image; if there is none, the path where it would be first looked for."""
         base, own_name = os.path.split(file.path)
         stem = os.path.splitext(own_name)[0]
         stated = os.path.basename(file.fields.get("filename", "").strip().replace("\\", "/"))
@@ -190,12 +190,12 @@ class _Pictures:
         return self._listings[folder]
 
 
-def _flatten(source: str, files: list[_XmlFile], lines: list[int], pictures: _Pictures) -> Annotations:
+def _flatten(source: str, files: list[_XmlFile], lines: list[int], finder: _ImageFinder) -> Annotations:
     problems: list[Problem] = []
     class_of: dict[str, int] = {}
     boxes: list[list[float]] = []
     classes, images, numbers, difficult = [], [], [], []
-    paths = [pictures.find(file) for file in files]
+    paths = [finder.find(file) for file in files]
     for image, file in enumerate(files):
         if file.problem:
             problems.append(replace(file.problem, image=paths[image]))
@@ -236,7 +236,7 @@ def _flatten(source: str, files: list[_XmlFile], lines: list[int], pictures: _Pi
 
 
 def _corners(path: str, image: str, item: _Object, problems: list[Problem]) -> list[float] | None:
-    """The four corners of an object, or None and a problem."""
+    """Returns the four corners of an object, or None and a problem."""
     missing = [
         name
         for name in ("name", *(f"bndbox/{corner}" for corner in _CORNERS))

@@ -1,10 +1,10 @@
-"""YOLO text labels: one file a picture, a line an object, all figures in parts of the picture (0..1).
+"""YOLO text labels: one file an image, a line an object, all figures in parts of the image (0..1).
 
 A line is `class centre_x centre_y width height`, or a polygon `class x1 y1 x2 y2 x3 y3 ...` whose box is the
-tight box of its points; both may stand in one file. The source is a list file (a picture path a line,
-absolute or relative to the list file), a folder of pictures with all folders below it, or a glob pattern. The
+tight box of its points; both may stand in one file. The source is a list file (an image path a line,
+absolute or relative to the list file), a folder of images with all folders below it, or a glob pattern. The
 label of `.../images/a/b.jpg` is `.../labels/a/b.txt` (the last `images` of the path counts), else `b.txt`
-beside the picture. An empty label file is a picture without objects.
+beside the image. An empty label file is an image without objects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from yoloflow.data.formats.annotations import Annotations, offsets_of
 from yoloflow.data.formats.list_file import UTF16_MARKS, read_list_file
-from yoloflow.data.images import IMAGE_SUFFIXES
+from yoloflow.data.image_files import IMAGE_SUFFIXES
 from yoloflow.data.threads import map_in_threads
 from yoloflow.structures import Float32Array, Int64Array, Problem, YoloflowError
 
@@ -30,24 +30,24 @@ _LEAST_POLYGON_COLUMNS = 7
 
 
 def recognises(source: str) -> bool:
-    """Whether the source can be a list file, a folder or a pattern of pictures."""
+    """Returns whether the source can be a list file, a folder or a pattern of images."""
     return os.path.isdir(source) or glob.has_magic(source) or source.lower().endswith(".txt")
 
 
 def read(source: str, image_folder: str | None = None) -> Annotations:
-    """Read the labels of all pictures of a source.
+    """Read the labels of all images of a source.
 
     Args:
         source: list file, folder or glob pattern.
         image_folder: where relative paths of a list file begin; the list file's folder if None.
 
     Raises:
-        YoloflowError: the source lists no picture, or a file cannot be read.
+        YoloflowError: the source lists no image, or a file cannot be read.
     """
     folders: set[str] = set()
     paths, listed_lines = _image_paths(source, image_folder, folders)
     if not paths:
-        raise YoloflowError(f"{source}: lists no pictures (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise YoloflowError(f"{source}: lists no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
     labels = map_in_threads(_read_label_file, paths)
     annotations = _flatten(source, paths, listed_lines, labels)
     # Which folders a pattern looks into is glob's own business.
@@ -59,9 +59,9 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
 
 
 def _image_paths(source: str, image_folder: str | None, folders: set[str]) -> tuple[list[str], list[int]]:
-    """Paths and lines of the pictures; the folders that were looked into are added to `folders`."""
+    """Returns paths and lines of the images; the folders that were looked into are added to `folders`."""
     if os.path.isdir(source):
-        paths = sorted(_pictures_below(source, folders))
+        paths = sorted(_image_files_below(source, folders))
     elif os.path.isfile(source):
         base = os.path.abspath(image_folder or os.path.dirname(source) or ".")
         rows = read_list_file(source)
@@ -69,12 +69,12 @@ def _image_paths(source: str, image_folder: str | None, folders: set[str]) -> tu
             number for _, number in rows
         ]
     else:
-        paths = sorted(path for path in glob.glob(source, recursive=True) if _is_picture(path))
+        paths = sorted(path for path in glob.glob(source, recursive=True) if _is_image_file(path))
     return [os.path.abspath(path) for path in paths], [0] * len(paths)
 
 
-def _pictures_below(folder: str, visited: set[str]) -> Iterable[str]:
-    """Pictures in a folder and below; linked folders too, each real folder once."""
+def _image_files_below(folder: str, visited: set[str]) -> Iterable[str]:
+    """Images in a folder and below; linked folders too, each real folder once."""
     real = os.path.realpath(folder)
     if real in visited:
         return
@@ -82,17 +82,17 @@ def _pictures_below(folder: str, visited: set[str]) -> Iterable[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                yield from _pictures_below(entry.path, visited)
-            elif _is_picture(entry.name):
+                yield from _image_files_below(entry.path, visited)
+            elif _is_image_file(entry.name):
                 yield entry.path
 
 
-def _is_picture(name: str) -> bool:
+def _is_image_file(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def label_paths(image_path: str) -> list[str]:
-    """Where the label of a picture may lie, most wanted first."""
+    """Returns the paths where the label of an image may lie, in order of preference."""
     stem = os.path.splitext(image_path)[0]
     beside = stem + ".txt"
     head, part, tail = stem.rpartition(f"{os.sep}images{os.sep}")
@@ -101,7 +101,7 @@ def label_paths(image_path: str) -> list[str]:
 
 @dataclass(slots=True)
 class _LabelFile:
-    """One label file: all its figures in a row, the columns and the number of each sound line."""
+    """A label file: all its figures in a row, the columns and the number of each valid line."""
 
     path: str
     image_path: str
@@ -170,7 +170,7 @@ def _is_known_form(columns: int) -> bool:
 
 
 def _parse_line(label: _LabelFile, tokens: list[bytes], number: int) -> None:
-    """One line with all checks; slow, for files in which something is wrong."""
+    """Parses a line with all checks; slow, for files in which something is wrong."""
     values: list[float] = []
     for column, token in enumerate(tokens, 1):
         try:
@@ -191,28 +191,28 @@ def _parse_line(label: _LabelFile, tokens: list[bytes], number: int) -> None:
 
 
 def _orphans(labels: list[_LabelFile]) -> list[Problem]:
-    """Label files in the folders of the set's labels beside whose pictures' folder has no such picture."""
-    picture_folders: dict[str, set[str]] = {}
+    """Label files in the folders of the set's labels beside whose images' folder has no such image."""
+    image_folders: dict[str, set[str]] = {}
     for label in labels:
         folder = os.path.dirname(label.path)
-        picture_folders.setdefault(folder, set()).add(os.path.dirname(label.image_path))
+        image_folders.setdefault(folder, set()).add(os.path.dirname(label.image_path))
     listed = {label.path for label in labels}
     problems = []
-    for folder, pictured in picture_folders.items():
+    for folder, folders_of_images in image_folders.items():
         if not os.path.isdir(folder):
             continue
-        names = {name for place in pictured if os.path.isdir(place) for name in os.listdir(place)}
-        stems = {os.path.splitext(name)[0] for name in names if _is_picture(name)}
+        names = {name for place in folders_of_images if os.path.isdir(place) for name in os.listdir(place)}
+        stems = {os.path.splitext(name)[0] for name in names if _is_image_file(name)}
         for name in sorted(os.listdir(folder)):
             (stem, suffix), path = os.path.splitext(name), os.path.join(folder, name)
             if suffix == ".txt" and stem not in stems and path not in listed and _is_label(path):
-                detail = f"there is no picture {stem} in {' or '.join(sorted(pictured))}"
+                detail = f"there is no image {stem} in {' or '.join(sorted(folders_of_images))}"
                 problems.append(Problem(path, None, "orphan-label", "keep", detail))
     return problems
 
 
 def _is_label(path: str) -> bool:
-    """Whether a text file reads as label lines: lists of names and of pictures lie in such folders too."""
+    """Returns whether a text file has label lines: lists of names and images lie in such folders too."""
     if not os.path.isfile(path):
         return False
     with open(path, "rb") as file:

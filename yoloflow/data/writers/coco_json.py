@@ -18,7 +18,7 @@ BOX_DECIMALS = 9
 
 
 def places(folder: Path, split: str) -> tuple[Path, Path]:
-    """Folder of the pictures, and the file."""
+    """Folder of the images, and the file."""
     return folder / "images" / split, folder / "annotations" / f"{split}.json"
 
 
@@ -37,13 +37,13 @@ def write(target: Target, names: list[str]) -> Path:
 
 
 def ground_truth_dict(index: DatasetIndex, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """A data set as the content of a COCO annotation file, without outlines.
+    """Returns a data set as the content of a COCO annotation file, without outlines.
 
     Images and categories keep their ids, crowd regions and areas are kept, annotations are numbered from 1.
 
     Args:
         index: the data set.
-        names: file name of each picture; None takes the paths.
+        names: file name of each image; None takes the paths.
     """
     names = index.image_paths.tolist() if names is None else names
     images = [
@@ -80,7 +80,7 @@ def ground_truth_dict(index: DatasetIndex, names: Sequence[str] | None = None) -
 
 
 def _segmentation(index: DatasetIndex, box: int) -> Any:
-    """What stands under "segmentation"; empty for an object that has neither outline nor mask."""
+    """Returns the value of "segmentation"; empty for an object that has neither outline nor mask."""
     if box in index.masks:
         return index.masks[box]
     points = index.polygon_points[index.polygon_offsets[box] : index.polygon_offsets[box + 1]]

@@ -1,4 +1,4 @@
-"""Where a data set is written to: its pictures under names of their own, and the account of what is lost."""
+"""The target of a conversion: image files with unique names, and the account of what is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from yoloflow.structures import DatasetIndex, YoloflowError
 
 @dataclass(slots=True)
 class Target:
-    """One split of a data set on its way to disk.
+    """A split of a data set to write.
 
     Attributes:
         index: what is written.
@@ -32,7 +32,7 @@ class Target:
     lost: Counter[str] = field(default_factory=Counter)
 
     def names(self) -> list[str]:
-        """A file name for each picture; one that another picture has too (but for its suffix) is numbered."""
+        """Returns a file name for each image; equal ones (but for the suffix) are numbered."""
         taken: set[str] = set()
         names = []
         for path in self.index.image_paths.tolist():
@@ -43,17 +43,17 @@ class Target:
                 name = f"{stem}_{number}"
             taken.add(name.lower())
             names.append(name + suffix)
-            self.lost["pictures got another name, because two had the same"] += number > 1
+            self.lost["images got another name, because two had the same"] += number > 1
         return names
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """How a format is written.
+    """A writer of a format.
 
     Attributes:
-        write: (target, file name of each picture) -> the file or folder to read the split from again.
-        places: (folder, split) -> the folder of the pictures, and the file or folder of the labels.
+        write: (target, file name of each image) -> the file or folder to read the split from again.
+        places: (folder, split) -> the folder of the images, and the file or folder of the labels.
     """
 
     write: Callable[[Target, list[str]], Path]
@@ -61,12 +61,12 @@ class Writer:
 
 
 def write_split(writer: Writer, target: Target, link: bool) -> Path:
-    """Write one split, its pictures first.
+    """Write one split, its images first.
 
     Args:
         writer: of the format.
         target: what and where.
-        link: make symbolic links to the pictures instead of copying them.
+        link: make symbolic links to the images instead of copying them.
 
     Returns:
         what a recipe names as the set.
@@ -74,16 +74,16 @@ def write_split(writer: Writer, target: Target, link: bool) -> Path:
     Raises:
         YoloflowError: the split is there already, or a file cannot be written.
     """
-    picture_folder, labels = writer.places(target.folder, target.split)
-    for place in (picture_folder, labels):
+    image_folder, labels = writer.places(target.folder, target.split)
+    for place in (image_folder, labels):
         if place.exists():
             raise YoloflowError(f"{place}: exists already; choose another folder or split, or remove it")
     names = target.names()
     sources = target.index.image_paths.tolist()
     try:
-        picture_folder.mkdir(parents=True)
+        image_folder.mkdir(parents=True)
         map_in_threads(
-            lambda pair: _place(pair[0], picture_folder / pair[1], link),
+            lambda pair: _place(pair[0], image_folder / pair[1], link),
             list(zip(sources, names, strict=True)),
         )
         return writer.write(target, names)

@@ -11,12 +11,12 @@ from yoloflow.data.writers.target import Target
 
 
 def places(folder: Path, split: str) -> tuple[Path, Path]:
-    """Folders of the pictures and of the annotations."""
+    """Folders of the images and of the annotations."""
     return folder / split / "JPEGImages", folder / split / "Annotations"
 
 
 def write(target: Target, names: list[str]) -> Path:
-    """Write an annotation file for each picture."""
+    """Write an annotation file for each image."""
     index, annotations = target.index, places(target.folder, target.split)[1]
     annotations.mkdir(parents=True)
     for image, name in enumerate(names):

@@ -8,18 +8,18 @@ import numpy as np
 
 from yoloflow.data.writers.target import Target
 
-# Relative to the picture: a thousandth of a pixel of the largest ones.
+# Relative to the image: a thousandth of a pixel of the largest ones.
 _DIGITS = 10
 _BOX_TOLERANCE_PX = 1.0
 
 
 def places(folder: Path, split: str) -> tuple[Path, Path]:
-    """Folders of the pictures and of the labels."""
+    """Folders of the images and of the labels."""
     return folder / "images" / split, folder / "labels" / split
 
 
 def write(target: Target, names: list[str]) -> Path:
-    """Write a label file for each picture, and the list of pictures."""
+    """Write a label file for each image, and the list of images."""
     index, labels = target.index, places(target.folder, target.split)[1]
     labels.mkdir(parents=True)
     for image, name in enumerate(names):
@@ -34,7 +34,7 @@ def write(target: Target, names: list[str]) -> Path:
 
 
 def _line(target: Target, image: int, box: int) -> str:
-    """A label line; empty for what the format does not have."""
+    """Returns a label line; empty for what the format does not have."""
     index = target.index
     if index.is_crowd[box]:
         target.lost["crowd regions or difficult objects left out"] += 1

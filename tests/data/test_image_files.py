@@ -1,4 +1,4 @@
-"""Picture files: sizes without decoding, pixels, and files that are not what they seem."""
+"""Image files: sizes without decoding, pixels, and files that are not what they seem."""
 
 import io
 import zlib
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.support.data_sets import write_picture
-from yoloflow.data.images import decode_image, inspect_image
+from yoloflow.data.image_files import decode_image, inspect_image
 from yoloflow.structures import YoloflowError
 
 LOSSLESS = {".webp": {"lossless": True}}
@@ -79,7 +79,7 @@ def test_colours_under_transparent_pixels_stay(tmp_path: Path) -> None:
     assert (decode_image(str(tmp_path / "a.png")) == 200).all()
 
 
-def test_a_picture_of_one_pixel_is_a_picture(tmp_path: Path) -> None:
+def test_an_image_of_one_pixel_is_an_image(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "dot.png", 1, 1)
     facts = inspect_image(str(path))
     assert (facts.height, facts.width, facts.problem_kind) == (1, 1, None)
@@ -87,7 +87,7 @@ def test_a_picture_of_one_pixel_is_a_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_cut_picture_is_found_without_decoding_whole_ones(tmp_path: Path, suffix: str) -> None:
+def test_a_cut_image_is_found_without_decoding_whole_ones(tmp_path: Path, suffix: str) -> None:
     path = write_picture(tmp_path / f"a{suffix}", 200, 150)
     data = path.read_bytes()
     for share in (0.5, 0.9):
@@ -110,12 +110,12 @@ def test_bytes_after_the_end_marker_do_no_harm(tmp_path: Path, padding: bytes) -
     ("content", "kind", "message"),
     [
         (b"", "empty-image-file", "zero bytes"),
-        (b"hello, I am text", "not-an-image", "not a picture"),
-        (b"\xff\xd8\xff\xe0", "not-an-image", "not a picture"),
-        (b"GIF89a", "not-an-image", "not a picture"),
+        (b"hello, I am text", "not-an-image", "not an image"),
+        (b"\xff\xd8\xff\xe0", "not-an-image", "not an image"),
+        (b"GIF89a", "not-an-image", "not an image"),
     ],
 )
-def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes, kind: str, message: str) -> None:
+def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes, kind: str, message: str) -> None:
     path = tmp_path / "odd.jpg"
     path.write_bytes(content)
     facts = inspect_image(str(path))
@@ -126,7 +126,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes, kind
     assert str(path) in str(error.value)
 
 
-def test_a_picture_under_a_wrong_suffix_is_read_by_its_content(tmp_path: Path) -> None:
+def test_an_image_under_a_wrong_suffix_is_read_by_its_content(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png").rename(tmp_path / "a.jpg")
     assert inspect_image(str(tmp_path / "a.jpg")).problem_kind is None
     assert decode_image(str(tmp_path / "a.jpg")).shape == (80, 100, 3)
@@ -147,7 +147,7 @@ def test_32_bit_samples_are_refused_by_name(tmp_path: Path) -> None:
         decode_image(str(tmp_path / "f.tiff"))
 
 
-def test_a_picture_too_large_to_decode_is_refused_without_decoding(tmp_path: Path) -> None:
+def test_an_image_too_large_to_decode_is_refused_without_decoding(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "bomb.png", 4, 4)
     data = bytearray(path.read_bytes())
     data[16:24] = (30_000).to_bytes(4, "big") * 2
@@ -157,7 +157,7 @@ def test_a_picture_too_large_to_decode_is_refused_without_decoding(tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_no_damage_to_a_picture_makes_anything_but_a_named_error(tmp_path: Path) -> None:
+def test_no_damage_to_an_image_makes_anything_but_a_named_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "a.bin"
     for suffix in SUFFIXES:

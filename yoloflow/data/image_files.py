@@ -1,4 +1,4 @@
-"""Picture files: a cheap check that one is whole, its size, and its pixels.
+"""Image files: a cheap check that one is whole, its size, and its pixels.
 
 Sizes and pixels agree: both are after the rotation that the file's EXIF asks for.
 """
@@ -47,7 +47,7 @@ SUFFIXES_OF_FORMAT: dict[str, tuple[str, ...]] = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
-"""The suffixes that a picture of each of Pillow's formats may have."""
+"""The suffixes that an image of each of Pillow's formats may have."""
 
 _EXIF_ORIENTATION = 0x0112
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
@@ -61,7 +61,7 @@ _MODES_WITHOUT_WHITE = ("I", "F")
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the header of a picture says, or what is wrong with the file.
+    """The header of an image, or what is wrong with the file.
 
     Attributes:
         height: in pixels after EXIF rotation, 0 where the file is not usable; width: likewise.
@@ -79,7 +79,7 @@ class ImageFacts:
 
 
 def inspect_image(path: str) -> ImageFacts:
-    """Size of a picture, without decoding it unless its end looks cut off.
+    """Size of an image, without decoding it unless its end looks cut off.
 
     A file that lacks its format's end (JPEG's EOI marker, PNG's IEND chunk, bytes that a TIFF, WebP, BMP or
     GIF promises) is decoded in full and called truncated only if that fails.
@@ -142,7 +142,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _ends_properly(image: Image.Image, file: BinaryIO, num_bytes: int) -> bool:
-    """Whether the file reaches its format's end; False where only decoding can tell."""
+    """Returns whether the file reaches its format's end; False where only decoding can tell."""
     if image.format == "TIFF":
         return _tiff_parts_inside(image, num_bytes)
     if image.format == "WEBP":
@@ -159,7 +159,7 @@ def _ends_properly(image: Image.Image, file: BinaryIO, num_bytes: int) -> bool:
 
 
 def _tail_is(end: bytes, tail: bytes) -> bool:
-    """Whether a file ends so, but for zeros (which cameras add) and a newline (which editors add)."""
+    """Returns whether a file ends so, but for zeros (which cameras add) and a newline (which editors add)."""
     return tail.rstrip(b"\0\r\n ").endswith(end)
 
 
@@ -182,7 +182,7 @@ def _what_it_is_instead(path: str) -> str:
 
 
 def decode_image(path: str) -> Uint8Array:
-    """Pixels of a picture file as the network will see them.
+    """Pixels of an image file as the network will see them.
 
     The rotation that EXIF asks for is applied. 16-bit samples are scaled to 8 bits (not clipped), CMYK
     becomes BGR, grey gets three equal channels, and an alpha channel is dropped: colours under transparent
@@ -195,19 +195,19 @@ def decode_image(path: str) -> Uint8Array:
         (H, W, 3) uint8, BGR.
 
     Raises:
-        YoloflowError: the file is missing, empty, cut off or not a picture; the message names it.
+        YoloflowError: the file is missing, empty, cut off or not an image; the message names it.
     """
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise YoloflowError(f"{path}: the picture cannot be read ({error.strerror})") from error
+        raise YoloflowError(f"{path}: the image cannot be read ({error.strerror})") from error
     if not data:
-        raise YoloflowError(f"{path}: the picture file has zero bytes; remove it or fetch it again")
+        raise YoloflowError(f"{path}: the image file has zero bytes; remove it or fetch it again")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise YoloflowError(f"{path}: the picture cannot be decoded ({error.err})") from error
+        raise YoloflowError(f"{path}: the image cannot be decoded ({error.err})") from error
     # Some OpenCV builds fill the rest of a cut JPEG with grey, others refuse it: Pillow decides.
     if image is None or (data[:2] == b"\xff\xd8" and not _tail_is(_JPEG_END, data[-_TAIL_BYTES:])):
         return _decode_with_pillow(path, data)
@@ -222,8 +222,8 @@ def _decode_with_pillow(path: str, data: bytes) -> Uint8Array:
             rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError as error:
         raise YoloflowError(
-            f"{path}: not a picture, whatever its name says ({_what_it_is_instead(path)})"
+            f"{path}: not an image, whatever its name says ({_what_it_is_instead(path)})"
         ) from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise YoloflowError(f"{path}: the picture is damaged or cut off ({error}); fetch it again") from error
+        raise YoloflowError(f"{path}: the image is damaged or cut off ({error}); fetch it again") from error
     return np.ascontiguousarray(rgb[..., ::-1])

@@ -1,4 +1,4 @@
-"""The pictures of a source before any box counts: which can be used, and what is odd about them."""
+"""Inspection of a source's images, before its boxes: usable ones, sizes, duplicates, leaks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from yoloflow.data.caches.files import digest
 from yoloflow.data.formats.annotations import Annotations
-from yoloflow.data.images import SUFFIXES_OF_FORMAT, ImageFacts, decode_image, inspect_image
+from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, ImageFacts, decode_image, inspect_image
 from yoloflow.data.problems import Policy
 from yoloflow.data.threads import Progress, map_in_threads
 from yoloflow.structures import DatasetIndex, Int64Array, Problem, YoloflowError
@@ -20,15 +20,15 @@ _DECODED_AT_A_TIME = 8
 
 
 @dataclass(slots=True)
-class Pictures:
-    """What is known of the I listed pictures.
+class InspectedImages:
+    """The I listed images and their properties.
 
     Attributes:
-        sizes_hw: (I, 2) int64 height and width, 0 where the picture is not used.
+        sizes_hw: (I, 2) int64 height and width, 0 where the image is not used.
         used: (I,) bool.
         digests: (I,) text that names the pixels; None if nothing was decoded.
-        problems: all problems so far, of files and of labels; the first that drops a picture says why.
-        num_lines_dropped: faulty label lines that went with their picture instead of alone.
+        problems: all problems so far, of files and of labels; the first that drops an image says why.
+        num_lines_dropped: faulty label lines that went with their image instead of alone.
     """
 
     sizes_hw: Int64Array
@@ -38,7 +38,7 @@ class Pictures:
     num_lines_dropped: int = 0
 
     def settle(self, annotations: Annotations, problems: Sequence[Problem], policy: Policy) -> None:
-        """Take up problems, each with the policy's action; the first that drops a picture stands for it."""
+        """Take up problems, each with the policy's action; the first that drops an image stands for it."""
         number_of_path = {
             path: image for image, path in enumerate(annotations.image_paths) if self.used[image]
         }
@@ -56,28 +56,30 @@ class Pictures:
             self.problems.append(problem)
 
 
-def inspect_pictures(
+def inspect_images(
     annotations: Annotations,
     policy: Policy,
     *,
     decode: bool = False,
     held_out: DatasetIndex | None = None,
     progress: Progress | None = None,
-) -> Pictures:
-    """Look at all pictures of a source.
+) -> InspectedImages:
+    """Look at all images of a source.
 
     Args:
         annotations: what the source says.
         policy: what is done about problems.
-        decode: decode every picture in full, instead of reading its header only.
-        held_out: the validation set, whose pictures should not be here.
+        decode: decode every image in full, instead of reading its header only.
+        held_out: the validation set, whose images should not be here.
         progress: told how many are decoded.
     """
-    pictures = Pictures(np.zeros((len(annotations.image_paths), 2), np.int64), ~annotations.image_dropped)
-    pictures.problems += [p for p in annotations.problems if p.action == "drop-image"]
-    pictures.problems += _listed_twice(annotations, pictures)
-    facts = _read_headers(annotations, pictures)
-    pictures.settle(annotations, [p for p in annotations.problems if p.action != "drop-image"], policy)
+    inspected = InspectedImages(
+        np.zeros((len(annotations.image_paths), 2), np.int64), ~annotations.image_dropped
+    )
+    inspected.problems += [p for p in annotations.problems if p.action == "drop-image"]
+    inspected.problems += _listed_twice(annotations, inspected)
+    facts = _read_headers(annotations, inspected)
+    inspected.settle(annotations, [p for p in annotations.problems if p.action != "drop-image"], policy)
     oddities = [
         problem
         for image, fact in facts.items()
@@ -86,52 +88,52 @@ def inspect_pictures(
             *_label_problems(annotations, image, fact),
         )
     ]
-    pictures.settle(annotations, oddities, policy)
+    inspected.settle(annotations, oddities, policy)
     pixel_problems: list[Problem] = []
     if decode:
-        pixel_problems = _read_pixels(annotations, pictures, progress)
-        pictures.settle(annotations, pixel_problems, policy)
-        pictures.settle(annotations, _same_pictures(annotations, pictures), policy)
+        pixel_problems = _read_pixels(annotations, inspected, progress)
+        inspected.settle(annotations, pixel_problems, policy)
+        inspected.settle(annotations, _equal_images(annotations, inspected), policy)
     if held_out is not None:
-        chosen = np.flatnonzero(pictures.used)
+        chosen = np.flatnonzero(inspected.used)
         paths = [annotations.image_paths[image] for image in chosen]
-        digests = None if pictures.digests is None else pictures.digests[chosen].tolist()
-        pictures.settle(annotations, _leaks(paths, digests, held_out), policy)
-    return pictures
+        digests = None if inspected.digests is None else inspected.digests[chosen].tolist()
+        inspected.settle(annotations, _leaks(paths, digests, held_out), policy)
+    return inspected
 
 
 def find_leaks(index: DatasetIndex, held_out: DatasetIndex) -> list[Problem]:
-    """Pictures that another set has too: the same file or, where both were decoded, the same pixels."""
+    """Images that another set has too: the same file or, where both were decoded, the same pixels."""
     digests = None if index.digests is None else index.digests.tolist()
     return _leaks(index.image_paths.tolist(), digests, held_out)
 
 
-def _listed_twice(annotations: Annotations, pictures: Pictures) -> list[Problem]:
+def _listed_twice(annotations: Annotations, inspected: InspectedImages) -> list[Problem]:
     problems: list[Problem] = []
     first_place: dict[str, int] = {}
     for image, path in enumerate(annotations.image_paths):
-        if pictures.used[image] and first_place.setdefault(path, image) != image:
-            pictures.used[image] = False
+        if inspected.used[image] and first_place.setdefault(path, image) != image:
+            inspected.used[image] = False
             file, line = annotations.place_of_image(image)
             detail = f"{path} is listed already"
             problems.append(Problem(file, line, "duplicate-image", "drop-image", detail, path))
     return problems
 
 
-def _read_headers(annotations: Annotations, pictures: Pictures) -> dict[int, ImageFacts]:
-    """Sizes of all pictures, in place; facts of those that can be used."""
-    chosen = np.flatnonzero(pictures.used).tolist()
+def _read_headers(annotations: Annotations, inspected: InspectedImages) -> dict[int, ImageFacts]:
+    """Returns sizes of all images, in place; facts of those that can be used."""
+    chosen = np.flatnonzero(inspected.used).tolist()
     paths = annotations.image_paths
     sound: dict[int, ImageFacts] = {}
     for image, fact in zip(chosen, map_in_threads(inspect_image, [paths[i] for i in chosen]), strict=True):
         if fact.problem_kind is None:
-            pictures.sizes_hw[image] = fact.height, fact.width
+            inspected.sizes_hw[image] = fact.height, fact.width
             sound[image] = fact
             continue
-        pictures.used[image] = False
+        inspected.used[image] = False
         is_there = fact.problem_kind != "missing-image"
         file, line = (paths[image], None) if is_there else annotations.place_of_image(image)
-        pictures.problems.append(
+        inspected.problems.append(
             Problem(file, line, fact.problem_kind, "drop-image", fact.detail, paths[image])
         )
     return sound
@@ -163,27 +165,29 @@ def _label_problems(annotations: Annotations, image: int, fact: ImageFacts) -> I
         yield Problem(label, None, "size-mismatch", "keep", detail, path)
 
 
-def _read_pixels(annotations: Annotations, pictures: Pictures, progress: Progress | None) -> list[Problem]:
-    """Digests of all pictures that can be decoded, in place; problems of those that cannot."""
-    chosen = np.flatnonzero(pictures.used).tolist()
+def _read_pixels(
+    annotations: Annotations, inspected: InspectedImages, progress: Progress | None
+) -> list[Problem]:
+    """Digests of all images that can be decoded, in place; problems of those that cannot."""
+    chosen = np.flatnonzero(inspected.used).tolist()
     paths = [annotations.image_paths[image] for image in chosen]
-    sizes = [tuple(pictures.sizes_hw[image].tolist()) for image in chosen]
+    sizes = [tuple(inspected.sizes_hw[image].tolist()) for image in chosen]
     outcomes = map_in_threads(
         _digest_or_fault, list(zip(paths, sizes, strict=True)), _DECODED_AT_A_TIME, progress
     )
-    digests = [""] * len(pictures.used)
+    digests = [""] * len(inspected.used)
     problems = []
     for image, path, (name, fault) in zip(chosen, paths, outcomes, strict=True):
         digests[image] = name
         if fault:
             problems.append(Problem(path, None, "damaged-image", "keep", fault, path))
-    pictures.digests = np.array(digests, np.str_)
+    inspected.digests = np.array(digests, np.str_)
     return problems
 
 
-def _digest_or_fault(picture: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
-    """A name for the pixels and "", or "" and what is wrong."""
-    path, size_hw = picture
+def _digest_or_fault(entry: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
+    """Returns a name for the pixels and "", or "" and what is wrong."""
+    path, size_hw = entry
     try:
         image = decode_image(path)
     except YoloflowError as error:
@@ -196,13 +200,13 @@ def _digest_or_fault(picture: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
     return digest(str(image.shape), image.tobytes()), ""
 
 
-def _same_pictures(annotations: Annotations, pictures: Pictures) -> list[Problem]:
-    assert pictures.digests is not None
+def _equal_images(annotations: Annotations, inspected: InspectedImages) -> list[Problem]:
+    assert inspected.digests is not None
     first: dict[str, str] = {}
     problems = []
-    for image in np.flatnonzero(pictures.used).tolist():
+    for image in np.flatnonzero(inspected.used).tolist():
         path = annotations.image_paths[image]
-        other = first.setdefault(str(pictures.digests[image]), path)
+        other = first.setdefault(str(inspected.digests[image]), path)
         if other != path:
             problems.append(Problem(path, None, "same-picture", "keep", f"has the pixels of {other}", path))
     return problems

@@ -113,7 +113,7 @@ def open_image_cache(
     folder: Path | None = None,
     promised: int = 0,
 ) -> ImageCache | None:
-    """The cache that `data.cache` asks for; the log says what room it takes.
+    """Returns the cache that `data.cache` asks for; the log says what room it takes.
 
     Args:
         storage: "ram"; "disk", in a file named by the content of the images, which later trainings find;
@@ -163,7 +163,7 @@ def _memory(num_bytes: int, count: int) -> mmap.mmap:
 
 
 def _file(path: Path, num_bytes: int) -> mmap.mmap:
-    """The file mapped, its whole length reserved: a full disk shows here and not when pixels are written.
+    """Maps the file and reserves its whole length: a full disk shows here, not when pixels are written.
 
     Zeros mean that nothing is stored, so several processes may do this at once, and be killed while they do.
     """

@@ -1,4 +1,4 @@
-"""Pictures of what goes in and what comes out: training batches by stage, and the newest detections."""
+"""Plots of a training: the first batch of each stage, the curves, and the newest detections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
-from yoloflow.data.images import decode_image
+from yoloflow.data.image_files import decode_image
 from yoloflow.report.box_drawing import draw_detections, draw_grid
 from yoloflow.report.curves_plot import plot_curves
 from yoloflow.structures import Batch, Detections, Uint8Array
@@ -19,11 +19,11 @@ class PicturesCallback(BaseCallback):
     """Writes `plots/`: the first batch of each stage, the curves, and detections on validation images."""
 
     def __init__(self, images: int = 16, columns: int = 4, min_score: float = 0.25) -> None:
-        """State the grid.
+        """Sets the grid.
 
         Args:
-            images: pictures in a grid at most.
-            columns: pictures side by side.
+            images: images in a grid at most.
+            columns: images side by side.
             min_score: weaker detections are not drawn.
         """
         self.min_score = min_score
@@ -32,36 +32,36 @@ class PicturesCallback(BaseCallback):
         self._stage_drawn = -1
 
     def on_step_begin(self, context: RunContext) -> None:
-        """The first batch of a stage, with its boxes as the network sees them."""
+        """Writes the first batch of a stage, with its boxes as the network sees them."""
         if context.stage == self._stage_drawn or not context.ranks.is_main or context.batch is None:
             return
         self._stage_drawn = context.stage
-        tiles = batch_pictures(context.batch, context.class_names)[: self.images]
+        tiles = draw_batch_images(context.batch, context.class_names)[: self.images]
         path = context.run.plots / f"train_batch_stage{context.stage + 1}.jpg"
         cv2.imwrite(str(path), draw_grid(tiles, self.columns))
 
     def on_evaluation(self, context: RunContext) -> None:
-        """The curves so far, and the detections."""
+        """Writes the curves so far, and the detections."""
         self._draw_curves(context)
         if context.evaluation is None or not context.ranks.is_main:
             return
         tiles = [
-            picture_of(picture.path, picture.detections, context.class_names, self.min_score)
-            for picture in context.evaluation.examples[: self.images]
+            draw_image_file(image.path, image.detections, context.class_names, self.min_score)
+            for image in context.evaluation.examples[: self.images]
         ]
         if tiles:
             cv2.imwrite(str(context.run.plots / "detections.jpg"), draw_grid(tiles, self.columns))
 
     def on_train_end(self, context: RunContext) -> None:
-        """The whole curves."""
+        """Writes the whole curves."""
         self._draw_curves(context)
 
     def state_dict(self) -> dict[str, Any]:
-        """The stage whose first batch is drawn."""
+        """Returns the stage whose first batch is drawn."""
         return {"stage_drawn": self._stage_drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """A resumed run is in the middle of a stage."""
+        """Takes back the stage: a resumed run is in the middle of it."""
         self._stage_drawn = state["stage_drawn"]
 
     @staticmethod
@@ -70,8 +70,8 @@ class PicturesCallback(BaseCallback):
             plot_curves(context.run.metrics, context.run.plots / "curves.png")
 
 
-def picture_of(path: Path, detections: Detections, names: list[str], min_score: float) -> Uint8Array:
-    """An image file with its detections of at least `min_score` drawn, as a BGR picture."""
+def draw_image_file(path: Path, detections: Detections, names: list[str], min_score: float) -> Uint8Array:
+    """Draws the detections of at least `min_score` on an image file; returns it as BGR."""
     chosen = detections.scores >= min_score
     return draw_detections(
         decode_image(str(path)),
@@ -82,9 +82,9 @@ def picture_of(path: Path, detections: Detections, names: list[str], min_score: 
     )
 
 
-def batch_pictures(batch: Batch, names: list[str]) -> list[Uint8Array]:
-    """Each image of a batch with its label boxes drawn, as BGR pictures."""
-    pictures = []
+def draw_batch_images(batch: Batch, names: list[str]) -> list[Uint8Array]:
+    """Draws the label boxes on each image of a batch; returns them as BGR."""
+    drawn = []
     for image, labels in zip(batch.images.cpu().numpy(), batch.labels.cpu().numpy(), strict=True):
         bgr = np.ascontiguousarray(image[::-1].transpose(1, 2, 0))
         rows = labels[labels[:, 1] >= 0]
@@ -92,5 +92,5 @@ def batch_pictures(batch: Batch, names: list[str]) -> list[Uint8Array]:
         centre, half = rows[:, 2:4], rows[:, 4:6] / 2
         size = np.array([width, height, width, height], np.float32)
         boxes = np.concatenate((centre - half, centre + half), 1) * size
-        pictures.append(draw_detections(bgr, boxes, rows[:, 1].astype(np.int64), None, names))
-    return pictures
+        drawn.append(draw_detections(bgr, boxes, rows[:, 1].astype(np.int64), None, names))
+    return drawn
