@@ -193,9 +193,9 @@ def test_sources_that_are_not_there_are_clear_errors(pictures: Path, tmp_path: P
     cases = {
         str(pictures / "a" / "x.jpeg"): "no such file or folder; did you mean x.jpg",
         str(pictures / "c" / "x.jpg"): "there is no folder",
-        str(pictures): r"holds no picture or video.*\*\*.*looks into its 2 folders",
-        str(tmp_path / "hollow"): "holds no picture or video",
-        str(pictures / "a" / "*.bmp"): "holds no picture or video",
+        str(pictures): r"holds no image or video.*\*\*.*looks into its 2 folders",
+        str(tmp_path / "hollow"): "holds no image or video",
+        str(pictures / "a" / "*.bmp"): "holds no image or video",
     }
     for source, message in cases.items():
         with pytest.raises(YoloflowError, match=message):
@@ -289,7 +289,7 @@ def test_the_detector_takes_files_and_pixels_one_or_several(run: Path, pictures:
 
 def test_pictures_that_the_detector_cannot_take_are_clear_errors(run: Path, tmp_path: Path) -> None:
     detector = Detector.load(run, device="cpu")
-    with pytest.raises(YoloflowError, match=r"gone\.jpg: the picture cannot be read"):
+    with pytest.raises(YoloflowError, match=r"gone\.jpg: the image cannot be read"):
         detector(tmp_path / "gone.jpg")
     wrong: list[Any] = [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)]
     for pixels in wrong:
