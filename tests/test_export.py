@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.tiny_run import tiny_run
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.evaluate import evaluate_run
@@ -101,6 +102,7 @@ def assert_equal_detections(found: EvaluationResult, expected: EvaluationResult)
         np.testing.assert_array_equal(found.detections[position].classes, wanted.classes)
 
 
+@pytest.mark.compile
 def test_an_exported_file_is_evaluated_as_the_weights(run: Path, exported: ExportSummary) -> None:
     assert exported.deviation < 1e-4
     assert exported.path.parent == run / "weights"
@@ -112,6 +114,7 @@ def test_an_exported_file_is_evaluated_as_the_weights(run: Path, exported: Expor
     assert found.settings["img_size"] == 64
 
 
+@pytest.mark.compile
 def test_an_exported_file_is_evaluated_without_the_run(
     run: Path, exported: ExportSummary, val_set: Path, tmp_path: Path
 ) -> None:
@@ -121,6 +124,7 @@ def test_an_exported_file_is_evaluated_without_the_run(
     assert_equal_detections(evaluate_run(str(moved), [f"data.val_set={val_set}"]), expected)
 
 
+@pytest.mark.compile
 def test_an_exported_file_can_be_used_with_what_it_says_alone(exported: ExportSummary) -> None:
     session = onnxruntime.InferenceSession(exported.path)
     says = json.loads(session.get_modelmeta().custom_metadata_map["yoloflow"])
@@ -134,10 +138,12 @@ def test_an_exported_file_can_be_used_with_what_it_says_alone(exported: ExportSu
         assert predictions.shape == (batch, 84, 14)
 
 
+@pytest.mark.compile
 def test_an_exported_file_tells_no_path_of_the_machine(run: Path, exported: ExportSummary) -> None:
     assert str(run.parent).encode() not in exported.path.read_bytes()
 
 
+@pytest.mark.compile
 def test_an_end_to_end_head_is_exported_with_its_last_step(tmp_path: Path) -> None:
     network = network_of("yolov10n", 3)
     weight, out = saved(network, tmp_path), tmp_path / "v10.onnx"
@@ -153,6 +159,7 @@ def test_an_end_to_end_head_is_exported_with_its_last_step(tmp_path: Path) -> No
 
 @pytest.mark.full
 @pytest.mark.parametrize("recipe", SMALLEST)
+@pytest.mark.compile
 def test_every_family_is_exported(recipe: str, tmp_path: Path) -> None:
     network = network_of(recipe, 3)
     side = 2 * max(network.stride)
@@ -166,6 +173,7 @@ def test_every_family_is_exported(recipe: str, tmp_path: Path) -> None:
     assert done.deviation < 1e-4
 
 
+@pytest.mark.compile
 def test_other_data_and_other_sizes_are_refused_in_words(exported: ExportSummary, run: Path) -> None:
     network = ExportedNetwork(exported.path)
     with pytest.raises(YoloflowError, match="predicts 10 classes .* the data set has 1"):
@@ -178,6 +186,7 @@ def test_other_data_and_other_sizes_are_refused_in_words(exported: ExportSummary
         export(str(run), out="model.pt")
 
 
+@pytest.mark.compile
 def test_files_that_are_no_export_are_refused_in_words(tmp_path: Path, exported: ExportSummary) -> None:
     with pytest.raises(YoloflowError, match="there is no such file"):
         ExportedNetwork(tmp_path / "none.onnx")
@@ -195,3 +204,19 @@ def test_files_that_are_no_export_are_refused_in_words(tmp_path: Path, exported:
 def test_a_missing_package_is_named_with_the_extra() -> None:
     with pytest.raises(YoloflowError, match=r"export needs nowhere: pip install 'yoloflow\[export\]'"):
         require_packages(("json", "nowhere"), "export")
+
+
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run")
+    with pytest.raises(YoloflowError, match="img_size=50: must be a multiple of 32"):
+        export(str(run), img_size=50)
+    with pytest.raises(YoloflowError, match=r"exported networks are \.onnx files"):
+        export(str(run), out=tmp_path / "model.pt")
+    with pytest.raises(YoloflowError, match="state the classes; give data.names"):
+        export("yolov8n", weight=str(run / "weights" / "best.safetensors"))
+    with pytest.raises(YoloflowError, match="there is no such file"):
+        ExportedNetwork(tmp_path / "none.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"not a network")
+    with pytest.raises(YoloflowError, match=r"broken\.onnx: not a readable ONNX file"):
+        ExportedNetwork(tmp_path / "broken.onnx")
+    assert [path.name for path in (run / "weights").iterdir()] == ["best.safetensors"]

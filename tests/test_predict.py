@@ -11,14 +11,14 @@ from PIL import Image
 
 import yoloflow
 from tests.support.images import read_image
-from tests.support.tiny_run import NAMES, tiny_run, write_pictures, write_video
+from tests.support.tiny_run import NAMES, tiny_run, write_images, write_video
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.sources import open_sources
 from yoloflow.detector import Detector, DetectSettings
 from yoloflow.predict import PredictSettings, predict
 from yoloflow.report.prediction_formats import Naming
-from yoloflow.report.predictions import PredictionWriter
+from yoloflow.report.prediction_writer import PredictionWriter
 from yoloflow.structures import Detections, Problem, YoloflowError
 
 EVERYTHING = DetectSettings(conf_thres=0.0, iou_thres=0.6)
@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     sizes_hw = {"a/x.jpg": (50, 80), "a/y.png": (90, 64), "b/x.jpg": (64, 64), "b/X.png": (33, 200)}
-    return write_pictures(tmp_path / "pictures", sizes_hw)
+    return write_images(tmp_path / "pictures", sizes_hw)
 
 
 def video_frames(path: Path) -> list[np.ndarray]:
@@ -193,9 +193,9 @@ def test_sources_that_are_not_there_are_clear_errors(pictures: Path, tmp_path: P
     cases = {
         str(pictures / "a" / "x.jpeg"): "no such file or folder; did you mean x.jpg",
         str(pictures / "c" / "x.jpg"): "there is no folder",
-        str(pictures): r"holds no picture or video.*\*\*.*looks into its 2 folders",
-        str(tmp_path / "hollow"): "holds no picture or video",
-        str(pictures / "a" / "*.bmp"): "holds no picture or video",
+        str(pictures): r"holds no image or video.*\*\*.*looks into its 2 folders",
+        str(tmp_path / "hollow"): "holds no image or video",
+        str(pictures / "a" / "*.bmp"): "holds no image or video",
     }
     for source, message in cases.items():
         with pytest.raises(YoloflowError, match=message):
@@ -290,11 +290,11 @@ def test_the_detector_takes_files_and_pixels_one_or_several(run: Path, pictures:
 
 def test_pictures_that_the_detector_cannot_take_are_clear_errors(run: Path, tmp_path: Path) -> None:
     detector = Detector.load(run, device="cpu")
-    with pytest.raises(YoloflowError, match=r"gone\.jpg: the picture cannot be read"):
+    with pytest.raises(YoloflowError, match=r"gone\.jpg: the image cannot be read"):
         detector(tmp_path / "gone.jpg")
     wrong: list[np.ndarray] = [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)]
     for pixels in wrong:
-        with pytest.raises(YoloflowError, match=r"pictures\[1\]: should be \(H, W, 3\) uint8"):
+        with pytest.raises(YoloflowError, match=r"images\[1\]: should be \(H, W, 3\) uint8"):
             detector([np.zeros((8, 8, 3), np.uint8), pixels])
     with pytest.raises(YoloflowError, match="no such file or folder"):
         detector.stream(str(tmp_path / "gone.jpg"))
@@ -303,7 +303,7 @@ def test_pictures_that_the_detector_cannot_take_are_clear_errors(run: Path, tmp_
 def test_a_run_that_is_evaluated_in_rectangles_predicts_in_rectangles(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "rect", "yolov8n", "data.test_rect=true")
     sizes_hw = {"wide.png": (20, 64), "high.png": (64, 30), "square.png": (60, 64), "flat.png": (25, 64)}
-    folder = write_pictures(tmp_path / "set", sizes_hw)
+    folder = write_images(tmp_path / "set", sizes_hw)
     content = {
         "images": [{"id": k, "file_name": name} for k, name in enumerate(sizes_hw)],
         "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 4]}],

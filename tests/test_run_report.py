@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from tests.support.report_data import write_run
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
@@ -62,6 +64,7 @@ def without_times(content: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key not in ("speed", "weights_sha256")}
 
 
+@pytest.mark.training
 def test_a_training_ends_with_diagnostics_of_its_best_weights_and_a_page(finished: Path) -> None:
     found = json.loads((finished / "diagnostics.json").read_text())
     summary = json.loads((finished / "summary.json").read_text())
@@ -75,9 +78,10 @@ def test_a_training_ends_with_diagnostics_of_its_best_weights_and_a_page(finishe
     assert told["finished"]
     assert told["environment"]["Processes"] == 1
     assert len(told["gallery"]["images"]) == 6
-    assert all(image["picture"] is not None for image in told["gallery"]["images"])
+    assert all(image["thumbnail"] is not None for image in told["gallery"]["images"])
 
 
+@pytest.mark.training
 def test_where_the_last_epoch_is_not_the_best_the_best_weights_are_evaluated_again(
     scenes: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -91,6 +95,7 @@ def test_where_the_last_epoch_is_not_the_best_the_best_weights_are_evaluated_aga
     )
 
 
+@pytest.mark.training
 def test_without_evaluation_the_page_says_so_and_with_report_false_there_is_none(
     scenes: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -102,6 +107,7 @@ def test_without_evaluation_the_page_says_so_and_with_report_false_there_is_none
     assert not (tmp_path / "plain" / "report.html").exists()
 
 
+@pytest.mark.training
 def test_a_page_that_cannot_be_written_does_not_lose_the_training(
     scenes: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -113,6 +119,7 @@ def test_a_page_that_cannot_be_written_does_not_lose_the_training(
     assert f"`yoloflow report {tmp_path / 'run'}` tries again" in warning
 
 
+@pytest.mark.training
 def test_the_command_evaluates_runs_that_have_no_diagnostics_and_keeps_them(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -131,6 +138,7 @@ def test_the_command_evaluates_runs_that_have_no_diagnostics_and_keeps_them(
     assert without_times(first) == without_times(second)
 
 
+@pytest.mark.training
 def test_the_command_can_leave_the_evaluation_out(finished: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(finished, again)
@@ -142,6 +150,7 @@ def test_the_command_can_leave_the_evaluation_out(finished: Path, tmp_path: Path
     assert not (again / "diagnostics.json").exists()
 
 
+@pytest.mark.training
 def test_a_run_whose_data_are_gone_gives_a_page_that_says_so(
     finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,7 +164,7 @@ def test_a_run_whose_data_are_gone_gives_a_page_that_says_so(
     (again / "config.yaml").write_text("\n".join(lines))
     with caplog.at_level(logging.WARNING):
         (told,) = page_data(write_report([again]))["runs"]
-    assert "gone.json" in told["absent"]
+    assert "gone.json" in told["not_evaluated"]
     assert told["best"]["map"] is not None
     assert f"{again} is not evaluated" in caplog.text
 
@@ -167,6 +176,7 @@ def other_weights(run: Path) -> None:
     save_weights(path, {name: tensor * 1.5 for name, tensor in state.items()})
 
 
+@pytest.mark.training
 def test_diagnostics_of_other_weights_are_made_anew(
     finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,11 +194,12 @@ def test_diagnostics_of_other_weights_are_made_anew(
     expected = without_times(diagnose_result(result, result.index, "best_ema.safetensors").to_json())
     assert without_times(found) == expected
     assert found["weights_sha256"] == sha256_of(again / "weights" / "best_ema.safetensors")
-    assert told["doubt"] is None
+    assert told["stale_reason"] is None
     assert stale_reason(found, again) is None
 
 
 @pytest.mark.parametrize("has_data", [True, False])
+@pytest.mark.training
 def test_diagnostics_of_other_weights_are_called_so_where_nothing_is_evaluated(
     finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, has_data: bool
 ) -> None:
@@ -203,7 +214,7 @@ def test_diagnostics_of_other_weights_are_called_so_where_nothing_is_evaluated(
         (again / "config.yaml").write_text(config.replace("val_set: ", "val_set: /gone"))
     (told,) = page_data(write_report([again], evaluate=not has_data))["runs"]
     said = "diagnostics.json is of other weights than best_ema.safetensors has now"
-    assert told["doubt"] == said
+    assert told["stale_reason"] == said
     assert said in caplog.text
     assert ("is not evaluated" in caplog.text) != has_data
     summary = json.loads((again / "summary.json").read_text())
@@ -212,6 +223,7 @@ def test_diagnostics_of_other_weights_are_called_so_where_nothing_is_evaluated(
     assert told["diagnostics"]["stats"][0] == 0.999
 
 
+@pytest.mark.training
 def test_diagnostics_that_do_not_say_of_which_weights_they_are_or_cannot_be_compared_are_in_doubt(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -228,10 +240,11 @@ def test_diagnostics_that_do_not_say_of_which_weights_they_are_or_cannot_be_comp
     said = "diagnostics.json is of best_ema.safetensors, and the run has no weights to compare with"
     assert stale_reason(content, again) == said
     (told,) = page_data(write_report([again]))["runs"]
-    assert told["doubt"] == said
-    assert "no weights are there" in told["absent"]
+    assert told["stale_reason"] == said
+    assert "no weights are there" in told["not_evaluated"]
 
 
+@pytest.mark.training
 def test_a_validation_set_without_objects_has_no_ap_and_that_is_said(
     scenes: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -257,11 +270,48 @@ def test_a_validation_set_without_objects_has_no_ap_and_that_is_said(
     assert "-1.0" not in done.output + caplog.text
 
 
-def test_mistakes_are_named(finished: Path, tmp_path: Path) -> None:
+def test_the_command_writes_a_page_of_several_runs_and_says_which_were_not_evaluated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=1, evaluated=False)]
+    out = tmp_path / "new" / "both.html"
+    done = CliRunner().invoke(app, ["report", *map(str, runs), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert str(out) in done.output
+    first, second = page_data(out)["runs"]
+    said = "diagnostics.json does not say of which weights it is"
+    assert (first["stale_reason"], second["stale_reason"]) == (said, None)
+    assert "no weights are there" in first["not_evaluated"]
+    assert "no weights are there" in second["not_evaluated"]
+    assert f"{runs[0]} is not evaluated" in caplog.text
+
+
+def test_diagnostics_of_the_runs_own_weights_are_taken_as_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = write_run(tmp_path / "run")
+    weights = run / "weights" / "best_ema.safetensors"
+    weights.parent.mkdir()
+    save_weights(weights, {"a": torch.zeros(2)})
+    path = run / "diagnostics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_sha256": sha256_of(weights)}))
+    (told,) = page_data(write_report([run]))["runs"]
+    assert (told["stale_reason"], told["not_evaluated"]) == (None, None)
+    save_weights(weights, {"a": torch.ones(2)})
+    done = CliRunner().invoke(app, ["report", str(run), "--no-evaluate"])
+    assert done.exit_code == 0, done.output
+    (told,) = page_data(run / "report.html")["runs"]
+    said = "diagnostics.json is of other weights than best_ema.safetensors has now"
+    assert told["stale_reason"] == said
+    assert f"{said}; without --no-evaluate it is evaluated again" in caplog.text
+
+
+def test_runs_that_are_none_and_places_that_are_taken_are_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
     with pytest.raises(YoloflowError, match="give at least one run folder"):
         write_report([])
     with pytest.raises(YoloflowError, match=r"nowhere: no run folder \(config\.yaml is missing\)"):
-        write_report([finished, tmp_path / "nowhere"])
+        write_report([run, tmp_path / "nowhere"])
     (tmp_path / "taken").mkdir()
     with pytest.raises(YoloflowError, match="taken: cannot be written"):
-        write_report([finished], tmp_path / "taken")
+        write_report([run], tmp_path / "taken", evaluate=False)

@@ -1,4 +1,4 @@
-"""A trained network with all that is needed to use it on any picture."""
+"""A trained network with all that is needed to use it on any image."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from yoloflow.data.transforms.canvas import Canvas
 from yoloflow.data.transforms.transform import Pipeline
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.models import Network, create_model, load_pretrain, predict_images, prepare_for_inference
+from yoloflow.run import file_names
 from yoloflow.run.folder import find_weights, names_of_run
 from yoloflow.runtime.device import select_device
 from yoloflow.structures import (
@@ -35,13 +36,13 @@ from yoloflow.structures import (
     nearest_names,
 )
 
-Picture = str | Path | Uint8Array
-"""A picture file, or its pixels: (H, W, 3) uint8, BGR as OpenCV reads them."""
+ImageInput = str | Path | Uint8Array
+"""An image file, or its pixels: (H, W, 3) uint8, BGR as OpenCV reads them."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectSettings:
-    """What counts as a detection.
+    """The settings of what counts as a detection.
 
     Attributes:
         conf_thres: scores must be above it; iou_thres: largest IoU of two detections of a class.
@@ -64,15 +65,15 @@ class DetectSettings:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """A network, its classes and how it wants to see a picture; `Detector.load` makes one of a run.
+    """A network, its classes and its pre-processing; `Detector.load` makes one of a run.
 
     Attributes:
         network: made ready to predict (`prepare_for_inference`), on its device.
         names: class names in class order.
         img_size: longer side of its input in pixels.
-        transforms: as in evaluation; they bring a picture to the input size.
-        shrink: how pictures are made smaller, as in evaluation.
-        rect: the input is only as high and wide as the picture needs, as in evaluation with `test_rect`.
+        transforms: as in evaluation; they bring an image to the input size.
+        shrink: method of making images smaller, as in evaluation.
+        rect: the input is only as high and wide as the image needs, as in evaluation with `test_rect`.
     """
 
     network: Network
@@ -84,7 +85,7 @@ class Detector:
 
     @classmethod
     def load(cls, weights: str | Path, img_size: int | None = None, device: str = "auto") -> Detector:
-        """The detector of a run.
+        """Loads the detector of a run.
 
         Args:
             weights: a run folder (its best weights are taken), or a weights file inside one.
@@ -95,15 +96,10 @@ class Detector:
             YoloflowError: no run, no weights, weights that do not fit, or an unusable size or device.
         """
         run = run_of(Path(weights))
-        config = load_config(run / "config.yaml")
-        names = _class_names(run, config)
-        network = create_model(
-            config.network.model_name, config.network_table(), len(names), variant=config.variant
-        )
-        load_pretrain(network, find_weights(Path(weights)))
-        size = config.img_size if img_size is None else img_size
-        if size < 1 or size % max(network.stride):
-            raise YoloflowError(f"img_size={size}: must be a multiple of {max(network.stride)}")
+        config = load_config(run / file_names.CONFIG)
+        names = class_names(run, config)
+        network = load_network(config, len(names), find_weights(Path(weights)))
+        size = input_size(config, network, img_size)
         rows = config.data.test_transforms or [{"func_name": "letterbox"}]
         transforms = create_transforms(rows, "test_transforms")
         network = prepare_for_inference(network.to(select_device(device)))
@@ -111,28 +107,28 @@ class Detector:
 
     def __call__(
         self,
-        pictures: Picture | Sequence[Picture],
+        images: ImageInput | Sequence[ImageInput],
         *,
         conf_thres: float = 0.25,
         iou_thres: float = 0.7,
         classes: str | int | Sequence[str | int] | None = None,
         batch_size: int = 8,
     ) -> list[Detections]:
-        """The detections in each of the pictures, boxes in its own pixels.
+        """Returns the detections in each of the images, boxes in its own pixels.
 
         Args:
-            pictures: one or several: files, or (H, W, 3) uint8 BGR pixels, of any sizes.
+            images: one or several: files, or (H, W, 3) uint8 BGR pixels, of any sizes.
             conf_thres: scores must be above it.
             iou_thres: largest IoU of two detections of a class.
             classes: name or number of the class to report, or several; all by default.
-            batch_size: pictures that go through the network together.
+            batch_size: images that go through the network together.
 
         Raises:
             YoloflowError: a file cannot be read, pixels are of another kind, or an argument is not usable.
         """
-        several = [pictures] if isinstance(pictures, str | Path | np.ndarray) else pictures
+        several = [images] if isinstance(images, str | Path | np.ndarray) else images
         settings = DetectSettings(conf_thres, iou_thres, self.class_numbers(classes))
-        frames = (Frame(Path(), _pixels(picture, place)) for place, picture in enumerate(several))
+        frames = (Frame(Path(), _pixels(image, place)) for place, image in enumerate(several))
         return [found for _, found in self.detect_all(frames, settings, batch_size)]
 
     def stream(
@@ -145,16 +141,16 @@ class Detector:
         batch_size: int = 8,
         problems: list[Problem] | None = None,
     ) -> Iterator[tuple[Frame, Detections]]:
-        """Each picture or video frame of the sources with its detections, in constant memory.
+        """Yields each image or video frame of the sources with its detections, in constant memory.
 
         Files that cannot be read are logged and passed over.
 
         Args:
-            sources: what `yoloflow predict` takes: files, folders, patterns, `camera:0`, `-`.
+            sources: those of `yoloflow predict`: files, folders, patterns, `camera:0`, `-`.
             conf_thres: scores must be above it.
             iou_thres: largest IoU of two detections of a class.
             classes: name or number of the class to report, or several; all by default.
-            batch_size: pictures that go through the network together.
+            batch_size: images that go through the network together.
             problems: takes what could not be read.
 
         Raises:
@@ -166,7 +162,7 @@ class Detector:
         return self.detect_all(frames, settings, batch_size)
 
     def class_numbers(self, classes: str | int | Sequence[str | int] | None) -> tuple[int, ...] | None:
-        """Numbers of classes given by name or number; a name that looks like a number is a name first.
+        """Returns numbers of classes given by name or number; what looks like a number may be a name.
 
         Raises:
             YoloflowError: there is no such class.
@@ -186,7 +182,7 @@ class Detector:
     def detect_all(
         self, frames: Iterator[Frame], settings: DetectSettings, batch_size: int
     ) -> Iterator[tuple[Frame, Detections]]:
-        """Each frame with its detections; no more than a batch of frames is held.
+        """Yields each frame with its detections; no more than a batch of frames is held.
 
         Raises:
             YoloflowError: batch_size is below 1.
@@ -197,14 +193,14 @@ class Detector:
             yield from zip(batch, self.detect([frame.image for frame in batch], settings), strict=True)
 
     def detect(self, images_bgr: Sequence[Uint8Array], settings: DetectSettings) -> list[Detections]:
-        """Detections in each picture, boxes in its own pixels; all go through the network at once.
+        """Returns the detections in each image, boxes in its own pixels; all go through the network at once.
 
         Args:
-            images_bgr: (H, W, 3) uint8 pictures of any sizes.
+            images_bgr: (H, W, 3) uint8, of any sizes.
             settings: what counts.
         """
         samples = [self._prepare(image) for image in images_bgr]
-        # With `rect` pictures of several proportions have inputs of several shapes.
+        # With `rect` images of several proportions have inputs of several shapes.
         groups: dict[tuple[int, ...], list[int]] = {}
         for k, sample in enumerate(samples):
             groups.setdefault(sample.image.shape, []).append(k)
@@ -216,7 +212,7 @@ class Detector:
 
     @torch.inference_mode()
     def _detect_alike(self, samples: Sequence[Sample], settings: DetectSettings) -> list[Detections]:
-        """Detections of prepared pictures of one shape."""
+        """Returns the detections of prepared images of one shape."""
         pixels = np.stack([sample.image[..., ::-1].transpose(2, 0, 1) for sample in samples])
         device = next(self.network.parameters()).device
         decoded = predict_images(self.network, torch.from_numpy(pixels).to(device))
@@ -237,7 +233,7 @@ class Detector:
         ]
 
     def _prepare(self, image: Uint8Array) -> Sample:
-        """The picture as evaluation would show it to the network."""
+        """Prepares an image as evaluation would show it to the network."""
         height, width = image.shape[:2]
         new_sizes: Int64Array = resized_sizes(np.array([[height, width]]), self.img_size)
         new_height, new_width = new_sizes[0].tolist()
@@ -254,14 +250,14 @@ class Detector:
         if self.rect:
             shape_hw = Rectangular(new_sizes, max(self.network.stride)).shape(np.array([0]))
         context = TransformContext(
-            np.random.default_rng(0), _OnePicture(sample), max(shape_hw), shape_hw if self.rect else None
+            np.random.default_rng(0), _OneImage(sample), max(shape_hw), shape_hw if self.rect else None
         )
         return self.transforms(sample, context)
 
 
 @dataclass(frozen=True, slots=True)
-class _OnePicture:
-    """The data set that transforms see while predicting: the picture itself."""
+class _OneImage:
+    """The data set that transforms see while predicting: the image itself."""
 
     sample: Sample
 
@@ -269,43 +265,82 @@ class _OnePicture:
         return 1
 
     def load(self, index: int) -> Sample:
-        """The picture, whichever is asked for."""
+        """Returns the image, whichever is asked for."""
         return self.sample
 
 
 def run_of(path: Path) -> Path:
-    """The run folder that is meant or that a weights file lies in.
+    """Returns the run folder that is meant or that a weights file lies in.
 
     Raises:
         YoloflowError: there is none.
     """
     for folder in (path, *path.absolute().parents[:2]):
-        if (folder / "config.yaml").is_file():
+        if (folder / file_names.CONFIG).is_file():
             return folder
     what = "no such file or folder" if not path.exists() else "not in a run folder (one with config.yaml)"
     raise YoloflowError(f"{path}: {what}; give a run such as runs/NAME, or a weights file inside one")
 
 
-def _pixels(picture: Picture, place: int) -> Uint8Array:
-    """A picture's pixels, read from its file where it is one."""
-    if isinstance(picture, str | Path):
-        return decode_image(str(picture))
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+def class_names(run: Path, config: Config) -> list[str]:
+    """Returns class names: as a run recorded them, else as the settings state them.
+
+    Raises:
+        YoloflowError: neither.
+    """
+    names = names_of_run(run) or config.data.stated_names
+    if names is None:
         raise YoloflowError(
-            f"pictures[{place}]: should be (H, W, 3) uint8, BGR; found {picture.shape} {picture.dtype}"
+            f"{run}: neither names.json nor settings state the classes; give data.names=[...] or data.nc=..."
         )
-    return picture
+    return names
+
+
+def load_network(config: Config, num_classes: int, weights: Path) -> Network:
+    """Builds the network of the settings and loads weights into it.
+
+    Raises:
+        YoloflowError: the weights cannot be read or do not fit.
+    """
+    network = create_model(
+        config.network.model_name, config.network_table(), num_classes, variant=config.variant
+    )
+    load_pretrain(network, weights)
+    return network
+
+
+def input_size(config: Config, network: Network, img_size: int | None) -> int:
+    """Returns the side of the network input in pixels: the settings' unless another is given.
+
+    Raises:
+        YoloflowError: the network cannot take it.
+    """
+    size = config.img_size if img_size is None else img_size
+    if size < 1 or size % max(network.stride):
+        raise YoloflowError(f"img_size={size}: must be a multiple of {max(network.stride)}")
+    return size
+
+
+def _pixels(image: ImageInput, place: int) -> Uint8Array:
+    """Returns an image's pixels, read from its file where it is one."""
+    if isinstance(image, str | Path):
+        return decode_image(str(image))
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise YoloflowError(
+            f"images[{place}]: should be (H, W, 3) uint8, BGR; found {image.shape} {image.dtype}"
+        )
+    return image
 
 
 def _asked_for(rows: Tensor, settings: DetectSettings) -> Tensor:
-    """Those of sorted rows (K, 6) whose class is asked for, `max_det` at most."""
+    """Returns those of sorted rows (K, 6) whose class is asked for, `max_det` at most."""
     if settings.classes is not None:
         rows = rows[torch.isin(rows[:, 5].long(), torch.tensor(settings.classes, dtype=torch.long))]
     return rows[: settings.max_det]
 
 
 def _to_detections(rows: Tensor, sample: Sample) -> Detections:
-    """Rows (K, 6) of x1 y1 x2 y2 score class in input pixels, in pixels of the original."""
+    """Brings rows (K, 6) of x1 y1 x2 y2 score class from input pixels to pixels of the original."""
     boxes = boxes_to_original(
         rows[:, :4],
         torch.tensor(sample.scale_xy),
@@ -313,11 +348,3 @@ def _to_detections(rows: Tensor, sample: Sample) -> Detections:
         torch.tensor(sample.original_size_hw),
     )
     return Detections(boxes.numpy(), rows[:, 4].numpy(), rows[:, 5].long().numpy())
-
-
-def _class_names(run: Path, config: Config) -> list[str]:
-    """Class names of a run: as recorded from its data set, else as its settings state them."""
-    names = names_of_run(run) or config.data.stated_names
-    if names is None:
-        raise YoloflowError(f"{run}: neither names.json nor data.names of config.yaml states the classes")
-    return names

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
-from yoloflow.models import Network, create_model, load_pretrain
+from yoloflow.detector import class_names, input_size, load_network
+from yoloflow.models import Network
 from yoloflow.models.exported import (
     EXPORT_SUFFIX,
     METADATA_KEY,
@@ -27,7 +28,7 @@ from yoloflow.models.exported import (
     ExportedNetwork,
     require_packages,
 )
-from yoloflow.run.folder import find_weights, names_of_run
+from yoloflow.run.folder import find_weights
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -38,7 +39,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
-    """What `export` did.
+    """The outcome of `export`.
 
     Attributes:
         path: the file.
@@ -62,7 +63,7 @@ def export(
     out: str | Path | None = None,
     img_size: int | None = None,
 ) -> ExportSummary:
-    """Write a network as an ONNX file, and check that onnxruntime predicts with it what torch predicts.
+    """Writes a network as an ONNX file, and checks that onnxruntime predicts with it what torch predicts.
 
     The file takes uint8 RGB images (B, 3, img_size, img_size), any B, and gives decoded predictions.
 
@@ -82,20 +83,15 @@ def export(
     # 1. The network, fused
     config = load_config(run_or_recipe, overrides)
     weight_path = Path(weight or find_weights(Path(run_or_recipe)))
-    names = _class_names(Path(run_or_recipe), config)
-    network = create_model(
-        config.network.model_name, config.network_table(), len(names), variant=config.variant
-    )
-    load_pretrain(network, weight_path)
+    names = class_names(Path(run_or_recipe), config)
+    network = load_network(config, len(names), weight_path)
     fused = network.fuse()
 
-    # 2. What the file will say about itself
-    size = config.img_size if img_size is None else img_size
-    if size < 1 or size % max(network.stride):
-        raise YoloflowError(f"img_size={size}: must be a multiple of {max(network.stride)}")
+    # 2. The description inside the file
+    size = input_size(config, network, img_size)
     info = _describe(config, fused, names, size)
 
-    # 3. The file, and whether it predicts the same
+    # 3. The file, once it is checked to predict the same
     path = Path(out) if out is not None else weight_path.with_suffix(EXPORT_SUFFIX)
     if path.suffix != EXPORT_SUFFIX:
         raise YoloflowError(f"{path}: exported networks are {EXPORT_SUFFIX} files")
@@ -109,7 +105,7 @@ def export(
 
 
 def _write_checked(network: Network, info: ExportedInfo, path: Path) -> float:
-    """Write the file once it is known to predict the same; the deviation."""
+    """Writes the file once it is known to predict the same; returns the deviation."""
     partial = path.with_name(f".{path.stem}.{os.getpid()}{EXPORT_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +124,7 @@ def _write_checked(network: Network, info: ExportedInfo, path: Path) -> float:
 
 
 class _Prediction(nn.Module):
-    """The decoded prediction alone."""
+    """A network whose output is the decoded prediction alone."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -181,7 +177,7 @@ def _describe(config: Config, network: Network, names: list[str], size: int) -> 
 
 
 def _without_sources(config: Config, names: list[str], size: int) -> Config:
-    """The settings without the paths of the machine that trained, and for squares of the exported size."""
+    """Returns the settings without paths of the training machine, and for squares of the exported size."""
     known: dict[str, Any] = {} if config.data.single_cls else {"names": names, "nc": None}
     nowhere = dict.fromkeys(("train_set", "val_set", "image_folder"))
     data = config.data.model_copy(update={**nowhere, "test_rect": False, **known})
@@ -193,7 +189,7 @@ def _without_sources(config: Config, names: list[str], size: int) -> Config:
 
 
 def _deviation(network: Network, exported: ExportedNetwork, size: int) -> float:
-    """Largest deviation on two pictures of coloured squares, see `ExportSummary`."""
+    """Returns the largest deviation on two images of coloured squares, see `ExportSummary`."""
     coarse = np.random.default_rng(0).integers(0, 256, (2, 3, size // 8, size // 8), dtype=np.uint8)
     images = torch.from_numpy(coarse.repeat(8, axis=2).repeat(8, axis=3))
     with torch.inference_mode():
@@ -208,13 +204,13 @@ def _deviation(network: Network, exported: ExportedNetwork, size: int) -> float:
 
 
 def _relative(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Deviations, relative where a value is above 1."""
+    """Returns deviations, relative where a value is above 1."""
     deviations: NDArray[np.float64] = abs(found - expected) / np.maximum(1.0, abs(expected))
     return deviations
 
 
 def _deviation_of_rows(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Largest distance of (K, 6) rows from the nearest other row; almost equal scores may change places.
+    """Returns the largest distance of (K, 6) rows from the nearest other row; almost equal scores may swap.
 
     Rows that score like the last one are left out, for others may have come in their place.
     """
@@ -222,13 +218,3 @@ def _deviation_of_rows(found: NDArray[np.float32], expected: NDArray[np.float32]
     for row in expected[expected[:, 4] > expected[-1, 4] + TOLERANCE]:
         worst = max(worst, float(_relative(found, row).max(1).min()))
     return worst
-
-
-def _class_names(run: Path, config: Config) -> list[str]:
-    """Class names: as a run recorded them, else as the settings state them."""
-    names = names_of_run(run) or config.data.stated_names
-    if names is None:
-        raise YoloflowError(
-            f"{run}: is no run folder and states no classes; give data.names=[...] or data.nc=..."
-        )
-    return names

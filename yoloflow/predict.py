@@ -1,4 +1,4 @@
-"""The predict flow: a trained run and some pictures in; detections, as files and drawn, out."""
+"""The predict flow: a trained run and some images in; detections, as files and drawn, out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from yoloflow.data.sources import Camera, Frame, open_sources
 from yoloflow.detector import Detector, DetectSettings, run_of
 from yoloflow.evaluation.coco_ids import CocoIds
 from yoloflow.report.prediction_formats import Naming
-from yoloflow.report.predictions import PredictionWriter
+from yoloflow.report.prediction_writer import PredictionWriter
 from yoloflow.structures import Detections, Problem, YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -25,7 +25,7 @@ _REPORT_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class PredictSettings:
-    """What is detected and what is written.
+    """The settings of detection and of the files.
 
     Attributes:
         conf_thres: scores must be above it; iou_thres: largest IoU of two detections of a class.
@@ -33,11 +33,11 @@ class PredictSettings:
         classes: names or numbers of the classes to report; all by default.
         multi_label: a box counts for each class whose score passes, as in evaluation, not for its best alone.
         device: "auto" or torch's name of one.
-        batch_size: pictures at a time; None for 8, and for 1 where a camera is among the sources.
-        max_images: stop after so many pictures and frames; None for all.
+        batch_size: images at a time; None for 8, and for 1 where a camera is among the sources.
+        max_images: stop after so many images and frames; None for all.
         formats: of the files: json, coco, yolo.
         annotations: COCO json whose image and category ids the format coco takes.
-        save_images: draw pictures and videos too.
+        save_images: draw images and videos too.
     """
 
     conf_thres: float = 0.25
@@ -62,12 +62,12 @@ class PredictSettings:
 
 @dataclass(frozen=True, slots=True)
 class PredictSummary:
-    """What `predict` did.
+    """The outcome of `predict`.
 
     Attributes:
         save_dir: where everything lies.
         paths: the files or folders of the detections, by format.
-        num_images: pictures and video frames.
+        num_images: images and video frames.
         num_detections: over all of them.
         problems: files that could not be read, and videos that end early; also in `problems.json`.
         seconds: wall time without loading the network.
@@ -87,7 +87,7 @@ def predict(
     save_dir: str | Path | None = None,
     settings: PredictSettings | None = None,
 ) -> PredictSummary:
-    """Detect objects in pictures, videos or a camera; write detections and the pictures with boxes drawn.
+    """Detects objects in images, videos or a camera; writes detections and the images with boxes drawn.
 
     Ctrl-C is how a camera ends; with other sources the KeyboardInterrupt is raised on. Either way the files
     are whole and hold what was done.
@@ -96,29 +96,29 @@ def predict(
         weights: a run folder (its best weights are taken), or a weights file inside one.
         sources: files, folders, glob patterns, `camera:0`, and `-` for paths on standard input, one a line.
         save_dir: a folder without predictions; by default `predictions`, numbered, in the run folder.
-        settings: what is detected and what is written.
+        settings: of detection and files.
 
     Raises:
         YoloflowError: run, weights, sources or settings are not usable, or nothing could be read.
     """
     settings = settings or PredictSettings()
-    # 1. What to look at
+    # 1. The sources
     opened = open_sources(sources)
     has_camera = any(isinstance(source, Camera) for source in opened)
     batch_size = settings.batch_size or (1 if has_camera else 8)
 
     # 2. The network, its classes and its input size
     detector = Detector.load(weights, settings.img_size, settings.device)
-    wanted = DetectSettings(
-        settings.conf_thres,
-        settings.iou_thres,
-        detector.class_numbers(settings.classes),
-        multi_label=settings.multi_label,
-    )
+    numbers = detector.class_numbers(settings.classes)
+    thresholds = settings.conf_thres, settings.iou_thres
+    wanted = DetectSettings(*thresholds, numbers, multi_label=settings.multi_label)
 
-    # 3. What files call images and classes
+    # 3. Names and ids of images and classes in the files
     problems: list[Problem] = []
-    naming, ids = _naming(settings.annotations, detector.names, wanted.classes, problems)
+    naming, ids = Naming(detector.names), None
+    if settings.annotations is not None:
+        ids = CocoIds(settings.annotations, problems)
+        naming = Naming(detector.names, ids.category_ids(detector.names, numbers), ids.take)
 
     # 4. Batch by batch: read, detect, write
     folder = Path(save_dir) if save_dir is not None else _next_folder(run_of(Path(weights)) / "predictions")
@@ -127,7 +127,7 @@ def predict(
     with PredictionWriter(folder, naming, settings.formats, settings.save_images) as writer:
         frames = itertools.islice(read_frames(opened, problems, ahead=2 * batch_size), settings.max_images)
         try:
-            for frame, found in _told(detector.detect_all(frames, wanted, batch_size)):
+            for frame, found in _with_log(detector.detect_all(frames, wanted, batch_size)):
                 writer.write(frame.path, frame.number, frame.fps, frame.image, found)
                 num_images += 1
                 num_detections += len(found)
@@ -141,8 +141,8 @@ def predict(
     return _report(PredictSummary(folder, writer.paths, num_images, num_detections, problems, seconds), ids)
 
 
-def _told(results: Iterator[tuple[Frame, Detections]]) -> Iterator[tuple[Frame, Detections]]:
-    """The same results; every now and then the log says how many there were."""
+def _with_log(results: Iterator[tuple[Frame, Detections]]) -> Iterator[tuple[Frame, Detections]]:
+    """Passes results on; every now and then the log says how many there were."""
     start = said = time.monotonic()
     for count, result in enumerate(results, 1):
         yield result
@@ -151,21 +151,8 @@ def _told(results: Iterator[tuple[Frame, Detections]]) -> Iterator[tuple[Frame, 
             said = now
 
 
-def _naming(
-    annotations: str | Path | None,
-    names: list[str],
-    reported: Sequence[int] | None,
-    problems: list[Problem],
-) -> tuple[Naming, CocoIds | None]:
-    """What files call images and classes, and the ids of the annotations where there are some."""
-    if annotations is None:
-        return Naming(names), None
-    ids = CocoIds(annotations, problems)
-    return Naming(names, ids.category_ids(names, reported), ids.take), ids
-
-
 def _report(summary: PredictSummary, ids: CocoIds | None) -> PredictSummary:
-    """Say what was done and what was not, and write the latter down."""
+    """Logs what was done, and writes down what was not."""
     problems = summary.problems
     if problems:
         content = json.dumps([asdict(problem) for problem in problems], indent=1)
@@ -174,7 +161,7 @@ def _report(summary: PredictSummary, ids: CocoIds | None) -> PredictSummary:
         raise YoloflowError(
             f"none of the {len(problems)} files could be read; first {problems[0]}"
             if problems
-            else "no picture came: the list on standard input is empty, or it ended at once"
+            else "no image came: the list on standard input is empty, or it ended at once"
         )
     if ids is not None and ids.num_left:
         logger.warning(
@@ -195,7 +182,7 @@ def _report(summary: PredictSummary, ids: CocoIds | None) -> PredictSummary:
 
 
 def _next_folder(path: Path) -> Path:
-    """The path, or the first numbered one that does not exist yet."""
+    """Returns the path, or the first numbered one that does not exist yet."""
     number, candidate = 2, path
     while candidate.exists():
         number, candidate = number + 1, path.with_name(f"{path.name}-{number}")

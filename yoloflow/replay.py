@@ -13,7 +13,7 @@ from yoloflow.data.sets import read_train_set
 from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.data.transforms import Sample
 from yoloflow.data.worker import BatchKey
-from yoloflow.report.draw import draw_detections, draw_grid
+from yoloflow.report.box_drawing import draw_detections, draw_grid
 from yoloflow.structures import Uint8Array, YoloflowError
 
 _CAPTION_HEIGHT = 24

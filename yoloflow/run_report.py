@@ -6,13 +6,13 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from yoloflow.evaluate import evaluate_run
 from yoloflow.evaluation.run_diagnostics import diagnostics_of_run, read_sha256, stale_reason
 from yoloflow.files import write_atomically
 from yoloflow.report.page.document import render_page
-from yoloflow.report.page.run_files import read_run
+from yoloflow.report.page.run_content import RunContent, read_run
+from yoloflow.run import file_names
 from yoloflow.run.folder import find_weights
 from yoloflow.structures import YoloflowError
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("yoloflow")
 
 
 def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, evaluate: bool = True) -> Path:
-    """Write the page of a run, or of several side by side.
+    """Writes the page of a run, or of several side by side.
 
     Args:
         runs: run folders, finished or not.
@@ -37,21 +37,21 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, e
     """
     if not runs:
         raise YoloflowError("report: give at least one run folder")
-    # 1. What each run tells
-    read = [read_run(run) for run in runs]
+    # 1. The content of each run folder
+    contents = [read_run(run) for run in runs]
 
     # 2. Diagnostics, where a run has none of its weights
-    for run in read:
-        if run["diagnostics"] is not None:
-            run["doubt"] = stale_reason(run["diagnostics"], Path(run["path"]))
-        if evaluate and (run["diagnostics"] is None or run["doubt"]):
+    for run in contents:
+        if run.diagnostics is not None:
+            run.stale_reason = stale_reason(run.diagnostics, run.path)
+        if evaluate and (run.diagnostics is None or run.stale_reason):
             _diagnose(run)
-        elif run["doubt"]:
-            logger.warning("%s: %s; without --no-evaluate it is evaluated again", run["path"], run["doubt"])
+        elif run.stale_reason:
+            logger.warning("%s: %s; without --no-evaluate it is evaluated again", run.path, run.stale_reason)
 
     # 3. The page
-    path = Path(runs[0]) / "report.html" if out is None else Path(out)
-    page = render_page(read).encode("utf-8", "replace")
+    path = Path(runs[0]) / file_names.REPORT if out is None else Path(out)
+    page = render_page(contents).encode("utf-8", "replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, page)
@@ -61,23 +61,22 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, e
     return path
 
 
-def _diagnose(run: dict[str, Any]) -> None:
-    """Evaluate a run's best weights and keep what they are wrong in."""
-    folder, doubt = Path(run["path"]), run["doubt"]
+def _diagnose(run: RunContent) -> None:
+    """Evaluates a run's best weights, and keeps the diagnostics."""
     try:
-        weights = find_weights(folder)
+        weights = find_weights(run.path)
         # Before the evaluation: if a training replaces the file meanwhile, the next report tells.
         sha256 = read_sha256(weights)
-        if doubt:
-            logger.info("%s: %s; evaluated again", folder, doubt)
-        result = evaluate_run(str(folder), weight=str(weights))
+        if run.stale_reason:
+            logger.info("%s: %s; evaluated again", run.path, run.stale_reason)
+        result = evaluate_run(str(run.path), weight=str(weights))
     except YoloflowError as error:
-        logger.warning("%s is not evaluated: %s%s", folder, error, f"; {doubt}" if doubt else "")
-        run["absent"] = f"This run was not evaluated: {error}"
+        reason = f"; {run.stale_reason}" if run.stale_reason else ""
+        logger.warning("%s is not evaluated: %s%s", run.path, error, reason)
+        run.not_evaluated = f"This run was not evaluated: {error}"
         return
-    content = diagnostics_of_run(result, weights, sha256)
+    run.diagnostics, run.stale_reason = diagnostics_of_run(result, weights, sha256), None
     try:
-        write_atomically(folder / "diagnostics.json", json.dumps(content).encode())
+        write_atomically(run.path / file_names.DIAGNOSTICS, json.dumps(run.diagnostics).encode())
     except OSError as error:
-        logger.warning("%s: diagnostics.json cannot be written (%s)", folder, error.strerror)
-    run["diagnostics"], run["doubt"] = content, None
+        logger.warning("%s: %s cannot be written (%s)", run.path, file_names.DIAGNOSTICS, error.strerror)

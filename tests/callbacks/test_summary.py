@@ -18,7 +18,7 @@ from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.flow import train
-from yoloflow.report.draw import draw_grid
+from yoloflow.report.box_drawing import draw_grid
 
 SCENES = SceneRecipe(num_train=8, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
 EPOCHS, ROUNDS = 10, 3

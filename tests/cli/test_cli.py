@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tiny_run import NAMES, tiny_run, write_images
 from yoloflow.cli import main
 from yoloflow.config.reader import load_config
+from yoloflow.data.digits import SceneRecipe, digits_dataset
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -19,6 +21,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(end.value.code or 0)
 
 
+@pytest.mark.process
 def test_help_needs_no_heavy_module() -> None:
     code = (
         "import sys, yoloflow.cli\n"
@@ -33,6 +36,7 @@ def test_help_needs_no_heavy_module() -> None:
         assert command in done.stdout
 
 
+@pytest.mark.process
 def test_predictions_are_evaluated_without_torch(tmp_path: Path) -> None:
     truth = {
         "images": [{"id": 1, "width": 100, "height": 100}],
@@ -67,6 +71,48 @@ def test_predictions_are_evaluated_without_torch(tmp_path: Path) -> None:
     assert "AP lies between 1.0000 and 1.0000 (95% interval)" in done.stdout
 
 
+def test_the_help_lists_the_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    for command in ("train", "plan", "recipes", "test", "export", "predict", "report", "watch", "data"):
+        assert f" {command} " in text
+
+
+def test_a_run_is_evaluated_and_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_images(tmp_path / "images", {"a.png": (50, 64), "b.png": (64, 40)})
+    truth = {
+        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+        "categories": [{"id": k + 1, "name": name} for k, name in enumerate(NAMES)],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 30, 30], "area": 900, "iscrowd": 0}
+        ],
+    }
+    (folder / "val.json").write_text(json.dumps(truth))
+    trained, out = tiny_run(tmp_path / "run"), tmp_path / "diagnostics.json"
+    settings = [f"data.val_set={folder / 'val.json'}", "device=cpu", "data.num_parallel_workers=0"]
+    files = ["--diagnostics", str(out), "--json", str(tmp_path / "figures.json")]
+    assert run(monkeypatch, "test", str(trained), *settings, *files) == 0
+    shown = capsys.readouterr().out
+    assert "2 images" in shown
+    assert "cost in AP" in shown
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["stats"] == json.loads(out.read_text())["stats"]
+
+
+def test_an_epoch_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = SceneRecipe(num_train=2, num_val=1, side=64, digits_per_scene=(1, 1), digit_side=(16.0, 32.0))
+    data = [f"data.{name}_set={digits_dataset(name, scenes, tmp_path)}" for name in ("train", "val")]
+    small = ["img_size=64", "per_batch_size=2", "network.width_multiple=0.125", "epochs=1"]
+    switches = ["data.num_parallel_workers=0", "report=false", "run_eval=false", "device=cpu"]
+    folder = [f"save_dir={tmp_path}", "name=run"]
+    assert run(monkeypatch, "train", "quickstart", *data, *small, *switches, *folder) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 1
+
+
 def test_two_files_of_predictions_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +142,7 @@ def test_two_files_of_predictions_are_compared(
     assert "--diagnostics is of one set of predictions" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_the_module_is_the_same_command() -> None:
     texts = [
         subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -136,6 +183,8 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
             "/dev/null/c.json: cannot be written",
         ),
         (["plan", "yolov8n"], "data.train_set is not set"),
+        (["export", "yolov8n", "data.nc=3"], "no weights are there"),
+        (["train", "yolov8n"], "data.train_set is not set"),
         (["--log-level", "loud", "recipes"], "--log-level loud"),
     ],
 )

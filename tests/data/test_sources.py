@@ -15,14 +15,14 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.support.tiny_run import tiny_run, write_pictures, write_video
+from tests.support.tiny_run import tiny_run, write_images, write_video
 from yoloflow.cli import main
 from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.sources import PathList, open_sources
 from yoloflow.detector import Detector, DetectSettings
 from yoloflow.predict import PredictSettings, predict
 from yoloflow.report.prediction_formats import FORMATS, JsonFormat, Naming, PredictedImage
-from yoloflow.report.predictions import PredictionWriter
+from yoloflow.report.prediction_writer import PredictionWriter
 from yoloflow.structures import Problem, YoloflowError
 
 CPU = PredictSettings(device="cpu", save_images=False)
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    return write_pictures(tmp_path / "pictures", {f"{k:02d}.png": (40 + k, 64) for k in range(20)})
+    return write_images(tmp_path / "pictures", {f"{k:02d}.png": (40 + k, 64) for k in range(20)})
 
 
 def test_read_ahead_or_not_the_frames_are_the_same(pictures: Path, tmp_path: Path) -> None:

@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.browser import Browser, find_browser
-from tests.support.report_data import HOSTILE, noise_picture, write_run
+from tests.support.report_data import HOSTILE, noise_image, write_run
 from yoloflow.report.page.document import render_page
-from yoloflow.report.page.run_files import read_run
+from yoloflow.report.page.run_content import read_run
+
+pytestmark = pytest.mark.browser
 
 CLASSES = "#classes tbody tr:not([hidden])"
 CARDS = "#gallery .gallery li"
@@ -37,7 +40,7 @@ def write_page(path: Path, *runs: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    files = [noise_picture(folder / "pictures" / f"{k}.jpg", k) for k in range(20)]
+    files = [noise_image(folder / "pictures" / f"{k}.jpg", k) for k in range(20)]
     return write_run(folder / "pets", ["cat", "dog", "emu", "fox"], [*files, folder / "gone.jpg"])
 
 
@@ -99,7 +102,7 @@ def test_a_page_loads_without_error_or_request_and_fits_its_width(
         "What is taken for what",
         "What errors cost",
         "Does confidence keep its word?",
-        "The worst pictures",
+        "The worst images",
         "Labels to look at",
         "Speed",
         "The data",
@@ -155,7 +158,7 @@ def test_the_gallery_filters_by_class_and_kind_and_draws_exactly_these_boxes(
     assert len(texts(browser, CARDS)) == 12
     browser.click("#gallery .more")
     assert len(texts(browser, CARDS)) == 21
-    assert texts(browser, f"{CARDS} .no-picture") == ["picture not found"]
+    assert texts(browser, f"{CARDS} .no-image") == ["image not found"]
     for category in (1, 3):
         for kind in ("missed", "classification", "background", "correct"):
             browser.choose("#gallery .choice:nth-child(1) select", str(category))
@@ -166,7 +169,7 @@ def test_the_gallery_filters_by_class_and_kind_and_draws_exactly_these_boxes(
     assert_calm(browser, page)
 
 
-def test_a_picture_opens_goes_on_with_the_arrow_keys_and_closes(browser: Browser, page: Path) -> None:
+def test_an_image_opens_goes_on_with_the_arrow_keys_and_closes(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.click(f"{CARDS}:nth-child(2) button")
     assert browser.run("document.querySelector('dialog').open")
@@ -188,7 +191,7 @@ def test_a_picture_opens_goes_on_with_the_arrow_keys_and_closes(browser: Browser
     assert_calm(browser, page)
 
 
-def test_a_class_of_the_table_leads_to_its_pictures(browser: Browser, page: Path) -> None:
+def test_a_class_of_the_table_leads_to_its_images(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.click("#classes tbody tr:nth-child(1) button")
     name = column(browser, 1)[0]
@@ -313,7 +316,7 @@ def test_runs_that_are_equal_at_printed_precision_share_the_best_ap(browser: Bro
 def test_a_class_or_run_with_a_very_long_name_does_not_spoil_the_page(
     browser: Browser, folder: Path, name: str
 ) -> None:
-    files = [noise_picture(folder / "long" / "a.jpg")]
+    files = [noise_image(folder / "long" / "a.jpg")]
     run = write_run(folder / name[0] / (name[0] * 200), [name, "cat", f"{name}2"], files)
     other = write_run(folder / name[0] / "other", [name, "cat", f"{name}2"], files, seed=1)
     for pages in ((run,), (run, other)):
@@ -373,13 +376,13 @@ def test_diagnostics_of_other_weights_are_called_so_above_what_they_tell(
     browser: Browser, folder: Path, run: Path
 ) -> None:
     said = "diagnostics.json is of other weights than best.safetensors has now"
-    page = folder / "doubt.html"
-    page.write_text(render_page([read_run(run) | {"doubt": said}]))
+    page = folder / "stale.html"
+    page.write_text(render_page([replace(read_run(run), stale_reason=said)]))
     browser.open(page, 400)
-    assert said in texts(browser, "#run > .doubt:first-child")[0]
+    assert said in texts(browser, "#run > .stale:first-child")[0]
     assert texts(browser, ".figures strong")[0] == "0.510", "the training's own, of its best epoch"
     assert browser.run("document.documentElement.scrollWidth") == 400
-    page.write_text(render_page([read_run(run) | {"doubt": said}, read_run(run)]))
+    page.write_text(render_page([replace(read_run(run), stale_reason=said), read_run(run)]))
     browser.open(page)
     assert any(said in text for text in texts(browser, "#comparison .note"))
 

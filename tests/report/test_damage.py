@@ -8,10 +8,11 @@ from typer.testing import CliRunner
 
 from tests.support.report_data import write_run
 from yoloflow.cli import app
-from yoloflow.report.curves import plot_curves, read_metrics
+from yoloflow.report.curves_plot import plot_curves
+from yoloflow.report.live.progress import ProgressReader
+from yoloflow.report.metrics import read_metrics
 from yoloflow.report.page.document import render_page
-from yoloflow.report.page.run_files import read_run
-from yoloflow.report.progress import RunFiles
+from yoloflow.report.page.run_content import read_run
 from yoloflow.run.folder import names_of_run
 from yoloflow.structures import YoloflowError
 
@@ -100,7 +101,7 @@ def test_the_class_names_and_summary_of_a_run_are_read_with_the_same_care(tmp_pa
         names_of_run(run)
     (run / "summary.json").write_text("[]")
     with pytest.raises(YoloflowError, match=r"summary\.json: the content should be an object"):
-        RunFiles(run).read()
+        ProgressReader(run).read()
 
 
 def test_records_without_step_or_epoch_are_left_out_with_a_warning_by_all_who_read_them(
@@ -130,13 +131,13 @@ def test_records_without_step_or_epoch_are_left_out_with_a_warning_by_all_who_re
     assert len(caplog.records) == 6, "a record of a kind that nobody reads is no fault"
     render_page([read_run(run)])
     plot_curves(path, tmp_path / "curves.png")
-    assert RunFiles(run).read().metrics == sound
+    assert ProgressReader(run).read().metrics == sound
 
 
 def test_a_file_with_nothing_but_broken_records_is_a_run_that_has_not_begun(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", finished=False, evaluated=False)
     (run / "metrics.jsonl").write_text('{"kind": "step"}\n{"kind": "step", "epoch": 0, "step": 0}\n')
-    assert RunFiles(run).read().metrics.steps_per_epoch is None
+    assert ProgressReader(run).read().metrics.steps_per_epoch is None
     render_page([read_run(run)])
     done = CliRunner().invoke(app, ["watch", str(run)])
     assert done.exit_code == 0, done.output

@@ -12,14 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.support.report_data import HOSTILE, diagnostics, noise_picture, write_run
-from yoloflow.report.curves import Metrics
+from tests.support.report_data import HOSTILE, diagnostics, noise_image, write_run
+from tests.support.tiny_run import read_image
+from yoloflow.report.metrics import Metrics
 from yoloflow.report.page import document
 from yoloflow.report.page.comparison import differing_settings
 from yoloflow.report.page.diagnostics import compact_diagnostics
 from yoloflow.report.page.document import LARGEST, render_page
-from yoloflow.report.page.pictures import LEVELS, shrink_pictures
-from yoloflow.report.page.run_files import MOST_POINTS, curves_of, read_run
+from yoloflow.report.page.run_content import MOST_POINTS, page_curves, read_run
+from yoloflow.report.page.thumbnails import LEVELS, make_thumbnails
 from yoloflow.structures import YoloflowError
 
 
@@ -67,8 +68,8 @@ def page_of(*folders: Path) -> Reader:
     return Reader(render_page([read_run(folder) for folder in folders]))
 
 
-def test_a_page_holds_curves_figures_diagnostics_pictures_and_settings(tmp_path: Path) -> None:
-    files = [noise_picture(tmp_path / f"{k}.jpg", k) for k in range(3)]
+def test_a_page_holds_curves_figures_diagnostics_images_and_settings(tmp_path: Path) -> None:
+    files = [noise_image(tmp_path / f"{k}.jpg", k) for k in range(3)]
     folder = write_run(tmp_path / "pets", ["cat", "dog"], files, settings="data: {names: [cat, dog]}\n")
     data = page_of(folder).data
     (run,) = data["runs"]
@@ -81,9 +82,10 @@ def test_a_page_holds_curves_figures_diagnostics_pictures_and_settings(tmp_path:
         "intervals": {"level": 0.95, "samples": 1000, "AP": [0.49, 0.55], "AP50": [0.77, 0.84]},
         "why": None,
     }
-    assert run["curves"]["stages"] == [{"stage": 0, "epoch": 0.0}, {"stage": 1, "epoch": 2.0}]
+    assert run["curves"]["stages"] == [{"number": 2, "epoch": 2.0}]
     assert list(run["curves"]["steps"]["losses"]) == ["loss", "lbox", "lcls"]
-    assert [len(rates) for rates in run["curves"]["steps"]["lr"]] == [60, 60, 60]
+    assert list(run["curves"]["steps"]["rates"]) == ["groups 0, 1", "group 2"]
+    assert [len(rates) for rates in run["curves"]["steps"]["rates"].values()] == [60, 60]
     assert run["curves"]["evaluations"]["map"] == [0.17, 0.34, 0.51]
     assert run["data"]["train_set"]["kinds"] == [{"kind": "box-nan", "action": "drop-box", "count": 4}]
     assert run["config"] == (folder / "config.yaml").read_text()
@@ -91,17 +93,18 @@ def test_a_page_holds_curves_figures_diagnostics_pictures_and_settings(tmp_path:
     assert [row["name"] for row in run["diagnostics"]["classes"]] == ["cat", "dog"]
     assert len(run["gallery"]["images"][0]["boxes"]) == 8
     assert run["gallery"]["note"] == "The 3 worst of 11 evaluated images."
-    assert len(data["pictures"]) == 3
+    assert len(data["thumbnails"]) == 3
 
 
-def test_the_gallerys_pictures_are_the_files_without_boxes_drawn(tmp_path: Path) -> None:
+def test_the_gallerys_images_are_the_files_without_boxes_drawn(tmp_path: Path) -> None:
     smooth = np.fromfunction(lambda y, x, c: (y + 2 * x + 40 * c) % 200, (120, 160, 3)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), cv2.GaussianBlur(smooth, (0, 0), 5))
     data = page_of(write_run(tmp_path / "run", files=[tmp_path / "a.png"])).data
-    (text,) = data["pictures"]
+    (text,) = data["thumbnails"]
     content = base64.b64decode(text.removeprefix("data:image/jpeg;base64,"))
     shown = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    original = cv2.imread(str(tmp_path / "a.png"))
+    assert shown is not None
+    original = read_image(tmp_path / "a.png")
     assert shown.shape == original.shape
     assert np.abs(shown.astype(int) - original).mean() < 3
 
@@ -136,62 +139,62 @@ def test_the_policy_allows_this_script_and_style_and_no_network(tmp_path: Path) 
     assert "http" not in page.texts["style"][0]
 
 
-def test_a_page_stays_under_5_mb_and_says_how_many_pictures_it_shows(tmp_path: Path) -> None:
-    files = [noise_picture(tmp_path / f"{k}.jpg", k, 700, 700) for k in range(60)]
+def test_a_page_stays_under_5_mb_and_says_how_many_images_it_shows(tmp_path: Path) -> None:
+    files = [noise_image(tmp_path / f"{k}.jpg", k, 700, 700) for k in range(25)]
     folder = write_run(tmp_path / "run", files=files)
     text = render_page([read_run(folder)])
     assert 3e6 < len(text.encode()) < LARGEST < 5e6
     data = Reader(text).data
     (run,) = data["runs"]
-    shown = [image for image in run["gallery"]["images"] if image["picture"] is not None]
-    assert [image["picture"] for image in shown] == list(range(len(data["pictures"])))
-    assert run["gallery"]["note"].startswith("The 60 worst of 182 evaluated images.")
+    shown = [image for image in run["gallery"]["images"] if image["thumbnail"] is not None]
+    assert [image["thumbnail"] for image in shown] == list(range(len(data["thumbnails"])))
+    assert run["gallery"]["note"].startswith("The 25 worst of 77 evaluated images.")
 
 
-def test_where_not_even_the_smallest_pictures_fit_the_worst_images_have_theirs(
+def test_where_not_even_the_smallest_thumbnails_fit_the_worst_images_have_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(document, "LARGEST", 260_000)
-    files = [noise_picture(tmp_path / f"{k}.jpg", k, 400, 400) for k in range(20)]
+    files = [noise_image(tmp_path / f"{k}.jpg", k, 400, 400) for k in range(20)]
     text = render_page([read_run(write_run(tmp_path / "run", files=files))])
     assert len(text.encode()) < 260_000
     (run,) = Reader(text).data["runs"]
-    numbers = [image["picture"] for image in run["gallery"]["images"]]
-    count = len(Reader(text).data["pictures"])
+    numbers = [image["thumbnail"] for image in run["gallery"]["images"]]
+    count = len(Reader(text).data["thumbnails"])
     assert 0 < count < 20
     assert numbers == [*range(count), *[None] * (20 - count)]
     assert {image.get("why") for image in run["gallery"]["images"][count:]} == {"left out for its size"}
-    assert f"{20 - count} pictures are left out" in run["gallery"]["note"]
+    assert f"{20 - count} images are left out" in run["gallery"]["note"]
 
 
-def test_pictures_are_as_large_as_there_is_room_for(tmp_path: Path) -> None:
-    files = [str(noise_picture(tmp_path / f"{k}.jpg", k, 800, 600)) for k in range(4)]
+def test_thumbnails_are_as_large_as_there_is_room_for(tmp_path: Path) -> None:
+    files = [str(noise_image(tmp_path / f"{k}.jpg", k, 800, 600)) for k in range(4)]
     sizes = []
     for budget in (10_000_000, 600_000, 150_000):
-        pictures = shrink_pictures(files, budget)
-        assert len(pictures.texts) == 4
-        assert sum(map(len, pictures.texts.values())) <= budget
-        sizes.append(pictures.side)
+        thumbnails = make_thumbnails(files, budget)
+        assert len(thumbnails.texts) == 4
+        assert sum(map(len, thumbnails.texts.values())) <= budget
+        sizes.append(thumbnails.side)
     assert sizes[0] == LEVELS[0][0] > sizes[1] > sizes[2]
 
 
-def test_a_picture_that_is_gone_or_none_is_said(tmp_path: Path) -> None:
-    good = noise_picture(tmp_path / "good.jpg")
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+def test_an_image_that_is_gone_or_none_is_said(tmp_path: Path) -> None:
+    good = noise_image(tmp_path / "good.jpg")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
     (tmp_path / "empty.jpg").write_bytes(b"")
     files = [tmp_path / "gone.jpg", good, tmp_path / "bad.jpg", tmp_path / "empty.jpg"]
     (run,) = page_of(write_run(tmp_path / "run", files=files)).data["runs"]
     whys = [image.get("why") for image in run["gallery"]["images"]]
-    assert whys == ["picture not found", None, "picture not found", "picture not found"]
-    assert "3 picture files are not there any more or cannot be read." in run["gallery"]["note"]
+    assert whys == ["image not found", None, "image not found", "image not found"]
+    assert "3 image files are not there any more or cannot be read." in run["gallery"]["note"]
 
 
-def test_a_picture_of_two_runs_is_kept_once(tmp_path: Path) -> None:
-    files = [noise_picture(tmp_path / f"{k}.jpg", k) for k in range(3)]
+def test_an_image_of_two_runs_is_kept_once(tmp_path: Path) -> None:
+    files = [noise_image(tmp_path / f"{k}.jpg", k) for k in range(3)]
     runs = [write_run(tmp_path / name, files=files, seed=seed) for seed, name in enumerate("ab")]
     data = page_of(*runs).data
-    assert len(data["pictures"]) == 3
-    assert [image["picture"] for image in data["runs"][1]["gallery"]["images"]] == [0, 1, 2]
+    assert len(data["thumbnails"]) == 3
+    assert [image["thumbnail"] for image in data["runs"][1]["gallery"]["images"]] == [0, 1, 2]
 
 
 def test_a_run_that_has_just_begun_and_one_without_evaluation_give_a_page(tmp_path: Path) -> None:
@@ -250,7 +253,7 @@ def test_a_long_curve_is_drawn_from_means_that_keep_its_values() -> None:
     steps = [
         {"kind": "step", "epoch": 1, "step": k + 1, "loss": v, "lr": [0.1]} for k, v in enumerate(values)
     ]
-    curves = curves_of(Metrics(steps=steps))["steps"]
+    curves = page_curves(Metrics(steps=steps))["steps"]
     size = curves["mean_of"]
     assert len(curves["epoch"]) <= MOST_POINTS
     for k, value in enumerate(curves["losses"]["loss"]):

@@ -7,11 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
-from tests.support.tiny_run import NAMES, tiny_run, write_pictures, write_video
+from tests.support.tiny_run import NAMES, read_image, tiny_run, write_images, write_video
 from yoloflow.cli import main
 from yoloflow.detector import Detector
 from yoloflow.evaluate import evaluate_run
@@ -19,7 +18,7 @@ from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.evaluation.coco_ids import CocoIds
 from yoloflow.predict import PredictSettings, predict
 from yoloflow.report.prediction_formats import Naming
-from yoloflow.report.predictions import PredictionWriter
+from yoloflow.report.prediction_writer import PredictionWriter
 from yoloflow.structures import Detections, Problem, YoloflowError
 
 ALL = PredictSettings(device="cpu", conf_thres=0.05, formats=("json", "coco", "yolo"), save_images=False)
@@ -40,14 +39,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    return write_pictures(tmp_path / "pictures", SIZES_HW)
+    return write_images(tmp_path / "pictures", SIZES_HW)
 
 
 def annotated(run: Path, pictures: Path, categories: list[dict[str, object]]) -> Path:
     """A COCO json whose objects lie near some of the run's own detections: figures above zero."""
     detector = Detector.load(run, device="cpu")
     ids = {entry["name"]: entry["id"] for entry in categories}
-    annotations = []
+    annotations: list[dict[str, object]] = []
     for k, name in enumerate(SIZES_HW):
         (found,) = detector(pictures / name, conf_thres=0.05)
         for place in range(0, len(found), 3):
@@ -192,7 +191,7 @@ def test_pictures_without_an_id_and_images_not_predicted_are_named(
     run: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     truth = annotated(run, pictures, CATEGORIES)
-    other = write_pictures(tmp_path / "other", {"z.png": (40, 40), "x.jpg": (40, 40)})
+    other = write_images(tmp_path / "other", {"z.png": (40, 40), "x.jpg": (40, 40)})
     sources = [str(pictures / "a" / "x.jpg"), str(other)]
     done = predict(run, sources, tmp_path / "out", replace(ALL, annotations=truth))
     assert [(Path(problem.file).name, problem.kind) for problem in done.problems] == [
@@ -274,7 +273,7 @@ def test_files_that_cannot_be_read_make_exit_code_1_and_a_list(
     assert "1 problem, such as" in caplog.text
     (problem,) = json.loads((out / "problems.json").read_text())
     assert Path(problem["file"]).name == "text.png"
-    assert cv2.imread(str(out / "x.jpg")).shape == (50, 80, 3)
+    assert read_image(out / "x.jpg").shape == (50, 80, 3)
 
 
 def test_a_file_name_that_is_no_text_keeps_its_bytes_in_labels_csv(

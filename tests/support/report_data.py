@@ -24,8 +24,8 @@ HOSTILE = (
 WIDTH, HEIGHT = 320, 240
 
 
-def noise_picture(path: Path, seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> Path:
-    """A picture of noise: no JPEG is larger."""
+def noise_image(path: Path, seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> Path:
+    """Write an image of noise: no JPEG is larger."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(path, quality=90)
@@ -33,7 +33,7 @@ def noise_picture(path: Path, seed: int = 0, width: int = WIDTH, height: int = H
 
 
 def diagnostics(names: Sequence[str], files: Sequence[Path | str], seed: int = 0) -> dict[str, Any]:
-    """The content of a diagnostics.json; category ids are 1-based."""
+    """Return the content of a diagnostics.json; category ids are 1-based."""
     rng = np.random.default_rng(seed)
     stats = [0.52, 0.81, 0.57, 0.21, 0.48, 0.61, 0.3, 0.5, 0.6, 0.3, 0.55, 0.7]
     grid = np.linspace(0, 1, 101)
@@ -91,7 +91,7 @@ def diagnostics(names: Sequence[str], files: Sequence[Path | str], seed: int = 0
 
 
 def image_record(number: int, file: str, num_classes: int, rng: np.random.Generator) -> dict[str, Any]:
-    """One image with a box of every kind."""
+    """Return one image with a box of every kind."""
     boxes = []
     for kind in (*ERROR_KINDS, "correct", "correct"):
         x1, y1 = rng.uniform(0, WIDTH * 0.7), rng.uniform(0, HEIGHT * 0.7)
@@ -182,7 +182,7 @@ def write_run(
     evaluated: bool = True,
     settings: str = "",
 ) -> Path:
-    """A run folder of three epochs in two stages, without weights."""
+    """Write a run folder of three epochs in two stages, without weights."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     text = f"recipe: yolov8n\nseed: {seed}\nepochs: 3\noptimizer: {{lr_init: 0.0{seed + 1}}}\n"

@@ -1,4 +1,4 @@
-"""A run folder with a tiny network of random weights, pictures and videos to predict on."""
+"""A run folder with a tiny network of random weights; images and videos to predict on."""
 
 from pathlib import Path
 
@@ -8,13 +8,14 @@ import torch
 
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.models import create_model
+from yoloflow.structures import Uint8Array
 from yoloflow.weights.files import save_weights
 
 NAMES = ["ant", "bee", "7"]
 
 
 def tiny_run(folder: Path, recipe: str = "yolov8n", *settings: str) -> Path:
-    """A run of a tenth-width network at 64 pixels, with scores that differ."""
+    """Write a run of a tenth-width network at 64 pixels, with scores that differ."""
     (folder / "weights").mkdir(parents=True)
     config = load_config(
         recipe, ["img_size=64", "network.width_multiple=0.1", "data.names=[ant, bee, '7']", *settings]
@@ -28,7 +29,7 @@ def tiny_run(folder: Path, recipe: str = "yolov8n", *settings: str) -> Path:
 
 
 def _liven(network: torch.nn.Module) -> None:
-    """Statistics of real activations and a wider last layer, so that what is found depends on the picture."""
+    """Statistics of real activations and a wider last layer, so that detections depend on the image."""
     coarse = torch.rand(8, 3, 6, 6)
     images = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clip(0, 1)
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -45,14 +46,20 @@ def _liven(network: torch.nn.Module) -> None:
     network.eval()
 
 
-def write_pictures(folder: Path, sizes_hw: dict[str, tuple[int, int]]) -> Path:
-    """Pictures of coarse coloured noise."""
+def write_images(folder: Path, sizes_hw: dict[str, tuple[int, int]]) -> Path:
+    """Write images of coarse coloured noise."""
     rng = np.random.default_rng(0)
     for name, (height, width) in sizes_hw.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         coarse = rng.integers(0, 256, (6, 6, 3), np.uint8)
         cv2.imwrite(str(folder / name), cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
     return folder
+
+
+def read_image(path: Path | str) -> Uint8Array:
+    image = cv2.imread(str(path))
+    assert image is not None, path
+    return np.asarray(image, np.uint8)
 
 
 def write_video(path: Path, num_frames: int = 7, size_wh: tuple[int, int] = (96, 64)) -> Path:

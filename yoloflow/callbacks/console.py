@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
 from yoloflow.data.loading_time import describe_work
-from yoloflow.report.curves import NO_OBJECTS
+from yoloflow.report.metrics import NO_OBJECTS
 from yoloflow.run.folder import find_weights
 
 logger = logging.getLogger("yoloflow")

@@ -10,8 +10,8 @@ import numpy as np
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
 from yoloflow.data.image_files import decode_image
-from yoloflow.report.curves import plot_curves
-from yoloflow.report.draw import draw_detections, draw_grid
+from yoloflow.report.box_drawing import draw_detections, draw_grid
+from yoloflow.report.curves_plot import plot_curves
 from yoloflow.structures import Batch, Detections, Uint8Array
 
 

@@ -15,7 +15,7 @@ from yoloflow.evaluation.run_diagnostics import diagnostics_of_run, read_sha256
 from yoloflow.evaluation.test_function import EvaluationResult
 from yoloflow.files import write_atomically
 from yoloflow.report.page.document import render_page
-from yoloflow.report.page.run_files import read_run
+from yoloflow.report.page.run_content import read_run
 from yoloflow.run.folder import find_weights
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import load_weights

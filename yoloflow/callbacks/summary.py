@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from yoloflow.callbacks.base import BaseCallback, RunContext
 from yoloflow.callbacks.metrics_file import step_record
 from yoloflow.callbacks.plots import draw_batch_images, draw_image_file
-from yoloflow.report.draw import draw_grid
+from yoloflow.report.box_drawing import draw_grid
 from yoloflow.structures import Uint8Array, YoloflowError
 
 if TYPE_CHECKING:

@@ -11,25 +11,15 @@ from yoloflow.cli.console import app
 from yoloflow.cli import training
 
 # isort: split
-from yoloflow.cli import data, evaluating, exporting, predicting, reporting, watching
+from yoloflow.cli import data, evaluation, export, predict, report, watch
 
-__all__ = [
-    "app",
-    "data",
-    "evaluating",
-    "exporting",
-    "main",
-    "predicting",
-    "reporting",
-    "training",
-    "watching",
-]
+__all__ = ["app", "data", "evaluation", "export", "main", "predict", "report", "training", "watch"]
 
 EXIT_USER_ERROR = 2
 
 
 def main() -> None:
-    """Run the command; a user's mistake ends with one message and exit code 2."""
+    """Runs the command; a user's mistake ends with one message and exit code 2."""
     try:
         app()
     except ValueError as error:

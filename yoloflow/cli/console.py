@@ -1,4 +1,4 @@
-"""What all commands share: the application, its arguments, messages, and files that a command writes."""
+"""Shared by all commands: the application, arguments, messages, and files that a command writes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SettingsCommand(TyperCommand):
     """A command whose help also lists every setting of a recipe and every transform."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the options, then the settings (pydantic is imported only now)."""
+        """Writes the options, then the settings (pydantic is imported only now)."""
         super().format_help(ctx, formatter)
         from yoloflow.config.validation import describe_keys
 
@@ -66,7 +66,7 @@ def _configure(
 
 
 def _show_messages(level: int) -> None:
-    """Send the library's messages to stderr, a line each (around the progress bar on a terminal)."""
+    """Sends the library's messages to stderr, a line each (around the progress bar on a terminal)."""
     logger = logging.getLogger("yoloflow")
     if not logger.handlers:
         if sys.stderr.isatty():
@@ -83,12 +83,12 @@ def _show_messages(level: int) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that the user asked for."""
+    """Writes a JSON file that the user asked for."""
     write(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file that the user asked for; that it cannot be written is the user's mistake."""
+    """Writes a file that the user asked for; failing to is the user's mistake."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -97,7 +97,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def make_place(path: Path) -> None:
-    """Make the folder of a file that will be written after long work, or say now that it cannot be."""
+    """Makes the folder of a file that will be written after long work, or says now that it cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -109,7 +109,7 @@ def make_place(path: Path) -> None:
 
 
 def mistake(message: str) -> YoloflowError:
-    """The error of a wrong command line."""
+    """Returns the error of a wrong command line."""
     # Imported only now: it brings numpy, half of what `--help` would cost.
     from yoloflow.structures import YoloflowError
 

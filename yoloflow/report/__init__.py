@@ -1,1 +1,1 @@
-"""What people look at: boxes on pictures, curves of a training."""
+"""Output for people: plots and the page of a run, the live view, files of predictions and drawn images."""

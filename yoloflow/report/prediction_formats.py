@@ -1,16 +1,17 @@
-"""Predictions in files: rows of our own, COCO's results, YOLO's label files; each written as they come.
+"""Files of predictions: rows of our own, COCO's results, YOLO's label files; each written as they come.
 
-To add a format, write a class with the methods of `PredictionFormat` and a line in `FORMATS`.
+To add a format, write a subclass of `PredictionFormat` and a line in `FORMATS`.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from yoloflow.structures import Detections
 
@@ -20,14 +21,14 @@ _COCO_BOX_DECIMALS, _COCO_SCORE_DECIMALS = 3, 5
 
 @dataclass(frozen=True, slots=True)
 class PredictedImage:
-    """A picture or frame with what was found in it.
+    """An image or video frame with the objects found in it.
 
     Attributes:
         file: the source, as it was named.
-        frame: 0-based number in a video or camera; None for a picture.
+        frame: 0-based number in a video or camera; None for an image.
         height: in pixels; width: likewise.
-        stem: a name that no other picture of the folder has; frames of a video share that of the video.
-        picture: the drawn file; None where nothing is drawn.
+        stem: a name that no other image of the folder has; frames of a video share that of the video.
+        drawn: name of the drawn file; None where nothing is drawn.
         found: boxes in pixels of the original.
     """
 
@@ -36,13 +37,13 @@ class PredictedImage:
     height: int
     width: int
     stem: str
-    picture: str | None
+    drawn: str | None
     found: Detections
 
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What the formats call classes and images.
+    """The names and ids that the formats give to classes and images.
 
     Attributes:
         names: class names in class order.
@@ -56,41 +57,43 @@ class Naming:
     take_image_id: Callable[[str], int | None] | None = None
 
     def category_id(self, number: int) -> int:
-        """COCO's id of a class."""
+        """Returns COCO's id of a class."""
         return number + 1 if self.category_ids is None else self.category_ids[number]
 
 
-class PredictionFormat(Protocol):
-    """One kind of file; `path` is what the user is told."""
+class PredictionFormat(ABC):
+    """One kind of file, written image by image.
 
-    path: Path
+    Attributes:
+        file_name: of the file or folder; nothing of this name is there before, and it is never overwritten.
+        path: the same in the folder of the predictions, for the user.
+        naming: names and ids of classes and images.
+    """
+
+    file_name: ClassVar[str]
 
     def __init__(self, folder: Path, naming: Naming) -> None:
-        """Open what is written; the folder exists and holds nothing of this format."""
-        ...
+        """Opens the files; the folder exists."""
+        self.path = folder / self.file_name
+        self.naming = naming
 
-    @staticmethod
-    def place(folder: Path) -> Path:
-        """What will be there in the end."""
-        ...
-
+    @abstractmethod
     def write(self, image: PredictedImage) -> None:
-        """Add an image."""
-        ...
+        """Adds an image."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Make what is there whole: also after an interrupted prediction."""
-        ...
+        """Completes the files, also after an interrupted prediction."""
 
 
 class JsonList:
-    """A JSON list that grows row by row; until it is closed its name begins with a dot.
+    """A file with a JSON list that grows row by row; until it is closed its name begins with a dot.
 
     The name is taken only once the list is whole, so a reader never sees half of one.
     """
 
     def __init__(self, path: Path, head: str = "[", tail: str = "]") -> None:
-        """Open the file.
+        """Opens the file.
 
         Args:
             path: of the finished file.
@@ -104,68 +107,60 @@ class JsonList:
         self._num_rows = 0
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add a row."""
+        """Adds a row."""
         self._file.write((f"{self._head}\n" if self._num_rows == 0 else ",\n") + json.dumps(row))
         self._num_rows += 1
 
     def close(self) -> None:
-        """End the list."""
+        """Ends the list."""
         self._file.write(f"\n{self._tail}\n" if self._num_rows else f"{self._head}{self._tail}\n")
         self._file.close()
         self._partial.replace(self.path)
 
 
-class JsonFormat:
+class JsonFormat(PredictionFormat):
     """`predictions.json`: a row for each image, also for one without objects."""
 
+    file_name = "predictions.json"
+
     def __init__(self, folder: Path, naming: Naming) -> None:
-        self.path = self.place(folder)
-        self._names = naming.names
+        super().__init__(folder, naming)
         self._list = JsonList(self.path)
 
-    @staticmethod
-    def place(folder: Path) -> Path:
-        """The file."""
-        return folder / "predictions.json"
-
     def write(self, image: PredictedImage) -> None:
-        """Add an image."""
+        """Adds an image."""
         row = {
             "file": image.file,
             "frame": image.frame,
             "width": image.width,
             "height": image.height,
-            "picture": image.picture,
-            "detections": detection_rows(image.found, self._names),
+            "picture": image.drawn,
+            "detections": detection_rows(image.found, self.naming.names),
         }
         self._list.write(row)
 
     def close(self) -> None:
-        """End the list."""
+        """Ends the list."""
         self._list.close()
 
 
-class CocoFormat:
-    """`predictions_coco.json`, COCO's results, and `images_coco.json`, which says what their ids mean."""
+class CocoFormat(PredictionFormat):
+    """`predictions_coco.json`, COCO's results, and `images_coco.json`, the images of their ids."""
+
+    file_name = "predictions_coco.json"
 
     def __init__(self, folder: Path, naming: Naming) -> None:
-        self.path = self.place(folder)
-        self._naming = naming
+        super().__init__(folder, naming)
         self._results = JsonList(self.path)
         categories = [{"id": naming.category_id(k), "name": name} for k, name in enumerate(naming.names)]
         tail = f'],\n"categories": {json.dumps(categories)},\n"annotations": []}}'
         self._images = JsonList(folder / "images_coco.json", '{"images": [', tail)
         self._num_images = 0
 
-    @staticmethod
-    def place(folder: Path) -> Path:
-        """The results."""
-        return folder / "predictions_coco.json"
-
     def write(self, image: PredictedImage) -> None:
-        """Add an image's detections; one that is not among the given ids has none."""
+        """Adds an image's detections; one that is not among the given ids has none."""
         self._num_images += 1
-        take = self._naming.take_image_id
+        take = self.naming.take_image_id
         image_id = self._num_images if take is None else take(image.file)
         if image_id is None:
             return
@@ -176,40 +171,37 @@ class CocoFormat:
             self._results.write(
                 {
                     "image_id": image_id,
-                    "category_id": self._naming.category_id(number),
+                    "category_id": self.naming.category_id(number),
                     "bbox": box,
                     "score": round(score, _COCO_SCORE_DECIMALS),
                 }
             )
 
     def close(self) -> None:
-        """End both lists."""
+        """Ends both lists."""
         self._results.close()
         self._images.close()
 
 
-class YoloFormat:
+class YoloFormat(PredictionFormat):
     """`labels/<stem>.txt`, a row `class cx cy w h score` for each object, and `labels.csv`: of which file.
 
-    Centre and size are shares of the picture's width and height. An image without objects has an empty file;
+    Centre and size are shares of the image's width and height. An image without objects has an empty file;
     frames of a video are `labels/<stem>/000000.txt` and so on.
     """
 
+    file_name = "labels"
+
     def __init__(self, folder: Path, naming: Naming) -> None:
-        self.path = self.place(folder)
+        super().__init__(folder, naming)
         self.path.mkdir()
         # A file name need not be text: its bytes are kept as they are.
         self._list = (folder / "labels.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="")
         self._rows = csv.writer(self._list)
         self._rows.writerow(("label", "file", "frame"))
 
-    @staticmethod
-    def place(folder: Path) -> Path:
-        """The folder."""
-        return folder / "labels"
-
     def write(self, image: PredictedImage) -> None:
-        """Add an image."""
+        """Adds an image."""
         path = self.path / f"{image.stem}.txt"
         if image.frame is not None:
             path = self.path / image.stem / f"{image.frame:06d}.txt"
@@ -234,7 +226,7 @@ FORMATS: dict[str, type[PredictionFormat]] = {"json": JsonFormat, "coco": CocoFo
 
 
 def detection_rows(found: Detections, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Detections as JSON-able rows, best first; boxes to a hundredth of a pixel."""
+    """Returns detections as JSON-able rows, best first; boxes to a hundredth of a pixel."""
     return [
         {
             "box_xyxy": [round(value, 2) for value in box],
@@ -247,6 +239,6 @@ def detection_rows(found: Detections, names: Sequence[str]) -> list[dict[str, An
 
 
 def _columns(found: Detections) -> list[tuple[list[float], float, int]]:
-    """Box, score and class of each object."""
+    """Returns box, score and class of each object."""
     columns = (found.boxes_xyxy.tolist(), found.scores.tolist(), found.classes.tolist())
     return list(zip(*columns, strict=True))

@@ -14,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 
 from yoloflow.files import read_checked, read_names, write_atomically
+from yoloflow.run import file_names
 from yoloflow.run.lock import AnotherProcessError, claim
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import YoloflowError
@@ -52,12 +53,12 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         """One JSON object a logged step, stage switch or evaluation."""
-        return self.path / "metrics.jsonl"
+        return self.path / file_names.METRICS
 
     @property
     def summary(self) -> Path:
         """Final figures; written when the training has finished."""
-        return self.path / "summary.json"
+        return self.path / file_names.SUMMARY
 
     def create(self, config_text: str, names: Sequence[str], data_report: Mapping[str, Any]) -> None:
         """Makes the folders and writes what is known before the first step.
@@ -73,9 +74,9 @@ class RunFolder:
         try:
             for folder in (self.weights, self.plots):
                 folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / "names.json", _json_bytes(list(names)))
-            write_atomically(self.path / "data_problems.json", _json_bytes(data_report))
-            write_atomically(self.path / "config.yaml", config_text.encode())
+            write_atomically(self.path / file_names.NAMES, _json_bytes(list(names)))
+            write_atomically(self.path / file_names.DATA_PROBLEMS, _json_bytes(data_report))
+            write_atomically(self.path / file_names.CONFIG, config_text.encode())
         except OSError as error:
             raise YoloflowError(
                 f"{self.path}: cannot be written ({error.strerror}); choose another save_dir=..."
@@ -137,7 +138,7 @@ def find_weights(path: Path) -> Path:
 
 def names_of_run(path: Path) -> list[str] | None:
     """Returns the class names of a run, in class order; None if `path` is no run folder."""
-    return read_names(path / "names.json")
+    return read_names(path / file_names.NAMES)
 
 
 def _json_bytes(content: object) -> bytes:
@@ -203,4 +204,4 @@ def _numbered_runs(root: Path, default_name: str) -> list[Path]:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").exists()
+    return (path / file_names.CONFIG).exists()

@@ -1,4 +1,4 @@
-// What all parts share: the data, elements, figures as text.
+// Shared by all parts: the data, elements, figures as text.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const { runs } = data;
@@ -9,11 +9,13 @@ const COLOURS = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)"
 const runDash = (k) => [null, "7 3", "2 3", "9 3 2 3"][Math.floor(k / COLOURS.length) % 4];
 const runColour = (k) => COLOURS[k % COLOURS.length];
 
-// An element; keys are attributes, but `text`, and `on...` for listeners. Text is never read as HTML.
+// An element; keys are attributes, but `text`, `style` (an object), and `on...` for listeners. Text is never
+// read as HTML.
 function fill(node, keys, children) {
   for (const [key, value] of Object.entries(keys || {})) {
     if (value === null || value === undefined || value === false) continue;
     if (key === "text") node.textContent = value;
+    else if (key === "style") Object.assign(node.style, value);
     else if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else node.setAttribute(key, value === true ? "" : value);
   }
@@ -22,6 +24,23 @@ function fill(node, keys, children) {
 }
 const el = (tag, keys, ...children) => fill(document.createElement(tag), keys, children);
 const svg = (tag, keys, ...children) => fill(document.createElementNS(SVG, tag), keys, children);
+const pushButton = (text, onclick, keys) => el("button", { type: "button", text, onclick, ...keys });
+const swatch = (colour) => el("i", { class: "swatch", style: { background: colour } });
+// The step that an arrow key asks for.
+const arrowStep = (event) => ({ ArrowRight: 1, ArrowLeft: -1 })[event.key];
+// A table in a box that scrolls.
+const scrollTable = (label, name, head, rows, caption = label) =>
+  el(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+    el(
+      "table",
+      { class: name },
+      el("caption", { class: "spoken", text: caption }),
+      el("thead", {}, head),
+      rows,
+    ),
+  );
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const fixed = (digits) => (value) => (isNumber(value) ? value.toFixed(digits) : "–");
@@ -125,17 +144,12 @@ function choice(label, options, onchange) {
 
 // Buttons of which one is pressed.
 function segmented(label, options, onchange) {
+  const press = (pressed, value) => {
+    buttons.forEach((one, k) => one.setAttribute("aria-pressed", String(k === pressed)));
+    onchange(value);
+  };
   const buttons = options.map(([value, text], k) =>
-    el("button", {
-      type: "button",
-      "aria-pressed": String(k === 0),
-      text,
-      onclick: (event) => {
-        for (const button of buttons)
-          button.setAttribute("aria-pressed", String(button === event.currentTarget));
-        onchange(value);
-      },
-    }),
+    pushButton(text, () => press(k, value), { "aria-pressed": String(k === 0) }),
   );
   return el("div", { class: "segmented", role: "group", "aria-label": label }, buttons);
 }

@@ -1,20 +1,32 @@
 // Charts: SVG, drawn anew when the width changes, with values under the pointer or the arrow keys.
 
+const lineAt = (x1, y1, x2, y2, keys) => svg("line", { x1, y1, x2, y2, ...keys });
+const dotAt = (cx, cy, r, fill) => svg("circle", { cx, cy, r, style: { fill } });
+const textAt = (name, x, y, text, anchor) => svg("text", { class: name, x, y, text, "text-anchor": anchor });
+const drawing = (width, height, keys, ...children) =>
+  svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", ...keys }, ...children);
+const figureOf = (title, ...children) =>
+  el(
+    "figure",
+    { class: "chart" },
+    el("figcaption", {}, el("span", { class: "chart-title", text: title })),
+    ...children,
+  );
+
 const MARGIN = { top: 14, right: 14, bottom: 34, left: 46 };
 
 // Curves over a common axis.
 //   series: {name, colour, xs, ys, width, opacity, dash, dots, silent}; silent ones have neither legend nor values.
-//   x, y: {label, min, max, whole, format}; marks: {at, text, colour}, vertical lines.
+//   x: {label, min, max, whole}; y: {min, max, value}, a function that shows a value; marks: {at, text, colour},
+//   vertical lines.
 function lineChart({ title, series, x = {}, y = {}, marks = [], height = 230, empty }) {
   const named = series.filter((one) => !one.silent);
-  const figureNode = el("figure", { class: "chart" });
-  const caption = el("figcaption", {}, el("span", { class: "chart-title", text: title }));
-  if (named.length > 1) caption.append(legend(named));
-  figureNode.append(caption);
+  const node = figureOf(title);
+  if (named.length > 1) node.firstChild.append(legend(named));
   const points = series.flatMap((one) => one.ys.filter(isNumber));
   if (!points.length) {
-    figureNode.append(el("p", { class: "absent", text: empty || "no values" }));
-    return figureNode;
+    node.append(el("p", { class: "absent", text: empty || "no values" }));
+    return node;
   }
   const xsAll = series.flatMap((one) => one.xs.filter(isNumber));
   const box = {
@@ -25,14 +37,13 @@ function lineChart({ title, series, x = {}, y = {}, marks = [], height = 230, em
   };
   if (box.x1 <= box.x0) box.x1 = box.x0 + 1;
   if (box.y1 <= box.y0) box.y1 = box.y0 + 1;
-  const canvas = el("div", { class: "canvas" });
   const tip = el("div", { class: "tip", hidden: true });
+  const canvas = el("div", { class: "canvas" }, tip);
   const spoken = el("span", { class: "spoken", "aria-live": "polite" });
-  canvas.append(tip);
-  figureNode.append(canvas, spoken);
+  node.append(canvas, spoken);
   const state = { title, series, named, x, y, marks, height, box, canvas, tip, spoken, at: null };
   watchWidth(canvas, (width) => drawLines(state, width));
-  return figureNode;
+  return node;
 }
 
 function legend(named) {
@@ -40,16 +51,12 @@ function legend(named) {
     "span",
     { class: "legend" },
     named.map((one) => {
-      const line = svg("line", {
-        x1: 1,
-        x2: 19,
-        y1: 5,
-        y2: 5,
-        "stroke-width": 2.5,
-        "stroke-dasharray": one.dash,
-      });
-      line.style.stroke = one.colour;
-      const sample = svg("svg", { width: 20, height: 10, "aria-hidden": "true" }, line);
+      const stroke = { "stroke-width": 2.5, "stroke-dasharray": one.dash, style: { stroke: one.colour } };
+      const sample = svg(
+        "svg",
+        { width: 20, height: 10, "aria-hidden": "true" },
+        lineAt(1, 5, 19, 5, stroke),
+      );
       return el("span", { title: one.name }, sample, briefRun(one.name, 32));
     }),
   );
@@ -67,7 +74,7 @@ function watchWidth(node, draw) {
 }
 
 function axes(state, width) {
-  const { box, x, y, height } = state;
+  const { box, x, height } = state;
   const inner = {
     left: MARGIN.left,
     right: width - MARGIN.right,
@@ -80,36 +87,14 @@ function axes(state, width) {
   for (const value of ticks(box.y0, box.y1, (inner.bottom - inner.top) / 40)) {
     const at = toY(value);
     parts.push(
-      svg("line", { class: value === 0 ? "axis" : "grid", x1: inner.left, x2: inner.right, y1: at, y2: at }),
-      svg("text", {
-        class: "tick",
-        x: inner.left - 8,
-        y: at + 4,
-        "text-anchor": "end",
-        text: (y.format || short)(value),
-      }),
+      lineAt(inner.left, at, inner.right, at, { class: value === 0 ? "axis" : "grid" }),
+      textAt("tick", inner.left - 8, at + 4, short(value), "end"),
     );
   }
   for (const value of ticks(box.x0, box.x1, (inner.right - inner.left) / 80, x.whole)) {
-    parts.push(
-      svg("text", {
-        class: "tick",
-        x: toX(value),
-        y: inner.bottom + 17,
-        "text-anchor": "middle",
-        text: short(value),
-      }),
-    );
+    parts.push(textAt("tick", toX(value), inner.bottom + 17, short(value), "middle"));
   }
-  parts.push(
-    svg("text", {
-      class: "axis-name",
-      x: inner.right,
-      y: height - 3,
-      "text-anchor": "end",
-      text: x.label || "",
-    }),
-  );
+  parts.push(textAt("axis-name", inner.right, height - 3, x.label || "", "end"));
   return { inner, toX, toY, parts };
 }
 
@@ -130,61 +115,38 @@ function pathOf(one, toX, toY) {
 function drawLines(state, width) {
   const { series, marks, height, box, canvas, title } = state;
   const { inner, toX, toY, parts } = axes(state, width);
-  for (const mark of marks) {
-    const line = svg("line", {
-      class: "mark",
-      x1: toX(mark.at),
-      x2: toX(mark.at),
-      y1: inner.top - 6,
-      y2: inner.bottom,
-    });
-    if (mark.colour) line.style.stroke = mark.colour;
-    const flip = toX(mark.at) > inner.right - 70;
-    const label = {
-      class: "mark-name",
-      x: toX(mark.at) + (flip ? -5 : 5),
-      y: inner.top + 2,
-      text: mark.text,
-    };
-    parts.push(line, svg("text", { ...label, "text-anchor": flip ? "end" : "start" }));
+  for (const { at, text, colour } of marks) {
+    const left = toX(at);
+    const flip = left > inner.right - 70;
+    parts.push(
+      lineAt(left, inner.top - 6, left, inner.bottom, { class: "mark", style: { stroke: colour ?? "" } }),
+      textAt("mark-name", left + (flip ? -5 : 5), inner.top + 2, text, flip ? "end" : "start"),
+    );
   }
   for (const one of series) {
-    const shown = {
-      class: "curve",
-      d: pathOf(one, toX, toY),
-      "stroke-width": one.width || 2,
-      "stroke-dasharray": one.dash,
-    };
-    const line = svg("path", { ...shown, opacity: one.opacity });
-    line.style.stroke = one.colour;
-    parts.push(line);
-    const isSparse = one.dots && one.ys.length <= 40;
+    parts.push(
+      svg("path", {
+        class: "curve",
+        d: pathOf(one, toX, toY),
+        "stroke-width": one.width || 2,
+        "stroke-dasharray": one.dash,
+        opacity: one.opacity,
+        style: { stroke: one.colour },
+      }),
+    );
+    const isDotted = (one.dots && one.ys.length <= 40) || one.ys.filter(isNumber).length === 1;
     one.ys.forEach((value, k) => {
-      if (!isNumber(value) || !(isSparse || one.ys.filter(isNumber).length === 1)) return;
-      const dot = svg("circle", { cx: toX(one.xs[k]), cy: toY(value), r: 2.6 });
-      dot.style.fill = one.colour;
-      parts.push(dot);
+      if (isDotted && isNumber(value)) parts.push(dotAt(toX(one.xs[k]), toY(value), 2.6, one.colour));
     });
   }
   const cursor = svg("g", { class: "cursor" });
-  const picture = svg(
-    "svg",
-    {
-      width,
-      height,
-      viewBox: `0 0 ${width} ${height}`,
-      role: "img",
-      tabindex: 0,
-      "aria-label": `${title}. ${reading(state)} Arrow keys read the values.`,
-    },
-    parts,
-    cursor,
-  );
+  const spoken = `${title}. ${reading(state)} Arrow keys read the values.`;
+  const chart = drawing(width, height, { tabindex: 0, "aria-label": spoken }, parts, cursor);
   canvas.querySelector("svg")?.remove();
-  canvas.prepend(picture);
+  canvas.prepend(chart);
   const show = (at) => showValues(state, { inner, toX, toY, cursor, width }, at);
-  picture.addEventListener("pointermove", (event) => {
-    const left = event.clientX - picture.getBoundingClientRect().left;
+  chart.addEventListener("pointermove", (event) => {
+    const left = event.clientX - chart.getBoundingClientRect().left;
     show(box.x0 + ((left - inner.left) / (inner.right - inner.left)) * (box.x1 - box.x0));
   });
   const hide = () => {
@@ -192,10 +154,10 @@ function drawLines(state, width) {
     cursor.replaceChildren();
     state.tip.hidden = true;
   };
-  picture.addEventListener("pointerleave", hide);
-  picture.addEventListener("blur", hide);
-  picture.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  chart.addEventListener("pointerleave", hide);
+  chart.addEventListener("blur", hide);
+  chart.addEventListener("keydown", (event) => {
+    const step = arrowStep(event);
     if (event.key === "Escape") hide();
     if (!step) return;
     event.preventDefault();
@@ -211,7 +173,7 @@ function drawLines(state, width) {
 function reading({ named, y }) {
   const parts = named.slice(0, 6).map((one) => {
     const known = one.ys.filter(isNumber);
-    return `${one.name} ends at ${(y.value || y.format || short)(known[known.length - 1])}`;
+    return `${one.name} ends at ${(y.value || short)(known[known.length - 1])}`;
   });
   return `${parts.join(", ")}.`;
 }
@@ -237,44 +199,22 @@ function showValues(state, { inner, toX, toY, cursor, width }, at) {
   const found = named.flatMap((one) => {
     const known = one.xs.map((value, k) => [value, one.ys[k]]).filter(([a, b]) => isNumber(a) && isNumber(b));
     if (!known.length) return [];
-    return [
-      [
-        one,
-        known[
-          nearest(
-            known.map(([a]) => a),
-            at,
-          )
-        ],
-      ],
-    ];
+    const xs = known.map(([value]) => value);
+    return [[one, known[nearest(xs, at)]]];
   });
   if (!found.length) return;
   const closest = found.reduce((a, b) => (Math.abs(b[1][0] - at) < Math.abs(a[1][0] - at) ? b : a))[1][0];
   state.at = closest;
-  cursor.replaceChildren(
-    svg("line", { x1: toX(closest), x2: toX(closest), y1: inner.top, y2: inner.bottom }),
-  );
+  const left = toX(closest);
+  cursor.replaceChildren(lineAt(left, inner.top, left, inner.bottom));
   tip.replaceChildren(el("b", { text: `${x.label || ""} ${short(closest)}` }));
   for (const [one, [xValue, yValue]] of found) {
     if (!reaches(one, closest)) continue;
-    const dot = svg("circle", { cx: toX(xValue), cy: toY(yValue), r: 4 });
-    dot.style.fill = one.colour;
-    cursor.append(dot);
-    const swatch = el("i");
-    swatch.style.background = one.colour;
-    tip.append(
-      el(
-        "span",
-        {},
-        swatch,
-        `${briefRun(one.name, 32)} `,
-        el("b", { text: (y.value || y.format || short)(yValue) }),
-      ),
-    );
+    cursor.append(dotAt(toX(xValue), toY(yValue), 4, one.colour));
+    const value = el("b", { text: (y.value || short)(yValue) });
+    tip.append(el("span", {}, swatch(one.colour), `${briefRun(one.name, 32)} `, value));
   }
   tip.hidden = false;
-  const left = toX(closest);
   const room = tip.offsetWidth + 14;
   tip.style.left = `${Math.max(0, left + room > width ? left - room : left + 14)}px`;
   tip.style.top = `${inner.top}px`;
@@ -285,9 +225,9 @@ function reliabilityChart(bins) {
   const canvas = el("div", { class: "canvas" });
   const most = Math.max(...bins.map((bin) => bin.count), 1);
   watchWidth(canvas, (width) => {
-    const state = { box: { x0: 0, x1: 1, y0: 0, y1: 1 }, x: { label: "confidence" }, y: {}, height: 280 };
+    const state = { box: { x0: 0, x1: 1, y0: 0, y1: 1 }, x: { label: "confidence" }, height: 280 };
     const { inner, toX, toY, parts } = axes(state, width);
-    parts.push(svg("line", { class: "mark", x1: toX(0), y1: toY(0), x2: toX(1), y2: toY(1) }));
+    parts.push(lineAt(toX(0), toY(0), toX(1), toY(1), { class: "mark" }));
     for (const bin of bins.filter((one) => one.count && isNumber(one.accuracy))) {
       const [left, right] = [toX(bin.lower) + 1, toX(bin.upper) - 1];
       const shape = {
@@ -307,20 +247,10 @@ function reliabilityChart(bins) {
         svg("circle", { class: "bin-mean", cx: toX(bin.confidence), cy: toY(bin.accuracy), r: 3 }),
       );
     }
-    const label = "Share of right detections for each confidence; the dashed line is perfect calibration.";
-    const picture = svg(
-      "svg",
-      { width, height: 280, viewBox: `0 0 ${width} 280`, role: "img", "aria-label": label },
-      parts,
-    );
-    canvas.replaceChildren(picture);
+    const said = "Share of right detections for each confidence; the dashed line is perfect calibration.";
+    canvas.replaceChildren(drawing(width, 280, { "aria-label": said }, parts));
   });
-  return el(
-    "figure",
-    { class: "chart" },
-    el("figcaption", {}, el("span", { class: "chart-title", text: "Share that is right, by confidence" })),
-    canvas,
-  );
+  return figureOf("Share that is right, by confidence", canvas);
 }
 
 // Values with their intervals on one axis, a row for each.
@@ -336,61 +266,27 @@ function intervalChart(title, rows) {
     const left = Math.min(180, width * 0.35);
     const toX = (value) => left + ((value - low + space) / (high - low + 2 * space)) * (width - left - 60);
     const parts = ticks(low - space, high + space, width / 140).flatMap((value) => [
-      svg("line", { class: "grid", x1: toX(value), x2: toX(value), y1: 4, y2: height - 24 }),
-      svg("text", {
-        class: "tick",
-        x: toX(value),
-        y: height - 8,
-        "text-anchor": "middle",
-        text: short(value),
-      }),
+      lineAt(toX(value), 4, toX(value), height - 24, { class: "grid" }),
+      textAt("tick", toX(value), height - 8, short(value), "middle"),
     ]);
     known.forEach((row, k) => {
       const at = 22 + k * 34;
       const [from, to] = row.interval || [row.value, row.value];
-      const line = svg("line", {
-        x1: toX(from),
-        x2: toX(to),
-        y1: at,
-        y2: at,
+      const stroke = {
         "stroke-width": 4,
         "stroke-linecap": "round",
         opacity: 0.35,
-      });
-      const dot = svg("circle", { cx: toX(row.value), cy: at, r: 5.5 });
-      line.style.stroke = dot.style.fill = row.colour;
-      parts.push(line, dot);
+        style: { stroke: row.colour },
+      };
       parts.push(
-        svg("text", {
-          class: "row-name",
-          x: 0,
-          y: at + 4,
-          text: briefRun(row.name, Math.floor(left / 8)),
-        }),
-      );
-      parts.push(
-        svg("text", {
-          class: "row-value",
-          x: width,
-          y: at + 4,
-          "text-anchor": "end",
-          text: figure(row.value),
-        }),
+        lineAt(toX(from), at, toX(to), at, stroke),
+        dotAt(toX(row.value), at, 5.5, row.colour),
+        textAt("row-name", 0, at + 4, briefRun(row.name, Math.floor(left / 8))),
+        textAt("row-value", width, at + 4, figure(row.value), "end"),
       );
     });
     const said = known.map((row) => `${row.name} ${figure(row.value)}`).join(", ");
-    canvas.replaceChildren(
-      svg(
-        "svg",
-        { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${said}` },
-        parts,
-      ),
-    );
+    canvas.replaceChildren(drawing(width, height, { "aria-label": `${title}: ${said}` }, parts));
   });
-  return el(
-    "figure",
-    { class: "chart" },
-    el("figcaption", {}, el("span", { class: "chart-title", text: title })),
-    canvas,
-  );
+  return figureOf(title, canvas);
 }

@@ -12,7 +12,7 @@ function comparisonSection() {
     ["Ended", (run) => day(run.ended)],
   ].map(([name, show]) => [name, ...runs.map((run) => String(show(run)))]);
   const names = runs.map((run) => run.name);
-  const doubted = runs.filter((run) => run.doubt && run.diagnostics);
+  const stale = runs.filter((run) => run.stale_reason && run.diagnostics);
   const dots = intervalChart(
     "AP with its confidence interval",
     runs.map((run, k) => ({
@@ -37,9 +37,9 @@ function comparisonSection() {
     lead,
     dots,
     plainTable("Figures of each run", ["", ...names], rows),
-    doubted.length
+    stale.length
       ? note(
-          `AP of each class below may be of other weights than the best: ${doubted.map((run) => `${brief(run.name)} (${run.doubt})`).join("; ")}.`,
+          `AP of each class below may be of other weights than the best: ${stale.map((run) => `${brief(run.name)} (${run.stale_reason})`).join("; ")}.`,
         )
       : null,
     el("h3", { text: "Settings that differ" }),

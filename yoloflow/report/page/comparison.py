@@ -1,19 +1,20 @@
-"""Several runs side by side: in which settings they differ, and what came of it."""
+"""Several runs side by side: the settings in which they differ, and the best figures of each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from yoloflow.report.curves import NO_OBJECTS, has_ap
+from yoloflow.report.metrics import NO_OBJECTS, has_ap
+from yoloflow.report.page.run_content import RunContent
 
-# Where a run lies says nothing of how it was trained.
-_OF_THE_FOLDER = {"name", "save_dir", "resume"}
+# Settings of the place of a run say nothing of how it was trained.
+_PLACE_SETTINGS = {"name", "save_dir", "resume"}
 _MOST_LETTERS = 120
 
 
 def differing_settings(settings: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """The settings that are not the same in all runs, in the order of the files.
+    """Returns the settings that are not the same in all runs, in the order of the files.
 
     Args:
         settings: dotted keys and values as text, of each run.
@@ -25,30 +26,26 @@ def differing_settings(settings: Sequence[Mapping[str, str]]) -> list[dict[str, 
     rows = []
     for key in keys:
         values = [run.get(key) for run in settings]
-        if key not in _OF_THE_FOLDER and len(set(values)) > 1:
+        if key not in _PLACE_SETTINGS and len(set(values)) > 1:
             rows.append({"key": key, "values": [_short(value) for value in values]})
     return rows
 
 
-def best_figures(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The head figures of a run: of its diagnostics, else of its summary, else of its curves.
+def best_figures(run: RunContent) -> dict[str, Any]:
+    """Returns the head figures of a run: of its diagnostics, else of its summary, else of its metrics.
 
     Diagnostics that may be of other weights than the best epoch's do not stand beside it.
-
-    Args:
-        run: of `read_run`.
 
     Returns:
         `map`, `map50`, `epoch` (of the best evaluation), `intervals`; None for what is not known. `why` is a
         reason why there is no AP.
     """
-    evaluations = run["curves"]["evaluations"]
-    best: Mapping[str, Any] = (run["summary"] or {}).get("best") or _best_evaluation(evaluations)
-    diagnostics = None if run["doubt"] else run["diagnostics"]
+    best: Mapping[str, Any] = (run.summary or {}).get("best") or run.metrics.best_evaluation or {}
+    diagnostics = None if run.stale_reason else run.diagnostics
     figures = dict(zip(("map", "map50"), diagnostics["stats"], strict=False)) if diagnostics else best
-    if figures and not has_ap(figures):
+    if not has_ap(figures):
         figures = {}
-    is_empty = diagnostics["stats"][0] < 0 if diagnostics else evaluations["has_no_objects"]
+    is_empty = diagnostics["stats"][0] < 0 if diagnostics else run.metrics.has_no_objects
     return {
         "map": figures.get("map"),
         "map50": figures.get("map50"),
@@ -56,16 +53,6 @@ def best_figures(run: Mapping[str, Any]) -> dict[str, Any]:
         "intervals": diagnostics.get("intervals") if diagnostics else None,
         "why": NO_OBJECTS if is_empty else None,
     }
-
-
-def _best_evaluation(evaluations: Mapping[str, Any]) -> dict[str, Any]:
-    """The first of the highest AP, as training chooses its best weights."""
-    known = [k for k, value in enumerate(evaluations["map"]) if value is not None]
-    if not known:
-        return {}
-    best = max(known, key=lambda k: (evaluations["map"][k], -k))
-    found = {key: evaluations[key][best] for key in ("map", "map50")}
-    return {"epoch": round(evaluations["epoch"][best]), **found}
 
 
 def _short(value: str | None) -> str | None:

@@ -1,8 +1,9 @@
-"""Diagnostics as the page needs them: smaller, and nothing left out unsaid."""
+"""Diagnostics as the page needs them: smaller, with the number of what is left out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,6 @@ MOST_CONFUSED = 60
 """Classes of the confusion matrix at most."""
 MOST_LABEL_ERRORS = 300
 """Suspicious labels that the page lists."""
-
-
 SCHEMA = 1
 """The form of `diagnostics.json` that the page knows."""
 _CURVES = {"precision": list, "recall": list, "f1": list}
@@ -49,7 +48,7 @@ _FORM = {
 
 
 def read_diagnostics(path: Path) -> dict[str, Any] | None:
-    """A `diagnostics.json`, its form checked; None where there is no such file.
+    """Reads a `diagnostics.json` and checks its form; None where there is no such file.
 
     Raises:
         YoloflowError: it is damaged, or of a schema that this version does not know.
@@ -61,16 +60,15 @@ def read_diagnostics(path: Path) -> dict[str, Any] | None:
     if not isinstance(head, dict) or head.get("schema") != SCHEMA:
         found = f"schema {head['schema']!r}" if isinstance(head, dict) and "schema" in head else "no schema"
         raise YoloflowError(f"{path}: has {found} where {SCHEMA} is expected; {again}")
-    content: dict[str, Any] = head
-    for place in wrong_places(content, _FORM):
+    for place in wrong_places(head, _FORM):
         raise YoloflowError(f"{path}: {place}; {again}")
-    if len(content["stats"]) < 2:
-        raise YoloflowError(f"{path}: stats has {len(content['stats'])} figures, not 12; {again}")
-    return content
+    if len(head["stats"]) < 2:
+        raise YoloflowError(f"{path}: stats has {len(head['stats'])} figures, not 12; {again}")
+    return head
 
 
 def compact_diagnostics(diagnostics: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """`diagnostics.json` without its images.
+    """Returns `diagnostics.json` without its images.
 
     Args:
         diagnostics: its content (schema 1).
@@ -81,11 +79,9 @@ def compact_diagnostics(diagnostics: Mapping[str, Any], num_classes: int) -> dic
         and `num_label_errors` counts the suspicious labels before they were cut.
     """
     labels = diagnostics.get("label_errors") or []
-    kept = _most_frequent(diagnostics["classes"], num_classes)
-    plain = {
-        key: value for key, value in diagnostics.items() if key not in ("images", "confusion", "label_errors")
-    }
-    return plain | {
+    by_frequency = sorted(diagnostics["classes"], key=lambda row: -row["num_objects"])
+    kept = {row["category_id"] for row in by_frequency[:num_classes]}
+    return {key: value for key, value in diagnostics.items() if key != "images"} | {
         "pr_curves": _of_classes(diagnostics.get("pr_curves"), kept),
         "confidence_curves": _of_classes(diagnostics.get("confidence_curves"), kept),
         "confusion": _sparse_confusion(diagnostics.get("confusion")),
@@ -95,7 +91,7 @@ def compact_diagnostics(diagnostics: Mapping[str, Any], num_classes: int) -> dic
 
 
 def compact_images(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The images of the gallery, boxes as rows.
+    """Returns the images of the gallery, boxes as rows.
 
     Args:
         images: of `diagnostics.json`.
@@ -112,11 +108,6 @@ def _box_row(box: Mapping[str, Any]) -> list[Any]:
     return [*corners, *rest]
 
 
-def _most_frequent(classes: Sequence[Mapping[str, Any]], most: int) -> set[int]:
-    ranked = sorted(classes, key=lambda row: -row["num_objects"])
-    return {row["category_id"] for row in ranked[:most]}
-
-
 def _of_classes(curves: Mapping[str, Any] | None, kept: set[int]) -> dict[str, Any] | None:
     if curves is None:
         return None
@@ -125,7 +116,7 @@ def _of_classes(curves: Mapping[str, Any] | None, kept: set[int]) -> dict[str, A
 
 
 def _sparse_confusion(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The cells that are not empty, of the classes that are confused most."""
+    """Returns the cells that are not empty, of the classes that are confused most."""
     if confusion is None:
         return None
     labels, matrix = confusion["labels"], confusion["matrix"]
@@ -135,8 +126,7 @@ def _sparse_confusion(confusion: Mapping[str, Any] | None) -> dict[str, Any] | N
     places = [*sorted(ranked), last]
     cells = [
         [row, column, matrix[places[row]][places[column]]]
-        for row in range(len(places))
-        for column in range(len(places))
+        for row, column in product(range(len(places)), repeat=2)
         if matrix[places[row]][places[column]]
     ]
     return {

@@ -1,4 +1,4 @@
-"""Runs as one HTML file: figures and pictures as data, the style sheet and the scripts beside this module."""
+"""Runs as one HTML file: figures and images as data, the style sheet and the scripts beside this module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import hashlib
 import html
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,10 +15,9 @@ from typing import Any
 
 from yoloflow.report.page.comparison import best_figures, differing_settings
 from yoloflow.report.page.diagnostics import compact_diagnostics, compact_images
-from yoloflow.report.page.pictures import Pictures, shrink_pictures
+from yoloflow.report.page.run_content import RunContent, page_curves
+from yoloflow.report.page.thumbnails import Thumbnails, make_thumbnails
 from yoloflow.structures import YoloflowError
-
-logger = logging.getLogger("yoloflow")
 
 LARGEST = 4_900_000
 """Bytes of a page at most."""
@@ -38,8 +36,8 @@ _CLASSES_WITH_CURVES = (100, 30, 0)
 _NO_NETWORK = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"
 
 
-def render_page(runs: Sequence[Mapping[str, Any]], now: datetime | None = None) -> str:
-    """The page of one run, or of several side by side.
+def render_page(runs: Sequence[RunContent], now: datetime | None = None) -> str:
+    """Renders the page of one run, or of several side by side.
 
     Args:
         runs: of `read_run`.
@@ -49,58 +47,59 @@ def render_page(runs: Sequence[Mapping[str, Any]], now: datetime | None = None) 
         the HTML text, less than `LARGEST` bytes in UTF-8.
 
     Raises:
-        YoloflowError: so many runs that even without pictures the page would be too large.
+        YoloflowError: so many runs that even without images the page would be too large.
     """
-    title = " · ".join(str(run["name"]) for run in runs)
+    title = " · ".join(run.name for run in runs)
     shared: dict[str, Any] = {
         "made": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
-        "settings": differing_settings([run["settings"] for run in runs]),
+        "settings": differing_settings([run.settings for run in runs]),
     }
     frame = len(_document(title, "").encode("utf-8", "replace"))
     for num_classes in _CLASSES_WITH_CURVES:
         told = [_of_run(run, num_classes) for run in runs]
-        room = LARGEST - frame - len(_as_script_data(shared | {"runs": told, "pictures": []}))
-        room -= _space_for_notes(told)
+        files = [[image["file"] for image in run["gallery"]["images"]] for run in told]
+        # What `_place_thumbnails` adds to each run and image.
+        notes = 100 + sum(400 + 60 * len(of_run) for of_run in files)
+        room = LARGEST - frame - notes - len(_as_script_data(shared | {"runs": told, "thumbnails": []}))
         if room > 0:
             break
     else:
         raise YoloflowError(
             f"a page of {len(runs)} runs would be larger than {LARGEST / 1e6} MB; give fewer runs"
         )
-    pictures = shrink_pictures(_files_by_rank(told), room)
-    _place_pictures(told, pictures)
-    return _document(
-        title, _as_script_data(shared | {"runs": told, "pictures": list(pictures.texts.values())})
-    )
+    by_rank = [file for file in chain.from_iterable(zip_longest(*files)) if file is not None]
+    thumbnails = make_thumbnails(by_rank, room)
+    _place_thumbnails(told, thumbnails)
+    content = shared | {"runs": told, "thumbnails": list(thumbnails.texts.values())}
+    return _document(title, _as_script_data(content))
 
 
-def _of_run(run: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """What the page's scripts read of a run."""
-    diagnostics, summary = run["diagnostics"], run["summary"]
-    settings = run["settings"]
+def _of_run(run: RunContent, num_classes: int) -> dict[str, Any]:
+    """Returns what the page's scripts read of a run."""
+    diagnostics, summary, epochs = run.diagnostics, run.summary, run.settings.get("epochs", "")
     return {
-        **{
-            key: run[key]
-            for key in ("name", "path", "finished", "ended", "config", "summary", "curves", "data")
-        },
-        "recipe": settings.get("recipe"),
-        "epochs": int(settings["epochs"]) if settings.get("epochs", "").isdigit() else None,
-        "num_classes": len(run["names"] or ()),
+        "name": run.name,
+        "finished": summary is not None,
+        "ended": run.ended,
+        "config": run.config,
+        "summary": summary and {key: summary.get(key) for key in ("wall_seconds", "images_per_second")},
+        "curves": page_curves(run.metrics),
+        "data": run.data,
+        "recipe": run.settings.get("recipe"),
+        "epochs": int(epochs) if epochs.isdigit() else None,
+        "num_classes": len(run.names or ()),
         "best": best_figures(run),
         "environment": _environment(run),
-        "absent": run.get("absent"),
-        "doubt": run["doubt"],
-        "diagnostics": None if diagnostics is None else compact_diagnostics(diagnostics, num_classes),
-        "gallery": {
-            "images": [] if diagnostics is None else compact_images(diagnostics["images"]),
-            "note": None,
-        },
-    } | ({"summary": {k: summary.get(k) for k in ("wall_seconds", "images_per_second")}} if summary else {})
+        "not_evaluated": run.not_evaluated,
+        "stale_reason": run.stale_reason,
+        "diagnostics": diagnostics and compact_diagnostics(diagnostics, num_classes),
+        "gallery": {"images": compact_images(diagnostics["images"]) if diagnostics else [], "note": None},
+    }
 
 
-def _environment(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What the run ran on, as names and values."""
-    summary = run["summary"] or {}
+def _environment(run: RunContent) -> dict[str, Any]:
+    """Returns what the run ran on, as names and values."""
+    summary = run.summary or {}
     versions = summary.get("versions", {})
     known = {
         "Python": versions.get("python"),
@@ -110,52 +109,35 @@ def _environment(run: Mapping[str, Any]) -> dict[str, Any]:
         "Processes": summary.get("ranks"),
         "Platform": summary.get("platform"),
         "Git commit": summary.get("git_commit"),
-        "Evaluated": (run["diagnostics"] or {}).get("what"),
-        "Run folder": run["path"],
+        "Evaluated": (run.diagnostics or {}).get("what"),
+        "Run folder": str(run.path),
     }
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _files_by_rank(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The pictures of all runs, the worst of each run first."""
-    by_run = [[image["file"] for image in run["gallery"]["images"]] for run in runs]
-    return [file for file in chain.from_iterable(zip_longest(*by_run)) if file is not None]
-
-
-def _space_for_notes(runs: Sequence[Mapping[str, Any]]) -> int:
-    """Letters that `_place_pictures` may add."""
-    return 100 + sum(400 + 60 * len(run["gallery"]["images"]) for run in runs)
-
-
-def _place_pictures(runs: Sequence[dict[str, Any]], pictures: Pictures) -> None:
-    """Tell each image which picture is its own, or why it has none, and each run how many there are."""
-    numbers = {file: number for number, file in enumerate(pictures.texts)}
-    unreadable, left_out = set(pictures.unreadable), set(pictures.left_out)
+def _place_thumbnails(runs: Sequence[dict[str, Any]], thumbnails: Thumbnails) -> None:
+    """Gives each image the number of its thumbnail, or why it has none, and each gallery a note of both."""
+    numbers = {file: number for number, file in enumerate(thumbnails.texts)}
     for run in runs:
         images = run["gallery"]["images"]
         for image in images:
-            image["picture"] = numbers.get(image["file"])
-            if image["file"] in unreadable:
-                image["why"] = "picture not found"
-            elif image["file"] in left_out:
+            image["thumbnail"] = numbers.get(image["file"])
+            if image["file"] in thumbnails.unreadable:
+                image["why"] = "image not found"
+            elif image["file"] in thumbnails.left_out:
                 image["why"] = "left out for its size"
-        run["gallery"]["note"] = _gallery_note(run, unreadable, left_out)
-
-
-def _gallery_note(run: Mapping[str, Any], unreadable: set[str], left_out: set[str]) -> str | None:
-    if run["diagnostics"] is None:
-        return None
-    files_here = [image["file"] for image in run["gallery"]["images"]]
-    parts = [f"The {len(files_here)} worst of {run['diagnostics']['num_images']} evaluated images."]
-    if missing := sum(file in unreadable for file in files_here):
-        parts.append(f"{missing} picture files are not there any more or cannot be read.")
-    if dropped := sum(file in left_out for file in files_here):
-        parts.append(f"{dropped} pictures are left out to keep the file below 5 MB.")
-    return " ".join(parts)
+        if run["diagnostics"] is None:
+            continue
+        parts = [f"The {len(images)} worst of {run['diagnostics']['num_images']} evaluated images."]
+        if missing := sum(image["file"] in thumbnails.unreadable for image in images):
+            parts.append(f"{missing} image files are not there any more or cannot be read.")
+        if dropped := sum(image["file"] in thumbnails.left_out for image in images):
+            parts.append(f"{dropped} images are left out to keep the file below 5 MB.")
+        run["gallery"]["note"] = " ".join(parts)
 
 
 def _as_script_data(content: object) -> str:
-    """JSON that can stand inside a script element: ASCII, and nothing in it can end the element."""
+    """Returns JSON that can stand inside a script element: ASCII, and nothing in it can end the element."""
     text = json.dumps(_plain(content), allow_nan=False, separators=(",", ":"))
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
@@ -163,7 +145,7 @@ def _as_script_data(content: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """Floats of five significant digits; what is not finite is null, as JSON has no other word for it."""
+    """Rounds floats to five significant digits; what is not finite is null, as JSON has no other word."""
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -174,7 +156,6 @@ def _plain(value: object) -> object:
 
 
 def _document(title: str, script_data: str) -> str:
-    """The file's text."""
     style = _resource("page.css")
     # One scope: nothing of the page is global.
     script = '(() => {\n"use strict";\n' + "\n".join(_resource(name) for name in _SCRIPTS) + "\n})();\n"
@@ -203,7 +184,7 @@ def _document(title: str, script_data: str) -> str:
 
 
 def _hash_of(text: str) -> str:
-    """The word of a content security policy that allows exactly this text."""
+    """Returns the word of a content security policy that allows exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

@@ -11,34 +11,27 @@ function labelsSection(run) {
     );
   const nameOf = nameFinder(run.diagnostics);
   const text = (id) => (id === null || id === undefined ? "nothing" : nameOf(id));
+  const words = (name, key, show = (row) => nameCell(key(row))) => ({ name, isText: true, key, show });
   const columns = [
-    {
-      name: "File",
-      isText: true,
-      key: (row) => fileName(row.file),
-      show: (row) => suspectLink(run, row, nameOf),
-    },
-    { name: "Suspicion", isText: true, key: (row) => row.kind, show: (row) => row.kind.replaceAll("_", " ") },
-    {
-      name: "Labelled",
-      isText: true,
-      key: (row) => text(row.true_category_id),
-      show: (row) => nameCell(text(row.true_category_id)),
-    },
-    {
-      name: "Found",
-      isText: true,
-      key: (row) => text(row.category_id),
-      show: (row) => nameCell(text(row.category_id)),
-    },
+    words(
+      "File",
+      (row) => fileName(row.file),
+      (row) => suspectLink(run, row, nameOf),
+    ),
+    words(
+      "Suspicion",
+      (row) => row.kind,
+      (row) => row.kind.replaceAll("_", " "),
+    ),
+    words("Labelled", (row) => text(row.true_category_id)),
+    words("Found", (row) => text(row.category_id)),
     { name: "Score", key: (row) => row.score, show: (row) => share(row.score) },
     { name: "IoU", key: (row) => row.iou, show: (row) => fixed(2)(row.iou) },
-    {
-      name: "Box x1 y1 x2 y2",
-      isText: true,
-      key: (row) => row.box_xyxy[0],
-      show: (row) => row.box_xyxy.map((value) => Math.round(value)).join(" "),
-    },
+    words(
+      "Box x1 y1 x2 y2",
+      (row) => row.box_xyxy[0],
+      (row) => row.box_xyxy.map((value) => Math.round(value)).join(" "),
+    ),
   ];
   const of = run.diagnostics.num_label_errors;
   const lead = `${plural(of, "place")} where a detection contradicts the labels, surest first${of > found.length ? `; the first ${count(found.length)} are listed` : ""}.`;
@@ -51,24 +44,18 @@ function labelsSection(run) {
     filterLabel: "Filter",
   });
   const said =
-    "wrong label: an object is taken for another class; wrong box: its box fits badly; missing label: nothing is labelled there. Files of the pictures above open.";
+    "wrong label: an object is taken for another class; wrong box: its box fits badly; missing label: nothing is labelled there. Files of the images above open.";
   return section("labels", "Labels to look at", lead, table, note(said));
 }
 
-// A file's name; it opens the picture where the gallery has it.
+// A file's name; it opens the image where the gallery has it.
 function suspectLink(run, row, nameOf) {
-  const image = run.gallery.images.find((one) => one.file === row.file && one.picture !== null);
+  const image = run.gallery.images.find((one) => one.file === row.file && one.thumbnail !== null);
   if (!image) return el("span", { class: "name", title: row.file, text: fileName(row.file) });
   const box = [...row.box_xyxy, row.category_id, "suspect", row.score, row.iou, row.true_category_id];
   const shown = { ...image, boxes: [...image.boxes, box] };
   const open = () => openViewer([shown], shown, (one) => one[KIND] === "suspect", nameOf);
-  return el("button", {
-    type: "button",
-    class: "link name",
-    title: row.file,
-    text: fileName(row.file),
-    onclick: open,
-  });
+  return pushButton(fileName(row.file), open, { class: "link name", title: row.file });
 }
 
 const SET_NAMES = { train_set: "Training set", val_set: "Validation set" };
@@ -158,13 +145,8 @@ function speedSection(run) {
   });
   const key = el("p", { class: "key" });
   parts.forEach(([name, value], k) => {
-    const piece = el("i");
-    piece.style.width = `${(100 * value) / sum}%`;
-    piece.style.background = COLOURS[k];
-    const swatch = el("i", { class: "swatch" });
-    swatch.style.background = COLOURS[k];
-    bar.append(piece);
-    key.append(el("span", {}, swatch, `${name} ${short(value)} ms`));
+    bar.append(el("i", { style: { width: `${(100 * value) / sum}%`, background: COLOURS[k] } }));
+    key.append(el("span", {}, swatch(COLOURS[k]), `${name} ${short(value)} ms`));
   });
   const memory = isNumber(speed.peak_memory_mb)
     ? ` Memory at most ${count(Math.round(speed.peak_memory_mb))} MB.`
@@ -179,10 +161,7 @@ function speedSection(run) {
 }
 
 function settingsSection(run) {
-  const environment = Object.entries(run.environment).map(([name, value]) => [
-    name,
-    value === null ? "not known" : String(value),
-  ]);
+  const environment = Object.entries(run.environment).map(([name, value]) => [name, String(value)]);
   const config = el(
     "details",
     {},

@@ -1,4 +1,4 @@
-// The pictures with the worst results: boxes are drawn over them, so that they filter and stay sharp.
+// The images with the worst results: boxes are drawn over them, so that they filter and stay sharp.
 
 const KINDS = {
   missed: "an object that nothing was found for",
@@ -13,27 +13,23 @@ const kindColour = (kind) => `var(--kind-${kind})`;
 // [x1, y1, x2, y2, category, kind, score, iou, other category] of a box.
 const [CATEGORY, KIND, SCORE, IOU, OTHER] = [4, 5, 6, 7, 8];
 const FIRST_SHOWN = 12;
+const MORE_SHOWN = 24;
 
 function gallery(run, nameOf) {
   const { images, note: said } = run.gallery;
   const state = { category: "", kind: "", order: "worst", correct: false, most: FIRST_SHOWN };
   const grid = el("ul", { class: "gallery" });
   const told = el("p", { class: "told", "aria-live": "polite" });
-  const more = el("button", {
-    type: "button",
-    class: "more",
-    onclick: () => {
-      state.most += 24;
-      draw();
-    },
-  });
+  const showMore = () => {
+    state.most += MORE_SHOWN;
+    draw();
+  };
+  const more = pushButton("", showMore, { class: "more" });
 
   const fits = (box) => {
     const kind = box[KIND];
     if (state.kind ? kind !== state.kind : kind === "correct" && !state.correct) return false;
-    return (
-      !state.category || String(box[CATEGORY]) === state.category || String(box[OTHER]) === state.category
-    );
+    return !state.category || [box[CATEGORY], box[OTHER]].map(String).includes(state.category);
   };
   // An image is shown for its errors; one without an error that fits is not.
   const isWanted = (image) =>
@@ -50,10 +46,12 @@ function gallery(run, nameOf) {
     grid.replaceChildren(
       ...shown.map((image) => card(image, fits, () => openViewer(wanted, image, fits, nameOf))),
     );
-    const what = [state.kind, state.category && brief(nameOf(Number(state.category)))].filter(Boolean).join(", ");
-    told.textContent = `${count(shown.length)} of ${plural(wanted.length, "picture")}${what ? ` with ${what}` : " with errors"}.`;
+    const what = [state.kind, state.category && brief(nameOf(Number(state.category)))]
+      .filter(Boolean)
+      .join(", ");
+    told.textContent = `${count(shown.length)} of ${plural(wanted.length, "image")}${what ? ` with ${what}` : " with errors"}.`;
     more.hidden = shown.length === wanted.length;
-    more.textContent = `Show ${Math.min(24, wanted.length - shown.length)} more`;
+    more.textContent = `Show ${Math.min(MORE_SHOWN, wanted.length - shown.length)} more`;
   }
   const set = (key) => (value) => {
     state[key] = value;
@@ -124,8 +122,8 @@ function kindSwatch(kind) {
     fill: "none",
     "stroke-width": 2.5,
     "stroke-dasharray": kind === "missed" ? "3 2" : null,
+    style: { stroke: kindColour(kind) },
   });
-  square.style.stroke = kindColour(kind);
   return svg("svg", { width: 16, height: 16, "aria-hidden": "true" }, square);
 }
 
@@ -133,66 +131,48 @@ const summaryOf = (image) =>
   `${fileName(image.file)}: F1 ${fixed(2)(image.f1)}, ${count(image.true_positives)} right, ${count(image.false_positives)} false, ${count(image.missed)} missed`;
 
 function card(image, fits, open) {
-  const button = el(
-    "button",
-    { type: "button", onclick: open, "aria-label": `${summaryOf(image)}. Enlarge` },
-    pictureWithBoxes(image, fits),
-  );
+  const keys = { type: "button", onclick: open, "aria-label": `${summaryOf(image)}. Enlarge` };
   const counts = `${count(image.false_positives)} false · ${count(image.missed)} missed`;
   return el(
     "li",
     {},
-    button,
+    el("button", keys, imageWithBoxes(image, fits)),
     el("p", {}, el("b", { text: `F1 ${fixed(2)(image.f1)}` }), ` ${counts}`),
     el("p", { class: "file", text: fileName(image.file), title: image.file }),
   );
 }
 
-// The picture and, in its own pixels, the boxes; `names` writes the classes beside them.
-function pictureWithBoxes(image, fits, names) {
-  const source = image.picture === null ? null : data.pictures[image.picture];
+// The image and, in its own pixels, the boxes; `names` writes the classes beside them.
+function imageWithBoxes(image, fits, names) {
   const { width, height } = image;
-  const overlay = svg("svg", {
-    viewBox: `0 0 ${width} ${height}`,
-    "aria-hidden": "true",
-    preserveAspectRatio: "none",
-  });
   const size = Math.max(width, height) / (names ? 55 : 26);
-  for (const box of image.boxes
+  const isCorrect = (box) => box[KIND] === "correct";
+  const shapes = image.boxes
     .filter(fits)
-    .sort((a, b) => (a[KIND] === "correct" ? -1 : 1) - (b[KIND] === "correct" ? -1 : 1))) {
-    const [x1, y1, x2, y2] = box;
-    const place = { x: x1, y: y1, width: Math.max(x2 - x1, 0), height: Math.max(y2 - y1, 0) };
-    const halo = svg("rect", { ...place, class: "halo" });
-    const line = svg("rect", { ...place, class: `box${box[KIND] === "missed" ? " dashed" : ""}` });
-    line.style.stroke = kindColour(box[KIND]);
-    overlay.append(halo, line);
-    if (names) {
+    .sort((a, b) => (isCorrect(a) ? -1 : 1) - (isCorrect(b) ? -1 : 1))
+    .flatMap((box) => {
+      const [x1, y1, x2, y2] = box;
+      const place = { x: x1, y: y1, width: Math.max(x2 - x1, 0), height: Math.max(y2 - y1, 0) };
+      const style = { stroke: kindColour(box[KIND]) };
+      const halo = svg("rect", { ...place, class: "halo" });
+      const edge = svg("rect", { ...place, class: `box${box[KIND] === "missed" ? " dashed" : ""}`, style });
+      if (!names) return [halo, edge];
       const text = names(box[CATEGORY]) + (isNumber(box[SCORE]) ? ` ${box[SCORE].toFixed(2)}` : "");
-      const up = y1 > size * 1.3;
-      overlay.append(
-        svg("text", {
-          class: "box-name",
-          x: x1,
-          y: up ? y1 - size * 0.3 : y1 + size,
-          "font-size": size,
-          text,
-        }),
-      );
-    }
-  }
-  const node = el("span", { class: "picture" });
-  node.style.aspectRatio = `${width} / ${height}`;
-  node.append(
-    source
-      ? el("img", { src: source, alt: "", decoding: "async" })
-      : el("span", { class: "no-picture", text: image.why || "no picture" }),
-    overlay,
+      const y = y1 > size * 1.3 ? y1 - size * 0.3 : y1 + size;
+      return [halo, edge, svg("text", { class: "box-name", x: x1, y, "font-size": size, text })];
+    });
+  const frame = { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true", preserveAspectRatio: "none" };
+  return el(
+    "span",
+    { class: "image", style: { aspectRatio: `${width} / ${height}` } },
+    image.thumbnail === null
+      ? el("span", { class: "no-image", text: image.why || "no image" })
+      : el("img", { src: data.thumbnails[image.thumbnail], alt: "", decoding: "async" }),
+    svg("svg", frame, shapes),
   );
-  return node;
 }
 
-// One picture, large, with its boxes named and listed; the arrow keys go on.
+// One image, large, with its boxes named and listed; the arrow keys go on.
 function openViewer(images, first, fits, nameOf) {
   let at = images.indexOf(first);
   const holder = el("div", { class: "stage" });
@@ -205,14 +185,14 @@ function openViewer(images, first, fits, nameOf) {
   const bar = el(
     "div",
     { class: "tools" },
-    images.length > 1 && el("button", { type: "button", text: "← previous", onclick: () => step(-1) }),
-    images.length > 1 && el("button", { type: "button", text: "next →", onclick: () => step(1) }),
+    images.length > 1 && pushButton("← previous", () => step(-1)),
+    images.length > 1 && pushButton("next →", () => step(1)),
     el("label", { class: "check" }, all, "all boxes"),
-    el("button", { type: "button", class: "close", text: "close", onclick: () => dialog.close() }),
+    pushButton("close", () => dialog.close(), { class: "close" }),
   );
   const dialog = el(
     "dialog",
-    { class: "viewer", "aria-label": "Picture with its boxes" },
+    { class: "viewer", "aria-label": "Image with its boxes" },
     bar,
     holder,
     words,
@@ -220,7 +200,7 @@ function openViewer(images, first, fits, nameOf) {
   function draw() {
     const image = images[at];
     const chosen = all.checked ? () => true : fits;
-    const node = pictureWithBoxes(image, chosen, nameOf);
+    const node = imageWithBoxes(image, chosen, nameOf);
     node.style.maxWidth = `min(100%, ${((window.innerHeight * 0.7) / image.height) * image.width}px)`;
     holder.replaceChildren(node);
     const lines = image.boxes
@@ -238,11 +218,10 @@ function openViewer(images, first, fits, nameOf) {
     );
   }
   dialog.addEventListener("keydown", (event) => {
-    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (by) {
-      event.preventDefault();
-      step(by);
-    }
+    const by = arrowStep(event);
+    if (!by) return;
+    event.preventDefault();
+    step(by);
   });
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("close", () => dialog.remove());

@@ -1,6 +1,6 @@
 // The page as a whole: head, training curves of all runs, the parts of one run at a time.
 
-function setUpTheme(button) {
+function themeButton() {
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const current = () => root.dataset.theme || (dark.matches ? "dark" : "light");
@@ -8,22 +8,22 @@ function setUpTheme(button) {
     button.textContent = current() === "dark" ? "Light" : "Dark";
     button.setAttribute("aria-label", `Show the page ${current() === "dark" ? "light" : "dark"}`);
   };
-  button.addEventListener("click", () => {
+  const turn = () => {
     root.dataset.theme = current() === "dark" ? "light" : "dark";
     tell();
-  });
+  };
+  const button = pushButton("", turn, { class: "theme" });
   dark.addEventListener("change", tell);
   tell();
+  return button;
 }
 
 function head() {
-  const button = el("button", { type: "button", class: "theme" });
-  setUpTheme(button);
   const top = el(
     "p",
     { class: "kicker" },
     el("span", { text: isSeveral ? "yoloflow · runs compared" : "yoloflow · training report" }),
-    button,
+    themeButton(),
   );
   const title = el("h1", { text: isSeveral ? titleOfAll() : runs[0].name });
   return el(
@@ -72,8 +72,8 @@ function standfirstOfAll() {
   const inside = (value, interval) => interval && value >= interval[0] && value <= interval[1];
   const isClose =
     inside(second.best.map, first.best.intervals?.AP) || inside(first.best.map, second.best.intervals?.AP);
-  const doubt = isClose ? ", a lead within the confidence interval" : "";
-  return `${brief(first.name)} has the best AP, ${figure(first.best.map)}: ${figure(ahead)} ahead of ${brief(second.name)}${doubt}.`;
+  const closeness = isClose ? ", a lead within the confidence interval" : "";
+  return `${brief(first.name)} has the best AP, ${figure(first.best.map)}: ${figure(ahead)} ahead of ${brief(second.name)}${closeness}.`;
 }
 
 function headFigures(run) {
@@ -104,9 +104,9 @@ function headFigures(run) {
 }
 
 const stagesOf = (run) =>
-  run.curves.stages
-    .filter((one) => one.stage > 0)
-    .map((one) => ({ at: one.epoch, text: `stage ${one.stage + 1}` }));
+  run.curves.stages.map(({ number, epoch }) => ({ at: epoch, text: `stage ${number}` }));
+
+const NO_STEPS = "no steps logged yet";
 
 function stageMarks() {
   const seen = new Map();
@@ -120,51 +120,34 @@ function stageMarks() {
   return [...seen.values()];
 }
 
+// Curves of all runs over their epochs.
+const epochChart = (title, series, marks, empty, more = {}) =>
+  lineChart({ title, series, marks, empty, ...more, x: { label: "epoch", whole: true, ...more.x } });
+
 function lossChart(name, marks) {
   const series = runs.flatMap((run, k) => {
-    const [xs, ys] = [run.curves.steps.epoch, run.curves.steps.losses[name] || []];
-    const line = { name: run.name, colour: runColour(k), dash: runDash(k), xs };
-    if (ys.length <= 40) return [{ ...line, ys }];
+    const ys = run.curves.steps.losses[name] || [];
+    const line = { name: run.name, colour: runColour(k), dash: runDash(k), xs: run.curves.steps.epoch, ys };
+    if (ys.length <= 40) return [line];
     return [
-      { ...line, ys, width: 1, opacity: 0.28, silent: true },
+      { ...line, width: 1, opacity: 0.28, silent: true },
       { ...line, ys: smooth(ys) },
     ];
   });
-  return lineChart({
-    title: name === "loss" ? "Loss, all parts" : `Loss: ${name}`,
-    series,
-    x: { label: "epoch", whole: true },
-    marks,
-    empty: "no steps logged yet",
-  });
+  return epochChart(name === "loss" ? "Loss, all parts" : `Loss: ${name}`, series, marks, NO_STEPS);
 }
 
 function rateChart(marks) {
-  const series = runs.flatMap((run, k) => {
-    const groups = new Map();
-    run.curves.steps.lr.forEach((ys, group) => {
-      const key = ys.join();
-      groups.set(key, { ys, groups: [...(groups.get(key)?.groups || []), group] });
-    });
-    return [...groups.values()].map((one, n) => {
-      const label = `group${one.groups.length > 1 ? "s" : ""} ${one.groups.join(", ")}`;
-      const name = isSeveral ? (groups.size > 1 ? `${run.name}, ${label}` : run.name) : label;
-      return {
-        name,
-        colour: runColour(isSeveral ? k : n),
-        dash: isSeveral && n ? `${5 - n} 3` : null,
-        xs: run.curves.steps.epoch,
-        ys: one.ys,
-      };
-    });
-  });
-  return lineChart({
-    title: "Learning rate",
-    series,
-    x: { label: "epoch", whole: true },
-    marks,
-    empty: "no steps logged yet",
-  });
+  const series = runs.flatMap((run, k) =>
+    Object.entries(run.curves.steps.rates).map(([groups, ys], n, all) => ({
+      name: isSeveral ? (all.length > 1 ? `${run.name}, ${groups}` : run.name) : groups,
+      colour: runColour(isSeveral ? k : n),
+      dash: isSeveral && n ? `${5 - n} 3` : null,
+      xs: run.curves.steps.epoch,
+      ys,
+    })),
+  );
+  return epochChart("Learning rate", series, marks, NO_STEPS);
 }
 
 function figureChart(title, keys, marks, height) {
@@ -179,15 +162,8 @@ function figureChart(title, keys, marks, height) {
       ys: run.curves.evaluations[key],
     })),
   );
-  return lineChart({
-    title,
-    series,
-    x: { label: "epoch", min: 0, whole: true },
-    y: { value: share },
-    marks,
-    height,
-    empty: runs.map((run) => run.best.why).find(Boolean) || "not evaluated yet",
-  });
+  const empty = runs.map((run) => run.best.why).find(Boolean) || "not evaluated yet";
+  return epochChart(title, series, marks, empty, { x: { min: 0 }, y: { value: share }, height });
 }
 
 function trainingSection() {
@@ -232,8 +208,7 @@ function trainingSection() {
 
 function trainingLead(run) {
   const known = run.curves.evaluations.map.filter(isNumber);
-  if (!known.length)
-    return run.best.why ? `There is no AP: ${run.best.why}.` : "No evaluation yet.";
+  if (!known.length) return run.best.why ? `There is no AP: ${run.best.why}.` : "No evaluation yet.";
   const last = known[known.length - 1];
   const stages = stagesOf(run).map((mark) => `${mark.text} began after epoch ${short(mark.at)}`);
   const highest = Math.max(...known);
@@ -247,18 +222,18 @@ function trainingLead(run) {
 
 // All parts about one run.
 function partsOf(run) {
-  const pictures = gallerySection(run);
+  const images = gallerySection(run);
   const jump = (id) => {
-    if (pictures.showClass?.(id)) pictures.scrollIntoView();
+    if (images.showClass?.(id)) images.scrollIntoView();
   };
   return [
-    run.doubt && run.diagnostics ? doubtNote(run) : null,
+    run.stale_reason && run.diagnostics ? staleNote(run) : null,
     classesSection(run, jump),
     curvesSection(run),
     confusionSection(run),
     errorsSection(run),
     calibrationSection(run),
-    pictures,
+    images,
     labelsSection(run),
     speedSection(run),
     dataSection(run),
@@ -267,23 +242,17 @@ function partsOf(run) {
 }
 
 // Said above all that is made of diagnostics which may be of other weights.
-const doubtNote = (run) =>
+const staleNote = (run) =>
   el("p", {
-    class: "absent doubt",
+    class: "absent stale",
     role: "note",
-    text: `The parts below may not be of the best weights: ${run.doubt}. AP and best epoch at the top are those of the training.${run.absent ? ` ${run.absent}` : ""}`,
+    text: `The parts below may not be of the best weights: ${run.stale_reason}. AP and best epoch at the top are those of the training.${run.not_evaluated ? ` ${run.not_evaluated}` : ""}`,
   });
 
 function tabs(panel) {
   const buttons = runs.map((run, k) => {
-    const swatch = el("i", { class: "swatch" });
-    swatch.style.background = runColour(k);
-    return el(
-      "button",
-      { type: "button", role: "tab", id: `tab-${k}`, "aria-controls": "run", onclick: () => choose(k) },
-      swatch,
-      nameCell(run.name),
-    );
+    const keys = { type: "button", role: "tab", id: `tab-${k}`, "aria-controls": "run" };
+    return el("button", { ...keys, onclick: () => choose(k) }, swatch(runColour(k)), nameCell(run.name));
   });
   function choose(k) {
     buttons.forEach((button, n) => {
@@ -295,7 +264,7 @@ function tabs(panel) {
   }
   const list = el("div", { class: "tabs", role: "tablist", "aria-label": "Runs" }, buttons);
   list.addEventListener("keydown", (event) => {
-    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const by = arrowStep(event);
     if (!by) return;
     const next = (buttons.indexOf(document.activeElement) + by + buttons.length) % buttons.length;
     choose(next);
@@ -313,7 +282,7 @@ const PLACES = [
   ["confusion", "Confusions"],
   ["errors", "Errors"],
   ["calibration", "Confidence"],
-  ["gallery", "Pictures"],
+  ["gallery", "Images"],
   ["labels", "Labels"],
   ["speed", "Speed"],
   ["data", "Data"],

@@ -1,7 +1,7 @@
 // The parts of the page about one run. Each says in a sentence what is to be seen, computed from the figures.
 
 const NOT_EVALUATED = (run) =>
-  run.absent || "This run was not evaluated for the report: it has no diagnostics.json.";
+  run.not_evaluated || "This run was not evaluated for the report: it has no diagnostics.json.";
 
 const nameFinder = (diagnostics) => {
   const names = new Map(diagnostics.classes.map((row) => [row.category_id, row.name]));
@@ -28,16 +28,13 @@ function classesSection(run, jump) {
     key: (row) => row[key],
     show: (row) => show(row[key]),
   });
-  const button = (row) =>
-    el("button", {
-      type: "button",
+  const link = (row) =>
+    pushButton(row.name, () => jump(row.category_id), {
       class: "link name",
-      title: `${row.name}: its pictures`,
-      text: row.name,
-      onclick: () => jump(row.category_id),
+      title: `${row.name}: its images`,
     });
   const columns = [
-    { name: "Class", isText: true, key: (row) => row.name, show: button },
+    { name: "Class", isText: true, key: (row) => row.name, show: link },
     number("Objects", "num_objects", count, "objects in the validation set"),
     { ...number("AP", "ap", figure, "mean over IoU 0.50 to 0.95"), bar: 1 },
     number("AP50", "ap50", figure, "AP at IoU 0.50"),
@@ -62,7 +59,7 @@ function classesSection(run, jump) {
     filterOn: (row) => row.name,
     filterLabel: "Find a class",
   });
-  const at = `Precision, recall, F1, false and missed are counted at confidence ${share(run.diagnostics.conf_thres)} and IoU ${run.diagnostics.iou_thres}. Small, medium and large are AP by size of the objects. Choose a class to see its pictures.`;
+  const at = `Precision, recall, F1, false and missed are counted at confidence ${share(run.diagnostics.conf_thres)} and IoU ${run.diagnostics.iou_thres}. Small, medium and large are AP by size of the objects. Choose a class to see its images.`;
   return section("classes", "Class by class", lead, table, note(at));
 }
 
@@ -78,18 +75,9 @@ function curvesSection(run) {
     0,
   );
   function draw(chosen) {
-    const faint = {
-      silent: true,
-      colour: "var(--soft)",
-      opacity: pr.per_class.length > 20 ? 0.15 : 0.3,
-      width: 1.2,
-    };
-    const others = pr.per_class.map((one) => ({
-      ...faint,
-      name: nameOf(one.category_id),
-      xs: pr.recall,
-      ys: one.precision,
-    }));
+    const opacity = pr.per_class.length > 20 ? 0.15 : 0.3;
+    const faint = { silent: true, colour: "var(--soft)", opacity, width: 1.2, xs: pr.recall };
+    const others = pr.per_class.map((one) => ({ ...faint, ys: one.precision }));
     const one = pr.per_class.find((row) => String(row.category_id) === chosen);
     const main = {
       name: one ? brief(nameOf(one.category_id)) : "all classes",
@@ -172,7 +160,7 @@ function confusionSection(run) {
     ),
     note(`${convention} Colour is the share of the row: blue on the diagonal, orange beside it.`),
     left
-      ? note(`${plural(left, "class", "classes")} with fewer confusions are left out of the picture.`)
+      ? note(`${plural(left, "class", "classes")} with fewer confusions are left out of the matrix.`)
       : null,
   );
 }
@@ -189,9 +177,8 @@ function errorsSection(run) {
       ? `Without ${first.kind === "missed" ? "missed objects" : `errors of kind “${first.kind}”`} AP50 would be ${figure(errors.base_ap50 + first.ap_cost)} instead of ${figure(errors.base_ap50)}.`
       : "No kind of error costs AP50.";
   const rows = kinds.map((one) => {
-    const bar = el("i");
-    bar.style.width = `${(100 * Math.max(one.ap_cost ?? 0, 0)) / most}%`;
-    bar.style.background = kindColour(one.kind);
+    const width = `${(100 * Math.max(one.ap_cost ?? 0, 0)) / most}%`;
+    const bar = el("i", { style: { width, background: kindColour(one.kind) } });
     return el(
       "tr",
       {},
@@ -206,19 +193,12 @@ function errorsSection(run) {
     {},
     ["Kind", "", "AP50 it costs", "Count"].map((text) => el("th", { scope: "col", text: text || null })),
   );
-  const table = el(
-    "table",
-    { class: "errors" },
-    el("caption", { class: "spoken", text: "Errors by kind" }),
-    el("thead", {}, head),
-    el("tbody", {}, rows),
-  );
   const said = `The cost is how much AP50 would rise if all errors of this kind, at any confidence, and no others were mended. Counts are at confidence ${share(run.diagnostics.conf_thres)}.`;
   return section(
     "errors",
     "What errors cost",
     lead,
-    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Errors by kind" }, table),
+    scrollTable("Errors by kind", "errors", head, el("tbody", {}, rows)),
     note(said),
   );
 }
@@ -243,13 +223,13 @@ function calibrationSection(run) {
 }
 
 function gallerySection(run) {
-  if (!run.diagnostics) return absent("gallery", "The worst pictures", NOT_EVALUATED(run));
+  if (!run.diagnostics) return absent("gallery", "The worst images", NOT_EVALUATED(run));
   if (!run.gallery.images.length)
-    return absent("gallery", "The worst pictures", "No picture has an error at the chosen confidence.");
+    return absent("gallery", "The worst images", "No image has an error at the chosen confidence.");
   const worst = run.gallery.images[0];
   const lead = `Lowest F1 first: ${fileName(worst.file)} has ${plural(worst.false_positives, "false positive")} and ${plural(worst.missed, "missed object")}.`;
   const node = gallery(run, nameFinder(run.diagnostics));
-  const part = section("gallery", "The worst pictures", lead, node);
+  const part = section("gallery", "The worst images", lead, node);
   part.showClass = node.showClass;
   return part;
 }

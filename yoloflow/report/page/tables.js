@@ -11,15 +11,13 @@ function sortedTable({ label, columns, rows, sortBy = 0, descending = true, filt
       columns.map((column, k) => cell(column, row, k === 0)),
     ),
   }));
-  const heads = columns.map((column, k) => {
-    const button = el("button", {
-      type: "button",
-      title: column.title || column.name,
-      text: column.name,
-      onclick: () => sort(k),
-    });
-    return el("th", { scope: "col", class: column.isText ? "words" : null }, button);
-  });
+  const heads = columns.map((column, k) =>
+    el(
+      "th",
+      { scope: "col", class: column.isText ? "words" : null },
+      pushButton(column.name, () => sort(k), { title: column.title || column.name }),
+    ),
+  );
   const state = { by: null, down: descending };
 
   function sort(k, down) {
@@ -42,18 +40,13 @@ function sortedTable({ label, columns, rows, sortBy = 0, descending = true, filt
     body.append(...lines.map((line) => line.node));
   }
 
-  const table = el(
-    "table",
-    {},
-    el("caption", { class: "spoken", text: label }),
-    el("thead", {}, el("tr", {}, heads)),
-    body,
-  );
-  const parts = [];
-  if (filterOn && rows.length > 1) parts.push(filterField(lines, filterOn, filterLabel));
   sort(sortBy, descending);
-  parts.push(el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, table));
-  return el("div", { class: "sorted" }, parts);
+  return el(
+    "div",
+    { class: "sorted" },
+    filterOn && rows.length > 1 ? filterField(lines, filterOn, filterLabel) : null,
+    scrollTable(label, null, el("tr", {}, heads), body),
+  );
 }
 
 function cell(column, row, isFirst) {
@@ -61,10 +54,11 @@ function cell(column, row, isFirst) {
   const node = isFirst ? el("th", { scope: "row" }) : el("td", { class: column.isText ? "words" : null });
   node.append(shown ?? "–");
   if (column.bar && isNumber(column.key(row)) && column.key(row) >= 0) {
-    const bar = el("span", { class: "cell-bar", "aria-hidden": "true" }, el("i"));
-    bar.firstChild.style.width = `${100 * Math.min(column.key(row) / column.bar, 1)}%`;
-    if (column.colour) bar.firstChild.style.background = column.colour;
-    node.append(bar);
+    const style = {
+      width: `${100 * Math.min(column.key(row) / column.bar, 1)}%`,
+      background: column.colour ?? "",
+    };
+    node.append(el("span", { class: "cell-bar", "aria-hidden": "true" }, el("i", { style })));
   }
   return node;
 }
@@ -99,31 +93,22 @@ const plainCell = (value, column) =>
     : el("th", { scope: "row" }, nameCell(value));
 
 const plainTable = (label, head, rows) =>
-  el(
-    "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+  scrollTable(
+    label,
+    "plain",
     el(
-      "table",
-      { class: "plain" },
-      el("caption", { class: "spoken", text: label }),
-      el(
-        "thead",
-        {},
+      "tr",
+      {},
+      head.map((text) => el("th", { scope: "col" }, nameCell(text, briefRun(text)))),
+    ),
+    el(
+      "tbody",
+      {},
+      rows.map((row) =>
         el(
           "tr",
           {},
-          head.map((text) => el("th", { scope: "col" }, nameCell(text, briefRun(text)))),
-        ),
-      ),
-      el(
-        "tbody",
-        {},
-        rows.map((row) =>
-          el(
-            "tr",
-            {},
-            row.map((value, k) => plainCell(value ?? "–", k)),
-          ),
+          row.map((value, k) => plainCell(value ?? "–", k)),
         ),
       ),
     ),
@@ -135,7 +120,6 @@ function confusionMatrix(confusion) {
   const counts = labels.map(() => labels.map(() => 0));
   for (const [row, column, n] of cells) counts[row][column] = n;
   const sums = counts.map((row) => row.reduce((a, b) => a + b, 0));
-  const isLarge = labels.length > 16;
   const nodes = [];
   const lines = labels.map((name, row) => {
     const fields = labels.map((_, column) => {
@@ -162,30 +146,16 @@ function confusionMatrix(confusion) {
     el("th", { class: "corner", scope: "col", text: "truth ↓  found →" }),
     labels.map((name) => el("th", { scope: "col", title: name }, el("span", { text: name }))),
   );
-  const table = el("table", {
-    class: `confusion${labels.length > 7 ? " turned" : ""}${isLarge ? " large" : ""}`,
-  });
-  table.append(
-    el("caption", { class: "spoken", text: confusion.convention }),
-    el("thead", {}, head),
-    el("tbody", {}, lines),
-  );
+  const name = `confusion${labels.length > 7 ? " turned" : ""}${labels.length > 16 ? " large" : ""}`;
+  const modes = [
+    ["count", "Counts"],
+    ["share", "% of the row"],
+  ];
   return el(
     "div",
     {},
-    el(
-      "div",
-      { class: "tools" },
-      segmented(
-        "Numbers in the cells",
-        [
-          ["count", "Counts"],
-          ["share", "% of the row"],
-        ],
-        write,
-      ),
-    ),
-    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Confusion matrix" }, table),
+    el("div", { class: "tools" }, segmented("Numbers in the cells", modes, write)),
+    scrollTable("Confusion matrix", name, head, el("tbody", {}, lines), confusion.convention),
   );
 }
 

@@ -26,10 +26,10 @@ def watch(
     from rich.console import Console
     from rich.live import Live
 
-    from yoloflow.report.progress import RunFiles
-    from yoloflow.report.terminal import RunView
+    from yoloflow.report.live.progress import ProgressReader
+    from yoloflow.report.live.view import RunView
 
-    files = RunFiles(run)
+    files = ProgressReader(run)
     progress = files.read()
     console = Console()
     if not console.is_terminal:

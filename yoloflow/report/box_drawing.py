@@ -1,4 +1,4 @@
-"""Boxes drawn on a picture, and pictures side by side."""
+"""Boxes drawn on images, and images side by side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GRID_COLOUR = 40
 
 
 def class_colour(number: int) -> Colour:
-    """BGR colour of a class: hues a golden angle apart, so that neighbouring numbers differ clearly."""
+    """Returns the BGR colour of a class: hues a golden angle apart, so that neighbours differ clearly."""
     hue = (0.58 + number * 0.618034) % 1.0
     saturation, value = ((0.85, 0.95), (0.6, 1.0), (0.95, 0.7))[number // 8 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
@@ -30,7 +30,7 @@ def class_colour(number: int) -> Colour:
 
 
 def text_colour(background: Colour) -> Colour:
-    """Black or white, whichever is easier to read on a BGR background."""
+    """Returns black or white, whichever is easier to read on a BGR background."""
     blue, green, red = background
     return (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else (255, 255, 255)
 
@@ -42,9 +42,9 @@ def draw_detections(
     scores: Float32Array | None,
     names: Sequence[str],
 ) -> Uint8Array:
-    """A copy of a picture with labelled boxes; the best detection lies on top.
+    """Returns a copy of an image with labelled boxes; the best detection lies on top.
 
-    Line width and text size follow the size of the picture.
+    Line width and text size follow the size of the image.
 
     Args:
         image_bgr: (H, W, 3) uint8.
@@ -72,7 +72,7 @@ def draw_detections(
 
 
 def _pixel_corners(box: NDArray[np.floating], canvas: Uint8Array) -> tuple[int, int, int, int]:
-    """First and last pixel of a box, inside the picture."""
+    """Returns first and last pixel of a box, inside the image."""
     height, width = canvas.shape[:2]
     x1, y1, x2, y2 = np.nan_to_num(np.asarray(box, np.float64)).tolist()
     return (
@@ -86,7 +86,7 @@ def _pixel_corners(box: NDArray[np.floating], canvas: Uint8Array) -> tuple[int, 
 def _draw_label(
     canvas: Uint8Array, text: str, corners: tuple[int, int, int, int], colour: Colour, line_width: int
 ) -> None:
-    """Text on a filled strip above the box, or inside it where there is no room above."""
+    """Writes text on a filled strip above the box, or inside it where there is no room above."""
     height, width = canvas.shape[:2]
     letter_height = min(max(min(height, width) / 45, 7.0), 40.0)
     scale = letter_height / _FONT_HEIGHT
@@ -104,16 +104,16 @@ def _draw_label(
 
 
 def draw_grid(images: Sequence[Uint8Array], columns: int) -> Uint8Array:
-    """Pictures side by side in equal cells, in reading order.
+    """Places images side by side in equal cells, in reading order.
 
-    A cell has the size of the median picture; the others are shrunk or enlarged to fit it, in proportion.
+    A cell has the size of the median image; the others are shrunk or enlarged to fit it, in proportion.
 
     Args:
-        images: (H, W, 3) uint8 pictures of any sizes, at least one.
-        columns: pictures in a row at most.
+        images: (H, W, 3) uint8, of any sizes, at least one.
+        columns: images in a row at most.
 
     Returns:
-        one (H, W, 3) uint8 picture.
+        one (H, W, 3) uint8 image.
     """
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
@@ -131,7 +131,7 @@ def draw_grid(images: Sequence[Uint8Array], columns: int) -> Uint8Array:
 
 
 def _fit(image: Uint8Array, cell_height: int, cell_width: int) -> Uint8Array:
-    """The picture at the greatest size that fits a cell, in proportion."""
+    """Resizes an image to the greatest size that fits a cell, in proportion."""
     height, width = image.shape[:2]
     ratio = min(cell_height / height, cell_width / width)
     new_height, new_width = max(1, round(height * ratio)), max(1, round(width * ratio))

@@ -1,4 +1,4 @@
-"""A folder of predictions: files in the formats asked for, and the pictures and videos drawn."""
+"""A folder of predictions: files in the formats asked for, and the images and videos drawn."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from yoloflow.report.draw import draw_detections
-from yoloflow.report.drawn import DrawnFiles
+from yoloflow.report.box_drawing import draw_detections
+from yoloflow.report.image_writer import ImageWriter
 from yoloflow.report.prediction_formats import FORMATS, Naming, PredictedImage, PredictionFormat
 from yoloflow.structures import Detections, Uint8Array, YoloflowError, nearest_names
 
 
 class PredictionWriter:
-    """Writes predictions as they come, in constant memory but for their names; use it in a `with` statement.
+    """A writer of predictions as they come, in constant memory but for their names; use it with `with`.
 
     All files are whole, and hold everything done, even if the prediction is interrupted.
     """
@@ -26,13 +26,13 @@ class PredictionWriter:
         formats: Sequence[str] = ("json",),
         save_images: bool = True,
     ) -> None:
-        """Make the folder.
+        """Makes the folder.
 
         Args:
             folder: where everything goes.
             naming: names and ids of classes and images.
             formats: keys of `FORMATS`.
-            save_images: draw pictures and videos too.
+            save_images: draw images and videos too.
 
         Raises:
             YoloflowError: no such format; the folder holds predictions already, or cannot be written.
@@ -40,7 +40,7 @@ class PredictionWriter:
         for name in formats:
             if name not in FORMATS:
                 raise YoloflowError(f"format {name!r} is not known; {nearest_names(name, FORMATS)}")
-        for place in (known.place(folder) for known in FORMATS.values()):
+        for place in (folder / known.file_name for known in FORMATS.values()):
             if place.exists():
                 raise YoloflowError(
                     f"{place} exists already: predictions are never overwritten; choose another folder"
@@ -53,15 +53,15 @@ class PredictionWriter:
         except OSError as error:
             raise YoloflowError(f"{folder}: cannot be written ({error.strerror})") from error
         self._naming = naming
-        self._drawn = DrawnFiles(folder) if save_images else None
-        # Of each name the last number given to it.
+        self._drawn = ImageWriter(folder) if save_images else None
+        # The last number that was given to each name.
         self._taken = {entry.stem.lower(): 1 for entry in folder.iterdir()}
         self._video_source: Path | None = None
         self._video_stem = ""
 
     @property
     def paths(self) -> dict[str, Path]:
-        """What is written, by format."""
+        """The files or folders that are written, by format."""
         return {name: file.path for name, file in self._files.items()}
 
     def __enter__(self) -> Self:
@@ -78,12 +78,12 @@ class PredictionWriter:
     def write(
         self, source: Path, number: int | None, fps: float | None, image_bgr: Uint8Array, found: Detections
     ) -> None:
-        """Add a picture, or the next frame of a video (frames of one video come in order).
+        """Adds an image, or the next frame of a video (frames of one video come in order).
 
         Args:
             source: the file.
-            number: 0-based number of the frame; None for a picture.
-            fps: frames of the video in a second; None for a picture.
+            number: 0-based number of the frame; None for an image.
+            fps: frames of the video in a second; None for an image.
             image_bgr: (H, W, 3) uint8.
             found: detections in pixels of the image.
 
@@ -91,16 +91,16 @@ class PredictionWriter:
             YoloflowError: a file cannot be written.
         """
         stem = self._stem(source, number)
-        picture = None
+        drawn_name = None
         if self._drawn is not None:
             names = self._naming.names
             drawn = draw_detections(image_bgr, found.boxes_xyxy, found.classes, found.scores, names)
             if number is None or fps is None:
-                picture = self._drawn.write_picture(stem, drawn)
+                drawn_name = self._drawn.write_image(stem, drawn)
             else:
-                picture = self._drawn.write_frame(stem, fps, drawn)
+                drawn_name = self._drawn.write_frame(stem, fps, drawn)
         height, width = image_bgr.shape[:2]
-        image = PredictedImage(str(source), number, height, width, stem, picture, found)
+        image = PredictedImage(str(source), number, height, width, stem, drawn_name, found)
         for file in self._files.values():
             try:
                 file.write(image)
@@ -108,7 +108,7 @@ class PredictionWriter:
                 raise YoloflowError(f"{file.path}: cannot be written ({error.strerror})") from error
 
     def _stem(self, source: Path, number: int | None) -> str:
-        """The name of a picture's files, or of a video's."""
+        """Returns the name of an image's files, or of a video's."""
         if number is None:
             return self._free_stem(source)
         if source != self._video_source or number == 0:
@@ -116,7 +116,7 @@ class PredictionWriter:
         return self._video_stem
 
     def _free_stem(self, source: Path) -> str:
-        """A stem that nothing in the folder has; file systems may take upper and lower case as equal."""
+        """Returns a stem that nothing in the folder has, also where upper and lower case are equal."""
         # A camera is named with a colon, the address of a stream with worse.
         clean = "".join("-" if letter in '<>:"\\|?*' else letter for letter in source.stem)
         stem = clean

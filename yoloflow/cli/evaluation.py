@@ -13,10 +13,10 @@ from yoloflow.cli.console import Overrides, app, make_place, mistake, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from yoloflow.evaluation.coco import CocoResult
     from yoloflow.evaluation.diagnostics import Comparison, Diagnostics
-    from yoloflow.evaluation.test_function import EvaluationResult
 
 CLASS_FIGURES = {
     "AP": "ap",
@@ -80,7 +80,7 @@ def evaluate(
 
 
 class Outcome(NamedTuple):
-    """What came of it: the figures, the same for a file, how they came about, what lies behind them."""
+    """Figures, the same as the content of a file, remarks on how they came about, and diagnostics."""
 
     result: CocoResult
     content: dict[str, Any]
@@ -98,7 +98,11 @@ def _test_network(
     from yoloflow.evaluate import evaluate_run
 
     evaluated = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions)
-    found = _diagnose_run(evaluated, weight or run_or_recipe) if with_diagnostics else None
+    found = None
+    if with_diagnostics:
+        from yoloflow.evaluation.run_diagnostics import diagnose_result
+
+        found = diagnose_result(evaluated, evaluated.index, weight or run_or_recipe)
     return Outcome(evaluated.coco, evaluated.to_json(), [evaluated.how, evaluated.speed], found)
 
 
@@ -119,7 +123,7 @@ def _test_file(annotations: Path, predictions: Path, with_diagnostics: bool) -> 
 
 
 def _tell(outcome: Outcome, json_file: Path | None, diagnostics: Path | None) -> None:
-    """Files first: they are what is kept, whatever becomes of the terminal."""
+    """Writes the files, then prints: files are kept, whatever becomes of the terminal."""
     if json_file is not None:
         write_json(json_file, outcome.content)
     if outcome.found is not None and diagnostics is not None:
@@ -129,14 +133,8 @@ def _tell(outcome: Outcome, json_file: Path | None, diagnostics: Path | None) ->
         _show_diagnostics(outcome.found)
 
 
-def _diagnose_run(evaluated: EvaluationResult, what: str) -> Diagnostics:
-    from yoloflow.evaluation.run_diagnostics import diagnose_result
-
-    return diagnose_result(evaluated, evaluated.index, what)
-
-
 def _compare(annotations: Path, predictions: Path, against: Path, json_file: Path | None) -> None:
-    """AP of both and by how much the first is better, with its interval; then each class."""
+    """Shows AP of both and by how much the first is better, with its interval; then each class."""
     from yoloflow.evaluation.diagnostics import compare
 
     found = compare(annotations, predictions, against)
@@ -146,21 +144,13 @@ def _compare(annotations: Path, predictions: Path, against: Path, json_file: Pat
 
 
 def _show_result(result: CocoResult, remarks: list[str]) -> None:
-    """COCO's twelve figures, then a line for each class, then how they came about."""
-    from rich import box
-    from rich.table import Table
-
+    """Prints COCO's twelve figures, then a line for each class, then the remarks."""
     from yoloflow.evaluation.coco import STAT_NAMES
 
-    figures = Table(box=box.SIMPLE_HEAD)
-    figures.add_column(f"{result.num_images} images")
-    figures.add_column("all classes", justify="right")
+    figures = _table(f"{result.num_images} images", "all classes")
     for name, value in zip(STAT_NAMES, result.stats, strict=True):
         figures.add_row(name, _figure(value))
-    classes = Table(box=box.SIMPLE_HEAD)
-    classes.add_column("class")
-    for name in ("objects", *CLASS_FIGURES):
-        classes.add_column(name, justify="right")
+    classes = _table("class", "objects", *CLASS_FIGURES)
     for row in result.per_class:
         values = [_figure(getattr(row, key)) for key in CLASS_FIGURES.values()]
         classes.add_row(row.name, str(row.num_objects), *values)
@@ -171,18 +161,13 @@ def _show_result(result: CocoResult, remarks: list[str]) -> None:
 
 
 def _show_diagnostics(found: Diagnostics) -> None:
-    """The interval of AP, and what goes wrong and what it costs; the file has the rest."""
-    from rich import box
-    from rich.table import Table
-
+    """Prints the kinds of error with their cost, and the interval of AP; the file has the rest."""
     from yoloflow.evaluation.diagnostics.errors import KINDS
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(f"errors from a score of {found.conf_thres:g} on")
-    for title in ("number", f"cost in AP at IoU {found.iou_thres:g}"):
-        table.add_column(title, justify="right")
-    for kind, number, cost in zip(KINDS, found.errors.counts, found.errors.ap_costs, strict=True):
-        table.add_row(kind, str(number), f"{cost:.4f}")
+    cost = f"cost in AP at IoU {found.iou_thres:g}"
+    table = _table(f"errors from a score of {found.conf_thres:g} on", "number", cost)
+    for kind, number, points in zip(KINDS, found.errors.counts, found.errors.ap_costs, strict=True):
+        table.add_row(kind, str(number), f"{points:.4f}")
     console = _console()
     console.print(table)
     if found.intervals is not None:
@@ -191,24 +176,16 @@ def _show_diagnostics(found: Diagnostics) -> None:
 
 
 def _show_comparison(found: Comparison, name: str, other: str) -> None:
-    """AP and AP50 of both and the difference with its interval, then each class, the largest gain first."""
-    from rich import box
-    from rich.table import Table
-
+    """Prints AP and AP50 of both with the difference, then each class, the largest gain first."""
     from yoloflow.evaluation.diagnostics.intervals import LEVEL
 
-    figures = Table(box=box.SIMPLE_HEAD)
-    figures.add_column(f"{found.a.num_images} images")
-    for title in (name, other, "difference", f"{LEVEL:.0%} interval", "samples in which it is better"):
-        figures.add_column(title, justify="right")
+    titles = (name, other, "difference", f"{LEVEL:.0%} interval", "samples in which it is better")
+    figures = _table(f"{found.a.num_images} images", *titles)
     for title, row in (("AP", found.ap), ("AP50", found.ap50)):
         ends = "-" if row.interval is None else "{:+.4f} to {:+.4f}".format(*row.interval)
         share = "-" if row.share_better is None else f"{row.share_better:.1%}"
         figures.add_row(title, _figure(row.a), _figure(row.b), f"{row.difference:+.4f}", ends, share)
-    classes = Table(box=box.SIMPLE_HEAD)
-    classes.add_column("class")
-    for title in ("objects", f"AP {name}", f"AP {other}", "difference", "difference of AP50"):
-        classes.add_column(title, justify="right")
+    classes = _table("class", "objects", f"AP {name}", f"AP {other}", "difference", "difference of AP50")
     for gain in sorted(found.per_class, key=lambda row: -(row.ap_difference or 0)):
         differences = [
             "-" if value is None else f"{value:+.4f}" for value in (gain.ap_difference, gain.ap50_difference)
@@ -218,8 +195,20 @@ def _show_comparison(found: Comparison, name: str, other: str) -> None:
     _console().print(figures, classes)
 
 
+def _table(first: str, *titles: str) -> Table:
+    """Returns an empty table; all columns but the first hold figures."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(first)
+    for title in titles:
+        table.add_column(title, justify="right")
+    return table
+
+
 def _console() -> Console:
-    """Piped output keeps its columns whatever the width of the caller's terminal; names stay as they are."""
+    """Returns a console without markup; piped output has 120 columns whatever the caller's terminal has."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)

@@ -1,4 +1,4 @@
-"""A run on a terminal: progress, newest figures, curves, classes."""
+"""The view of a run in a terminal: progress, newest figures, curves, classes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from yoloflow.files import NUMBER, wrong_places
-from yoloflow.report.curves import NO_OBJECTS, has_ap, smooth
-from yoloflow.report.progress import Progress
-from yoloflow.report.text_plot import Curve, plot
+from yoloflow.report.live.progress import Progress
+from yoloflow.report.live.text_plot import Curve, plot
+from yoloflow.report.metrics import NO_OBJECTS, has_ap, known_points, smooth
 
 _LOADER_BOUND = 0.1
 _STATE_STYLES = {"waiting": "yellow", "running": "green", "silent": "red", "finished": "cyan"}
@@ -27,7 +26,7 @@ _PLAIN_CLASSES = 20
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as rich draws it.
+    """A run that rich can print.
 
     Attributes:
         progress: of the run.
@@ -38,13 +37,11 @@ class RunView:
     height: int | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Head, curves, classes. A screen has only so many lines; elsewhere a long line takes two."""
+        """Yields head, curves and classes; on a screen long lines are cut, elsewhere they take two lines."""
         width, height = options.max_width, self.height
         lines = list(_figures(self.progress))
-        if height is None:
-            yield from _whole_title(self.progress, width)
-        else:
-            yield _title(self.progress, width)
+        yield from _title(self.progress, width, is_screen=height is not None)
+        if height is not None:
             lines = [_cut(line, width) for line in lines]
         yield _bar(self.progress)
         yield from lines
@@ -61,33 +58,26 @@ class RunView:
 
 
 def _plot_height(room: int, num_classes: int) -> int:
-    """Lines of the curves: most of the room, less where there are classes to show."""
+    """Returns the lines for the plots: most of the room, less where there are classes to show."""
     if room < 6:
         return 0
     for_classes = min(num_classes + 3, room * 2 // 5) if num_classes else 0
     return min(room - for_classes, 24)
 
 
-def _title(progress: Progress, width: int) -> Text:
-    """The run and its state, at both ends of the line; a name that is too long is cut."""
+def _title(progress: Progress, width: int, *, is_screen: bool) -> Iterator[Text]:
+    """Shows run and state at both ends of a line; a long name is cut on a screen, else it has a line."""
     name, state = Text(str(progress.run), style="bold"), _state(progress)
+    if not is_screen and name.cell_len + state.cell_len + 2 > width:
+        yield from (name, state)
+        return
     _shorten(name, max(width - state.cell_len - 2, 8))
     name.append(" " * max(width - name.cell_len - state.cell_len, 2))
-    return name.append_text(state)
-
-
-def _whole_title(progress: Progress, width: int) -> Iterator[Text]:
-    """The same with nothing cut: on two lines where they do not fit into one."""
-    name, state = Text(str(progress.run), style="bold"), _state(progress)
-    if name.cell_len + state.cell_len + 2 <= width:
-        yield _title(progress, width)
-    else:
-        yield name
-        yield state
+    yield name.append_text(state)
 
 
 def _state(progress: Progress) -> Text:
-    """What the run is at."""
+    """Says in words and colour how far the run is."""
     metrics, summary = progress.metrics, progress.summary
     state: str = progress.state
     if progress.state == "silent":
@@ -102,7 +92,7 @@ def _state(progress: Progress) -> Text:
 
 
 def _bar(progress: Progress) -> Table:
-    """Epochs done of those planned."""
+    """Shows the epochs done of those planned as a bar, with the time left."""
     done, planned = progress.epochs_done, progress.epochs
     share = min(done / planned, 1.0) if planned else 0.0
     left = progress.seconds_left
@@ -121,7 +111,7 @@ def _bar(progress: Progress) -> Table:
 
 
 def _figures(progress: Progress) -> Iterator[Text]:
-    """Newest losses, rate and speed; newest and best AP; that it waits for data, where it does."""
+    """Yields newest losses, rate and speed; newest and best AP; that it waits for data, where it does."""
     metrics = progress.metrics
     line = Text()
     if metrics.steps:
@@ -139,7 +129,7 @@ def _figures(progress: Progress) -> Iterator[Text]:
 
 
 def _evaluated(progress: Progress) -> Text:
-    """Newest and best AP."""
+    """Shows newest and best AP."""
     line, metrics = Text(), progress.metrics
     if metrics.evaluations:
         newest = metrics.evaluations[-1]
@@ -149,8 +139,7 @@ def _evaluated(progress: Progress) -> Text:
         else:
             line.append("AP ", style="dim").append(f"n/a: {NO_OBJECTS}  ")
         line.append(f"(epoch {newest['epoch']})", style="dim")
-        if progress.best is not None:
-            best = progress.best
+        if (best := metrics.best_evaluation) is not None:
             line.append("   best AP ", style="dim").append(_number(best["map"]), style="bold")
             line.append(f"  (epoch {best['epoch']})", style="dim")
     else:
@@ -159,22 +148,19 @@ def _evaluated(progress: Progress) -> Text:
 
 
 def _plots(progress: Progress, width: int, height: int, ascii_only: bool) -> Iterator[Text]:
-    """Loss, AP and, where there is room, the learning rate, side by side."""
+    """Plots loss, AP and, where there is room, the learning rate, side by side."""
     count = max(1, min(_MAX_PLOTS, width // _MIN_PLOT_WIDTH))
     each = (width - 2 * (count - 1)) // count
-    metrics = progress.metrics
-    steps = [record for record in metrics.steps if _is_finite(record.get("loss"))]
-    losses = smooth(np.array([record["loss"] for record in steps], np.float64))
-    valued = metrics.valued_evaluations
+    curves = progress.curves
+    epochs, losses = known_points(curves.epochs, curves.losses.get("loss", []))
+    loss = Curve("loss, smoothed", epochs, smooth(losses), "magenta")
     aps = [
-        Curve(name, metrics.epochs_at(valued), [row[key] for row in valued], style)
-        for key, name, style in (("map50", "AP50", "yellow"), ("map", "AP", "cyan"))
+        Curve("AP50", *known_points(curves.evaluated, curves.ap50), "yellow"),
+        Curve("AP", *known_points(curves.evaluated, curves.ap), "cyan"),
     ]
-    rates = [record for record in metrics.steps if record.get("lr")]
-    rate = Curve(
-        "highest learning rate", metrics.epochs_at(rates), [max(row["lr"]) for row in rates], "green"
-    )
-    loss = Curve("loss, smoothed", metrics.epochs_at(steps), losses, "magenta")
+    rates = zip(*curves.rates.values(), strict=True)
+    highest = [max((rate for rate in row if rate is not None), default=None) for row in rates]
+    rate = Curve("highest learning rate", *known_points(curves.epochs, highest), "green")
     drawn = [
         plot([loss], each, height, ascii_only=ascii_only),
         plot(aps, each, height, y_from=0.0, ascii_only=ascii_only),
@@ -185,7 +171,7 @@ def _plots(progress: Progress, width: int, height: int, ascii_only: bool) -> Ite
 
 
 def _class_rows(progress: Progress) -> list[dict[str, Any]]:
-    """Classes with objects of the newest evaluation, the worst first."""
+    """Returns the classes with objects of the newest evaluation, the worst first."""
     if not progress.metrics.evaluations:
         return []
     rows = progress.metrics.evaluations[-1].get("per_class") or []
@@ -194,7 +180,7 @@ def _class_rows(progress: Progress) -> list[dict[str, Any]]:
 
 
 def _classes(rows: list[dict[str, Any]], width: int, height: int) -> Iterator[Text]:
-    """As many classes as there is room for, in columns."""
+    """Lists as many classes as there is room for, in columns."""
     columns = max(1, min((width + 3) // (_CLASS_WIDTH + 3), -(-len(rows) // max(height - 1, 1))))
     shown = rows[: columns * (height - 1)]
     per_column = -(-len(shown) // columns)
@@ -223,14 +209,14 @@ def _cut(line: Text, width: int) -> Text:
 
 
 def _shorten(name: Text, width: int) -> None:
-    """Cut a name and show that it goes on, in letters that every terminal has."""
+    """Cuts a name and show that it goes on, in letters that every terminal has."""
     if name.cell_len > width:
         name.truncate(width - 2, overflow="crop")
         name.append("..")
 
 
 def _number(value: object, style: str | None = None) -> str:
-    """A figure to about four digits, or as a format says."""
+    """Formats a figure to about four digits, or as a format says."""
     if not isinstance(value, int | float):
         return "-"
     if style is not None:
@@ -239,7 +225,7 @@ def _number(value: object, style: str | None = None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Such as 45 s, 12 min, 3 h 05 min, 2 d 4 h."""
+    """Formats a time, such as 45 s, 12 min, 3 h 05 min, 2 d 4 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -247,7 +233,3 @@ def _duration(seconds: float) -> str:
         return f"{minutes} min"
     hours = minutes // 60
     return f"{hours} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and bool(np.isfinite(value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from typing import Any, Literal
 import yaml
 
 from yoloflow.files import read_checked
-from yoloflow.report.curves import Metrics, read_metrics
+from yoloflow.report.metrics import Metrics, TrainingCurves, curves_of, finite, read_metrics
+from yoloflow.run import file_names
 from yoloflow.structures import YoloflowError
 
 State = Literal["waiting", "running", "silent", "finished"]
@@ -27,28 +27,28 @@ _NEWEST = 200
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the files of a run say.
+    """The state of a run as its files show it.
 
     Attributes:
         run: the folder.
         state: "waiting" before the first logged step; "silent" where nothing was written for long.
         metrics: its records.
+        curves: of these records.
         epochs: planned; None where config.yaml does not say.
         epochs_done: also parts of one.
         seconds_left: at the pace of the newest records; None where it is not known.
         silent_seconds: since the last line.
-        best: the evaluation with the highest AP.
         summary: of a finished run.
     """
 
     run: Path
     state: State
     metrics: Metrics
+    curves: TrainingCurves
     epochs: int | None
     epochs_done: float
     seconds_left: float | None
     silent_seconds: float
-    best: dict[str, Any] | None
     summary: dict[str, Any] | None
 
     @property
@@ -57,23 +57,24 @@ class Progress:
         return self.state == "finished"
 
 
-class RunFiles:
-    """The files of a run, which may still grow; they are read again only when they have changed."""
+class ProgressReader:
+    """A reader of a run that may still grow; it reads the metrics again only when they have changed."""
 
     def __init__(self, run: str | Path) -> None:
-        """Look for the run.
+        """Looks for the run.
 
         Raises:
             YoloflowError: the folder is not there, or holds no run.
         """
         self.run = Path(run)
-        if not (self.run / "config.yaml").is_file():
+        if not (self.run / file_names.CONFIG).is_file():
             raise YoloflowError(f"{self.run}: {_what_instead(self.run)}")
         self._seen: tuple[int, int] | None = None
         self._metrics = Metrics()
+        self._curves = curves_of(self._metrics)
 
     def read(self, now: float | None = None) -> Progress:
-        """How far the run is.
+        """Returns how far the run is.
 
         Args:
             now: seconds since the epoch; the clock's by default.
@@ -81,16 +82,16 @@ class RunFiles:
         Raises:
             YoloflowError: a file of the run cannot be read.
         """
-        now = time.time() if now is None else now
         try:
-            return self._read(now)
+            return self._read(time.time() if now is None else now)
         except OSError as error:
             raise YoloflowError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
     def _read(self, now: float) -> Progress:
-        metrics = self._read_metrics()
-        epochs = _planned_epochs(self.run / "config.yaml")
-        summary = _read_summary(self.run / "summary.json")
+        self._update_metrics()
+        metrics = self._metrics
+        epochs = _planned_epochs(self.run / file_names.CONFIG)
+        summary: dict[str, Any] | None = read_checked(self.run / file_names.SUMMARY, dict)
         records = sorted(
             [*metrics.stages, *metrics.steps, *metrics.evaluations],
             key=lambda record: (record["step"], record.get("time", 0)),
@@ -112,28 +113,26 @@ class RunFiles:
             run=self.run,
             state=state,
             metrics=metrics,
+            curves=self._curves,
             epochs=epochs,
             epochs_done=step / steps_per_epoch if steps_per_epoch else 0.0,
             seconds_left=left,
             silent_seconds=silent_seconds,
-            best=max(metrics.valued_evaluations, key=lambda row: float(row["map"]), default=None),
             summary=summary,
         )
 
-    def _read_metrics(self) -> Metrics:
-        path = self.run / "metrics.jsonl"
-        if not path.exists():
-            self._seen, self._metrics = None, Metrics()
-            return self._metrics
-        status = path.stat()
-        if (status.st_mtime_ns, status.st_size) != self._seen:
-            self._metrics = read_metrics(path, is_growing=True)
-            self._seen = (status.st_mtime_ns, status.st_size)
-        return self._metrics
+    def _update_metrics(self) -> None:
+        path = self.run / file_names.METRICS
+        status = path.stat() if path.exists() else None
+        seen = None if status is None else (status.st_mtime_ns, status.st_size)
+        if seen != self._seen:
+            self._metrics = Metrics() if seen is None else read_metrics(path, is_growing=True)
+            self._curves = curves_of(self._metrics)
+            self._seen = seen
 
     def _last_write(self) -> float:
-        """A run that goes on writes its settings anew."""
-        paths = (self.run / name for name in ("metrics.jsonl", "config.yaml"))
+        """When the run last wrote; a run that goes on writes its settings anew."""
+        paths = (self.run / name for name in (file_names.METRICS, file_names.CONFIG))
         return max(path.stat().st_mtime for path in paths if path.exists())
 
 
@@ -143,11 +142,10 @@ def _what_instead(folder: Path) -> str:
         return "there is no such run folder"
     if not folder.is_dir():
         return "is a file; give the folder of a run, such as runs/NAME"
-    runs = sorted(
-        (path.parent for path in folder.glob("*/config.yaml")), key=lambda path: -path.stat().st_mtime
-    )
+    configs = folder.glob(f"*/{file_names.CONFIG}")
+    runs = sorted((path.parent for path in configs), key=lambda path: -path.stat().st_mtime)
     hint = f"; did you mean {' or '.join(map(str, runs[:3]))}?" if runs else ""
-    return f"holds no run (a run has a config.yaml){hint}"
+    return f"holds no run (a run has a {file_names.CONFIG}){hint}"
 
 
 def _planned_epochs(path: Path) -> int | None:
@@ -159,18 +157,13 @@ def _planned_epochs(path: Path) -> int | None:
     return epochs if isinstance(epochs, int) and epochs > 0 else None
 
 
-def _read_summary(path: Path) -> dict[str, Any] | None:
-    summary: dict[str, Any] | None = read_checked(path, dict)
-    return summary
-
-
 def _intervals(records: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
     """Seconds and steps between newest records that follow each other, without pauses of the run.
 
     An evaluation takes its time (no steps are done meanwhile); steps that took many times longer than usual
     are those over which the run was killed and went on.
     """
-    timed = [record for record in records[-_NEWEST:] if _is_finite(record.get("time"))]
+    timed = [record for record in records[-_NEWEST:] if finite(record.get("time")) is not None]
     pairs = zip(timed, timed[1:], strict=False)
     intervals = [(later["time"] - record["time"], later["step"] - record["step"]) for record, later in pairs]
     usual = median([seconds for seconds, steps in intervals if steps] or [0.0])
@@ -185,7 +178,3 @@ def _seconds_left(records: Sequence[dict[str, Any]], steps_left: float, now: flo
         return None
     pace = sum(seconds for seconds, _ in intervals) / steps_done
     return max(steps_left * pace - (now - float(records[-1].get("time", now))), 0.0)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -13,7 +13,6 @@ from yoloflow.cli.console import app
 
 EXIT_WITH_PROBLEMS = 1
 
-
 Weights = Annotated[
     str, typer.Argument(metavar="RUN|WEIGHTS", help="a run folder, or a weights file inside one")
 ]
@@ -21,7 +20,7 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="pictures, videos, folders, globs, camera:0, or - for paths on standard input",
+        help="images, videos, folders, globs, camera:0, or - for paths on standard input",
     ),
 ]
 SaveDir = Annotated[
@@ -46,11 +45,9 @@ Classes = Annotated[
     list[str] | None, typer.Option("--class", help="name or number of a class to report; may be repeated")
 ]
 Device = Annotated[str, typer.Option(help="auto or torch's name of one")]
-BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="pictures at a time (default: 8; 1 with a camera)")
-]
-MaxImages = Annotated[int | None, typer.Option(min=1, help="stop after so many pictures and frames")]
-SaveImages = Annotated[bool, typer.Option(help="draw pictures and videos too")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="images at a time (default: 8; 1 with a camera)")]
+MaxImages = Annotated[int | None, typer.Option(min=1, help="stop after so many images and frames")]
+SaveImages = Annotated[bool, typer.Option(help="draw images and videos too")]
 
 
 @app.command("predict")
@@ -70,7 +67,7 @@ def detect(  # noqa: PLR0913  one parameter for each option
     max_images: MaxImages = None,
     save_images: SaveImages = True,
 ) -> None:
-    """Detect objects in pictures, videos or a camera: files of detections, and drawn pictures.
+    """Detect objects in images, videos or a camera: files of detections, and drawn images.
 
     The exit code is 1 where some files could not be read; problems.json names them. Ctrl-C and SIGTERM end it
     with 130 and 143; the files hold what was done.

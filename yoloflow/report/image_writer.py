@@ -1,4 +1,4 @@
-"""Pictures and videos with the detections drawn, written as they come."""
+"""Images and videos with the detections drawn, written as they come."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ _JPEG_QUALITY = 95
 _JPEG_MAX_SIDE = 65500
 
 
-class DrawnFiles:
-    """A JPEG for each picture, an MPEG-4 video for each video or camera."""
+class ImageWriter:
+    """A writer of a JPEG for each image, and of an MPEG-4 video for each video or camera."""
 
     def __init__(self, folder: Path) -> None:
-        """State where they go."""
         self._folder = folder
         self._video: cv2.VideoWriter | None = None
         self._video_name = ""
         self._video_size_wh = (0, 0)
 
-    def write_picture(self, stem: str, drawn_bgr: Uint8Array) -> str:
-        """Write a picture; the name of its file.
+    def write_image(self, stem: str, drawn_bgr: Uint8Array) -> str:
+        """Writes an image; returns the name of its file.
 
         Raises:
             YoloflowError: it cannot be written.
@@ -38,7 +37,7 @@ class DrawnFiles:
         return name
 
     def write_frame(self, stem: str, fps: float, drawn_bgr: Uint8Array) -> str:
-        """Write the next frame of a video; a new stem begins a new one. The name of its file.
+        """Writes the next frame of a video; a new stem begins a new one. Returns the name of its file.
 
         Raises:
             YoloflowError: this OpenCV cannot write video.
@@ -47,25 +46,21 @@ class DrawnFiles:
         if self._video is None or name != self._video_name:
             self.close()
             self._video_name, self._video_size_wh = name, (drawn_bgr.shape[1], drawn_bgr.shape[0])
-            self._video = self._open_video(fps)
+            path = self._folder / name
+            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+            self._video = cv2.VideoWriter(str(path), fourcc, fps, self._video_size_wh)
+            if not self._video.isOpened():
+                raise YoloflowError(
+                    f"{path}: this OpenCV cannot write MPEG-4 video; predict without drawn images"
+                )
         if (drawn_bgr.shape[1], drawn_bgr.shape[0]) != self._video_size_wh:
             # The writer drops frames of another size without a word.
             drawn_bgr = np.asarray(cv2.resize(drawn_bgr, self._video_size_wh), np.uint8)
         self._video.write(drawn_bgr)
         return name
 
-    def _open_video(self, fps: float) -> cv2.VideoWriter:
-        path = self._folder / self._video_name
-        fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-        video = cv2.VideoWriter(str(path), fourcc, fps, self._video_size_wh)
-        if not video.isOpened():
-            raise YoloflowError(
-                f"{path}: this OpenCV cannot write MPEG-4 video; predict without drawn pictures"
-            )
-        return video
-
     def close(self) -> None:
-        """End the video in progress."""
+        """Ends the video in progress."""
         if self._video is not None:
             self._video.release()
             self._video = None

@@ -1,0 +1,79 @@
+"""Boxes drawn on images, and images side by side."""
+
+import numpy as np
+
+from yoloflow.report.box_drawing import class_colour, draw_detections, draw_grid, text_colour
+
+NAMES = ["cat", "dog"]
+
+
+def test_a_box_is_drawn_along_its_edge_and_the_rest_of_the_image_stays() -> None:
+    image = np.full((200, 300, 3), 90, np.uint8)
+    boxes = np.array([[100, 80, 180, 150]], np.float32)
+    drawn = draw_detections(image, boxes, np.array([1]), np.array([0.5], np.float32), NAMES)
+    assert (image == 90).all(), "the input is not drawn on"
+    assert drawn.shape == image.shape
+    for x, y in ((100, 110), (179, 110), (140, 149)):
+        assert tuple(drawn[y, x].tolist()) == class_colour(1)
+    assert (drawn[84:146, 104:176] == 90).all(), "inside"
+    assert (drawn[154:] == 90).all(), "below"
+
+
+def test_the_label_stands_above_the_box_or_inside_where_there_is_no_room() -> None:
+    image = np.zeros((200, 300, 3), np.uint8)
+    for y1, rows in ((100, slice(80, 100)), (0, slice(1, 18))):
+        box = np.array([[50, y1, 250, y1 + 90]], np.float32)
+        drawn = draw_detections(image, box, np.array([0]), None, NAMES)
+        assert (drawn[rows, 52:70] != 0).any()
+
+
+def test_boxes_over_the_border_and_unknown_classes_and_tiny_images_are_drawn() -> None:
+    boxes = np.array([[-50, -50, 500, 500], [-9, -9, -3, -3], [np.nan, 0, 5, 5]], np.float32)
+    for height, width in ((1, 1), (7, 900), (64, 64)):
+        image = np.zeros((height, width, 3), np.uint8)
+        drawn = draw_detections(image, boxes, np.array([0, 7, 1]), np.ones(3, np.float32), NAMES)
+        assert drawn.shape == image.shape
+
+
+def test_the_best_detection_lies_on_top() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    boxes = np.array([[20, 40, 80, 90]] * 2, np.float32)
+    drawn = draw_detections(image, boxes, np.array([0, 1]), np.array([0.9, 0.3], np.float32), NAMES)
+    assert tuple(drawn[70, 20].tolist()) == class_colour(0)
+
+
+def test_the_text_grows_with_the_image() -> None:
+    def label_pixels(side: int) -> int:
+        image = np.zeros((side, side, 3), np.uint8)
+        box = np.array([[side * 0.3, side * 0.5, side * 0.6, side * 0.8]], np.float32)
+        drawn = draw_detections(image, box, np.array([0]), None, NAMES)
+        return int((drawn[: side // 2 - 5] > 0).any(2).sum())
+
+    assert label_pixels(1600) > 4 * label_pixels(400)
+
+
+def test_class_colours_differ_and_their_text_contrasts() -> None:
+    colours = [class_colour(number) for number in range(24)]
+    assert len(set(colours)) == 24
+    for first, second in zip(colours, colours[1:], strict=False):
+        assert np.abs(np.subtract(first, second)).max() > 60
+    for colour in colours:
+        luma = np.dot(colour, (0.114, 0.587, 0.299))
+        assert abs(luma - np.dot(text_colour(colour), (0.114, 0.587, 0.299))) > 100
+
+
+def test_a_grid_holds_every_image_in_reading_order() -> None:
+    images = [np.full((30, 40, 3), 50 * (k + 1), np.uint8) for k in range(5)]
+    grid = draw_grid(images, 3)
+    assert grid.shape == (2 * 34 + 4, 3 * 44 + 4, 3)
+    for k in range(5):
+        assert (grid[k // 3 * 34 + 20, k % 3 * 44 + 20] == 50 * (k + 1)).all()
+    assert draw_grid(images[:2], 4).shape == (38, 92, 3)
+
+
+def test_a_grid_fits_images_of_other_sizes_in_proportion() -> None:
+    images = [np.full(shape, 200, np.uint8) for shape in ((40, 40, 3), (40, 40, 3), (400, 100, 3))]
+    last = draw_grid(images, 3)[:, 92:]
+    filled = (last == 200).all(2)
+    assert filled.any(1).sum() == 40
+    assert filled.any(0).sum() == 10

@@ -1,0 +1,145 @@
+"""The curves of a training as a plot, `plots/curves.png`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yoloflow.report.metrics import (
+    NO_OBJECTS,
+    TrainingCurves,
+    curves_of,
+    known_points,
+    read_metrics,
+    smooth,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Colour-blind safe (Okabe and Ito 2008), darkest first.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+_INK, _MUTED, _LIGHT = "#222222", "#777777", "#e4e4e4"
+
+
+def plot_curves(metrics_path: str | Path, plot_path: str | Path) -> None:
+    """Draws losses, learning rates and AP over epochs, with stage borders.
+
+    The file is replaced in one move, so that a viewer never sees half of one.
+
+    Args:
+        metrics_path: `metrics.jsonl` of a run folder; it may end in the middle of a line.
+        plot_path: PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = read_metrics(metrics_path)
+    curves = curves_of(metrics)
+    figure = Figure(figsize=(13, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    loss_axes, rate_axes, ap_axes = figure.subplots(1, 3)
+    _plot_losses(loss_axes, curves)
+    _plot_rates(rate_axes, curves)
+    _plot_ap(ap_axes, curves, NO_OBJECTS if metrics.has_no_objects else "not evaluated yet")
+    for axes, title in (
+        (loss_axes, "Training loss"),
+        (rate_axes, "Learning rate"),
+        (ap_axes, "Validation AP"),
+    ):
+        _style(axes, title)
+        # Curves of AP rise into the upper right corner, the others fall away from it.
+        _mark_stages(axes, curves, at_top=axes is not ap_axes)
+    target = Path(plot_path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    with unfinished.open("wb") as file:
+        figure.savefig(file, format="png")
+    unfinished.replace(target)
+
+
+def _plot_losses(axes: Axes, curves: TrainingCurves) -> None:
+    for k, (name, column) in enumerate(curves.losses.items()):
+        epochs, values = known_points(curves.epochs, column)
+        colour = _INK if k == 0 else _COLOURS[(k - 1) % len(_COLOURS)]
+        noisy = len(values) > 20
+        if noisy:
+            axes.plot(epochs, values, color=colour, linewidth=0.8, alpha=0.25)
+        axes.plot(epochs, smooth(values) if noisy else values, color=colour, linewidth=1.8, label=name)
+    _finish(axes, "no steps logged yet")
+
+
+def _plot_rates(axes: Axes, curves: TrainingCurves) -> None:
+    for k, (label, column) in enumerate(curves.rates.items()):
+        colour = _COLOURS[k % len(_COLOURS)]
+        axes.plot(*known_points(curves.epochs, column), color=colour, linewidth=1.8, label=label)
+    _finish(axes, "no steps logged yet")
+
+
+def _plot_ap(axes: Axes, curves: TrainingCurves, if_empty: str) -> None:
+    for name, column, colour in (("AP50", curves.ap50, _COLOURS[1]), ("AP", curves.ap, _COLOURS[0])):
+        epochs, values = known_points(curves.evaluated, column)
+        if not epochs:
+            break
+        marker = "o" if len(values) <= 30 else None
+        axes.plot(epochs, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=name)
+        best = int(np.argmax(values))
+        axes.plot(epochs[best], values[best], "o", color=colour, markersize=8, fillstyle="none")
+        axes.annotate(
+            f"{values[best]:.3f}",
+            (epochs[best], values[best]),
+            xytext=(0, -9),
+            textcoords="offset points",
+            ha="right" if best > len(values) / 2 else "left",
+            va="top",
+            color=colour,
+            fontsize=9,
+        )
+    _finish(axes, if_empty, top=1.02)
+
+
+def _finish(axes: Axes, if_empty: str, top: float | None = None) -> None:
+    """Adds the legend, and starts the y axis at 0; a plot without curves says why there are none."""
+    if axes.lines:
+        axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+        axes.set_ylim(0, top)
+    else:
+        axes.text(
+            0.5, 0.5, if_empty, transform=axes.transAxes, ha="center", va="center", color=_MUTED, fontsize=10
+        )
+        axes.set_xlim(0, 1)
+
+
+def _style(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
+    axes.set_xlabel("epochs", color=_MUTED, fontsize=9)
+    axes.set_xlim(left=0)
+    axes.grid(visible=True, color=_LIGHT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_MUTED)
+    axes.tick_params(colors=_MUTED, labelsize=9)
+    axes.locator_params(axis="x", integer=True)
+
+
+def _mark_stages(axes: Axes, curves: TrainingCurves, *, at_top: bool) -> None:
+    """Draws a dashed line where each stage but the first begins."""
+    for number, epoch in curves.stages:
+        axes.axvline(epoch, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.annotate(
+            f"stage {number}",
+            (epoch, 1.0 if at_top else 0.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3, -2 if at_top else 4),
+            textcoords="offset points",
+            ha="right",
+            va="top" if at_top else "bottom",
+            rotation=90,
+            color=_MUTED,
+            fontsize=8,
+        )
