@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.data.test_problems import assert_account_closes
 from tests.support.data_sets import annotation, voc_object, write_coco, write_picture, write_voc, write_yolo
+from tests.support.rich_sets import GOOD, assert_account_closes, write_messy_set
 from yoloflow.check import check_data
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
@@ -18,63 +18,6 @@ from yoloflow.data.index import read_index
 from yoloflow.data.problems import KINDS, Policy, summarise_problems
 from yoloflow.data.sets import read_sets
 from yoloflow.structures import YoloflowError
-
-GOOD = "0 .5 .5 .2 .25\n"
-
-
-def write_messy_set(root: Path) -> Path:
-    """A data set with nearly every fault that a YOLO set can have; returns its list file."""
-    labels: dict[str, str | bytes | None] = {
-        "good": GOOD + "1 .3 .3 .1 .1\n",
-        "second": GOOD,
-        "nan": "0 nan .5 .2 .2\n0 .5 .5 .2 .2\n",
-        "left": "0 .05 .5 .2 .2\n0 .05 .5 .2 .2\n",
-        "right": "0 .95 .5 .2 .2\n" + GOOD,
-        "outside": "0 7 7 .1 .1\n" + GOOD,
-        "flat": "0 .5 .5 0 .2\n0 nan .5 .5 .5\n" + GOOD,
-        "twice": GOOD + GOOD + GOOD,
-        "columns": "0 .5 .5\n0 .5 .5 .1\n" + GOOD,
-        "words": "cat .5 .5 .1 .1\n0 .5 x .1 .1\n" + GOOD,
-        "binary": b"\0\1\2",
-        "nolabel": None,
-        "empty": "",
-        "unknown": "9 .5 .5 .1 .1\n9 .5 .5 .2 .2\n" + GOOD,
-        "gone": GOOD,
-        "zero": GOOD,
-        "text": GOOD,
-        "turned": GOOD,
-        "misnamed": GOOD,
-        "cut": GOOD,
-        "damaged": GOOD,
-    }
-    source = write_yolo(root, labels)
-    pictures = root / "images"
-    for number, path in enumerate(sorted(pictures.iterdir())):
-        # Each image has other pixels, but for "second", which has those of "good".
-        pixels = np.full((80, 100, 3), 40 if path.stem in ("good", "second") else 50 + number, np.uint8)
-        Image.fromarray(pixels).save(path)
-    (pictures / "gone.png").unlink()
-    (pictures / "zero.png").write_bytes(b"")
-    (pictures / "text.png").write_text("no image")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    write_picture(pictures / "turned.png", exif=exif.tobytes())
-    write_picture(pictures / "misnamed.jpg").rename(pictures / "misnamed.png")
-    whole = (pictures / "cut.png").read_bytes()
-    (pictures / "cut.png").write_bytes(whole[: len(whole) - 30])
-    _damage(pictures / "damaged.png")
-    (root / "labels" / "orphan.txt").write_text(GOOD)
-    (root / "labels" / "classes.txt").write_text("cat\ndog\n")
-    source.write_text(source.read_text() + "images/good.png\n")
-    return source
-
-
-def _damage(path: Path) -> None:
-    """Break the pixels of a PNG and leave its header and its end."""
-    data = bytearray(path.read_bytes())
-    middle = data.index(b"IDAT") + 8
-    data[middle : middle + 20] = bytes(20)
-    path.write_bytes(data)
 
 
 def found(root: Path, **changes: object) -> dict[str, int]:

@@ -13,15 +13,12 @@ from pycocotools import mask as pycoco_mask
 from typer.testing import CliRunner
 
 from tests.support.data_sets import (
-    HEIGHT,
-    WIDTH,
-    annotation,
     voc_object,
-    write_coco,
     write_picture,
     write_voc,
     write_yolo,
 )
+from tests.support.rich_sets import rich_coco
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
 from yoloflow.convert import Reading, convert
@@ -29,30 +26,6 @@ from yoloflow.data.formats.outlines import join_parts, outline_of_mask, read_mas
 from yoloflow.data.index import read_index
 from yoloflow.data.sets import read_set
 from yoloflow.structures import DatasetIndex, YoloflowError
-
-TRIANGLE = [10.25, 10.5, 30.0, 10.5, 10.25, 40.75]
-SQUARE = [50.0, 50.0, 60.0, 50.0, 60.0, 60.0, 50.0, 60.0]
-CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "cow & calf"}]
-
-
-def a_mask(rows: slice, columns: slice) -> dict[str, Any]:
-    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
-    pixels[rows, columns] = 1
-    mask = pycoco_mask.encode(np.asfortranarray(pixels))
-    return {"size": list(mask["size"]), "counts": mask["counts"].decode()}
-
-
-def rich_coco(root: Path) -> Path:
-    """Crowd, masks in both forms, outlines of one and two parts, gaps in ids, an image without objects."""
-    runs = [0, 5 * HEIGHT, HEIGHT * WIDTH - 5 * HEIGHT]
-    rows = [
-        annotation(20, 90, [10.25, 10.5, 19.75, 30.25], segmentation=[TRIANGLE], area=298.4),
-        annotation(20, 3, [10.25, 10.5, 49.75, 49.5], segmentation=[TRIANGLE, SQUARE]),
-        annotation(10, 17, [30, 20, 10, 20], segmentation=a_mask(slice(20, 40), slice(30, 40))),
-        annotation(10, 3, [0, 0, 5, 80], iscrowd=1, segmentation={"size": [HEIGHT, WIDTH], "counts": runs}),
-        annotation(10, 3, [1.125, 2, 30.3, 40.7]),
-    ]
-    return write_coco(root, rows, num_images=3, categories=CATEGORIES)
 
 
 def assert_same(

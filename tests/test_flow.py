@@ -53,6 +53,7 @@ def finished(scenes: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
     return folder / "whole"
 
 
+@pytest.mark.training
 def test_a_run_leaves_everything_that_is_promised(finished: Path) -> None:
     for name in (
         "config.yaml",
@@ -72,6 +73,7 @@ def test_a_run_leaves_everything_that_is_promised(finished: Path) -> None:
         assert (finished / name).stat().st_size > 0, name
 
 
+@pytest.mark.training
 def test_the_metrics_file_has_each_step_stage_and_evaluation(finished: Path) -> None:
     records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["kind"] == "step"] == list(range(1, 10))
@@ -80,6 +82,7 @@ def test_the_metrics_file_has_each_step_stage_and_evaluation(finished: Path) -> 
     assert all(len(record["stats"]) == 12 for record in records if record["kind"] == "evaluation")
 
 
+@pytest.mark.training
 def test_the_summary_has_the_final_and_the_best_figures(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["epochs"] == 3
@@ -90,6 +93,7 @@ def test_the_summary_has_the_final_and_the_best_figures(finished: Path) -> None:
     assert summary["versions"]["torch"] == torch.__version__
 
 
+@pytest.mark.training
 def test_the_resolved_config_runs_again_as_it_is_with_byte_equal_weights(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +103,7 @@ def test_the_resolved_config_runs_again_as_it_is_with_byte_equal_weights(
         assert again == (finished / "weights" / name).read_bytes()
 
 
+@pytest.mark.training
 def test_a_run_killed_after_an_epoch_continues_to_the_same_weights(
     scenes: tuple[Path, Path], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +131,7 @@ def test_a_run_killed_after_an_epoch_continues_to_the_same_weights(
     assert steps == list(range(1, 10))
 
 
+@pytest.mark.training
 def test_a_finished_run_says_so_and_trains_no_more(
     scenes: tuple[Path, Path], finished: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,11 +143,13 @@ def test_a_finished_run_says_so_and_trains_no_more(
     assert (finished / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.training
 def test_an_existing_name_is_refused_without_resume(scenes: tuple[Path, Path], finished: Path) -> None:
     with pytest.raises(YoloflowError, match="resume=auto"):
         run(scenes, finished.parent, "epochs=3", "name=whole")
 
 
+@pytest.mark.training
 def test_evaluation_after_the_training_equals_evaluation_during_it(finished: Path) -> None:
     weights = finished / "weights" / "last_ema.safetensors"
     result = evaluate_run(str(finished), weight=str(weights))
@@ -149,6 +157,7 @@ def test_evaluation_after_the_training_equals_evaluation_during_it(finished: Pat
     assert list(result.stats) == summary["stats"]
 
 
+@pytest.mark.training
 def test_a_training_needs_a_training_and_a_validation_set(tmp_path: Path) -> None:
     with pytest.raises(YoloflowError, match=r"data\.train_set is not set"):
         train(load_config("yolov8n", [f"save_dir={tmp_path}"]))
@@ -168,6 +177,7 @@ def test_a_refused_training_leaves_no_folder(scenes: tuple[Path, Path], tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.training
 def test_a_resumed_run_names_the_settings_that_changed(
     scenes: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -179,6 +189,7 @@ def test_a_resumed_run_names_the_settings_that_changed(
     assert summary["steps"] == 6
 
 
+@pytest.mark.training
 def test_single_cls_trains_and_evaluates_one_class(scenes: tuple[Path, Path], tmp_path: Path) -> None:
     summary = run(scenes, tmp_path, "epochs=1", "data.single_cls=true", "name=one")
     per_class = summary["per_class"]
@@ -186,6 +197,7 @@ def test_single_cls_trains_and_evaluates_one_class(scenes: tuple[Path, Path], tm
     assert [row["name"] for row in per_class] == ["object"]
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "switches",
     [
@@ -204,6 +216,7 @@ def test_every_switch_trains(scenes: tuple[Path, Path], tmp_path: Path, switches
     assert summary["map"] is not None
 
 
+@pytest.mark.process
 def test_two_ranks_train_evaluate_and_agree_with_torchrun(scenes: tuple[Path, Path], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command += ["-m", "yoloflow", "train", "quickstart"]
@@ -216,6 +229,7 @@ def test_two_ranks_train_evaluate_and_agree_with_torchrun(scenes: tuple[Path, Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ranks"]
 
 
+@pytest.mark.training
 def test_yolox_s_l1_term_comes_with_its_last_stage_and_after_a_resume(
     scenes: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a training will do at every step, before anything is trained.
+"""The plan of a training: what it will do at every step, before anything is trained.
 
 The tables are those that the training uses: the same settings, lengths, stage fit and schedule functions.
 """

@@ -153,6 +153,7 @@ def test_an_unknown_split_and_a_cache_that_is_a_file_are_clear_errors(tmp_path: 
         digits_dataset("val", SMALL, tmp_path / "file")
 
 
+@pytest.mark.oracle
 def test_the_embedded_set_is_a_data_source_without_a_problem(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -14,7 +14,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.data.test_problems import assert_account_closes
 from tests.support.data_sets import (
     HEIGHT,
     WIDTH,
@@ -25,6 +24,7 @@ from tests.support.data_sets import (
     write_voc,
     write_yolo,
 )
+from tests.support.rich_sets import assert_account_closes
 from yoloflow.config.reader import load_config
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.index import read_index
@@ -33,7 +33,8 @@ from yoloflow.structures import YoloflowError
 GOOD = "0 .5 .5 .2 .25\n"
 Outcome = TypeVar("Outcome")
 
-few = settings(max_examples=200, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=20, suppress_health_check=list(HealthCheck))
+some = settings(max_examples=200, suppress_health_check=list(HealthCheck))
 many = settings(max_examples=2500, suppress_health_check=list(HealthCheck))
 
 numbers = st.one_of(
@@ -91,6 +92,13 @@ def check_labels(root: Path, content: bytes) -> None:
 @few
 @given(label_texts)
 def test_any_label_file(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    check_labels(a_yolo_set(tmp_path_factory), content)
+
+
+@pytest.mark.fuzz
+@some
+@given(label_texts)
+def test_any_label_file_of_two_hundred(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     check_labels(a_yolo_set(tmp_path_factory), content)
 
 
@@ -156,6 +164,13 @@ def test_any_coco_json(tmp_path_factory: pytest.TempPathFactory, content: bytes)
     check_coco(tmp_path_factory, content)
 
 
+@pytest.mark.fuzz
+@some
+@given(coco_documents())
+def test_any_coco_json_of_two_hundred(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    check_coco(tmp_path_factory, content)
+
+
 @pytest.mark.full
 @many
 @given(coco_documents())
@@ -192,6 +207,13 @@ def check_voc(factory: pytest.TempPathFactory, content: bytes) -> None:
 @few
 @given(voc_documents())
 def test_any_voc_xml(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    check_voc(tmp_path_factory, content)
+
+
+@pytest.mark.fuzz
+@some
+@given(voc_documents())
+def test_any_voc_xml_of_two_hundred(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     check_voc(tmp_path_factory, content)
 
 
@@ -244,6 +266,15 @@ def check_picture(
 @few
 @given(damaged_pictures())
 def test_any_image(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[str, list[tuple[int, int]], float]
+) -> None:
+    check_picture(tmp_path_factory, *case)
+
+
+@pytest.mark.fuzz
+@some
+@given(damaged_pictures())
+def test_any_image_of_two_hundred(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[str, list[tuple[int, int]], float]
 ) -> None:
     check_picture(tmp_path_factory, *case)
@@ -307,6 +338,13 @@ def check_yaml(factory: pytest.TempPathFactory, texts: tuple[str, str]) -> None:
 @few
 @given(yaml_texts())
 def test_any_yaml(tmp_path_factory: pytest.TempPathFactory, texts: tuple[str, str]) -> None:
+    check_yaml(tmp_path_factory, texts)
+
+
+@pytest.mark.fuzz
+@some
+@given(yaml_texts())
+def test_any_yaml_of_two_hundred(tmp_path_factory: pytest.TempPathFactory, texts: tuple[str, str]) -> None:
     check_yaml(tmp_path_factory, texts)
 
 

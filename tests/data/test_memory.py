@@ -56,6 +56,7 @@ def bytes_of_a_worker(folder: Path, count: int, epochs: int) -> list[int]:
     return taken
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("count", "epochs"),
     [pytest.param(4_000, 3), pytest.param(200_000, 5, marks=pytest.mark.full)],

@@ -1,6 +1,5 @@
 """Bad input: each thing wrong is named with file and line, repaired as said, and no count is lost."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,13 @@ from tests.support.data_sets import (
     write_voc,
     write_yolo,
 )
+from tests.support.rich_sets import assert_account_closes
 from yoloflow.data.index import read_index
-from yoloflow.data.problems import KINDS, problems_report, summarise_problems
+from yoloflow.data.problems import problems_report, summarise_problems
 from yoloflow.structures import DatasetIndex, YoloflowError
 
 GOOD = "0 .5 .5 .2 .25\n"
 NAMES = ["cat", "dog"]
-
-
-def assert_account_closes(index: DatasetIndex) -> None:
-    report = problems_report(index)
-    assert report == json.loads(json.dumps(report))
-    for things in (report["images"], report["boxes"]):
-        assert things["listed"] == things["used"] + sum(things["dropped"].values())
-    assert {problem.kind for problem in index.problems} <= KINDS.keys()
-    assert len(report["problems"]) == len(index.problems)
-    assert index.box_offsets[0] == 0
-    assert index.box_offsets[-1] == len(index.classes) == len(index.boxes_xyxy) == len(index.areas)
-    assert index.polygon_offsets[-1] == len(index.polygon_points)
-    assert len(index.polygon_offsets) == len(index.classes) + 1
-    assert len(index.box_offsets) == len(index) + 1 == len(index.sizes_hw) + 1 == len(index.image_ids) + 1
-    assert np.isfinite(index.boxes_xyxy).all()
-    assert (index.boxes_xyxy[:, 2:] > index.boxes_xyxy[:, :2]).all()
 
 
 def only_problem(index: DatasetIndex) -> tuple[str, int | None, str, str]:

@@ -112,6 +112,7 @@ def test_no_more_than_asked_for_is_read_ahead(pictures: Path) -> None:
         assert stream.asked <= 10 + ahead + 1
 
 
+@pytest.mark.process
 def test_memory_does_not_grow_with_the_number_of_pictures(run: Path, tmp_path: Path) -> None:
     # Decoded, a picture takes 0.5 MB: 150 of them at once would be 72 MB.
     path = tmp_path / "large.png"

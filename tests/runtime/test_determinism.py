@@ -31,6 +31,7 @@ def train(folder: Path, name: str, *settings: str) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.training
 def test_two_bitwise_trainings_leave_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
     first, second = (train(tmp_path, name, "determinism=bitwise") for name in ("first", "second"))
     assert first == second

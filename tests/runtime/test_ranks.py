@@ -35,6 +35,7 @@ def start_rank(rank: int, program: str, meeting: dict[str, str]) -> subprocess.P
     )
 
 
+@pytest.mark.process
 def test_ranks_that_end_right_after_a_collective_are_not_aborted() -> None:
     processes = [process for _ in range(PAIRS) for process in start_pair()]
     for process in processes:
@@ -42,6 +43,7 @@ def test_ranks_that_end_right_after_a_collective_are_not_aborted() -> None:
         assert process.returncode == 0, errors
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("present", "complaint"),
     [

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from yoloflow.config.catalog import RecipeInfo, list_recipes
+from yoloflow.config.recipes import RecipeInfo, list_recipes
 
 SMALL_WIDTH, SMALL_DEPTH = 0.125, 0.34
 

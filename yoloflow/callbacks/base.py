@@ -108,7 +108,7 @@ class BaseCallback:
         """After the last epoch."""
 
     def on_exception(self, context: RunContext) -> None:
-        """When the training ends by an error or an interrupt, before it is raised on."""
+        """After an error or an interrupt that ends the training, before it is raised on."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain numbers to restore after a resume."""

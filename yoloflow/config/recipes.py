@@ -1,4 +1,4 @@
-"""Which recipes there are. Reads first lines only, so that listing them is instant."""
+"""The list of recipes. Only first lines are read, so that listing them is instant."""
 
 from __future__ import annotations
 

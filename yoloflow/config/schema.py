@@ -86,7 +86,7 @@ class Config(
         return max(1, round(self.nbs / (self.per_batch_size * world_size)))
 
     def run_length(self, steps_per_epoch: int, world_size: int = 1) -> RunLength:
-        """How much training there is, in the words of `yoloflow.optim`.
+        """Returns the length of the training, for `yoloflow.optim`.
 
         Args:
             steps_per_epoch: micro-batches an epoch on one device.

@@ -160,7 +160,7 @@ class Policy:
 
     @property
     def needs_pixels(self) -> bool:
-        """Whether an action needs decoded images."""
+        """True if an action needs decoded images."""
         deep = {name for name, kind in KINDS.items() if kind.needs_pixels} | {"leaked-image"}
         return any(self.actions[name] != "keep" for name in self.chosen & deep)
 

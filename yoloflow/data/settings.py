@@ -47,7 +47,7 @@ class Stages(Section):
 
 
 def is_by_stage(value: object) -> bool:
-    """Whether there is a value for each stage; one range of numbers is one value for all."""
+    """True if there is a value for each stage; one range of numbers is one value for all."""
     return isinstance(value, list) and not any(isinstance(part, float) for part in value)
 
 
@@ -82,7 +82,7 @@ class BatchSettings(Section):
 
 
 class DataSettings(Section):
-    """Where the images and labels are and what is done to them before they reach the network."""
+    """Settings of images and labels, and of what is done to them before they reach the network."""
 
     dataset_name: str | None = Field(None, description="a name for reports; nothing depends on it")
     train_set: OneOrMore | None = Field(

@@ -72,7 +72,7 @@ class Synchronizer:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes files."""
+        """True if this rank writes files."""
         return self.world_size == 1 or dist.get_rank() == 0
 
     def gather(self, value: T) -> list[T]:

@@ -35,7 +35,7 @@ class NetworkSettings(Section):
 
 
 class ModelSettings(Section):
-    """What the network starts from, and how it computes."""
+    """Settings of the network's start weights and of its computation."""
 
     weight: str | None = Field(None, description="weights to start from (.safetensors)")
     strict_load: bool = Field(True, description="refuse weights with missing, unexpected or misshaped names")

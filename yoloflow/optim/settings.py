@@ -17,7 +17,7 @@ ParameterKind = Literal["bias", "weight", "norm", "other"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupStrategy:
-    """How the parameters of a network are divided, and what each group gets.
+    """The division of a network's parameters into groups, and the settings of each group.
 
     Attributes:
         group_of_kind: group name of every kind of parameter; the order of first mention is the groups' order.
@@ -125,7 +125,7 @@ class OptimizerSettings(Section):
 
     @property
     def uses_nesterov(self) -> bool:
-        """Whether the update is Nesterov's."""
+        """True if the update is Nesterov's."""
         return self.optimizer == "nesterov" or (self.nesterov and self.optimizer != "adamw")
 
     @property
@@ -150,7 +150,7 @@ class AverageSettings(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLength:
-    """How much training there is.
+    """The length of a training.
 
     Attributes:
         epochs: passes over the data.

@@ -56,7 +56,7 @@ class Metrics:
 
     @property
     def has_no_objects(self) -> bool:
-        """Whether the newest evaluation found no object that could be found."""
+        """True if the newest evaluation found no object that could be found."""
         newest = finite(self.evaluations[-1].get("map")) if self.evaluations else None
         return newest is not None and newest < 0
 
@@ -137,7 +137,7 @@ def _rates(steps: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
 
 
 def has_ap(figures: Mapping[str, Any]) -> bool:
-    """Whether `map` and `map50` are figures; COCO's -1 says that there was no object."""
+    """True if `map` and `map50` are figures; COCO's -1 says that there was no object."""
     values = (finite(figures.get(key)) for key in ("map", "map50"))
     return all(value is not None and value >= 0 for value in values)
 

@@ -44,7 +44,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes the files and prints."""
+        """True if this rank writes the files and prints."""
         return self.rank == 0
 
 

@@ -40,7 +40,7 @@ class HsvAugment(Transform):
 
     @property
     def does_nothing(self) -> bool:
-        """Whether all gains are 0."""
+        """True if all gains are 0."""
         return self.hgain == self.sgain == self.vgain == 0
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:

@@ -38,7 +38,7 @@ class CopyPaste(Transform):
 
     @property
     def does_nothing(self) -> bool:
-        """Whether no object is ever pasted."""
+        """True if no object is ever pasted."""
         return self.prob == 0
 
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:

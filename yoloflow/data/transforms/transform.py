@@ -68,7 +68,7 @@ class Transform(ABC):
 
     @property
     def does_nothing(self) -> bool:
-        """Whether these parameters change no sample; such a step is left out of the chain."""
+        """True if these parameters change no sample; such a step is left out of the chain."""
         return False
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""How far a run is, from its files alone: running, killed or finished. Imports no torch."""
+"""The progress of a run, from its files alone: running, killed or finished. Imports no torch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Progress:
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is nothing more to come."""
+        """True if there is nothing more to come."""
         return self.state == "finished"
 
 
