@@ -31,8 +31,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if session.config.getoption("--slow-limit") is not None:
-        # The first optimizer of a process imports it, in two seconds that no test should be charged for.
+        # The first optimizer and the first plot of a process import them, in two seconds each that no test
+        # should be charged for.
         import_module("torch._dynamo")
+        import_module("matplotlib.pyplot")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -107,20 +107,24 @@ def test_a_training_without_one_update_is_refused() -> None:
         plan_of("epochs=1", "accumulate=20")
 
 
-def test_json_and_image_are_written_for_any_plan(tmp_path: Path) -> None:
-    overrides = (
-        ["epochs=1"],
-        ["epochs=300"],
-        ["epochs=30", "ema=false", "optimizer.warmup_epochs=0", "optimizer.min_warmup_step=0"],
-    )
-    for number, row in enumerate(overrides):
-        plan = plan_of(*row, steps_per_epoch=1 if number == 0 else 100)
-        content = json.loads(json.dumps(plan.to_json()))
-        assert content["rows"][0]["update"] == 1
-        assert content["rows"][-1]["update"] == plan.num_updates == content["updates"]
-        assert len(content["rows"]) <= MAX_POINTS + 20
-        draw_plan(plan, tmp_path / f"{number}.png")
-        assert (tmp_path / f"{number}.png").stat().st_size > 10_000
+@pytest.mark.parametrize(
+    ("overrides", "steps_per_epoch"),
+    [
+        (["epochs=1"], 1),
+        (["epochs=300"], 100),
+        (["epochs=30", "ema=false", "optimizer.warmup_epochs=0", "optimizer.min_warmup_step=0"], 100),
+    ],
+)
+def test_json_and_image_are_written_for_any_plan(
+    tmp_path: Path, overrides: list[str], steps_per_epoch: int
+) -> None:
+    plan = plan_of(*overrides, steps_per_epoch=steps_per_epoch)
+    content = json.loads(json.dumps(plan.to_json()))
+    assert content["rows"][0]["update"] == 1
+    assert content["rows"][-1]["update"] == plan.num_updates == content["updates"]
+    assert len(content["rows"]) <= MAX_POINTS + 20
+    draw_plan(plan, tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").stat().st_size > 10_000
 
 
 def test_spread_updates_keep_the_ends() -> None:

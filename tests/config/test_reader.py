@@ -280,6 +280,7 @@ def test_a_list_is_no_config(tmp_path: Path) -> None:
     assert complaint(path) == f"{path}: holds a single value or a list, not `key: value` lines"
 
 
+@pytest.mark.fuzz
 def test_aliases_cannot_blow_up_and_depth_cannot_crash(tmp_path: Path) -> None:
     laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)

@@ -119,6 +119,7 @@ def test_evaluation_of_a_network_is_that_of_its_fused_copy_twice_alike() -> None
     assert network.training
 
 
+@pytest.mark.oracle
 def test_a_batch_that_goes_through_in_parts_gives_what_single_images_give() -> None:
     network, images = network_of("yolov8n"), images_of(10, side=320)
     whole, single = evaluated(network, images, 10), evaluated(network, images, 1)

@@ -128,6 +128,7 @@ def gradient_tolerance(family: str) -> float:
     return GRADIENT_TOLERANCE.get(family, float(figures(family)["gradient_tolerance"]))
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outputs_equal_the_reference(family: str) -> None:
     expected, outputs = figures(family), results(family).outputs
@@ -136,6 +137,7 @@ def test_outputs_equal_the_reference(family: str) -> None:
         compare(outputs[key], expected, key, output_tolerance(family, key))
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("family", FAMILIES)
 def test_running_statistics_after_a_forward_pass_equal_the_reference(family: str) -> None:
     expected, statistics = figures(family), results(family).statistics
@@ -148,6 +150,7 @@ def test_running_statistics_after_a_forward_pass_equal_the_reference(family: str
     np.testing.assert_allclose(total, expected["bn_after_all_sum"], rtol=1e-6)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_and_its_items_equal_the_reference(family: str) -> None:
     expected, found = figures(family), results(family)
@@ -157,6 +160,7 @@ def test_the_loss_and_its_items_equal_the_reference(family: str) -> None:
     np.testing.assert_allclose(found.loss_items, expected["loss_items"], rtol=0, atol=tolerance * largest)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_gradient_s_norm_and_four_gradients_equal_the_reference(family: str) -> None:
     expected, gradients = figures(family), results(family).gradients
@@ -175,6 +179,7 @@ def test_every_gradient_s_norm_and_four_gradients_equal_the_reference(family: st
             compare(gradients[name], expected, f"grad/{name}", tolerance)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outputs_and_gradients_equal_the_reference_entry_by_entry(family: str, shared: Path) -> None:
     folder, found = shared / "fixtures" / family, results(family)
@@ -196,6 +201,7 @@ def test_outputs_and_gradients_equal_the_reference_entry_by_entry(family: str, s
                 np.testing.assert_allclose(found.statistics[name], full[key], rtol=0, atol=atol, err_msg=name)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_compact_figures_and_the_drawn_weights_are_the_reference_s(family: str, shared: Path) -> None:
     folder, compact = shared / "fixtures" / family, figures(family)

@@ -278,6 +278,7 @@ def test_the_matrix_of_many_classes_keeps_the_most_confused_and_counts_the_other
     assert [row["category_id"] for row in curves["per_class"]] == list(range(91, 101)), "most frequent ones"
 
 
+@pytest.mark.oracle
 def test_runs_of_a_thousand_classes_fit_and_too_many_of_them_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def test_coco_predictions_with_the_ids_of_annotations_are_evaluated_by_the_test_
     np.testing.assert_allclose(stats, evaluate_coco(truth, rows).stats, atol=1e-3)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     "settings",
     [("yolov8n",), ("yolov8n", "data.test_rect=true"), ("yolov10n", "network.width_multiple=0.125")],

@@ -262,6 +262,7 @@ def test_channels_last_trains_the_same_and_keeps_its_format() -> None:
     assert_equal_states(last, restored, atol=0.0)
 
 
+@pytest.mark.compile
 def test_a_compiled_step_equals_the_plain_one() -> None:
     plain = toy_step(toy_network(has_norm=True))
     compiled = toy_step(toy_network(has_norm=True), StepSettings(jit=True, jit_backend="aot_eager"))

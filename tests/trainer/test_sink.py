@@ -48,7 +48,9 @@ class Diary(BaseCallback):
         (StepSettings(), "static", "O0"),
         (StepSettings(accumulate=4), "dynamic", "O0"),
         (StepSettings(accumulate=2, clip_grad=True, clip_grad_value=0.1), "none", "O2"),
-        (StepSettings(jit=True, jit_backend="aot_eager"), "static", "O0"),
+        pytest.param(
+            StepSettings(jit=True, jit_backend="aot_eager"), "static", "O0", marks=pytest.mark.compile
+        ),
     ],
 )
 def test_weights_records_and_calls_are_those_of_the_plain_loop(

@@ -31,6 +31,7 @@ class SleepBefore(BaseCallback):
             time.sleep(self.seconds)
 
 
+@pytest.mark.process
 def test_what_takes_suspiciously_long_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer = toy_trainer(tmp_path, toy_step(), None, SleepBefore(3, 1.5))
     (watchdog,) = (guard for guard in trainer.guards.guards if isinstance(guard, StallWatchdog))
