@@ -11,6 +11,7 @@ from tests.support.tiny_run import NAMES, tiny_run, write_images
 from yoloflow.cli import main
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
+from yoloflow.evaluation.metrics import METRICS
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -95,9 +96,11 @@ def test_a_run_is_evaluated_and_explained(
     trained, out = tiny_run(tmp_path / "run"), tmp_path / "diagnostics.json"
     settings = [f"data.val_set={folder / 'val.json'}", "device=cpu", "data.num_parallel_workers=0"]
     files = ["--diagnostics", str(out), "--json", str(tmp_path / "figures.json")]
+    monkeypatch.setitem(METRICS, "images_seen", lambda coco, truth, detections: float(coco.num_images))
     assert run(monkeypatch, "test", str(trained), *settings, *files) == 0
     shown = capsys.readouterr().out
     assert "2 images" in shown
+    assert "images_seen 2.0000" in shown
     assert "cost in AP" in shown
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["stats"] == json.loads(out.read_text())["stats"]

@@ -16,6 +16,7 @@ from yoloflow.evaluation.test_function import EvaluationResult
 from yoloflow.files import write_atomically
 from yoloflow.report.page.document import render_page
 from yoloflow.report.page.run_content import read_run
+from yoloflow.run import file_names
 from yoloflow.run.folder import find_weights
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import load_weights
@@ -48,7 +49,7 @@ class ReportCallback(BaseCallback):
             logger.warning(
                 "%s: the report is not written (%s: %s); the training is complete, "
                 "`yoloflow report %s` tries again",
-                context.run.path / "report.html",
+                context.run.path / file_names.REPORT,
                 type(error).__name__,
                 error,
                 context.run.path,
@@ -70,8 +71,8 @@ class ReportCallback(BaseCallback):
         if result is not None:
             weights = find_weights(folder)
             content = diagnostics_of_run(result, weights, read_sha256(weights))
-            write_atomically(folder / "diagnostics.json", json.dumps(content).encode())
-        page = folder / "report.html"
+            write_atomically(folder / file_names.DIAGNOSTICS, json.dumps(content).encode())
+        page = folder / file_names.REPORT
         write_atomically(page, render_page([read_run(folder)]).encode("utf-8", "replace"))
         logger.info("report    %s", page)
 

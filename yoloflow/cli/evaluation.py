@@ -103,7 +103,8 @@ def _test_network(
         from yoloflow.evaluation.run_diagnostics import diagnose_result
 
         found = diagnose_result(evaluated, evaluated.index, weight or run_or_recipe)
-    return Outcome(evaluated.coco, evaluated.to_json(), [evaluated.how, evaluated.speed], found)
+    metrics = [f"{name} {value:.4f}" for name, value in evaluated.metrics.items()]
+    return Outcome(evaluated.coco, evaluated.to_json(), [*metrics, evaluated.how, evaluated.speed], found)
 
 
 def _test_file(annotations: Path, predictions: Path, with_diagnostics: bool) -> Outcome:
