@@ -254,12 +254,12 @@ def test_the_seconds_and_the_first_images_are_told() -> None:
 def test_how_it_was_done_is_told() -> None:
     index = data_set()
     result = test(KnownDetector(rows_for(index, noise=0)), batches(ALL), index, iou_thres=0.6)
-    assert result.how == "NMS iou 0.6, conf 0.001, max_det 300; float32 on cpu, 1 rank"
+    assert result.settings_line == "NMS iou 0.6, conf 0.001, max_det 300; float32 on cpu, 1 rank"
     assert result.to_json()["settings"] == result.settings
     assert result.to_json()["speed"]["images_per_second"] == result.images_per_second
     ready = torch.tensor([[[0.0, 0, 9, 9, 0.9, 1]]]).repeat(IMAGES, 1, 1)
     result = test(KnownDetector(ready, Kind(end_to_end=True)), batches(ALL), index)
-    assert result.how.startswith("no NMS (end-to-end head), conf 0.001")
+    assert result.settings_line.startswith("no NMS (end-to-end head), conf 0.001")
 
 
 def test_a_half_precision_forward_pass_gives_float32_detections() -> None:

@@ -15,7 +15,7 @@ from yoloflow.cli import main
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.run.checkpoint import remove_leftovers
 from yoloflow.run.folder import RunFolder, choose_run, find_weights, names_of_run
-from yoloflow.run.lock import AnotherProcessError, claim, release_run_lock
+from yoloflow.run.lock import AnotherProcessError, acquire_run_lock, release_run_lock
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import YoloflowError
 
@@ -121,7 +121,7 @@ def test_a_folder_that_is_named_by_a_link_is_refused_too(tmp_path: Path) -> None
     holder = start_holder(tmp_path, "pets", "auto")
     assert first_line(holder) == "pets True"
     with pytest.raises(AnotherProcessError, match=f"by process {holder.pid} on "):
-        claim(tmp_path / "latest")
+        acquire_run_lock(tmp_path / "latest")
     holder.communicate(timeout=60)
 
 
@@ -129,12 +129,12 @@ def test_a_folder_that_is_named_by_a_link_is_refused_too(tmp_path: Path) -> None
 COMER_AND_GOER = """
 import os, sys
 from pathlib import Path
-from yoloflow.run.lock import AnotherProcessError, claim, release_run_lock
+from yoloflow.run.lock import AnotherProcessError, acquire_run_lock, release_run_lock
 folder, mark = Path(sys.argv[1]), Path(sys.argv[2])
 for _ in range(300):
     try:
         with release_run_lock():
-            claim(folder)
+            acquire_run_lock(folder)
             if mark.name:
                 os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
                 mark.unlink()

@@ -83,13 +83,13 @@ def _load_on_all_ranks(network: torch.nn.Module, context: RunContext) -> None:
     Raises:
         YoloflowError: on all ranks, if the main rank cannot read them.
     """
-    told: list[str | None] = [None]
+    faults: list[str | None] = [None]
     if context.ranks.is_main:
-        told = [_load(network, context.run.path)]
+        faults = [_load(network, context.run.path)]
     if context.ranks.world_size > 1:
-        dist.broadcast_object_list(told, src=0)
-    if told[0] is not None:
-        raise YoloflowError(told[0])
+        dist.broadcast_object_list(faults, src=0)
+    if faults[0] is not None:
+        raise YoloflowError(faults[0])
     if context.ranks.world_size > 1:
         for tensor in network.state_dict().values():
             dist.broadcast(tensor, src=0)

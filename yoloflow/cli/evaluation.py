@@ -104,7 +104,9 @@ def _test_network(
 
         found = diagnose_result(evaluated, evaluated.index, weight or run_or_recipe)
     metrics = [f"{name} {value:.4f}" for name, value in evaluated.metrics.items()]
-    return Outcome(evaluated.coco, evaluated.to_json(), [*metrics, evaluated.how, evaluated.speed], found)
+    return Outcome(
+        evaluated.coco, evaluated.to_json(), [*metrics, evaluated.settings_line, evaluated.speed], found
+    )
 
 
 def _test_file(annotations: Path, predictions: Path, with_diagnostics: bool) -> Outcome:

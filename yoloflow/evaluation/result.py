@@ -114,7 +114,7 @@ class EvaluationResult:
         return {name: 1000 * seconds / self.num_images for name, seconds in parts.items()}
 
     @property
-    def how(self) -> str:
+    def settings_line(self) -> str:
         """One line on the settings."""
         return _describe(self.settings)
 

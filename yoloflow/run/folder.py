@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from yoloflow.files import read_checked, read_names, write_atomically
 from yoloflow.run import file_names
-from yoloflow.run.lock import AnotherProcessError, claim
+from yoloflow.run.lock import AnotherProcessError, acquire_run_lock
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import YoloflowError
 
@@ -98,21 +98,21 @@ def choose_run(save_dir: str, name: str | None, default_name: str, resume: str, 
         default_name: the recipe's name.
         resume: "never" refuses an existing `name`; "auto" continues it. Without a name the one that is not
             finished is continued.
-        ranks: rank 0 looks and claims, the others are told.
+        ranks: rank 0 looks and claims, the others are outcome.
 
     Raises:
         YoloflowError: the name is taken and `resume` is "never"; several runs could be continued; or another
             process trains there.
     """
-    told: list[RunFolder | YoloflowError | None] = [None]
+    outcome: list[RunFolder | YoloflowError | None] = [None]
     if ranks.is_main:
         try:
-            told = [_choose(Path(save_dir), name, default_name, resume)]
+            outcome = [_choose(Path(save_dir), name, default_name, resume)]
         except YoloflowError as error:
-            told = [error]
+            outcome = [error]
     if ranks.world_size > 1:
-        dist.broadcast_object_list(told, src=0)
-    (answer,) = told
+        dist.broadcast_object_list(outcome, src=0)
+    (answer,) = outcome
     if isinstance(answer, YoloflowError):
         raise answer
     assert answer is not None
@@ -151,7 +151,7 @@ def _choose(root: Path, name: str | None, default_name: str, resume: str) -> Run
     if name is not None:
         path = root / name
         if not _is_run(path):
-            claim(path)
+            acquire_run_lock(path)
         if _is_run(path):  # before, or since
             raise YoloflowError(
                 f"{path} exists already: a run is never overwritten; choose another name=..., "
@@ -163,7 +163,7 @@ def _choose(root: Path, name: str | None, default_name: str, resume: str) -> Run
         if _is_run(path) or (path.exists() and path.name != default_name):
             continue
         with suppress(AnotherProcessError):
-            claim(path)
+            acquire_run_lock(path)
             if not _is_run(path):
                 return RunFolder(path, resumed=False)
     raise AssertionError("the numbers do not end")
@@ -173,7 +173,7 @@ def _to_continue(path: Path) -> RunFolder:
     run = RunFolder(path, resumed=True)
     if run.finished_summary is not None:
         return run
-    claim(path, patience_s=_PATIENCE_SECONDS)
+    acquire_run_lock(path, patience_s=_PATIENCE_SECONDS)
     return RunFolder(path, resumed=_is_run(path))
 
 

@@ -18,7 +18,7 @@ from yoloflow.structures import YoloflowError
 logger = logging.getLogger("yoloflow")
 
 _held: dict[Path, IO[str]] = {}
-"""The claims of this process: the lock file of each run folder, open."""
+"""The locks of this process: the lock file of each run folder, open."""
 
 _ATTEMPTS = 10
 """To make a lock file in a folder that other processes remove as they leave."""
@@ -31,12 +31,12 @@ class AnotherProcessError(YoloflowError):
     """Another process trains in the folder."""
 
 
-def claim(path: Path, patience_s: float = 0.0) -> None:
+def acquire_run_lock(path: Path, patience_s: float = 0.0) -> None:
     """Locks a run folder, which need not exist, until `release_run_lock` or the process ends.
 
-    The claim is a record lock (POSIX, `fcntl`) on `.locks/<name>.lock` beside the folder: it ends with the
+    It is a record lock (POSIX, `fcntl`) on `.locks/<name>.lock` beside the folder: it ends with the
     process, however that ends, is not inherited by loading processes, and holds over machines that share the
-    folder. Where the system has no such locks nothing is claimed.
+    folder. Where the system has no such locks nothing is locked.
 
     Args:
         path: the run folder.
@@ -133,7 +133,7 @@ def _holder(file: IO[str]) -> str:
     """Describes the process that has the lock."""
     file.seek(0)
     try:
-        told = json.loads(file.read())
-        return f"process {told['pid']} on {told['host']} since {told['started']}"
+        content = json.loads(file.read())
+        return f"process {content['pid']} on {content['host']} since {content['started']}"
     except (ValueError, KeyError, TypeError):  # it is being written
         return "another process"

@@ -56,21 +56,23 @@ def render_page(runs: Sequence[RunContent], now: datetime | None = None) -> str:
     }
     frame = len(_document(title, "").encode("utf-8", "replace"))
     for num_classes in _CLASSES_WITH_CURVES:
-        told = [_of_run(run, num_classes) for run in runs]
-        files = [[image["file"] for image in run["gallery"]["images"]] for run in told]
+        contents = [_of_run(run, num_classes) for run in runs]
+        files = [[image["file"] for image in run["gallery"]["images"]] for run in contents]
         # What `_place_thumbnails` adds to each run and image.
         notes = 100 + sum(400 + 60 * len(of_run) for of_run in files)
-        room = LARGEST - frame - notes - len(_as_script_data(shared | {"runs": told, "thumbnails": []}))
-        if room > 0:
+        bytes_left = (
+            LARGEST - frame - notes - len(_as_script_data(shared | {"runs": contents, "thumbnails": []}))
+        )
+        if bytes_left > 0:
             break
     else:
         raise YoloflowError(
             f"a page of {len(runs)} runs would be larger than {LARGEST / 1e6} MB; give fewer runs"
         )
     by_rank = [file for file in chain.from_iterable(zip_longest(*files)) if file is not None]
-    thumbnails = make_thumbnails(by_rank, room)
-    _place_thumbnails(told, thumbnails)
-    content = shared | {"runs": told, "thumbnails": list(thumbnails.texts.values())}
+    thumbnails = make_thumbnails(by_rank, bytes_left)
+    _place_thumbnails(contents, thumbnails)
+    content = shared | {"runs": contents, "thumbnails": list(thumbnails.texts.values())}
     return _document(title, _as_script_data(content))
 
 
