@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from yoloflow.data.caches.images import Storage
+from yoloflow.data.caches.decoded_images import Storage
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.loader import create_loader
 from yoloflow.structures import DatasetIndex

@@ -53,7 +53,7 @@ def trained(network: Network, loss_fn: Loss, steps: int) -> list[float]:
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         with torch.no_grad():
             for parameter, gradient in zip(trainable, torch.autograd.grad(loss, trainable), strict=True):
-                parameter -= 0.01 * gradient
+                parameter.sub_(0.01 * gradient)
         found.append(loss.item())
     return found
 

@@ -5,15 +5,18 @@ import json
 import multiprocessing
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.support.images import read_image
+from yoloflow.data.caches.files import default_cache_folder
 from yoloflow.data.digits import (
     SceneRecipe,
+    Split,
     compose_scene,
-    default_cache_folder,
     digits_dataset,
     handwritten_digits,
     split_originals,
@@ -27,7 +30,8 @@ SMALL = SceneRecipe(num_train=6, num_val=3)
 def test_the_embedded_digits_are_the_1797_of_the_origin() -> None:
     images, classes = handwritten_digits()
     assert images.shape == (1797, 8, 8)
-    assert (images.dtype, images.min(), images.max()) == (np.uint8, 0, 16)
+    assert images.dtype == np.uint8
+    assert (images.min(), images.max()) == (0, 16)
     assert np.bincount(classes).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     digest = hashlib.sha256(images.tobytes() + classes.astype(np.uint8).tobytes()).hexdigest()
     assert digest == "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
@@ -47,7 +51,8 @@ def test_no_handwritten_digit_is_in_both_splits() -> None:
     images, _ = handwritten_digits()
     train_pixels = {images[number].tobytes() for number in train}
     assert not any(images[number].tobytes() in train_pixels for number in val)
-    for split, allowed in (("train", train), ("val", val)):
+    splits: list[tuple[Split, Any]] = [("train", train), ("val", val)]
+    for split, allowed in splits:
         used = np.concatenate([compose_scene(SMALL, split, index).originals for index in range(8)])
         assert np.isin(used, allowed).all()
 
@@ -99,7 +104,8 @@ def test_a_scene_depends_on_its_seed_split_and_number_alone() -> None:
 
 
 def test_the_data_set_on_disk_is_coco_json_with_its_images_beside_it(tmp_path: Path) -> None:
-    for split, num_scenes in (("train", 6), ("val", 3)):
+    splits: list[tuple[Split, int]] = [("train", 6), ("val", 3)]
+    for split, num_scenes in splits:
         path = digits_dataset(split, SMALL, tmp_path)
         content = json.loads(path.read_text())
         assert [category["name"] for category in content["categories"]] == list("0123456789")
@@ -107,7 +113,7 @@ def test_the_data_set_on_disk_is_coco_json_with_its_images_beside_it(tmp_path: P
         assert len({row["id"] for row in content["annotations"]}) == len(content["annotations"])
         for row in content["images"]:
             scene = compose_scene(SMALL, split, row["id"] - 1)
-            assert np.array_equal(cv2.imread(str(path.parent / row["file_name"])), scene.image)
+            assert np.array_equal(read_image(path.parent / row["file_name"]), scene.image)
             mine = [note for note in content["annotations"] if note["image_id"] == row["id"]]
             assert [note["category_id"] for note in mine] == scene.classes.tolist()
             corners = [[x, y, x + w, y + h] for x, y, w, h in (note["bbox"] for note in mine)]

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ NAMES = ["cat", "dog"]
 
 def boxes_of(index: DatasetIndex, image: int) -> list[list[float]]:
     first, last = index.box_offsets[image : image + 2]
-    return index.boxes_xyxy[first:last].round(6).tolist()
+    boxes: list[list[float]] = index.boxes_xyxy[first:last].round(6).tolist()
+    return boxes
 
 
 def assert_no_problems(index: DatasetIndex) -> None:
@@ -258,7 +260,9 @@ def test_an_image_is_found_by_the_annotations_own_stem(tmp_path: Path) -> None:
         ({"names": []}, "is empty"),
     ],
 )
-def test_contradicting_class_lists_say_which_to_set(tmp_path: Path, arguments: dict, message: str) -> None:
+def test_contradicting_class_lists_say_which_to_set(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(YoloflowError, match=message):
         read_index(str(write_coco(tmp_path, [annotation()])), **arguments)
 

@@ -315,7 +315,7 @@ def yaml_texts(draw: st.DrawFn) -> tuple[str, str]:
         max_leaves=5,
     )
     recipe = {"__BASE__": "yolov8n", **draw(st.dictionaries(st.sampled_from(keys), values, max_size=3))}
-    described = {"train": "a", "val": "b", "names": ["cat"]}
+    described: dict[str, Any] = {"train": "a", "val": "b", "names": ["cat"]}
     for key in draw(st.lists(st.sampled_from(["path", "train", "val", "nc", "names"]), max_size=2)):
         described[key] = draw(json_values)
     texts = [yaml.safe_dump(recipe, allow_unicode=True), yaml.safe_dump(described, allow_unicode=True)]
@@ -331,8 +331,8 @@ def check_yaml(factory: pytest.TempPathFactory, texts: tuple[str, str]) -> None:
     root = _ROOTS["yaml"]
     for name, text in zip(("recipe.yaml", "data.yaml"), texts, strict=True):
         (root / name).write_bytes(text.encode("utf-8", "surrogatepass"))
-    for arguments in ((root / "recipe.yaml", []), ("yolov8n", [f"data={root / 'data.yaml'}"])):
-        outcome(partial(load_config, *arguments), root)
+    outcome(partial(load_config, root / "recipe.yaml", []), root)
+    outcome(partial(load_config, "yolov8n", [f"data={root / 'data.yaml'}"]), root)
 
 
 @few

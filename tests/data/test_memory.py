@@ -28,7 +28,7 @@ def large_index(folder: Path, count: int) -> DatasetIndex:
         is_crowd=np.zeros(3 * count, bool),
         areas=np.full(3 * count, 486.0),
         polygon_offsets=np.arange(3 * count + 1) * 4,
-        polygon_points=np.tile(np.float32([[2, 3], [20, 3], [20, 30], [2, 30]]), (3 * count, 1)),
+        polygon_points=np.tile(np.array([[2, 3], [20, 3], [20, 30], [2, 30]], np.float32), (3 * count, 1)),
         names=[str(number) for number in range(80)],
         category_ids=np.arange(1, 81),
         num_images_listed=count,

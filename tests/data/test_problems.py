@@ -431,7 +431,7 @@ def test_no_label_text_crashes_or_loses_a_count(tmp_path: Path) -> None:
 
 def test_no_json_value_crashes_or_loses_a_count(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    values = [
+    values: list[Any] = [
         None,
         True,
         -1,

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +107,7 @@ def test_no_more_than_asked_for_is_read_ahead(pictures: Path) -> None:
         stream = Endless(pictures / "00.png")
         frames = read_frames([PathList(stream)], [], ahead)
         assert len(list(itertools.islice(frames, 10))) == 10
+        assert isinstance(frames, Generator)
         frames.close()
         # One waits for room in the queue.
         assert stream.asked <= 10 + ahead + 1

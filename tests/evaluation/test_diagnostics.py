@@ -191,7 +191,7 @@ def test_curves_over_confidence_equal_slow_loops_and_the_best_f1_is_the_operatin
             for row in curves["per_class"]:
                 assert tuple(row[name][i] for name in names) == rates[row["category_id"]]
             for j, name in enumerate(names):
-                known = [rates[c][j] for c in with_objects if rates[c][j] is not None]
+                known = [value for c in with_objects if (value := rates[c][j]) is not None]
                 expected = pytest.approx(np.mean(known), abs=1e-12) if known else None
                 assert curves["all"][name][i] == expected
         f1 = [value for value in curves["all"]["f1"] if value is not None]
@@ -326,7 +326,7 @@ def test_shards_of_the_images_add_up_to_the_whole(seeds: range) -> None:
         shards = [image_ids[i::2] for i in range(2) if image_ids[i::2]]
         whole = diagnose(truth, found, conf_thres=0.4, num_bootstrap=0).to_json()
         parts = [diagnose(truth, found, ids, conf_thres=0.4, num_bootstrap=0).to_json() for ids in shards]
-        total = sum(np.array(part["confusion"]["matrix"]) for part in parts)
+        total = np.sum([part["confusion"]["matrix"] for part in parts], axis=0)
         assert total.tolist() == whole["confusion"]["matrix"]
         for key in ("num_images", "num_objects", "num_detections"):
             assert sum(part[key] for part in parts) == whole[key]
@@ -446,7 +446,7 @@ def test_nothing_to_find_and_nothing_found_are_no_trouble() -> None:
     content = diagnose(cats_and_dogs((1, 3, [1, 1, 5, 5])), [], num_bootstrap=10).to_json()
     assert content["confusion"]["matrix"] == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
     assert content["intervals"] == {"level": 0.95, "samples": 10, "AP": [0, 0], "AP50": [0, 0]}
-    nothing = {"images": [], "categories": [], "annotations": []}
+    nothing: dict[str, Any] = {"images": [], "categories": [], "annotations": []}
     assert diagnose(nothing, []).to_json()["confusion"]["matrix"] == [[0]]
 
 

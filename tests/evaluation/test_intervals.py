@@ -40,7 +40,9 @@ def rankings_of(truth: dict[str, Any], found: list[dict[str, Any]]) -> Rankings:
 
 def drawn_case(truth: dict[str, Any], found: list[dict[str, Any]], weights: list[int]) -> Case:
     """The case with each image as many times as it was drawn, under new ids."""
-    images, annotations, detections = [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
     for image_id, times in zip(sorted(row["id"] for row in truth["images"]), weights, strict=True):
         for _ in range(times):
             images.append({"id": len(images) + 1})
@@ -198,8 +200,8 @@ def test_files_and_some_images_are_compared_likewise(tmp_path: Path) -> None:
     second = big_case(3, 0.06)[1]
     for name, content in (("truth", truth), ("first", first), ("second", second)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    paths = [tmp_path / f"{name}.json" for name in ("truth", "first", "second")]
-    result = compare(*paths, image_ids=[1, 2, 3], num_bootstrap=20)
+    truth_path, path_a, path_b = (tmp_path / f"{name}.json" for name in ("truth", "first", "second"))
+    result = compare(truth_path, path_a, path_b, [1, 2, 3], num_bootstrap=20)
     assert result == compare(truth, first, second, [1, 2, 3], num_bootstrap=20)
     assert result.a == evaluate_coco(truth, first, [1, 2, 3])
     with pytest.raises(YoloflowError, match="num_bootstrap is -2"):

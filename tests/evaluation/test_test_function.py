@@ -19,7 +19,7 @@ from yoloflow.evaluation.run_diagnostics import diagnose_result
 from yoloflow.evaluation.test_function import Synchronizer, test
 from yoloflow.models.precision import auto_mixed_precision
 from yoloflow.runtime.ranks import leave_ranks
-from yoloflow.structures import Batch, DatasetIndex, YoloflowError
+from yoloflow.structures import Batch, DatasetIndex, Detections, YoloflowError
 
 SIZE = 64
 IMAGES = 10
@@ -163,7 +163,7 @@ def test_a_metric_of_the_table_is_in_all_figures_of_the_result() -> None:
         del METRICS["detections_per_image"]
     expected = sum(len(found) for found in result.detections.values()) / IMAGES
     assert result.metrics == {"detections_per_image": expected}
-    assert result.figures() == plain.figures() | result.metrics
+    assert result.figures() == plain.figures() | dict(result.metrics)
     assert result.to_json()["detections_per_image"] == expected
     assert "detections_per_image" not in plain.to_json()
 
@@ -182,13 +182,15 @@ def test_each_module_is_afterwards_in_the_mode_it_was_in() -> None:
     index = data_set()
     network = KnownDetector(rows_for(index, noise=0)).train()
     network.statistics.eval()
-    before = network.statistics.running_mean.clone()
+    running_mean = network.statistics.running_mean
+    assert running_mean is not None
+    before = running_mean.clone()
     test(network, batches(ALL), index)
     assert (network.training, network.statistics.training) == (True, False)
     assert network.seen_modes == {False}
     network.statistics.train()
     test(network, batches(ALL), index)
-    assert torch.equal(network.statistics.running_mean, before)
+    assert torch.equal(running_mean, before)
 
 
 def test_the_mode_comes_back_after_an_error_too() -> None:
@@ -286,7 +288,7 @@ def evaluate_as_rank(rank: int, folder: str) -> None:
     leave_ranks()
 
 
-def scores_of(detections: dict) -> dict[str, list[float]]:
+def scores_of(detections: dict[int, Detections]) -> dict[str, list[float]]:
     return {str(position): found.scores.tolist() for position, found in detections.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,8 +144,9 @@ def test_one_class_has_no_class_term_and_focus_and_smoothing_count() -> None:
     single = create_loss("YOLOv5Loss", anchors=ANCHORS, stride=STRIDE, nc=1)
     assert single([level[..., :6] for level in maps], labels, images)[1][3] == 0
     plain = create_loss("YOLOv5Loss", anchors=ANCHORS, stride=STRIDE, nc=CLASSES)(maps, labels, images)[1]
-    for key in ("fl_gamma", "label_smoothing"):
-        other = create_loss("YOLOv5Loss", anchors=ANCHORS, stride=STRIDE, nc=CLASSES, **{key: 0.1})
+    changes: list[dict[str, Any]] = [{"fl_gamma": 0.1}, {"label_smoothing": 0.1}]
+    for change in changes:
+        other = create_loss("YOLOv5Loss", anchors=ANCHORS, stride=STRIDE, nc=CLASSES, **change)
         assert not torch.allclose(other(maps, labels, images)[1], plain)
 
 
@@ -159,7 +161,7 @@ def test_wrong_maps_and_missing_anchors_are_refused() -> None:
 
 def test_the_gain_of_the_objectness_grows_with_the_images_unless_told_not_to() -> None:
     maps, labels, images = batch(2)
-    facts = {"anchors": ANCHORS, "stride": STRIDE, "nc": CLASSES}
+    facts: dict[str, Any] = {"anchors": ANCHORS, "stride": STRIDE, "nc": CLASSES}
     scaled = create_loss("YOLOv5Loss", **facts)(maps, labels, images)[1]
     plain = create_loss("YOLOv5Loss", **facts, scale_by_size=False)(maps, labels, images)[1]
     torch.testing.assert_close(scaled[[1, 3]], plain[[1, 3]])

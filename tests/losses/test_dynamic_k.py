@@ -19,9 +19,9 @@ def match_in_loops(cost: np.ndarray, overlaps: np.ndarray, possible: np.ndarray)
     for row in range(len(cost)):
         candidates = np.flatnonzero(possible[row])
         k = max(1, int(np.float32(np.sort(overlaps[row])[::-1][:LARGEST_K].sum())))
-        for candidate in sorted(candidates, key=lambda c: cost[row, c])[:k]:
-            takers.setdefault(int(candidate), []).append(row)
-    result = {}
+        for taken in sorted(candidates.tolist(), key=lambda c: float(cost[row, c]))[:k]:
+            takers.setdefault(taken, []).append(row)
+    result: dict[int, int] = {}
     for candidate, rows in takers.items():
         costs = np.where(possible[:, candidate], cost[:, candidate], np.inf)
         result[candidate] = rows[0] if len(rows) == 1 else int(costs.argmin())

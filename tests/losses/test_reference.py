@@ -14,6 +14,8 @@ from yoloflow.weights.mindyolo import mindyolo_names
 
 SAMPLE_STEP = 13
 
+Trained = tuple[nn.Module, torch.Tensor, torch.Tensor]
+
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -26,22 +28,19 @@ def trained() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 
 
 def gradients_by_reference_name(network: nn.Module) -> dict[str, np.ndarray]:
-    parameters = dict(network.named_parameters())
-    return {
-        theirs: parameters[ours].grad.numpy()
-        for ours, theirs in mindyolo_names(network).items()
-        if ours in parameters and parameters[ours].grad is not None
-    }
+    gradients = {name: weight.grad for name, weight in network.named_parameters()}
+    names = mindyolo_names(network).items()
+    return {theirs: grad.numpy() for ours, theirs in names if (grad := gradients.get(ours)) is not None}
 
 
-def test_loss_and_items_equal_the_reference(trained):
+def test_loss_and_items_equal_the_reference(trained: Trained) -> None:
     _, loss, items = trained
     with np.load(FIGURES / "yolov8_loss.npz") as figures:
         assert loss.item() == pytest.approx(figures["loss"].item(), rel=2e-5)
         np.testing.assert_allclose(items, figures["loss_items"], rtol=2e-5)
 
 
-def test_every_gradient_norm_equals_the_reference(trained):
+def test_every_gradient_norm_equals_the_reference(trained: Trained) -> None:
     gradients = gradients_by_reference_name(trained[0])
     with np.load(FIGURES / "yolov8_loss.npz") as figures:
         assert set(gradients) == set(figures["grad_names"].tolist())
@@ -51,7 +50,7 @@ def test_every_gradient_norm_equals_the_reference(trained):
         )
 
 
-def test_sampled_gradients_equal_the_reference(trained):
+def test_sampled_gradients_equal_the_reference(trained: Trained) -> None:
     gradients = gradients_by_reference_name(trained[0])
     with np.load(FIGURES / "yolov8_loss.npz") as figures:
         for key in [key for key in figures.files if key.startswith("grad/")]:
@@ -60,7 +59,7 @@ def test_sampled_gradients_equal_the_reference(trained):
             np.testing.assert_allclose(sample, figures[key], rtol=0, atol=1e-3 * figures[f"max/{key}"])
 
 
-def test_complete_gradients_equal_the_reference(trained, shared: Path):
+def test_complete_gradients_equal_the_reference(trained: Trained, shared: Path) -> None:
     gradients = gradients_by_reference_name(trained[0])
     with np.load(shared / "fixtures/yolov8/io_pynative_fp32.npz") as figures:
         for key in [key for key in figures.files if key.startswith("grad/")]:
@@ -70,7 +69,9 @@ def test_complete_gradients_equal_the_reference(trained, shared: Path):
 
 @pytest.mark.parametrize(("file", "tolerance"), [("io_pynative_fp32", 1e-5), ("io_pynative", 1e-3)])
 @pytest.mark.parametrize("family", ["yolov8", "yolov11"])
-def test_the_reference_outputs_give_the_reference_loss(shared: Path, family, file, tolerance):
+def test_the_reference_outputs_give_the_reference_loss(
+    shared: Path, family: str, file: str, tolerance: float
+) -> None:
     folder = shared / "fixtures" / family
     with np.load(folder / f"{file}.npz") as figures:
         outputs = [torch.from_numpy(figures[f"train_{level}"]) for level in range(3)]

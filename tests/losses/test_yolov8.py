@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.support.loss_oracle import yolov8_loss
 from yoloflow.decoding import expected_distances
-from yoloflow.losses import create_loss
+from yoloflow.losses import Loss, create_loss
 from yoloflow.losses.yolov8 import distribution_focal_loss
 from yoloflow.structures import YoloflowError
 
@@ -34,7 +34,7 @@ def scene(seed: int, boxes_per_image: tuple[int, ...], rows: int = 12) -> tuple[
     return [level.requires_grad_() for level in outputs], labels, torch.zeros(batch, 3, SIDE, SIDE)
 
 
-def loss_of(variant: str = "published", **hyper_parameters: float) -> Callable[..., tuple[Tensor, Tensor]]:
+def loss_of(variant: str = "published", **hyper_parameters: Any) -> Loss:
     return create_loss("YOLOv8Loss", stride=STRIDE, nc=NUM_CLASSES, variant=variant, **hyper_parameters)
 
 
@@ -51,7 +51,9 @@ def gradients(loss: Tensor, outputs: list[Tensor]) -> list[np.ndarray]:
         pytest.param(2, (6, 4), 1, marks=pytest.mark.oracle),
     ],
 )
-def test_loss_and_gradients_equal_plain_loops_in_float64(variant, seed, boxes_per_image, topk):
+def test_loss_and_gradients_equal_plain_loops_in_float64(
+    variant: str, seed: int, boxes_per_image: tuple[int, int], topk: int
+) -> None:
     outputs, labels, images = scene(seed, boxes_per_image)
     loss, items = loss_of(variant, tal_topk=topk)(outputs, labels, images)
     exact_outputs = [level.detach().double().requires_grad_() for level in outputs]
@@ -64,7 +66,7 @@ def test_loss_and_gradients_equal_plain_loops_in_float64(variant, seed, boxes_pe
         assert np.abs(found - wanted).max() < 2e-5 * np.abs(wanted).max()
 
 
-def test_the_variants_differ_only_where_an_anchor_is_claimed_twice():
+def test_the_variants_differ_only_where_an_anchor_is_claimed_twice() -> None:
     crowded, lonely = scene(3, (9, 9)), scene(4, (1, 1))
     assert loss_of("published")(*crowded)[0] != loss_of("mindyolo")(*crowded)[0]
     assert loss_of("published")(*lonely)[0] == loss_of("mindyolo")(*lonely)[0]
@@ -76,7 +78,7 @@ def test_the_variants_differ_only_where_an_anchor_is_claimed_twice():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_order_of_the_boxes_does_not_matter(variant):
+def test_the_order_of_the_boxes_does_not_matter(variant: str) -> None:
     outputs, labels, images = scene(5, (8, 6))
     shuffled = labels[:, torch.randperm(labels.shape[1], generator=torch.Generator().manual_seed(0))]
     first, second = (
@@ -89,7 +91,7 @@ def test_the_order_of_the_boxes_does_not_matter(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_padding_rows_do_not_matter(variant):
+def test_padding_rows_do_not_matter(variant: str) -> None:
     outputs, labels, images = scene(6, (8, 6), rows=8)
     padding = torch.full((2, 100, 6), -1.0)
     padding[:, 50:, 2:] = 0.5  # whatever stands in a row of class -1
@@ -101,7 +103,7 @@ def test_padding_rows_do_not_matter(variant):
     assert loss_padded.item() == pytest.approx(loss.item(), rel=1e-6)
 
 
-def test_two_equal_boxes_count_as_one():
+def test_two_equal_boxes_count_as_one() -> None:
     outputs, labels, images = scene(7, (1, 1), rows=2)
     twice = labels.clone()
     twice[:, 1] = twice[:, 0]
@@ -128,7 +130,9 @@ def strange_labels() -> dict[str, Tensor]:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", strange_labels())
 @pytest.mark.parametrize("size_of_logits", [0.0, 1.0, 200.0])
-def test_strange_boxes_and_extreme_logits_give_finite_losses_and_gradients(variant, kind, size_of_logits):
+def test_strange_boxes_and_extreme_logits_give_finite_losses_and_gradients(
+    variant: str, kind: str, size_of_logits: float
+) -> None:
     outputs, _, images = scene(9, (0, 0))
     outputs = [(level * size_of_logits).detach().requires_grad_() for level in outputs]
     loss, items = loss_of(variant)(outputs, strange_labels()[kind], images)
@@ -141,7 +145,7 @@ def test_strange_boxes_and_extreme_logits_give_finite_losses_and_gradients(varia
 
 @pytest.mark.compile
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_compiled_as_one_graph_it_gives_the_same(variant):
+def test_compiled_as_one_graph_it_gives_the_same(variant: str) -> None:
     outputs, labels, images = scene(10, (5, 7))
     loss_fn = loss_of(variant)
     loss, items = loss_fn(outputs, labels, images)
@@ -152,7 +156,7 @@ def test_compiled_as_one_graph_it_gives_the_same(variant):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
-def test_images_taken_together_or_apart_are_assigned_equally(monkeypatch):
+def test_images_taken_together_or_apart_are_assigned_equally(monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, labels, images = scene(11, (5, 0, 12, 3))
     together = loss_of()(outputs, labels, images)[1]
     monkeypatch.setattr("yoloflow.losses.yolov8.CACHED_ENTRIES", 1)
@@ -160,7 +164,7 @@ def test_images_taken_together_or_apart_are_assigned_equally(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_it_computes_in_float32_whatever_the_precision_around_it(dtype):
+def test_it_computes_in_float32_whatever_the_precision_around_it(dtype: torch.dtype) -> None:
     outputs, labels, images = scene(12, (4, 4))
     halves = [level.detach().to(dtype).requires_grad_() for level in outputs]
     with torch.autocast("cpu", torch.bfloat16):
@@ -171,7 +175,7 @@ def test_it_computes_in_float32_whatever_the_precision_around_it(dtype):
     assert torch.autograd.grad(loss, halves)[0].dtype == dtype
 
 
-def test_a_side_between_two_bins_is_learnt_by_both():
+def test_a_side_between_two_bins_is_learnt_by_both() -> None:
     distances = torch.tensor([2.25, 0.0, 7.0, 40.0]).view(1, 1, 4)
     logits = torch.full((1, 4, 16, 1), -30.0)
     for side, bins in enumerate([{2: 0.75, 3: 0.25}, {0: 1.0}, {7: 1.0}, {14: 0.01, 15: 0.99}]):
@@ -182,7 +186,7 @@ def test_a_side_between_two_bins_is_learnt_by_both():
     assert distribution_focal_loss(logits, distances).item() == pytest.approx(entropy, abs=1e-5)
 
 
-def test_the_class_loss_ignores_what_the_boxes_gain_and_each_gain_scales_its_own_item():
+def test_the_class_loss_ignores_what_the_boxes_gain_and_each_gain_scales_its_own_item() -> None:
     arguments = scene(13, (4, 4))
     usual, other = loss_of()(*arguments)[1], loss_of(box=15, cls=0, dfl=3)(*arguments)[1]
     np.testing.assert_allclose(other[1:], usual[1:] * torch.tensor((2, 0, 2)))
@@ -201,20 +205,20 @@ def test_the_class_loss_ignores_what_the_boxes_gain_and_each_gain_scales_its_own
         ({"anchors": [[1, 2]]}, "works without anchors"),
     ],
 )
-def test_mistakes_in_the_loss_section_are_named(changed, message):
-    arguments = {"name": "YOLOv8Loss", "stride": STRIDE, "nc": 3} | changed
+def test_mistakes_in_the_loss_section_are_named(changed: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"name": "YOLOv8Loss", "stride": STRIDE, "nc": 3} | changed
     with pytest.raises(YoloflowError, match=message):
         create_loss(**arguments)
 
 
-def test_outputs_of_another_network_are_refused():
+def test_outputs_of_another_network_are_refused() -> None:
     outputs, labels, images = scene(14, (1, 1))
     loss_fn = create_loss("YOLOv8Loss", stride=STRIDE, nc=NUM_CLASSES + 1)
     with pytest.raises(YoloflowError, match=r"levels of \[67, 67, 67\] channels; .* need 3 levels of 68"):
         loss_fn(outputs, labels, images)
 
 
-def test_the_reference_section_is_understood():
+def test_the_reference_section_is_understood() -> None:
     names = set(loss_of().settings_class.model_fields)
     assert {"box", "cls", "dfl", "reg_max"} <= names
     assert not {"anchors", "stride", "nc", "variant", "name"} & names

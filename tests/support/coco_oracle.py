@@ -43,7 +43,8 @@ def run_pycocotools(
 def pycocotools_stats(
     truth: dict[str, Any], found: list[dict[str, Any]], image_ids: list[int] | None = None
 ) -> list[float]:
-    return run_pycocotools(truth, found, image_ids).stats.tolist()
+    stats: list[float] = run_pycocotools(truth, found, image_ids).stats.tolist()
+    return stats
 
 
 def pycocotools_classes(evaluation: COCOeval) -> list[tuple[float | None, ...]]:
@@ -69,7 +70,8 @@ def random_box(rng: np.random.Generator, whole: bool) -> list[float]:
     """A box of up to 150 pixels; often with sides on an edge of the area ranges."""
     size = rng.choice(EDGES, 2) if rng.random() < 0.3 else rng.uniform(1, 150, 2)
     box = np.concatenate((rng.uniform(0, 100, 2), size))
-    return (np.maximum(box.round(), 1) if whole else box).tolist()
+    result: list[float] = (np.maximum(box.round(), 1) if whole else box).tolist()
+    return result
 
 
 def near_box(rng: np.random.Generator, box: list[float], whole: bool) -> list[float]:
@@ -77,7 +79,8 @@ def near_box(rng: np.random.Generator, box: list[float], whole: bool) -> list[fl
     x, y, w, h = box
     moved = np.array([x, y, w, h]) + rng.normal(0, rng.choice([0, 0.03, 0.15]), 4) * [w, h, w, h]
     moved[2:] = np.maximum(moved[2:], 0)
-    return (moved.round() if whole else moved).tolist()
+    result: list[float] = (moved.round() if whole else moved).tolist()
+    return result
 
 
 def random_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:

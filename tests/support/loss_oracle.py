@@ -37,12 +37,12 @@ def assign(
     claimants: dict[int, list[int]] = {}
     for g in range(objects):
         candidates = [a for a in range(anchors) if inside[g, a] and metrics[g, a] > 0]
-        for a in sorted(candidates, key=lambda a, g=g: -metrics[g, a])[:topk]:
+        for a in sorted(candidates, key=(-metrics[g]).__getitem__)[:topk]:
             claimants.setdefault(a, []).append(g)
     owners = {}
     for a, claims in claimants.items():
         rivals = range(objects) if everyone and len(claims) > 1 else claims
-        owners[a] = max(rivals, key=lambda g, a=a: overlaps[g, a])
+        owners[a] = max(rivals, key=overlaps[:, a].__getitem__)
     targets = {}
     for a, g in owners.items():
         mine = [b for b, owner in owners.items() if owner == g]
@@ -68,7 +68,8 @@ def yolov8_loss(
         for y in range(image_size // s)
         for x in range(image_size // s)
     ]
-    box, cls, dfl, total_score = 0.0, 0.0, 0.0, 0.0
+    box = cls = dfl = torch.zeros((), dtype=torch.float64)
+    total_score = 0.0
     for image in range(batch):
         objects = [row for row in labels[image].double() if row[1] >= 0]
         boxes = [

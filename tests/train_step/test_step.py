@@ -16,7 +16,7 @@ from yoloflow.optim.ema import EMA
 from yoloflow.optim.groups import create_group_param
 from yoloflow.optim.optimizer import create_optimizer
 from yoloflow.optim.schedule import create_schedule
-from yoloflow.optim.settings import OptimizerSettings, RunLength
+from yoloflow.optim.settings import OptimizerName, OptimizerSettings, RunLength
 from yoloflow.structures import YoloflowError
 from yoloflow.train_step.step import (
     StepResult,
@@ -165,7 +165,9 @@ def test_the_loss_ratio_multiplies_the_gradient_and_not_the_report() -> None:
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
 @pytest.mark.parametrize("first_is_bad", [True, False])
-def test_an_overflow_leaves_no_trace_but_the_schedule_moves_on(optimizer: str, first_is_bad: bool) -> None:
+def test_an_overflow_leaves_no_trace_but_the_schedule_moves_on(
+    optimizer: OptimizerName, first_is_bad: bool
+) -> None:
     settings = OptimizerSettings(optimizer=optimizer, warmup_epochs=1, warmup_momentum=0.5)
     step = toy_step(toy_network(has_norm=True), settings=settings)
     if not first_is_bad:
@@ -280,7 +282,7 @@ def _saved(step: TrainStep) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
 @pytest.mark.parametrize("micro_batches", [4, 5])
-def test_a_resumed_step_goes_on_bit_for_bit(optimizer: str, micro_batches: int) -> None:
+def test_a_resumed_step_goes_on_bit_for_bit(optimizer: OptimizerName, micro_batches: int) -> None:
     settings = OptimizerSettings(optimizer=optimizer, warmup_epochs=1, warmup_momentum=0.5)
     options = StepSettings(accumulate=2, clip_grad=True, clip_grad_value=1.0)
     whole = toy_step(toy_network(has_norm=True), options, settings, scaler="dynamic")

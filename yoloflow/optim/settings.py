@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from yoloflow.settings import NotNegative, Section, key_error
 from yoloflow.structures import YoloflowError
 
+OptimizerName = Literal["momentum", "nesterov", "sgd", "adamw"]
 GroupParam = Literal["yolov3", "yolov4", "yolov5", "yolov7", "yolov8", "filter_bias_and_bn"]
 ParameterKind = Literal["bias", "weight", "norm", "other"]
 
@@ -75,7 +76,7 @@ STRATEGIES: dict[GroupParam | None, GroupStrategy] = {
 class OptimizerSettings(Section):
     """Optimizer, learning rates and warm-up; lengths in updates are optimizer updates."""
 
-    optimizer: Literal["momentum", "nesterov", "sgd", "adamw"] = Field(
+    optimizer: OptimizerName = Field(
         "momentum", description="update rule (the first three are SGD; nesterov switches its form on)"
     )
     lr_init: float = Field(0.01, gt=0, description="learning rate that the factors multiply")
