@@ -39,14 +39,16 @@ def test_a_perfect_detection_has_ap_1_and_absent_sizes_minus_1() -> None:
         **{"AR1": 1, "AR10": 1, "AR100": 1, "AR_small": 1, "AR_medium": -1, "AR_large": -1},
     }
     assert dict(zip(STAT_NAMES, result.stats, strict=True)) == expected
-    assert result.map == result.map50 == ONE
+    assert result.map == ONE
+    assert result.map50 == ONE
     assert result.num_images == 2
 
 
 def test_a_class_without_objects_has_no_figures() -> None:
     cat, dog = evaluate_coco(truth_of(CAT), [FOUND_CAT]).per_class
     assert (cat.name, cat.category_id, cat.num_objects) == ("cat", 2, 1)
-    assert cat.ap == cat.ap50 == ONE
+    assert cat.ap == ONE
+    assert cat.ap50 == ONE
     assert (dog.name, dog.category_id, dog.num_objects, dog.ap, dog.ap50) == ("dog", 7, 0, None, None)
 
 
