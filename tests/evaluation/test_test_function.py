@@ -168,6 +168,13 @@ def test_a_metric_of_the_table_is_in_all_figures_of_the_result() -> None:
     assert "detections_per_image" not in plain.to_json()
 
 
+def test_a_metric_with_the_name_of_another_figure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "map", lambda coco, truth, detections: 0.0)
+    index = data_set()
+    with pytest.raises(YoloflowError, match="METRICS: map: the name of another figure"):
+        test(KnownDetector(rows_for(index, noise=0)), batches(ALL), index)
+
+
 def test_the_written_detections_have_the_same_figures(tmp_path: Path) -> None:
     index = data_set()
     path = tmp_path / "results.json"

@@ -60,7 +60,7 @@ _MODES_WITHOUT_WHITE = ("I", "F")
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageHeader:
     """The header of an image, or what is wrong with the file.
 
     Attributes:
@@ -78,7 +78,7 @@ class ImageFacts:
     is_turned: bool = False
 
 
-def inspect_image(path: str) -> ImageFacts:
+def inspect_image(path: str) -> ImageHeader:
     """Size of an image, without decoding it unless its end looks cut off.
 
     A file that lacks its format's end (JPEG's EOI marker, PNG's IEND chunk, bytes that a TIFF, WebP, BMP or
@@ -88,32 +88,32 @@ def inspect_image(path: str) -> ImageFacts:
         with open(path, "rb") as file:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes == 0:
-                return ImageFacts(problem_kind="empty-image-file", detail="the file has zero bytes")
+                return ImageHeader(problem_kind="empty-image-file", detail="the file has zero bytes")
             return _inspect_open_file(file, num_bytes)
     except (FileNotFoundError, NotADirectoryError):
-        return ImageFacts(problem_kind="missing-image", detail=f"there is no file {path}")
+        return ImageHeader(problem_kind="missing-image", detail=f"there is no file {path}")
     except Image.DecompressionBombError:
-        return ImageFacts(
+        return ImageHeader(
             problem_kind="image-too-large", detail="too many pixels to decode; cut it into tiles"
         )
     except (UnidentifiedImageError, IsADirectoryError):
-        return ImageFacts(problem_kind="not-an-image", detail=_what_it_is_instead(path))
+        return ImageHeader(problem_kind="not-an-image", detail=_what_it_is_instead(path))
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError) as error:
         # Pillow's plug-ins raise all of these on headers that are damaged.
-        return ImageFacts(problem_kind="not-an-image", detail=f"its header cannot be read ({error})")
+        return ImageHeader(problem_kind="not-an-image", detail=f"its header cannot be read ({error})")
 
 
-def _inspect_open_file(file: BinaryIO, num_bytes: int) -> ImageFacts:
+def _inspect_open_file(file: BinaryIO, num_bytes: int) -> ImageHeader:
     head = file.read(12)
     # The one format that Pillow does not open at all when it is cut.
     if head[:4] == b"RIFF" and head[8:] == b"WEBP" and int.from_bytes(head[4:8], "little") + 8 > num_bytes:
-        return ImageFacts(
+        return ImageHeader(
             problem_kind="truncated-image", detail=f"the file breaks off after {num_bytes} bytes"
         )
     with Image.open(file, formats=_PILLOW_FORMATS) as image:
         width, height = _stored_size(image)
         if image.format == "TIFF" and image.mode in _MODES_WITHOUT_WHITE:
-            return ImageFacts(
+            return ImageHeader(
                 problem_kind="unsupported-image", detail="32-bit samples; save it with 8 or 16 bits a channel"
             )
         # Reading the EXIF of a file that has none costs more than the rest of the inspection.
@@ -125,8 +125,8 @@ def _inspect_open_file(file: BinaryIO, num_bytes: int) -> ImageFacts:
             try:
                 image.load()
             except (OSError, ValueError, SyntaxError, EOFError) as error:
-                return ImageFacts(problem_kind="truncated-image", detail=f"the file breaks off ({error})")
-        return ImageFacts(height, width, file_format=str(image.format), is_turned=orientation != 1)
+                return ImageHeader(problem_kind="truncated-image", detail=f"the file breaks off ({error})")
+        return ImageHeader(height, width, file_format=str(image.format), is_turned=orientation != 1)
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:

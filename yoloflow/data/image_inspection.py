@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from yoloflow.data.caches.files import digest
 from yoloflow.data.formats.annotations import Annotations
-from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, ImageFacts, decode_image, inspect_image
+from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, ImageHeader, decode_image, inspect_image
 from yoloflow.data.problems import Policy
 from yoloflow.data.threads import Progress, map_in_threads
 from yoloflow.structures import DatasetIndex, Int64Array, Problem, YoloflowError
@@ -120,11 +120,11 @@ def _listed_twice(annotations: Annotations, inspected: InspectedImages) -> list[
     return problems
 
 
-def _read_headers(annotations: Annotations, inspected: InspectedImages) -> dict[int, ImageFacts]:
+def _read_headers(annotations: Annotations, inspected: InspectedImages) -> dict[int, ImageHeader]:
     """Returns sizes of all images, in place; facts of those that can be used."""
     chosen = np.flatnonzero(inspected.used).tolist()
     paths = annotations.image_paths
-    sound: dict[int, ImageFacts] = {}
+    sound: dict[int, ImageHeader] = {}
     for image, fact in zip(chosen, map_in_threads(inspect_image, [paths[i] for i in chosen]), strict=True):
         if fact.problem_kind is None:
             inspected.sizes_hw[image] = fact.height, fact.width
@@ -139,7 +139,7 @@ def _read_headers(annotations: Annotations, inspected: InspectedImages) -> dict[
     return sound
 
 
-def _file_problems(path: str, fact: ImageFacts) -> Iterator[Problem]:
+def _file_problems(path: str, fact: ImageHeader) -> Iterator[Problem]:
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES_OF_FORMAT.get(fact.file_format, (suffix,)):
         detail = f"is a {fact.file_format} file by its content"
@@ -149,7 +149,7 @@ def _file_problems(path: str, fact: ImageFacts) -> Iterator[Problem]:
         yield Problem(path, None, "exif-rotated", "keep", detail, path)
 
 
-def _label_problems(annotations: Annotations, image: int, fact: ImageFacts) -> Iterator[Problem]:
+def _label_problems(annotations: Annotations, image: int, fact: ImageHeader) -> Iterator[Problem]:
     path, label = annotations.image_paths[image], annotations.label_files[image]
     if annotations.label_missing[image]:
         detail = f"no {label}; taken as background (an empty label file would say so)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from yoloflow.evaluation.coco_reader import read_json
+from yoloflow.evaluation.coco_reader import read_coco_json
 from yoloflow.structures import Problem, YoloflowError, nearest_names
 
 
@@ -22,7 +22,7 @@ class CocoIds:
         Raises:
             YoloflowError: the file cannot be read, or lacks what is needed.
         """
-        content = read_json(path, _without_annotation)
+        content = read_coco_json(path, _without_annotation)
         try:
             names = [(str(entry["file_name"]), int(entry["id"])) for entry in content["images"]]
             categories = {str(entry["name"]): int(entry["id"]) for entry in content["categories"]}

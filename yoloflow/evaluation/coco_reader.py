@@ -67,7 +67,7 @@ def read_ground_truth(source: GroundTruth | Mapping[str, Any] | str | Path) -> G
     if isinstance(source, GroundTruth):
         return source
     name = "ground truth" if isinstance(source, Mapping) else str(source)
-    content = source if isinstance(source, Mapping) else read_json(source, _without_segmentation)
+    content = source if isinstance(source, Mapping) else read_coco_json(source, _without_segmentation)
     if not isinstance(content, Mapping):
         raise YoloflowError(f"{name}: expected a COCO json object, found {_kind(content)}")
     images, categories, annotations = (
@@ -152,11 +152,11 @@ def read_detection_rows(
     if isinstance(source, np.ndarray):
         return _checked_array(source, truth)
     if isinstance(source, str | Path):
-        return _result_rows(read_json(source), str(source), truth)
+        return _result_rows(read_coco_json(source), str(source), truth)
     return _result_rows(source, "detections", truth)
 
 
-def read_json(path: str | Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+def read_coco_json(path: str | Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Reads a json file; YoloflowError names the file and what is wrong with it."""
     try:
         return json.loads(Path(path).read_bytes(), object_hook=object_hook)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from yoloflow.boxes import boxes_to_original
 from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array, result_rows
-from yoloflow.evaluation.metrics import METRICS
+from yoloflow.evaluation.metrics import compute_metrics
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.evaluation.result import DetectedImage, EvaluationResult, EvaluationSeconds
 from yoloflow.files import write_atomically
@@ -286,7 +286,7 @@ def _conclude(
     peaks = [other.peak_memory for other in parts if other.peak_memory is not None]
     return EvaluationResult(
         coco=coco,
-        metrics={name: metric(coco, truth, results) for name, metric in METRICS.items()},
+        metrics=compute_metrics(coco, truth, results),
         detections=detections,
         examples=tuple(
             DetectedImage(Path(index.image_paths[position]), detections[position])
