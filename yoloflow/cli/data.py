@@ -10,7 +10,7 @@ import typer
 from yoloflow.cli.console import Overrides, Recipe, SettingsCommand, app, mistake, write, write_json
 
 EXIT_ERRORS_IN_DATA = 1
-_PICTURES = (".png", ".jpg")
+_IMAGE_SUFFIXES = (".png", ".jpg")
 
 data_app = typer.Typer(
     help="Check data sets, convert them, and look at what training sees.", no_args_is_help=True
@@ -86,9 +86,9 @@ def show_data(
 
     if index is not None and batch is not None:
         raise mistake("data show: give --index or --batch, not both")
-    if out.suffix not in _PICTURES:
-        raise mistake(f"--out {out}: must end in {' or '.join(_PICTURES)}")
+    if out.suffix not in _IMAGE_SUFFIXES:
+        raise mistake(f"--out {out}: must end in {' or '.join(_IMAGE_SUFFIXES)}")
     replay = Replay(load_config(recipe, overrides or []))
-    picture = replay.draw_sample(epoch, index or 0) if batch is None else replay.draw_batch(epoch, batch)
-    write(out, cv2.imencode(out.suffix, picture)[1].tobytes())
+    image = replay.draw_sample(epoch, index or 0) if batch is None else replay.draw_batch(epoch, batch)
+    write(out, cv2.imencode(out.suffix, image)[1].tobytes())
     typer.echo(f"written: {out}")

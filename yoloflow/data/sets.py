@@ -35,9 +35,9 @@ def read_sets(
         settings: name the sets.
         img_size: side of the network input in pixels.
         with_val: read the validation set.
-        decode: decode every picture, which finds damaged ones and equal ones.
+        decode: decode every image, which finds damaged ones and equal ones.
         stop_at_errors: raise where the policy says "error".
-        progress: told how many pictures of a set are decoded.
+        progress: told how many images of a set are decoded.
         cache: instead of `index_cache`.
 
     Raises:

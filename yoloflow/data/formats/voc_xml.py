@@ -28,7 +28,7 @@ from yoloflow.structures import Problem, YoloflowError
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _PASCAL_SOURCE = "The VOC"
 _LISTS_ANNOTATIONS = ("../Annotations", "../../Annotations", ".", "Annotations")
-_PICTURE_FOLDERS = (".", "../JPEGImages", "../images", "../../images", "../../JPEGImages")
+_IMAGE_FOLDERS = (".", "../JPEGImages", "../images", "../../images", "../../JPEGImages")
 
 
 def recognises(source: str) -> bool:
@@ -167,7 +167,7 @@ class _ImageFinder:
         base, own_name = os.path.split(file.path)
         stem = os.path.splitext(own_name)[0]
         stated = os.path.basename(file.fields.get("filename", "").strip().replace("\\", "/"))
-        folders = self._first + [os.path.normpath(os.path.join(base, folder)) for folder in _PICTURE_FOLDERS]
+        folders = self._first + [os.path.normpath(os.path.join(base, folder)) for folder in _IMAGE_FOLDERS]
         wanted = [name for name in (stated, os.path.splitext(stated)[0], stem) if name]
         for name in wanted:
             for folder in folders:
