@@ -1,5 +1,6 @@
 """Fixtures that every test file may use, and the time limit of tests without a mark."""
 
+import gc
 import os
 from collections.abc import Generator
 from importlib import import_module
@@ -31,10 +32,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if session.config.getoption("--slow-limit") is not None:
-        # The first optimizer and the first plot of a process import them, in two seconds each that no test
-        # should be charged for.
+        # The first optimizer and the first plot of a process take two seconds each for imports and fonts; no
+        # test should be charged for them, nor for the collection of garbage among the modules.
         import_module("torch._dynamo")
-        import_module("matplotlib.pyplot")
+        figure = import_module("matplotlib.figure").Figure()
+        figure.subplots().set_title("fonts are loaded")
+        import_module("matplotlib.backends.backend_agg").FigureCanvasAgg(figure).draw()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.getoption("--slow-limit") is not None:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

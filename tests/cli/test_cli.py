@@ -110,7 +110,13 @@ def test_an_epoch_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     scenes = SceneRecipe(num_train=2, num_val=1, side=64, digits_per_scene=(1, 1), digit_side=(16.0, 32.0))
     data = [f"data.{name}_set={digits_dataset(name, scenes, tmp_path)}" for name in ("train", "val")]
     small = ["img_size=64", "per_batch_size=2", "network.width_multiple=0.125", "epochs=1"]
-    switches = ["data.num_parallel_workers=0", "report=false", "run_eval=false", "device=cpu"]
+    switches = [
+        "data.num_parallel_workers=0",
+        "report=false",
+        "memory_forecast=false",
+        "run_eval=false",
+        "device=cpu",
+    ]
     folder = [f"save_dir={tmp_path}", "name=run"]
     assert run(monkeypatch, "train", "quickstart", *data, *small, *switches, *folder) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 1

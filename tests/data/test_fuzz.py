@@ -335,7 +335,7 @@ def check_yaml(factory: pytest.TempPathFactory, texts: tuple[str, str]) -> None:
     outcome(partial(load_config, "yolov8n", [f"data={root / 'data.yaml'}"]), root)
 
 
-@few
+@settings(few, max_examples=8)
 @given(yaml_texts())
 def test_any_yaml(tmp_path_factory: pytest.TempPathFactory, texts: tuple[str, str]) -> None:
     check_yaml(tmp_path_factory, texts)

@@ -186,7 +186,10 @@ class InterruptedAtThird(JsonFormat):
 @pytest.fixture
 def _interrupted() -> Iterator[None]:
     FORMATS.update(interrupted=InterruptedAtThird, ended=EndedAtThird)
+    # A suite that was started in the background ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    signal.signal(signal.SIGINT, before)
     for name in ("interrupted", "ended"):
         del FORMATS[name]
 
