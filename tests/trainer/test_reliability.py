@@ -254,7 +254,7 @@ def test_a_run_that_is_asked_to_stop_saves_at_once_and_goes_on_with_the_same_byt
 def test_a_run_that_goes_on_otherwise_than_it_began_is_refused_and_left_as_it_is(
     trainings: Trainings,
 ) -> None:
-    assert trainings.run("other", "_begin_epoch:4", signal.SIGTERM)[0] == 128 + signal.SIGTERM
+    assert trainings.run("other", "begin_epoch:4", signal.SIGTERM)[0] == 128 + signal.SIGTERM
     run = trainings.folder / "other"
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     fewer = SceneRecipe(num_train=16, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))

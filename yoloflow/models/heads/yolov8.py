@@ -234,7 +234,8 @@ class DFL(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Maps (B, 4 * bins, N) float32 logits to (B, N, 4) distances in cells."""
-        sides = logits.view(len(logits), 4, self.bins, -1)
+        # Not len(logits): that makes the batch a constant of an exported file.
+        sides = logits.view(logits.shape[0], 4, self.bins, -1)
         return expected_distances(sides, self.conv.weight.float().flatten())
 
 
