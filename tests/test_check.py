@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ from yoloflow.data.sets import read_sets
 from yoloflow.structures import YoloflowError
 
 
-def found(root: Path, **changes: object) -> dict[str, int]:
+def found(root: Path, **changes: Any) -> dict[str, int]:
     """Kinds of what a decoding check finds in the messy set, and how often."""
-    index = read_index(str(root / "list.txt"), nc=2, decode=True, stop_at_errors=False, **changes)  # type: ignore[arg-type]
+    index = read_index(str(root / "list.txt"), nc=2, decode=True, stop_at_errors=False, **changes)
     assert_account_closes(index)
     kinds: dict[str, int] = {}
     for problem in index.problems:

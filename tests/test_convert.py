@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -117,8 +117,9 @@ def test_a_data_set_file_is_converted_split_by_split(tmp_path: Path) -> None:
     )
     convert([str(tmp_path / "in" / "data.yaml")], "coco", tmp_path / "out")
     config = load_config("yolov8n", [f"data={tmp_path / 'out' / 'data.yaml'}"])
-    for key, split in (("train_set", "train"), ("val_set", "val")):
-        second = read_set(config.data, key)  # type: ignore[arg-type]
+    keys: dict[Literal["train_set", "val_set"], str] = {"train_set": "train", "val_set": "val"}
+    for key, split in keys.items():
+        second = read_set(config.data, key)
         first = read_index(str(tmp_path / "in" / split / "list.txt"), names=["cat", "dog"])
         assert_same(first, second, 1e-6)
     assert (tmp_path / "out" / "annotations" / "test.json").exists()

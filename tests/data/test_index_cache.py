@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,11 +143,15 @@ def test_changes_of_json_xml_and_their_images_are_seen(tmp_path: Path, folder: P
 def test_other_settings_are_another_index(tmp_path: Path, folder: Path) -> None:
     source = write_set("list", tmp_path / "set")
     age(tmp_path / "set")
-    for count, how in enumerate(
-        [{"nc": 2}, {"nc": 3}, {"names": ["a", "b"]}, {"nc": 2, "policy": {"missing-label": "drop-image"}}], 1
-    ):
-        index = read_index(source, cache=True, **how)  # type: ignore[arg-type]
-        assert_equal(index, read_index(source, **how))  # type: ignore[arg-type]
+    settings: list[dict[str, Any]] = [
+        {"nc": 2},
+        {"nc": 3},
+        {"names": ["a", "b"]},
+        {"nc": 2, "policy": {"missing-label": "drop-image"}},
+    ]
+    for count, how in enumerate(settings, 1):
+        index = read_index(source, cache=True, **how)
+        assert_equal(index, read_index(source, **how))
         assert len(list(folder.iterdir())) == count
     held_out = read_index(source, nc=2)
     again = read_index(source, nc=2, held_out=held_out, cache=True)

@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import pickle
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,8 +58,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
     return toy_index(paths, sizes, boxes)
 
 
-def train_set(index: DatasetIndex, **options: object) -> COCODataset:
-    return COCODataset(index, SIZE, MOSAIC, is_training=True, augment=True, seed=7, **options)  # type: ignore[arg-type]
+def train_set(index: DatasetIndex, **options: Any) -> COCODataset:
+    return COCODataset(index, SIZE, MOSAIC, is_training=True, augment=True, seed=7, **options)
 
 
 def assert_equal(first: Batch, second: Batch) -> None:

@@ -82,8 +82,8 @@ sys.stdin.read()
 
 def start_holder(folder: Path, name: str = "", resume: str = "never") -> subprocess.Popen[str]:
     command = [sys.executable, "-c", HOLDER, str(folder), name, resume]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
 
 
 def first_line(process: subprocess.Popen[str]) -> str:

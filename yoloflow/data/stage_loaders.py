@@ -52,8 +52,10 @@ def create_stage_loaders(
         side = max(sides)
         if stage.steps and side not in caches:
             sizes_hw = resized_sizes(index.sizes_hw, side)
-            promised = sum(cache.memory_bytes for cache in caches.values() if cache)
-            caches[side] = open_image_cache(settings.cache, index, sizes_hw, "linear", promised=promised)
+            reserved_bytes = sum(cache.memory_bytes for cache in caches.values() if cache)
+            caches[side] = open_image_cache(
+                settings.cache, index, sizes_hw, "linear", reserved_bytes=reserved_bytes
+            )
         dataset = COCODataset(
             index,
             side,
@@ -91,7 +93,7 @@ def create_test_loader(
     batches: BatchSettings,
     stride: int = 32,
     ranks: Ranks = ONE_RANK,
-    promised: int | None = None,
+    reserved_bytes: int | None = None,
 ) -> StageLoader:
     """Create the loader of an evaluation: each image once, in order.
 
@@ -101,14 +103,14 @@ def create_test_loader(
         batches: size of images and batches.
         stride: of the network's coarsest level in pixels; rectangles are multiples of it.
         ranks: this process among its peers.
-        promised: bytes of memory that the training set's image caches will fill; None without a training.
+        reserved_bytes: bytes of memory that the training set's image caches will fill; None without a training.
     """
     sizes_hw = resized_sizes(index.sizes_hw, batches.img_size)
     cache: ImageCache | None = None
     # Without a training every image is looked at once: only a file that a training left can help.
-    if promised is not None or settings.cache == "disk":
+    if reserved_bytes is not None or settings.cache == "disk":
         cache = open_image_cache(
-            settings.cache, index, sizes_hw, settings.test_shrink, promised=promised or 0
+            settings.cache, index, sizes_hw, settings.test_shrink, reserved_bytes=reserved_bytes or 0
         )
     dataset = COCODataset(
         index, batches.img_size, settings.test_rows, cache=cache or "none", shrink=settings.test_shrink

@@ -25,7 +25,7 @@ def create_test_fn(
     network_settings: NetworkSettings,
     precision: Precision,
     ranks: Ranks,
-    promised: int | None = None,
+    reserved_bytes: int | None = None,
     save_json: str | Path | None = None,
 ) -> Callable[[nn.Module], EvaluationResult]:
     """Returns the function that evaluates a network; its result's settings tell the pre-processing too.
@@ -37,10 +37,10 @@ def create_test_fn(
         network_settings: its strides, and the input of its first row.
         precision: of the forward pass.
         ranks: this process among its peers.
-        promised: see `create_test_loader`.
+        reserved_bytes: see `create_test_loader`.
         save_json: file for the detections.
     """
-    loader = create_test_loader(index, data, settings, max(network_settings.stride), ranks, promised)
+    loader = create_test_loader(index, data, settings, max(network_settings.stride), ranks, reserved_bytes)
     pre_processing = {
         "shape": "rectangular" if data.test_rect else "square",
         "img_size": settings.img_size,

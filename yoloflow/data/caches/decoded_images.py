@@ -111,7 +111,7 @@ def open_image_cache(
     sizes_hw: Int64Array,
     shrink: str,
     folder: Path | None = None,
-    promised: int = 0,
+    reserved_bytes: int = 0,
 ) -> ImageCache | None:
     """Returns the cache that `data.cache` asks for; the log says what room it takes.
 
@@ -122,7 +122,7 @@ def open_image_cache(
         sizes_hw: (I, 2) sizes of the decoded images.
         shrink: how they are made smaller.
         folder: of the files; by default $XDG_CACHE_HOME/yoloflow or ~/.cache/yoloflow.
-        promised: bytes of memory that other caches will fill.
+        reserved_bytes: bytes of memory that other caches will fill.
 
     Raises:
         YoloflowError: there is not so much memory or disk.
@@ -140,7 +140,7 @@ def open_image_cache(
         return ImageCache(sizes_hw)
     if storage == "auto":
         free = free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        if needed + promised <= _SHARE_OF_MEMORY * free:
+        if needed + reserved_bytes <= _SHARE_OF_MEMORY * free:
             logger.info("%s, in memory (%s are free)", what, _size(free))
             return ImageCache(sizes_hw)
         logger.info(
