@@ -103,7 +103,7 @@ def create_test_loader(
         batches: size of images and batches.
         stride: of the network's coarsest level in pixels; rectangles are multiples of it.
         ranks: this process among its peers.
-        reserved_bytes: bytes of memory that the training set's image caches will fill; None without a training.
+        reserved_bytes: bytes of memory that the training's image caches will fill; None without a training.
     """
     sizes_hw = resized_sizes(index.sizes_hw, batches.img_size)
     cache: ImageCache | None = None
