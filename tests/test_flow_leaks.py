@@ -23,6 +23,7 @@ def resident_bytes() -> int:
     return peak_memory() or 0
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux tells open files and memory")
 def test_20_trainings_in_one_process_leave_memory_files_and_threads_as_they_were(tmp_path: Path) -> None:
     cache = tmp_path / "scenes"

@@ -229,8 +229,15 @@ def test_a_fused_network_gives_the_same_predictions(recipe: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
+# Networks of many rows, half a minute and more each; smaller ones of their families have the other parts.
+LONG_TO_COMPILE = {"yolov7-d6", "yolov7-e6e", "yolov9s", "yolov9c"}
+
+
 @pytest.mark.compile
-@pytest.mark.parametrize("recipe", sweep())
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(name, marks=pytest.mark.full if name in LONG_TO_COMPILE else ()) for name in sweep()],
+)
 def test_network_loss_and_gradients_compile_as_one_graph(recipe: str) -> None:
     torch._dynamo.reset()  # each family is compiled once; the count of compilations is the process's
     _, network, loss = small(recipe)
