@@ -98,6 +98,12 @@ def _wrong_keys(content: object, form: Mapping[str, object], place: str) -> Iter
             yield from wrong_places(value, part, name if place == "the content" else f"{place}.{name}")
 
 
+def default_cache_folder() -> Path:
+    """Returns $XDG_CACHE_HOME/yoloflow, else ~/.cache/yoloflow."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "yoloflow"
+
+
 def sha256_of(path: str | Path) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal digits."""
     with Path(path).open("rb") as file:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from tests.support.images import read_image
-from yoloflow.data.caches.files import default_cache_folder
 from yoloflow.data.digits import (
     SceneRecipe,
     Split,
@@ -22,6 +21,7 @@ from yoloflow.data.digits import (
     split_originals,
 )
 from yoloflow.data.index import read_index
+from yoloflow.files import default_cache_folder
 from yoloflow.structures import YoloflowError
 
 SMALL = SceneRecipe(num_train=6, num_val=3)

@@ -11,9 +11,9 @@ from yoloflow.cli.console import app
 from yoloflow.cli import training
 
 # isort: split
-from yoloflow.cli import data, evaluation, export, predict, report, watch
+from yoloflow.cli import data, evaluation, export, predict, report, watch, weights
 
-__all__ = ["app", "data", "evaluation", "export", "main", "predict", "report", "training", "watch"]
+__all__ = ["app", "data", "evaluation", "export", "main", "predict", "report", "training", "watch", "weights"]
 
 EXIT_USER_ERROR = 2
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.data.caches.files import default_cache_folder
+from yoloflow.files import default_cache_folder
 from yoloflow.structures import Float32Array, Int64Array, Uint8Array, YoloflowError, nearest_names
 
 Split = Literal["train", "val"]

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from yoloflow.data.caches.files import default_cache_folder, digest, file_identities
+from yoloflow.data.caches.files import digest, file_identities
+from yoloflow.files import default_cache_folder
 from yoloflow.runtime.memory import free_memory
 from yoloflow.structures import DatasetIndex, Int64Array, Uint8Array, YoloflowError
 

@@ -1,21 +1,14 @@
-"""The folder of caches, and the identity of a file's content without reading it."""
+"""The identity of a file's content without reading it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from yoloflow.structures import Int64Array
-
-
-def default_cache_folder() -> Path:
-    """$XDG_CACHE_HOME/yoloflow, else ~/.cache/yoloflow."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "yoloflow"
 
 
 def file_identities(paths: Sequence[str]) -> Int64Array:

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import PIL
 
-from yoloflow.data.caches.files import default_cache_folder, digest, file_identities
-from yoloflow.files import write_atomically
+from yoloflow.data.caches.files import digest, file_identities
+from yoloflow.files import default_cache_folder, write_atomically
 from yoloflow.structures import DatasetIndex, Problem, Uint8Array
 
 logger = logging.getLogger("yoloflow")

@@ -1,0 +1,61 @@
+"""The commands on weights files: list, get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yoloflow.cli.console import app
+
+weights_app = typer.Typer(help="Published weights: list and download them.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.command("list")
+def list_weights() -> None:
+    """List the published weights, with the AP on COCO val2017 that their publisher states."""
+    from yoloflow.weights.published import LICENCE, SOURCE, list_published, weights_folder
+
+    rows = list_published()
+    width = max(len(row.recipe) for row in rows)
+    typer.echo(f"  {'recipe':{width}} size     AP  file (its name ends in the SHA-256 prefix)")
+    for row in rows:
+        there = "*" if (weights_folder() / row.file_name).is_file() else " "
+        masks = "" if row.mask_ap is None else f" (masks {row.mask_ap:.3f})"
+        typer.echo(f"{there} {row.recipe:{width}} {row.img_size:4}  {row.ap:.3f}  {row.file_name}{masks}")
+    typer.echo(
+        f"\nFrom {SOURCE}, licence {LICENCE}; it states no AP50.\nsize: pixels. *: downloaded, "
+        f"in {weights_folder()}\nDownload one: yoloflow weights get RECIPE (or FILE)"
+    )
+
+
+@weights_app.command("get")
+def get_weights(
+    name: Annotated[
+        str, typer.Argument(metavar="RECIPE|FILE", help="a recipe, or a file's name of `weights list`")
+    ],
+    folder: Annotated[Path | None, typer.Option(help="where to put it (default: the cache folder)")] = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="address of a folder that has the file, instead of the publisher's")
+    ] = None,
+) -> None:
+    """Download published weights; `yoloflow train RECIPE weight=published` then starts from them."""
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    from yoloflow.weights.download import download
+    from yoloflow.weights.published import find_published, weights_folder
+
+    row = find_published(name)
+    target = (folder or weights_folder()) / row.file_name
+    url = row.url if mirror is None else f"{mirror.rstrip('/')}/{row.file_name}"
+    columns = (*Progress.get_default_columns()[:3], DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(row.recipe, total=None)
+        download(
+            url, target, row.sha256_prefix, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    typer.echo(target)
