@@ -282,14 +282,53 @@ def test_a_stated_size_that_is_not_the_files_is_named(tmp_path: Path) -> None:
     assert index.sizes_hw.tolist() == [[HEIGHT, WIDTH]]
 
 
-@pytest.mark.parametrize(
-    "bad", [{"id": 20}, {"file_name": "2.png"}, {"id": 10, "file_name": "2.png"}, None, {}]
-)
+@pytest.mark.parametrize("bad", [{"id": 20}, {"file_name": "2.png"}, None, {}])
 def test_a_bad_image_entry_is_named_and_dropped(tmp_path: Path, bad: Any) -> None:
     images = [{"id": 10, "file_name": "1.png"}, bad]
     index = read_index(str(write_coco(tmp_path, [annotation()], images=images)))
     assert only_problem(index) == ("set.json", None, "malformed-image-entry", "drop-image")
     assert index.image_ids.tolist() == [10]
+
+
+def test_one_id_for_two_files_is_an_error_and_can_drop_both(tmp_path: Path) -> None:
+    images = [
+        *({"id": 10, "file_name": f"{number}.png"} for number in (1, 2)),
+        {"id": 30, "file_name": "3.png"},
+    ]
+    source = str(write_coco(tmp_path, [annotation(), annotation(30)], 3, images=images))
+    with pytest.raises(
+        YoloflowError, match=r"1\.png has the id 10 of 2\.png \(images\[1\]\) too \[ambiguous"
+    ):
+        read_index(source)
+    index = read_index(source, policy={"ambiguous-image-id": "drop-image"})
+    assert_account_closes(index)
+    assert (index.image_ids.tolist(), index.num_images_listed) == ([30], 3)
+    assert index.num_boxes_of_dropped_images == 1
+
+
+@pytest.mark.parametrize("more", [{"id": 11, "file_name": "1.png"}, {"id": 10, "file_name": "./1.png"}])
+def test_objects_of_an_image_with_several_entries_are_joined(tmp_path: Path, more: dict[str, Any]) -> None:
+    images = [{"id": 10, "file_name": "1.png"}, more]
+    boxes = [annotation(), annotation(more["id"], bbox=[50, 5, 20, 20])]
+    index = read_index(str(write_coco(tmp_path, boxes, images=images)))
+    assert only_problem(index) == ("set.json", None, "duplicate-image", "drop-image")
+    assert index.image_ids.tolist() == [10]
+    assert index.boxes_xyxy.tolist() == [[10, 10, 30, 40], [50, 5, 70, 25]]
+
+
+def test_two_xml_files_of_one_image_are_joined_and_keep_their_places(tmp_path: Path) -> None:
+    root = write_voc(tmp_path, {"a": voc_object("cat", 10, 10, 30, 40), "b": ""})
+    name = "<filename>b.png</filename>"
+    other = root / "Annotations" / "b.xml"
+    text = other.read_text().replace(name, "<filename>a.png</filename>")
+    objects = voc_object("cat", 50, 5, 70, 25) + voc_object("cat", 50, 5, 50, 25)
+    other.write_text(text.replace("</annotation>", objects + "</annotation>"))
+    index = read_index(str(root))
+    assert_account_closes(index)
+    assert index.boxes_xyxy.tolist() == [[10, 10, 30, 40], [50, 5, 70, 25]]
+    assert [(Path(p.file).name, p.kind) for p in index.problems if p.action == "drop-box"] == [
+        ("b.xml", "box-zero-area")
+    ]
 
 
 def test_ids_that_are_names_are_numbered(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -67,7 +68,8 @@ class ImageHeader:
         height: in pixels after EXIF rotation, 0 where the file is not usable; width: likewise.
         problem_kind: None, or a kind of `data.problems`; detail: one sentence about it.
         file_format: Pillow's name of what the content is.
-        is_turned: whether EXIF asks for a rotation or mirroring.
+        orientation: how EXIF asks for the image to be turned or mirrored, 1 for not at all.
+        xmp_orientation: how XMP asks for it where EXIF does not; this is not done.
     """
 
     height: int = 0
@@ -75,7 +77,8 @@ class ImageHeader:
     problem_kind: str | None = None
     detail: str = ""
     file_format: str = ""
-    is_turned: bool = False
+    orientation: int = 1
+    xmp_orientation: int = 1
 
 
 def inspect_image(path: str) -> ImageHeader:
@@ -116,9 +119,7 @@ def _inspect_open_file(file: BinaryIO, num_bytes: int) -> ImageHeader:
             return ImageHeader(
                 problem_kind="unsupported-image", detail="32-bit samples; save it with 8 or 16 bits a channel"
             )
-        # Reading the EXIF of a file that has none costs more than the rest of the inspection.
-        may_turn = "exif" in image.info or image.format in ("TIFF", "MPO")
-        orientation = _orientation(image) if may_turn else 1
+        orientation = _orientation(image)
         if orientation >= 5:
             width, height = height, width
         if not _ends_properly(image, file, num_bytes):
@@ -126,7 +127,8 @@ def _inspect_open_file(file: BinaryIO, num_bytes: int) -> ImageHeader:
                 image.load()
             except (OSError, ValueError, SyntaxError, EOFError) as error:
                 return ImageHeader(problem_kind="truncated-image", detail=f"the file breaks off ({error})")
-        return ImageHeader(height, width, file_format=str(image.format), is_turned=orientation != 1)
+        xmp = _valid_orientation(image.getexif()) if "xmp" in image.info and orientation == 1 else 1
+        return ImageHeader(height, width, None, "", str(image.format), orientation, xmp)
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
@@ -137,7 +139,18 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    """Returns EXIF's orientation, as OpenCV reads it; Pillow takes XMP's where EXIF has none."""
+    if image.format == "TIFF":
+        return _valid_orientation(getattr(image, "tag_v2", {}))
+    if "exif" not in image.info:
+        return 1
+    exif = Image.Exif()
+    exif.load(image.info["exif"])
+    return _valid_orientation(exif)
+
+
+def _valid_orientation(tags: Mapping[int, object]) -> int:
+    value = tags.get(_EXIF_ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
@@ -219,7 +232,8 @@ def _decode_with_pillow(path: str, data: bytes) -> Uint8Array:
         with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
             if image.mode.startswith(_MODES_WITHOUT_WHITE):
                 raise YoloflowError(f"{path}: {image.mode} samples; save it with 8 or 16 bits a channel")
-            rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            turned = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+            rgb = np.asarray(turned.convert("RGB"))
     except UnidentifiedImageError as error:
         raise YoloflowError(
             f"{path}: not an image, whatever its name says ({_what_it_is_instead(path)})"

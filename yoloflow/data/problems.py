@@ -49,16 +49,27 @@ KINDS: dict[str, Kind] = {
     ),
     "wrong-suffix": Kind("an image of another format than its name says; its content counts", _NOTED),
     "exif-rotated": Kind(
-        "an image that its EXIF turns; boxes are taken to be drawn on the turned image",
+        "an image that its EXIF turns; boxes are taken to be drawn on the turned image, unless the "
+        "annotation states the size before the rotation",
         _NOTED,
         is_remark=True,
     ),
-    "duplicate-image": Kind("an image listed twice", _UNUSABLE),
+    "duplicate-image": Kind("an image listed twice; the objects of all its entries are joined", _UNUSABLE),
+    "ambiguous-image-id": Kind("one image id for two files", ("error", "drop-image")),
+    "image-path-mended": Kind(
+        "images that are not where the source says, found elsewhere by the end of their names", _SET_WIDE
+    ),
+    "image-path-unclear": Kind("one file that several names may mean; it is not used for them", _SET_WIDE),
     "same-picture": Kind(
         "an image with exactly the pixels of another one of the set", _NOTED, needs_pixels=True
     ),
     "leaked-image": Kind("a training image that is in the validation set too", _NOTED),
     "size-mismatch": Kind("the annotation states another size than the file has; the file's is used", _NOTED),
+    "raw-frame-boxes": Kind(
+        "an annotation of the image before its EXIF rotation (or after one by XMP, which is not done), as "
+        "the stated sizes say; its boxes are turned with the image",
+        _NOTED,
+    ),
     "image-ids-renumbered": Kind(
         "image ids that are no whole numbers; numbered from 1 in file order", _SET_WIDE, is_remark=True
     ),

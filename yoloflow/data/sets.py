@@ -87,7 +87,9 @@ def read_set(
         )
     how = {"cache": settings.index_cache, **how}
     given, nc = (names, None) if names else (settings.names, settings.nc)
-    return read_index(source, given, nc, settings.problems, settings.image_folder, **how)
+    folder = settings.image_folder
+    folder = folder.get(key) if isinstance(folder, dict) else folder
+    return read_index(source, given, nc, settings.problems, folder, **how)
 
 
 def log_problems(sets: Mapping[str, DatasetIndex]) -> None:

@@ -91,8 +91,10 @@ class DataSettings(Section):
         "digits:train is the embedded quick-start set",
     )
     val_set: OneOrMore | None = Field(None, description="validation images, as train_set")
-    image_folder: str | None = Field(
-        None, description="where the images of a COCO json lie (null: beside it)"
+    image_folder: str | dict[Literal["train_set", "val_set"], str] | None = Field(
+        None,
+        description="where the images of a COCO json or a list file lie (null: beside it); or for each set, "
+        "as {train_set: images/train, val_set: images/val}",
     )
     nc: Count | None = Field(None, description="number of classes (null: as many as the data names)")
     names: Words | None = Field(None, description="class names in class order (null: the data's own)")
