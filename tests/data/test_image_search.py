@@ -92,6 +92,7 @@ def test_a_missing_image_of_a_folder_that_is_there_is_not_looked_for_elsewhere(t
     index = read_index(write_json(tmp_path / "val.json", ["images/val/1.png", "images/val/2.png"]))
     assert files(index, tmp_path) == ["images/val/1.png"]
     assert kinds(index) == ["missing-image"]
+    (tmp_path / "images" / "val" / "1.txt").write_text("0 .5 .5 .2 .2")
     (tmp_path / "val.txt").write_text("images/val/1.png\nimages/val/2.png\n")
     assert files(read_index(str(tmp_path / "val.txt"), nc=1), tmp_path) == ["images/val/1.png"]
 

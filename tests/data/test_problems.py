@@ -18,6 +18,7 @@ from tests.support.data_sets import (
     write_yolo,
 )
 from tests.support.rich_sets import assert_account_closes
+from yoloflow.data.dataset import COCODataset
 from yoloflow.data.index import read_index
 from yoloflow.data.problems import problems_report, summarise_problems
 from yoloflow.structures import DatasetIndex, YoloflowError
@@ -498,3 +499,56 @@ def test_no_json_value_crashes_or_loses_a_count(tmp_path: Path) -> None:
     assert_account_closes(index)
     assert index.num_boxes_listed == 400
     assert 0 < len(index.classes) < 400
+
+
+# Outlines beside boxes
+
+
+FAR = [1, 30, 10, 30, 10, 60, 1, 60]
+
+
+def test_an_outline_elsewhere_is_named_and_the_box_is_trained_on(tmp_path: Path) -> None:
+    box = annotation(bbox=[70, 5, 20, 20], segmentation=[FAR])
+    source = str(write_coco(tmp_path, [box, annotation(20, segmentation=[[10, 10, 30, 10, 30, 40, 10, 40]])]))
+    index = read_index(source)
+    assert only_problem(index) == ("set.json", None, "outline-mismatch", "keep")
+    assert "are 70, 5, 90, 25 px, its outline's 1, 30, 10, 60 px" in index.problems[0].detail
+    assert np.diff(index.polygon_offsets).tolist() == [0, 4]
+    row = {"func_name": "random_perspective", "translate": 0, "scale": 0}
+    sample = COCODataset(source, WIDTH, [row], is_training=True).get(0, 0)
+    np.testing.assert_allclose(sample.boxes_xyxy, [[70, 15, 90, 35]], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("action", "images", "boxes"), [("keep", 2, 2), ("drop-box", 2, 1), ("drop-image", 1, 1)]
+)
+def test_a_box_with_an_outline_elsewhere_goes_where_the_policy_says(
+    tmp_path: Path, action: str, images: int, boxes: int
+) -> None:
+    source = str(write_coco(tmp_path, [annotation(segmentation=[FAR]), annotation(20)]))
+    index = read_index(source, policy={"outline-mismatch": action})
+    assert_account_closes(index)
+    assert (len(index), len(index.classes)) == (images, boxes)
+    with pytest.raises(YoloflowError, match="annotation 1: .*its outline's .*outline-mismatch"):
+        read_index(source, policy="error")
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        [10.5, 10.5, 29.5, 10.5, 29.5, 39.5, 10.5, 39.5],
+        [8.5, 10, 31.5, 10, 31.5, 41.5, 8.5, 41.5],
+        [10, 10, 30, 10, 20, 40],
+    ],
+)
+def test_an_outline_that_is_rounded_otherwise_stays(tmp_path: Path, outline: list[float]) -> None:
+    index = read_index(str(write_coco(tmp_path, [annotation(segmentation=[outline])])))
+    assert index.problems == []
+    assert index.polygon_points.ravel().tolist() == outline
+
+
+def test_an_outline_beyond_the_image_is_cut_where_its_box_is(tmp_path: Path) -> None:
+    outline = [80, 10, 140, 10, 140, 40, 80, 40]
+    index = read_index(str(write_coco(tmp_path, [annotation(bbox=[80, 10, 20, 30], segmentation=[outline])])))
+    assert index.problems == []
+    assert index.polygon_points.max(0).tolist() == [WIDTH, 40]

@@ -85,6 +85,11 @@ KINDS: dict[str, Kind] = {
         "kept without it",
         _NOTED,
     ),
+    "outline-mismatch": Kind(
+        "an outline that ends elsewhere than its box, by over 2 px and over 5 % of the box's side; the "
+        "box is kept without it",
+        ("keep", "drop-box", "drop-image", "error"),
+    ),
     "wrong-column-count": Kind("a label line that is neither a box nor a polygon", _BAD_LINE),
     "class-not-a-number": Kind("a class that is no whole number", _BAD_LINE),
     "class-out-of-range": Kind(

@@ -119,7 +119,7 @@ def _candidate_folders(source: str, image_folder: str | None) -> list[str]:
 
 
 def _words(source: str) -> list[str]:
-    """Returns the words of the json's name that folders may have: instances_val2017 also means val2017, val."""
+    """Returns the words of the name that folders may have: instances_val2017 also means val2017 and val."""
     stem = os.path.splitext(os.path.basename(source))[0]
     words = [stem, *reversed(re.split(r"[_\-. ]+", stem))]
     words += [word.rstrip("0123456789") for word in words]

@@ -1,9 +1,9 @@
 """Search for images whose names were written on another machine: other separators, folders and prefixes.
 
 A name is taken as it stands where a file has it. Else the images of one folder, as the names have it, are
-looked for together: with slashes for backslashes, without what other programs add, and without leading folders. One
-file never stands for two names, and a folder of which one image is found as it stands is not looked for
-anywhere else: what is missing there is missing.
+looked for together: with slashes for backslashes, without what other programs add, and without leading
+folders. One file never stands for two names, and a folder of which one image is found as it stands is not
+looked for anywhere else: what is missing there is missing.
 """
 
 from __future__ import annotations
