@@ -501,6 +501,21 @@ def test_no_json_value_crashes_or_loses_a_count(tmp_path: Path) -> None:
     assert 0 < len(index.classes) < 400
 
 
+# Formats
+
+
+def test_images_that_no_library_reads_are_counted_and_named(tmp_path: Path) -> None:
+    for name in ("a.avif", "b.jfif", "c.jp2", "d.jpe"):
+        write_picture(tmp_path / "images" / name, format="JPEG" if ".j" in name and "2" not in name else None)
+    (tmp_path / "images" / "e.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "labels").mkdir()
+    for name in "abcde":
+        (tmp_path / "labels" / f"{name}.txt").write_text(GOOD)
+    index = read_index(str(tmp_path), names=NAMES)
+    assert only_problem(index) == ("e.heic", None, "unsupported-image", "drop-image")
+    assert [Path(path).suffix for path in index.image_paths] == [".avif", ".jfif", ".jp2", ".jpe"]
+
+
 # Outlines beside boxes
 
 
