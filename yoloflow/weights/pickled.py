@@ -1,4 +1,4 @@
-"""PyTorch's files (.pt, .pth) read as data: tensors, names and texts are taken, no object of the file is built.
+"""PyTorch's files (.pt, .pth) read as data: tensors and texts are taken, no object of the file is built.
 
 Files of trained networks mostly hold a pickled object of the project that made them. Here every class
 that a pickle names becomes an inert stand-in, which keeps what it is given and does nothing; only the few
