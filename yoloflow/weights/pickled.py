@@ -73,6 +73,10 @@ class _Inert:
                 attributes.update({key: value for key, value in part.items() if isinstance(key, str)})
         self.state = attributes
 
+    def __call__(self, *_: object, **__: object) -> _Inert:
+        """Returns another one: some pickles call what a call gave."""
+        return _Inert()
+
     def append(self, _: object) -> None:
         """Ignores an item of a list."""
 
@@ -121,6 +125,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("builtins", "set"): set,
+    ("__builtin__", "set"): set,  # its name in protocols 0 to 2
     ("torch", "Size"): tuple,
 }
 
