@@ -17,7 +17,7 @@ _NAMED = 20
 
 @dataclass(frozen=True, slots=True)
 class ClassChoice:
-    """What is known of the classes of a data set before it is read.
+    """The classes of a data set as far as they are known before it is read.
 
     Attributes:
         names: class names in the order of the set's own numbers; None takes the sources' own.

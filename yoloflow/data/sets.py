@@ -62,8 +62,13 @@ def read_sets(
 
 
 def read_train_set(settings: DataSettings, img_size: int, run_eval: bool) -> DatasetIndex:
-    """Returns the training set as a training uses it, for commands that can do without a validation set."""
-    return read_sets(settings, img_size, run_eval and settings.val_set is not None)["train_set"]
+    """Returns the training set as a training uses it, and logs the account.
+
+    A validation set may be missing; one that is named is read, as images of both may be dropped.
+    """
+    sets = read_sets(settings, img_size, run_eval and settings.val_set is not None)
+    log_problems(sets)
+    return sets["train_set"]
 
 
 def read_val_set(settings: DataSettings, img_size: int, network_names: Sequence[str] | None) -> DatasetIndex:

@@ -105,7 +105,7 @@ def set_remarks(index: DatasetIndex, img_size: int, is_trained_on: bool) -> list
     few = [f"{name} {number}{_besides(crowd)}" for name, number, crowd in counts if 0 < number < FEW_OBJECTS]
     if few and is_trained_on:
         found["few-objects"] = (
-            f"fewer than {FEW_OBJECTS} of {len(few)} of {len(counts)} classes: {_first(few)}"
+            f"fewer than {FEW_OBJECTS} objects of {len(few)} of {len(counts)} classes: {_first(few)}"
         )
     used = np.flatnonzero(objects)
     most, least = used[objects[used].argmax()], used[objects[used].argmin()]
