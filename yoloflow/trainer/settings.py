@@ -35,3 +35,7 @@ class TrainerSettings(Section):
     non_finite: Literal["stop", "skip"] = Field(
         "stop", description="what to do at the first loss, gradient or weight that is not finite"
     )
+    max_unassigned: Count | None = Field(
+        50,
+        description="stop when the loss assigned no object of so many batches in a row (null: never)",
+    )

@@ -57,7 +57,7 @@ def load_mindyolo(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """
     state = model.state_dict()
     targets = {theirs: state[ours] for ours, theirs in mindyolo_names(model).items()}
-    constants = _constants(model)
+    constants = constants_of(model)
     faults: list[str] = [f"missing in the arrays: {name}" for name in targets if name not in arrays]
     for name, array in arrays.items():
         if name in targets:
@@ -88,7 +88,7 @@ def _walk(module: nn.Module, our_prefix: str, their_prefix: str) -> list[tuple[s
     return found
 
 
-def _constants(model: nn.Module) -> dict[str, object]:
+def constants_of(model: nn.Module) -> dict[str, object]:
     """Returns the value of each possible constant, None where our module has none, by MindYOLO's name."""
     return {
         their_prefix + name: getattr(module, name, None)
