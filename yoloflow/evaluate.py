@@ -12,8 +12,7 @@ from torch import nn
 
 from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
-from yoloflow.data.index import as_one_class
-from yoloflow.data.sets import read_set
+from yoloflow.data.sets import log_problems, read_val_set
 from yoloflow.evaluation.create import create_test_fn
 from yoloflow.evaluation.test_function import EvaluationResult
 from yoloflow.models import create_model, load_pretrain
@@ -48,15 +47,16 @@ def evaluate_run(
     config = _load_test_config(run_or_recipe, overrides)
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
     path = Path(weight or find_weights(Path(run_or_recipe)))
-    is_one_class = config.data.single_cls
-    index = read_set(config.data, "val_set", None if is_one_class else names_of_run(Path(run_or_recipe)))
-    if is_one_class:
-        index = as_one_class(index)
+    exported = ExportedNetwork(path, device.type) if path.suffix == EXPORT_SUFFIX else None
+    names = exported.info.names if exported else names_of_run(path) or names_of_run(Path(run_or_recipe))
+    index = read_val_set(config.data, config.img_size, names)
+    if ranks.is_main:
+        log_problems({"val_set": index})
     network: nn.Module
-    if path.suffix == EXPORT_SUFFIX:
-        network = ExportedNetwork(path, device.type)
-        network.check_names(index.names)
-        config = _as_exported(config, network)
+    if exported:
+        network = exported
+        exported.check_names(index.names)
+        config = _as_exported(config, exported)
     else:
         network = create_model(
             config.network.model_name, config.network_table(), len(index.names), variant=config.variant

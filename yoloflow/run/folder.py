@@ -137,8 +137,13 @@ def find_weights(path: Path) -> Path:
 
 
 def names_of_run(path: Path) -> list[str] | None:
-    """Returns the class names of a run, in class order; None if `path` is no run folder."""
-    return read_names(path / file_names.NAMES)
+    """Returns the class names of a run, in class order; None if there is no run.
+
+    Args:
+        path: a run folder, or a weights file in one.
+    """
+    folders = path.absolute().parents[:2] if path.is_file() else (path,)
+    return next((names for folder in folders if (names := read_names(folder / file_names.NAMES))), None)
 
 
 def _json_bytes(content: object) -> bytes:
