@@ -54,7 +54,7 @@ class Naming:
 
     names: Sequence[str]
     category_ids: Sequence[int] | None = None
-    take_image_id: Callable[[str], int | None] | None = None
+    take_image_id: Callable[[str], int | str | None] | None = None
 
     def category_id(self, number: int) -> int:
         """Returns COCO's id of a class."""

@@ -135,13 +135,21 @@ class ImageEntries:
         return list(range(1, len(self.keys) + 1))
 
 
-def read_image_entries(source: str, entries: Sequence[Any]) -> ImageEntries:
-    """Returns the images, without their paths."""
+def read_image_entries(source: str, entries: Sequence[Any], *, need_names: bool = True) -> ImageEntries:
+    """Returns the images, without their paths.
+
+    Args:
+        source: the file.
+        entries: its images.
+        need_names: an entry without `file_name` cannot be used; else its id is its name.
+    """
     images = ImageEntries(num_listed=len(entries))
     for position, entry in enumerate(entries):
         name, identity = (
             (entry.get("file_name"), entry.get("id")) if isinstance(entry, Mapping) else (None, None)
         )
+        if name in (None, "") and not need_names and identity is not None:
+            name = f"id {identity}"
         if not isinstance(name, str) or not name.strip() or identity is None:
             detail = f"images[{position}] needs an id and a file_name"
             images.problems.append(Problem(source, None, "malformed-image-entry", "drop-image", detail))
@@ -194,8 +202,10 @@ class ObjectEntries:
             self.polygon_parts[box] = [len(part) for part in parts]
 
 
-def read_objects(source: str, entries: Sequence[Any], images: ImageEntries) -> ObjectEntries:
-    """Returns the annotations of the images, whose paths are known."""
+def read_objects(
+    source: str, entries: Sequence[Any], images: ImageEntries, *, with_outlines: bool = True
+) -> ObjectEntries:
+    """Returns the annotations of the images, whose paths are known; segmentations only where asked for."""
     boxes = ObjectEntries(num_listed=len(entries))
 
     def note(kind: str, action: str, detail: str, image_number: int | None) -> None:
@@ -221,7 +231,8 @@ def read_objects(source: str, entries: Sequence[Any], images: ImageEntries) -> O
         if category_id is None:
             note("class-not-a-number", "drop-box", f"category_id is {category!r}", image_number)
             continue
-        outline = _segmentation(entry.get("segmentation"), images.sizes_hw[image_number])
+        drawn = entry.get("segmentation") if with_outlines else None
+        outline = _segmentation(drawn, images.sizes_hw[image_number])
         if outline is None:
             detail = (
                 "its segmentation is neither a list of polygons nor a run-length mask of the image's size"

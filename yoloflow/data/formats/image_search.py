@@ -57,7 +57,7 @@ def find_images(
         if path is None:
             lost[_folder_of(name)].append(number)
         else:
-            claims[path].add("/".join(_parts(name)))
+            claims[path].add("/".join(parts_of(name)))
     settled = {_folder_of(name) for name, path in zip(names, paths, strict=True) if path is not None}
     for folder, numbers in lost.items():
         again = _without_folders(folder, [names[n] for n in numbers], folders, is_settled=folder in settled)
@@ -66,7 +66,7 @@ def find_images(
         for number, path in zip(numbers, again, strict=True):
             paths[number] = path
             if path is not None:
-                claims[path].add("/".join(_parts(names[number])))
+                claims[path].add("/".join(parts_of(names[number])))
     found = FoundImages([])
     for numbers in lost.values():
         mended = [n for n in numbers if paths[n] is not None]
@@ -110,19 +110,19 @@ def _first_file(folders: Iterable[str], spellings: Iterable[str]) -> str | None:
     return next((path for path in paths if os.path.exists(path)), None)
 
 
-def _parts(name: str) -> list[str]:
-    """Folders and file name, on either side's separators, without a drive."""
+def parts_of(name: str) -> list[str]:
+    """Returns the folders and the file name of a path of any system, without a drive."""
     parts = [part for part in re.split(r"[\\/]+", name) if part not in ("", ".", "..")]
     return parts[1:] if parts and re.fullmatch(r"[A-Za-z]:|[a-z0-9]+:", parts[0]) else parts
 
 
 def _folder_of(name: str) -> str:
-    return "/".join(_parts(name)[:-1])
+    return "/".join(parts_of(name)[:-1])
 
 
 def _spellings(name: str, *, is_settled: bool = False) -> list[str]:
     """File names that a name may mean, the likeliest first; fewer where its folder is known."""
-    last = (_parts(name) or [name])[-1]
+    last = (parts_of(name) or [name])[-1]
     plain = unquote(last.partition("?")[0] or last)
     uploaded = [] if is_settled else [_UPLOAD_PREFIX.sub("", plain, count=1)]
     return list(dict.fromkeys((last, plain, *uploaded)))
@@ -165,7 +165,7 @@ def _anywhere_below(below: str, names: Sequence[str]) -> list[str | None]:
 def _longest_end(name: str, files: dict[str, list[str]]) -> str | None:
     for spelling in _spellings(name):
         shared = {
-            path: _num_equal(reversed(_parts(path)[:-1]), reversed(_parts(name)[:-1]))
+            path: _num_equal(reversed(parts_of(path)[:-1]), reversed(parts_of(name)[:-1]))
             for path in files.get(spelling, [])
         }
         best = [path for path, count in shared.items() if count == max(shared.values())]
