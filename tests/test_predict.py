@@ -116,7 +116,7 @@ def test_a_picture_is_prepared_as_in_evaluation(run: Path, pictures: Path) -> No
     for k in range(len(dataset)):
         expected = dataset.get(0, k)
         image = read_image(dataset.index.image_paths[k])
-        prepared = detector._prepare(image)
+        prepared = detector.prepare(image)
         assert np.array_equal(prepared.image, expected.image)
         assert prepared.scale_xy == expected.scale_xy
         assert prepared.pad_xy == expected.pad_xy
@@ -315,7 +315,7 @@ def test_a_run_that_is_evaluated_in_rectangles_predicts_in_rectangles(tmp_path: 
     images = [read_image(path) for path in dataset.index.image_paths]
     shapes = [(32, 64), (64, 32), (64, 64), (32, 64)]
     for k, (image, shape_hw) in enumerate(zip(images, shapes, strict=True)):
-        expected, prepared = dataset.get(0, k, shape_hw), detector._prepare(image)
+        expected, prepared = dataset.get(0, k, shape_hw), detector.prepare(image)
         assert prepared.image.shape[:2] == shape_hw
         assert np.array_equal(prepared.image, expected.image)
         assert prepared.pad_xy == expected.pad_xy

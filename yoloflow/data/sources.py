@@ -42,7 +42,7 @@ class Frame:
         image: (H, W, 3) uint8 BGR, turned as the file's EXIF or rotation mark says.
         number: 0-based number in the video; None for an image.
         fps: frames of the video in a second; None for an image.
-        name: of a camera or stream, as the user gave it; of a file, its path.
+        name: of a camera or stream, as the user gave it; of a file, its path; "" where there is no path.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Frame:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name:
+        if not self.name and self.path.name:
             object.__setattr__(self, "name", str(self.path))
 
 
@@ -172,8 +172,8 @@ def _open_camera(source: str, device: str) -> Camera:
         return Camera(source, capture, device)
     if is_stream:
         raise YoloflowError(
-            f"{source}: no video stream can be read there: no server answers, it asks for another user or "
-            f"password (rtsp://USER:PASSWORD@HOST/...), or it sends no video; try it in a player: ffplay {device}"
+            f"{source}: no video stream can be read there: no server answers, it wants a user and password "
+            f"(rtsp://USER:PASSWORD@HOST/...), or it sends no video; try it in a player: ffplay {device}"
         )
     known = ", ".join(str(path) for path in sorted(Path("/dev").glob("video*")))
     raise YoloflowError(
