@@ -14,7 +14,7 @@ from tests.support.images import read_image
 from tests.support.tiny_run import NAMES, tiny_run, write_images, write_video
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.read_ahead import read_frames
-from yoloflow.data.sources import open_sources
+from yoloflow.data.sources import Frame, open_sources
 from yoloflow.detector import Detector, DetectSettings
 from yoloflow.predict import PredictSettings, predict
 from yoloflow.report.prediction_formats import Naming
@@ -224,7 +224,7 @@ def test_an_interrupted_prediction_leaves_valid_json_of_what_was_done(pictures: 
 
     def interrupted() -> None:
         with PredictionWriter(tmp_path / "out", Naming(NAMES)) as writer:
-            writer.write(Path("x.jpg"), None, None, image, nothing)
+            writer.write(Frame(Path("x.jpg"), image), nothing)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import Overrides, Recipe, app, mistake
+from yoloflow.cli.console import KeyValueCommand, Overrides, Recipe, app, mistake
 
 
-@app.command("export")
+@app.command("export", cls=KeyValueCommand)
 def export_network(  # noqa: PLR0913  one parameter for each option
     run_or_recipe: Recipe,
     overrides: Overrides = None,

@@ -133,7 +133,9 @@ def open_sources(sources: Sequence[str]) -> list[Source]:
     found: dict[Source, None] = {}
     for source in dict.fromkeys(sources):
         path = Path(source).expanduser()
-        if source == STANDARD_INPUT:
+        if not source:
+            raise YoloflowError("an empty text is no source; . is the folder here")
+        elif source == STANDARD_INPUT:
             found[PathList(io.FileIO(sys.stdin.fileno(), closefd=False))] = None
         elif (device := camera_device(source)) is not None:
             found[_open_camera(source, device)] = None

@@ -216,7 +216,7 @@ class Detector:
         if classes is None:
             return None
         numbers = []
-        for given in [classes] if isinstance(classes, str | int | np.integer) else classes:
+        for given in [classes] if np.ndim(classes) == 0 else classes:
             if isinstance(given, str) and given in self.names:
                 numbers.append(self.names.index(given))
             elif str(given).isdecimal() and int(given) < len(self.names):
@@ -254,7 +254,7 @@ class Detector:
             images_bgr: (H, W, 3) uint8, of any sizes.
             settings: what counts.
         """
-        self._check_thresholds(settings)
+        self.check(settings)
         samples = [self.prepare(image) for image in images_bgr]
         # With `rect` images of several proportions have inputs of several shapes.
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -294,7 +294,7 @@ class Detector:
             for rows, sample in zip(found, samples, strict=True)
         ]
 
-    def _check_thresholds(self, settings: DetectSettings) -> None:
+    def check(self, settings: DetectSettings) -> None:
         """Raises YoloflowError where an exported file has left out already what is asked for."""
         nms = self.network.info.nms if isinstance(self.network, ExportedNetwork) else None
         if nms is not None and settings.conf_thres < nms.conf_thres:

@@ -114,7 +114,7 @@ def _no_image(given: object, place: str) -> YoloflowError:
         return YoloflowError(f"{place} is None: cv2.imread gives None for a file that it cannot read")
     if hasattr(given, "numpy"):
         return YoloflowError(
-            f"{place}: a {kind}; give (H, W, 3) uint8 BGR pixels, of one in RGB and 0..1 "
+            f"{place}: {kind}; give (H, W, 3) uint8 BGR pixels, of one in RGB and 0..1 "
             "(image.permute(1, 2, 0).flip(-1) * 255).byte().cpu().numpy()"
         )
-    return YoloflowError(f"{place}: a {kind} is no image; give a file, a folder, an array or a PIL image")
+    return YoloflowError(f"{place}: {kind} is no image; give a file, a folder, an array or a PIL image")

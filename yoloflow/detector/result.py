@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,11 +95,11 @@ class Result(Detections):
         return draw_detections(image, self.boxes_xyxy, self.classes, self.scores, self.names)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the image with the boxes drawn, over a file that is there; returns its path.
+        """Writes the image with the boxes drawn; returns the path of the file.
 
         Args:
-            path: a file whose suffix is an image's (.jpg, .png), or a folder, which gets one of the source's
-                name.
+            path: a file whose suffix is an image's (.jpg, .png), written over if it is there; or a folder,
+                which gets one of the source's name, numbered where that is taken.
 
         Raises:
             YoloflowError: the file is the image itself or cannot be written.
@@ -108,7 +109,9 @@ class Result(Detections):
         if path.is_dir():
             stem = Path(self.source).stem or "image"
             stem += "" if self.frame is None else f"-{self.frame:06d}"
-            path = path / f"{stem}{image_suffix(image)}"
+            names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+            files = (path / f"{name}{image_suffix(image)}" for name in names)
+            path = next(file for file in files if not file.exists())
         if self.source and path.exists() and path.samefile(self.source):
             raise YoloflowError(f"{path}: is the image itself, which is never overwritten; give another name")
         save_image(path, image)

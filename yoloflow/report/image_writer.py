@@ -73,8 +73,10 @@ def save_image(path: Path, image_bgr: Uint8Array) -> None:
     Raises:
         YoloflowError: no such format, or the file cannot be written.
     """
+    is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if is_jpeg else []
     try:
-        is_encoded, encoded = cv2.imencode(path.suffix, image_bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        is_encoded, encoded = cv2.imencode(path.suffix, image_bgr, options)
     except cv2.error as error:
         raise YoloflowError(f"{path}: no image format; give a name that ends in .jpg or .png") from error
     if not is_encoded:
