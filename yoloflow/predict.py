@@ -7,13 +7,13 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.sources import Camera, Frame, open_sources
-from yoloflow.detector import Detector, DetectSettings, Result, home_of
+from yoloflow.detector import Detector, DetectSettings, Result, counted, home_of
 from yoloflow.evaluation.coco_ids import CocoIds
 from yoloflow.report.prediction_formats import Naming
 from yoloflow.report.prediction_writer import PredictionWriter
@@ -165,16 +165,12 @@ def _with_log(results: Iterator[tuple[Frame, Result]]) -> Iterator[tuple[Frame, 
     for count, (frame, found) in enumerate(results, 1):
         yield frame, found
         if frame.number is None and count <= _NUM_NAMED:
-            logger.info("%s: %s", frame.name, _counted(found.counts) or "nothing")
-            if count == _NUM_NAMED:
-                logger.info("(further images are counted, not named)")
+            logger.info("%s: %s", frame.name, counted(found.counts) or "nothing")
+        elif count == _NUM_NAMED + 1:
+            logger.info("(further images are counted, not named)")
         if (now := time.monotonic()) - said > _REPORT_SECONDS:
             logger.info("%d images so far, %.1f a second", count, count / (now - start))
             said = now
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _report(summary: PredictSummary, settings: PredictSettings, ids: CocoIds | None) -> PredictSummary:
@@ -198,7 +194,7 @@ def _report(summary: PredictSummary, settings: PredictSettings, ids: CocoIds | N
     logger.info(
         "%d detections in %d images (%.1f s, %.1f images a second)%s",
         *(summary.num_detections, summary.num_images, summary.seconds, rate),
-        f": {_counted(summary.counts)}" if summary.counts else "",
+        f": {counted(summary.counts)}" if summary.counts else "",
     )
     if not summary.counts and settings.conf_thres > 0:
         logger.info("nothing scores above conf_thres=%g; a lower one shows weaker ones", settings.conf_thres)

@@ -24,7 +24,7 @@ Weights = Annotated[
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE... [KEY=VALUE]...",
+        metavar="SOURCE",
         help="images, videos, folders, globs, camera:0, rtsp://..., or - for paths on standard input; "
         "options (conf_thres=0.5) and the run's settings (data.test_rect=true) may be given as KEY=VALUE",
     ),
@@ -54,7 +54,8 @@ ImageSize = Annotated[
     int | None, typer.Option(min=1, help="longer side of the network input (default: the run's)")
 ]
 Classes = Annotated[
-    list[str] | None, typer.Option("--class", help="name or number of a class to report; may be repeated")
+    list[str] | None,
+    typer.Option("--class", "--classes", help="name or number of a class to report; may be repeated"),
 ]
 Device = Annotated[str, typer.Option(help="auto or torch's name of one")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="images at a time (default: 8; 1 with a camera)")]

@@ -135,7 +135,7 @@ def open_sources(sources: Sequence[str]) -> list[Source]:
         path = Path(source).expanduser()
         if not source:
             raise YoloflowError("an empty text is no source; . is the folder here")
-        elif source == STANDARD_INPUT:
+        if source == STANDARD_INPUT:
             found[PathList(io.FileIO(sys.stdin.fileno(), closefd=False))] = None
         elif (device := camera_device(source)) is not None:
             found[_open_camera(source, device)] = None

@@ -9,7 +9,7 @@ from yoloflow.detector.loading import (
     load_settings,
     weights_of,
 )
-from yoloflow.detector.result import Detection, Result
+from yoloflow.detector.result import Detection, Result, counted
 
 __all__ = [
     "DetectSettings",
@@ -17,6 +17,7 @@ __all__ = [
     "Detector",
     "Result",
     "class_names",
+    "counted",
     "home_of",
     "input_shape",
     "load_network",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Result(Detections):
         return dict(Counter(self.names[number] for number in self.classes.tolist()).most_common())
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{count} {name}" for name, count in self.counts.items()) or "nothing"
+        found = counted(self.counts) or "nothing"
         place = self.source or "pixels"
         place += "" if self.frame is None else f", frame {self.frame}"
         return f"Result({place}, {self.width} x {self.height}: {found})"
@@ -126,3 +126,10 @@ class Result(Detections):
             "height": self.height,
             "detections": detection_rows(self, self.names),
         }
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Returns numbers of objects as text, "2 cat, 1 dog"; names that begin with a digit in quotes."""
+    return ", ".join(
+        f"{count} '{name}'" if name[:1].isdigit() else f"{count} {name}" for name, count in counts.items()
+    )

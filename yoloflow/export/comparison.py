@@ -21,7 +21,7 @@ Pair = tuple[Rows, Rows]
 _NUM_MADE = 2
 _CERTAIN = 1.02
 """Rows that score more than this times the last one are in both."""
-_UNPAIRED_SHARE = 0.01
+_UNPAIRED_SHARE = 0.05
 """Detections of a file with suppression inside that may have no partner: ties that fall the other way."""
 
 

@@ -25,8 +25,10 @@ from yoloflow.structures import DatasetIndex, YoloflowError
 
 logger = logging.getLogger("yoloflow")
 
-TOLERANCE, TOLERANCE_HALF = 1e-4, 2e-2
+TOLERANCE, TOLERANCE_HALF = 1e-4, 5e-2
 """Largest deviation of onnxruntime from torch that is accepted, see `Comparison.deviation`."""
+AP_TOLERANCE = 0.01
+"""Largest difference of the APs that is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,11 @@ def _write_checked(
         if comparison.deviation > allowed:
             raise YoloflowError(
                 f"{path}: onnxruntime deviates from torch by {comparison.deviation:.1e} (allowed: {allowed})"
+            )
+        if abs((comparison.ap_file or 0.0) - (comparison.ap_torch or 0.0)) > AP_TOLERANCE:
+            raise YoloflowError(
+                f"{path}: AP is {comparison.ap_file:.4f}, but torch's is {comparison.ap_torch:.4f} (on "
+                f"{comparison.num_images} images; allowed: {AP_TOLERANCE})"
             )
         partial.replace(path)
     except OSError as error:
