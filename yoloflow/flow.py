@@ -62,7 +62,7 @@ def train(config: Config) -> dict[str, Any]:
         sync_bn=config.sync_bn and ranks.world_size > 1,
         variant=config.variant,
     ).to(device)
-    ema = start_weights(network, config, run)
+    ema, origin = start_weights(network, config, run, class_names)
 
     # 2. Data loaders, one stage after the other
     stages = config.stages(config.steps_per_epoch(len(train_set), ranks.world_size))
@@ -110,5 +110,5 @@ def train(config: Config) -> dict[str, Any]:
     identity = identity_of(train_set, config.per_batch_size * ranks.world_size)
     trainer = create_trainer(context, loader, callbacks, config, identity=identity)
     if ranks.is_main:
-        begin_run(run, config, sets)
+        begin_run(run, config, sets, origin)
     return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()

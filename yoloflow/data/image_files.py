@@ -258,6 +258,7 @@ def _what_it_is_instead(path: str) -> tuple[str, str]:
     if os.path.isdir(path):
         return "not-an-image", "it is a folder"
     with open(path, "rb") as file:
+<<<<<<< HEAD
         head = file.read(16)
     suffix = os.path.splitext(path)[1].lower()
     is_heif = head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
@@ -270,6 +271,12 @@ def _what_it_is_instead(path: str) -> tuple[str, str]:
     for name, mark in _MARKS.items():
         if head.startswith(mark):
             return "not-an-image", f"begins as {name}, but breaks off or is damaged before its size is given"
+=======
+        return _what_begins_with(file.read(16))
+
+
+def _what_begins_with(head: bytes) -> str:
+>>>>>>> c779af631560d9f7a880bdce1da887c726c2d92c
     supported = ", ".join(name.lower() for name in _PILLOW_FORMATS)
     return "not-an-image", f"its content (it begins with {head!r}) is none of {supported}"
 
@@ -295,6 +302,15 @@ def decode_image(path: str) -> Uint8Array:
             data = file.read()
     except OSError as error:
         raise YoloflowError(f"{path}: the image cannot be read ({error.strerror})") from error
+    return decode_bytes(data, path)
+
+
+def decode_bytes(data: bytes, path: str) -> Uint8Array:
+    """Pixels of the content of an image file, as `decode_image` gives them; `path` names it in errors.
+
+    Raises:
+        YoloflowError: it is empty, cut off or not an image.
+    """
     if not data:
         raise YoloflowError(f"{path}: the image file has zero bytes; remove it or fetch it again")
     if data[4:11] == b"ftypavi":  # OpenCV does not turn it
@@ -318,7 +334,11 @@ def _decode_with_pillow(path: str, data: bytes) -> Uint8Array:
             rgb = np.asarray(turned.convert("RGB"))
     except UnidentifiedImageError as error:
         raise YoloflowError(
+<<<<<<< HEAD
             f"{path}: not an image that can be read ({_what_it_is_instead(path)[1]})"
+=======
+            f"{path}: not an image, whatever its name says ({_what_begins_with(data[:16])})"
+>>>>>>> c779af631560d9f7a880bdce1da887c726c2d92c
         ) from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise YoloflowError(f"{path}: the image is damaged or cut off ({error}); fetch it again") from error

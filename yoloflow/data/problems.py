@@ -233,40 +233,53 @@ def problems_report(index: DatasetIndex) -> dict[str, Any]:
     Listed = used + dropped holds for images and for boxes; boxes that went with a dropped image stand under
     "with-dropped-image". "background" counts the used images without a box.
     """
+    background = int((index.box_offsets[1:] == index.box_offsets[:-1]).sum())
+    images, boxes = (index.num_images_listed, len(index)), (index.num_boxes_listed, len(index.classes))
+    report = account(index.problems, images, boxes, background, int(index.is_crowd.sum()))
+    if index.num_boxes_of_dropped_images:
+        report["boxes"]["dropped"]["with-dropped-image"] = index.num_boxes_of_dropped_images
+    return report
+
+
+def account(
+    problems: Sequence[Problem], images: tuple[int, int], boxes: tuple[int, int], background: int, crowd: int
+) -> dict[str, Any]:
+    """Returns the account of problems; images and boxes are given as listed and used."""
     by_action: dict[str, Counter[str]] = {
         action: Counter() for action in ("drop-image", "drop-box", "clip-box", "keep")
     }
-    for problem in index.problems:
+    for problem in problems:
         by_action[problem.action][problem.kind] += 1
-    dropped_boxes = dict(by_action["drop-box"])
-    if index.num_boxes_of_dropped_images:
-        dropped_boxes["with-dropped-image"] = index.num_boxes_of_dropped_images
     return {
         "images": {
-            "listed": index.num_images_listed,
-            "used": len(index),
-            "background": int((index.box_offsets[1:] == index.box_offsets[:-1]).sum()),
+            "listed": images[0],
+            "used": images[1],
+            "background": background,
             "background_without_label_file": by_action["keep"]["missing-label"],
             "dropped": dict(by_action["drop-image"]),
         },
         "boxes": {
-            "listed": index.num_boxes_listed,
-            "used": len(index.classes),
-            "crowd": int(index.is_crowd.sum()),
+            "listed": boxes[0],
+            "used": boxes[1],
+            "crowd": crowd,
             "clipped": dict(by_action["clip-box"]),
-            "dropped": dropped_boxes,
+            "dropped": dict(by_action["drop-box"]),
         },
         "kept": dict(by_action["keep"]),
         "problems": [
             {name: getattr(problem, name) for name in ("file", "line", "kind", "action", "detail", "image")}
-            for problem in index.problems
+            for problem in problems
         ],
     }
 
 
 def summarise_problems(index: DatasetIndex) -> list[str]:
     """Lines for people: the account of images and boxes, then the first few problems of each kind."""
-    report = problems_report(index)
+    return describe_account(problems_report(index), index.problems)
+
+
+def describe_account(report: Mapping[str, Any], problems: Sequence[Problem]) -> list[str]:
+    """Returns lines for people: an account as `problems_report` has it, and examples of the problems."""
     images, boxes = report["images"], report["boxes"]
     lines = [
         f"images: {images['listed']} listed = {images['used']} used + {_total(images['dropped'])} dropped"
@@ -284,7 +297,7 @@ def summarise_problems(index: DatasetIndex) -> list[str]:
     if boxes["clipped"]:
         lines.append(f"clipped: {_total(boxes['clipped'])}{_by_kind(boxes['clipped'])}")
     examples: dict[str, list[Problem]] = {}
-    for problem in index.problems:
+    for problem in problems:
         examples.setdefault(problem.kind, []).append(problem)
     for kind, found in examples.items():
         lines.append(f"{kind} ({len(found)}): {KINDS[kind].meaning}")

@@ -8,7 +8,7 @@ suspicious is read again here, entry by entry, to find and name the fault.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -111,8 +111,8 @@ def _result_rows(rows: Any, name: str, truth: GroundTruth) -> Float64Array:
         where = f"{name}: [{i}]"
         if not isinstance(entry, Mapping):
             raise YoloflowError(f"{where}: expected an object, found {_kind(entry)}")
-        image_id = _known_id(entry, "image_id", truth.image_ids, where, truth.source)
-        category_id = _known_id(entry, "category_id", known_categories, where, truth.source)
+        image_id = _known_id(rows, i, "image_id", truth.image_ids, name, truth.source)
+        category_id = _known_id(rows, i, "category_id", known_categories, name, truth.source)
         array[i] = (image_id, *_box(entry, where), _number(entry, "score", where), category_id)
     return array
 
@@ -173,16 +173,25 @@ def _id(entry: Mapping[str, Any], key: str, where: str) -> int:
     return int(value)
 
 
-def _known_id(
-    entry: Mapping[str, Any], key: str, known: Container[int], where: str, owner: str = "the file's own list"
-) -> int:
-    number = _id(entry, key, where)
+def _known_id(rows: Sequence[Any], i: int, key: str, known: Collection[int], name: str, owner: str) -> int:
+    where = f"{name}: [{i}]"
+    number = _id(rows[i], key, where)
     if number not in known:
-        raise YoloflowError(
-            f"{where}.{key} is {number}, which {owner} does not have; "
-            "are detections and ground truth of the same data set?"
-        )
+        advice = _advice(rows, key, known)
+        raise YoloflowError(f"{where}.{key} is {number}, which {owner} does not have; {advice}")
     return number
+
+
+def _advice(rows: Sequence[Any], key: str, known: Collection[int]) -> str:
+    """Returns a question about ids of which some are unknown."""
+    ids = {entry.get(key) for entry in rows if isinstance(entry, Mapping)}
+    numbers = {number for number in ids if isinstance(number, int)}
+    for step, words, first in ((1, "higher", 0), (-1, "lower", 1)):
+        if numbers == ids and all(number + step in known for number in numbers):
+            return f"all {key}s would be known if they were one {words}: are they counted from {first}?"
+    if key == "category_id" and numbers == ids and all(0 <= number < len(known) for number in numbers):
+        return "they may be positions among the categories, whose ids have gaps"
+    return "are detections and ground truth of the same data set?"
 
 
 def _box(entry: Mapping[str, Any], where: str) -> tuple[float, float, float, float]:

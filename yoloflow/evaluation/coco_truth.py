@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from yoloflow.data.formats.coco_entries import (
     read_image_entries,
     read_objects,
 )
+from yoloflow.data.problems import account
 from yoloflow.structures import Int64Array, Problem, YoloflowError
 
 Float64Array = NDArray[np.float64]
@@ -58,6 +60,18 @@ class GroundTruth:
     source: str
     id_of_key: Mapping[Key, int] | None = None
     problems: Sequence[Problem] = ()
+
+    def account(self) -> dict[str, Any]:
+        """Returns what was used and what was left out, as `problems_report` has it of a data set."""
+        actions = Counter(problem.action for problem in self.problems)
+        images, boxes = len(self.image_ids), len(self.annotations)
+        return account(
+            self.problems,
+            (images + actions["drop-image"], images),
+            (boxes + actions["drop-box"], boxes),
+            images - len(np.unique(self.annotations[:, 0])),
+            int(self.annotations[:, 7].sum()),
+        )
 
 
 def read_ground_truth(source: GroundTruth | Mapping[str, Any] | str | Path) -> GroundTruth:
@@ -126,7 +140,7 @@ def _read_leniently(
             objects.is_crowd,
         )
     ).reshape(-1, 8)
-    is_finite: NDArray[np.bool_] = np.isfinite(boxes).all(1)
+    is_finite: NDArray[np.bool_] = np.all(np.isfinite(boxes), axis=1)
     is_listed: NDArray[np.bool_] = np.isin(np.array(objects.categories, np.int64), list(names))
     for row in np.flatnonzero(~(is_finite & is_listed)).tolist():
         kind, what = "box-nan", f"bbox is {boxes[row].tolist()}"
