@@ -249,6 +249,24 @@ def test_entries_of_one_image_are_joined_and_its_detections_count_once() -> None
         assert evaluate_coco(read, found).map == ONE
 
 
+@pytest.mark.parametrize(
+    ("key", "ids", "message"),
+    [
+        (
+            "image_id",
+            (2, 7),
+            r"\[0\]\.image_id is 2, .*; all image_ids would be known if they were one higher",
+        ),
+        ("category_id", (3, 8), "all category_ids would be known if they were one lower: .* from 1?"),
+        ("category_id", (0, 1), "they may be positions among the categories, whose ids have gaps"),
+        ("category_id", (2, 9), "are detections and ground truth of the same data set?"),
+    ],
+)
+def test_unknown_ids_that_are_off_by_one_are_explained(key: str, ids: tuple[int, int], message: str) -> None:
+    with pytest.raises(YoloflowError, match=message):
+        evaluate_coco(truth_of(CAT), [FOUND_CAT | {key: number} for number in ids])
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(YoloflowError, match=r"missing\.json: cannot be read \(there is no such file"):
         evaluate_coco(truth_of(CAT), tmp_path / "missing.json")

@@ -258,8 +258,10 @@ def _what_it_is_instead(path: str) -> tuple[str, str]:
     if os.path.isdir(path):
         return "not-an-image", "it is a folder"
     with open(path, "rb") as file:
-<<<<<<< HEAD
-        head = file.read(16)
+        return _what_begins_with(file.read(16), path)
+
+
+def _what_begins_with(head: bytes, path: str) -> tuple[str, str]:
     suffix = os.path.splitext(path)[1].lower()
     is_heif = head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
     if is_heif or suffix in _UNREAD:
@@ -271,12 +273,6 @@ def _what_it_is_instead(path: str) -> tuple[str, str]:
     for name, mark in _MARKS.items():
         if head.startswith(mark):
             return "not-an-image", f"begins as {name}, but breaks off or is damaged before its size is given"
-=======
-        return _what_begins_with(file.read(16))
-
-
-def _what_begins_with(head: bytes) -> str:
->>>>>>> c779af631560d9f7a880bdce1da887c726c2d92c
     supported = ", ".join(name.lower() for name in _PILLOW_FORMATS)
     return "not-an-image", f"its content (it begins with {head!r}) is none of {supported}"
 
@@ -334,11 +330,7 @@ def _decode_with_pillow(path: str, data: bytes) -> Uint8Array:
             rgb = np.asarray(turned.convert("RGB"))
     except UnidentifiedImageError as error:
         raise YoloflowError(
-<<<<<<< HEAD
-            f"{path}: not an image that can be read ({_what_it_is_instead(path)[1]})"
-=======
-            f"{path}: not an image, whatever its name says ({_what_begins_with(data[:16])})"
->>>>>>> c779af631560d9f7a880bdce1da887c726c2d92c
+            f"{path}: not an image that can be read ({_what_begins_with(data[:16], path)[1]})"
         ) from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise YoloflowError(f"{path}: the image is damaged or cut off ({error}); fetch it again") from error

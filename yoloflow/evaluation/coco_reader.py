@@ -129,9 +129,9 @@ def _of_own_ids(
         if isinstance(entry, Mapping):
             key = key_of(entry.get("image_id"))
             if key not in id_of_key:
-                raise YoloflowError(
-                    f"{name}: [{i}].image_id is {entry.get('image_id')!r}, which {truth.source} does not have"
-                )
+                found = f"{name}: [{i}].image_id is {entry.get('image_id')!r}"
+                advice = _advice(rows, "image_id", id_of_key.keys())
+                raise YoloflowError(f"{found}, which {truth.source} does not have; {advice}")
             entry = {**entry, "image_id": id_of_key[key]}
         translated.append(entry)
     array = _result_rows(translated, name, replace(truth, id_of_key=None))
@@ -182,7 +182,7 @@ def _known_id(rows: Sequence[Any], i: int, key: str, known: Collection[int], nam
     return number
 
 
-def _advice(rows: Sequence[Any], key: str, known: Collection[int]) -> str:
+def _advice(rows: Sequence[Any], key: str, known: Collection[Key]) -> str:
     """Returns a question about ids of which some are unknown."""
     ids = {entry.get(key) for entry in rows if isinstance(entry, Mapping)}
     numbers = {number for number in ids if isinstance(number, int)}

@@ -150,9 +150,13 @@ def _read_leniently(
     used = sorted({*number_of_key.values()})
     listed = [{"file_name": entries.names[number], "id": ids[number]} for number in used]
     truth = ground_truth_from_rows(rows[is_finite & is_listed], listed, names, name)
+    is_plain = all(
+        type(entry["id"]) is int for entry in images if isinstance(entry, Mapping) and "id" in entry
+    )
+    id_of_key = {key: ids[number] for key, number in number_of_key.items()}
     return replace(
         truth,
-        id_of_key={key: ids[number] for key, number in number_of_key.items()},
+        id_of_key=None if is_plain and list(id_of_key) == list(id_of_key.values()) else id_of_key,
         problems=(*entries.problems, *problems, *objects.problems),
     )
 
