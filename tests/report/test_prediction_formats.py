@@ -224,6 +224,22 @@ def test_a_file_name_agrees_with_the_end_of_a_path_or_with_a_base_name_that_is_t
     assert CocoIds(path, []).take("elsewhere/only.jpg") == 3
 
 
+def test_ids_that_are_texts_and_names_of_other_systems_are_taken(tmp_path: Path) -> None:
+    images = [
+        {"id": "img1", "file_name": "images\\1\\a.jpg"},
+        {"id": "img2", "file_name": "images\\2\\a.jpg"},
+        {"id": "img3", "file_name": "b.jpg"},
+        {"id": "img4", "file_name": "b.jpg"},
+        {"file_name": "c.jpg"},
+    ]
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "ant"}]}))
+    ids = CocoIds(path, [])
+    assert ids.take("/data/images/2/a.jpg") == "img2"
+    assert ids.take("b.jpg") == "img3"
+    assert ids.num_left == 1
+
+
 def test_annotations_that_do_not_fit_are_clear_errors(run: Path, pictures: Path, tmp_path: Path) -> None:
     truth = annotated(run, pictures, CATEGORIES)
     content = json.loads(truth.read_text())
