@@ -25,7 +25,7 @@ from yoloflow.detector.loading import find_parts, input_shape, load_network
 from yoloflow.detector.result import Result
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.models import Network, predict_images, prepare_for_inference
-from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
+from yoloflow.models.exported import ExportedNetwork
 from yoloflow.runtime.device import select_device
 from yoloflow.structures import (
     Detections,
@@ -118,7 +118,7 @@ class Detector:
         selected = select_device(device)
         network: Network | ExportedNetwork
         shape_hw: Shape | None = None
-        if parts.weights.suffix == EXPORT_SUFFIX:
+        if parts.is_exported:
             network = ExportedNetwork(parts.weights, selected.type)
             shape_hw = network.shape_hw
             img_size = img_size or network.info.img_size

@@ -11,11 +11,12 @@ from yoloflow.config.document import write_yaml
 from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
 from yoloflow.models import Network, create_model, load_pretrain
-from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
+from yoloflow.models.exported import EXPORT_SUFFIX, METADATA_KEY, ExportedNetwork
 from yoloflow.run import file_names
 from yoloflow.run.folder import find_weights, names_of_run
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import read_weights
+from yoloflow.weights.onnx_convolutions import read_onnx_metadata
 from yoloflow.weights.published import coco_names, list_published, weights_path
 
 
@@ -28,12 +29,14 @@ class Parts:
         names: class names in class order; None where nothing states them.
         weights: the file, one of weights or an exported one.
         home: the folder that results belong to: the run's, else that of the file.
+        is_exported: whether `weights` is a file of `yoloflow export`, which holds the network too.
     """
 
     config: Config
     names: list[str] | None
     weights: Path
     home: Path
+    is_exported: bool = False
 
     @property
     def required_names(self) -> list[str]:
@@ -80,8 +83,9 @@ def find_parts(target: str | Path, weight: str | None = None, overrides: Sequenc
         weights = weights_path(weight, config.recipe)
         if weights.is_dir():
             weights = find_weights(weights)
+    exported = _is_exported(weights)
     names = (names_of_run(run) if run else None) or names_of_weights(weights) or config.data.stated_names
-    return Parts(config, names, weights, run or weights.absolute().parent)
+    return Parts(config, names, weights, run or weights.absolute().parent, exported)
 
 
 def _parts_of_file(weights: Path, target: Path, overrides: Sequence[str]) -> Parts:
@@ -105,12 +109,18 @@ def _parts_of_file(weights: Path, target: Path, overrides: Sequence[str]) -> Par
     with TemporaryDirectory() as temporary:
         yaml = Path(temporary) / f"{target.stem}.yaml"
         yaml.write_text(settings, encoding="utf-8")
-        return Parts(load_config(yaml, overrides), names, weights, target.absolute().parent)
+        config = load_config(yaml, overrides)
+    return Parts(config, names, weights, target.absolute().parent, _is_exported(weights))
+
+
+def _is_exported(path: Path) -> bool:
+    """Returns whether a file is one of `yoloflow export`, not an ONNX file of another project."""
+    return path.suffix == EXPORT_SUFFIX and METADATA_KEY in read_onnx_metadata(path)
 
 
 def names_of_weights(path: Path) -> list[str] | None:
     """Returns the classes that a weights file states, COCO's for a published file; None where neither."""
-    if path.suffix == EXPORT_SUFFIX:
+    if _is_exported(path):
         return ExportedNetwork(path).info.names
     if any(row.file_name == path.name for row in list_published()):
         return coco_names()
