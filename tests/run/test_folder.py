@@ -242,7 +242,9 @@ def test_the_run_folder_that_the_command_names_is_the_one_that_goes_on(
 def test_damaged_class_names_are_a_clear_error(tmp_path: Path, content: str) -> None:
     run = begin_run(tmp_path, "pets")
     (run.path / "names.json").write_text(content)
-    with pytest.raises(YoloflowError, match=r"names\.json: (no valid JSON|the content.* should be a)"):
+    with pytest.raises(
+        YoloflowError, match=r"names\.json(:1:\d+)?: (no valid JSON|the content.* should be a)"
+    ):
         names_of_run(run.path)
 
 

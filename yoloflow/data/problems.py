@@ -41,7 +41,9 @@ KINDS: dict[str, Kind] = {
     "not-an-image": Kind("a file that is no image, whatever its name says", _UNUSABLE),
     "truncated-image": Kind("an image that breaks off before its end", _UNUSABLE),
     "unsupported-image": Kind(
-        "an image whose samples cannot become 8 bits without the user's decision", _UNUSABLE
+        "an image of a format that no installed library reads, or whose samples cannot become 8 bits "
+        "without the user's decision",
+        _UNUSABLE,
     ),
     "image-too-large": Kind("an image of too many pixels", _UNUSABLE),
     "damaged-image": Kind(

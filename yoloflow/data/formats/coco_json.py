@@ -81,8 +81,9 @@ def _find(source: str, images: ImageEntries, folders: list[str], image_folder: s
     found = find_images(source, names, folders, None if image_folder is None else folders[-1])
     if names and not found.num_found:
         last = (names[0].replace("\\", "/").rpartition("/")[2]) or names[0]
+        looked = ", ".join(filter(os.path.isdir, folders))
         raise YoloflowError(
-            f"{source}: none of its {len(names)} images ({names[0]}, ...) is found in {', '.join(folders)}, "
+            f"{source}: none of its {len(names)} images ({names[0]}, ...) is found in {looked}, "
             f"nor {last} alone; set data.image_folder to the folder of {last}"
         )
     images.paths = found.paths[: len(images.names)]
