@@ -86,6 +86,21 @@ def test_one_file_never_stands_for_two_names(tmp_path: Path) -> None:
     assert sorted(set(kinds(index))) == ["image-path-mended", "image-path-unclear", "missing-image"]
 
 
+def test_a_folder_that_has_a_few_of_many_names_is_not_theirs(tmp_path: Path) -> None:
+    write_picture(tmp_path / "0.png")
+    source = write_json(tmp_path / "all.json", [f"shots/{number}.png" for number in range(5)])
+    with pytest.raises(YoloflowError, match="none of its 5 images .* is found"):
+        read_index(source)
+
+
+def test_folders_that_are_links_keep_their_names(tmp_path: Path) -> None:
+    write_picture(tmp_path / "far" / "images" / "a.png")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "far" / "images")
+    source = write_json(tmp_path / "set" / "all.json", ["images\\a.png"])
+    assert files(read_index(source), tmp_path) == ["set/images/a.png"]
+
+
 def test_a_missing_image_of_a_folder_that_is_there_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
     write_picture(tmp_path / "images" / "val" / "1.png")
     write_picture(tmp_path / "2.png")

@@ -51,27 +51,25 @@ def find_images(
     """
     folders = _fullest_first(names, folders)
     paths: list[str | None] = [_first_file(folders, [name]) for name in names]
-    claims: dict[str, set[str]] = defaultdict(set)
     lost: dict[str, list[int]] = defaultdict(list)
-    for number, (name, path) in enumerate(zip(names, paths, strict=True)):
+    for number, path in enumerate(paths):
         if path is None:
-            lost[_folder_of(name)].append(number)
-        else:
-            claims[path].add("/".join(parts_of(name)))
-    settled = {_folder_of(name) for name, path in zip(names, paths, strict=True) if path is not None}
+            lost[_folder_of(names[number])].append(number)
+    settled = {_folder_of(names[n]) for n, path in enumerate(paths) if path is not None} if lost else set()
     for folder, numbers in lost.items():
         again = _without_folders(folder, [names[n] for n in numbers], folders, is_settled=folder in settled)
         if below is not None and not any(again) and folder not in settled:
             again = _anywhere_below(below, [names[n] for n in numbers])
         for number, path in zip(numbers, again, strict=True):
             paths[number] = path
-            if path is not None:
-                claims[path].add("/".join(parts_of(names[number])))
     found = FoundImages([])
+    shared = (
+        _shared_files(names, paths) if any(paths[n] for numbers in lost.values() for n in numbers) else set()
+    )
     for numbers in lost.values():
-        mended = [n for n in numbers if paths[n] is not None]
-        unclear = [n for n in mended if len(claims[paths[n] or ""]) > 1]
-        found.problems += _remarks(source, names, paths, sorted(set(mended) - set(unclear)), unclear)
+        mended = [n for n in numbers if paths[n] is not None and n not in shared]
+        unclear = [n for n in numbers if n in shared]
+        found.problems += _remarks(source, names, paths, mended, unclear)
         for number in unclear:
             paths[number] = None
     found.num_found = sum(path is not None for path in paths)
@@ -80,6 +78,16 @@ def find_images(
         for name, path in zip(names, paths, strict=True)
     ]
     return found
+
+
+def _shared_files(names: Sequence[str], paths: Sequence[str | None]) -> set[int]:
+    """Returns the numbers of names whose file other names have too; spellings of one name are no others."""
+    owners: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for number, path in enumerate(paths):
+        if path is not None:
+            owners[os.path.realpath(path)]["/".join(parts_of(names[number]))].append(number)
+    several = [by_name for by_name in owners.values() if len(by_name) > 1]
+    return {number for by_name in several for numbers in by_name.values() for number in numbers}
 
 
 def _remarks(
@@ -144,13 +152,15 @@ def _without_folders(
     nothing: list[str | None] = [None] * len(names)
     best, most = nothing, 0
     for start in range(1 if is_settled else len(parts) + 1):
-        places = {os.path.realpath(os.path.join(root, *parts[start:])) for root in folders}
+        joined = [os.path.join(root, *parts[start:]) for root in reversed(folders)]
+        places = {os.path.realpath(place): place for place in joined}.values()
         outcomes = [[_first_file([place], some) for some in spellings] for place in places]
         counts = [len(names) - outcome.count(None) for outcome in outcomes]
         if max(counts) > most:
             most = max(counts)
             best = outcomes[counts.index(most)] if counts.count(most) == 1 else nothing
-    return best
+    # A few of many are there by chance.
+    return best if 2 * most >= len(names) else nothing
 
 
 def _anywhere_below(below: str, names: Sequence[str]) -> list[str | None]:
