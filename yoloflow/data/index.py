@@ -239,7 +239,11 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
     source = index.source
     first = f": {index.problems[0]}" if index.problems else ""
     if len(index) == 0:
-        raise YoloflowError(f"{source}: none of its {index.num_images_listed} images can be used{first}")
+        is_elsewhere = {problem.kind for problem in index.problems} == {"missing-image"}
+        advice = "; set data.image_folder to the folder where the images lie" if is_elsewhere else ""
+        raise YoloflowError(
+            f"{source}: none of its {index.num_images_listed} images can be used{first}{advice}"
+        )
     if len(index.classes):
         return
     if index.num_boxes_listed:

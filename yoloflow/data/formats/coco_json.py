@@ -83,8 +83,8 @@ def _find(source: str, images: ImageEntries, folders: list[str], image_folder: s
         last = (names[0].replace("\\", "/").rpartition("/")[2]) or names[0]
         looked = ", ".join(filter(os.path.isdir, folders))
         raise YoloflowError(
-            f"{source}: none of its {len(names)} images ({names[0]}, ...) is found in {looked}, "
-            f"nor {last} alone; set data.image_folder to the folder of {last}"
+            f"{source}: none of its {len(names)} images ({names[0]}, ...) is found in {looked}; "
+            f"set data.image_folder to the folder of {last}"
         )
     images.paths = found.paths[: len(images.names)]
     images.problems += found.problems
