@@ -88,7 +88,7 @@ KINDS: dict[str, Kind] = {
         _NOTED,
     ),
     "outline-mismatch": Kind(
-        "an outline that ends elsewhere than its box, by over 2 px and over 5 % of the box's side; the "
+        "an outline that ends elsewhere than its box, by over 2 px and over 2 % of the box's side; the "
         "box is kept without it",
         ("keep", "drop-box", "drop-image", "error"),
     ),

@@ -19,7 +19,7 @@ EDGE_TOLERANCE_PX = 0.5
 """A box that passes the edge of the image by no more than this was rounded; it stays as written."""
 
 OUTLINE_TOLERANCE_PX = 2.0
-OUTLINE_TOLERANCE = 0.05
+OUTLINE_TOLERANCE = 0.02
 """An outline may end so far from its box, in pixels or in parts of the box's side, whichever is more."""
 
 
