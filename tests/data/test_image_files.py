@@ -156,6 +156,15 @@ def test_32_bit_samples_are_refused_by_name(tmp_path: Path) -> None:
         decode_image(str(tmp_path / "f.tiff"))
 
 
+def test_the_thumbnail_of_a_raw_file_is_not_taken_for_the_image(tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.tiff", 16, 12).rename(tmp_path / "a.nef")
+    assert inspect_image(str(path)).problem_kind == "unsupported-image"
+    with pytest.raises(YoloflowError, match=r"no \.nef images; save it as JPEG or PNG"):
+        decode_image(str(path))
+    renamed = write_picture(tmp_path / "b.jpg").rename(tmp_path / "b.heic")
+    assert inspect_image(str(renamed)).problem_kind is None
+
+
 def test_an_image_too_large_to_decode_is_refused_without_decoding(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "bomb.png", 4, 4)
     data = bytearray(path.read_bytes())

@@ -95,6 +95,7 @@ IMAGE_SUFFIXES = _UNREAD.union(*SUFFIXES_OF_FORMAT.values())
 _EXIF_ORIENTATION = 0x0112
 _MARKS = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG", "GIF": b"GIF8", "WebP": b"RIFF", "AVIF": b"\0\0\0 ftypavi"}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_TIFF_MARKS = (b"II*\0", b"MM\0*")
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_STRIPS, _TIFF_TILES = (273, 279), (324, 325)
 _TAIL_BYTES = 64
@@ -157,6 +158,8 @@ def _formats_of(path: str) -> tuple[str, ...]:
 
 def _inspect_open_file(path: str, file: BinaryIO, num_bytes: int) -> ImageHeader:
     head = file.read(12)
+    if _is_raw_of_camera(head, path):
+        raise UnidentifiedImageError(path)
     is_webp = head[:4] == b"RIFF" and head[8:] == b"WEBP"
     # The formats that Pillow does not open at all when they are cut.
     if (is_webp and int.from_bytes(head[4:8], "little") + 8 > num_bytes) or (
@@ -239,6 +242,11 @@ def _tiff_parts_inside(image: Image.Image, num_bytes: int) -> bool:
     return False
 
 
+def _is_raw_of_camera(head: bytes, path: str) -> bool:
+    """Returns whether a file is a TIFF by its mark only: what libraries read of it is a thumbnail."""
+    return head[:4] in _TIFF_MARKS and os.path.splitext(path)[1].lower() in _UNREAD
+
+
 def _boxes_inside(file: BinaryIO, num_bytes: int) -> bool:
     """Returns whether the boxes of which an AVIF file is made end in it."""
     position = 0
@@ -267,7 +275,7 @@ def _what_begins_with(head: bytes, path: str) -> tuple[str, str]:
     if is_heif or suffix in _UNREAD:
         name = "HEIC" if is_heif else suffix
         return "unsupported-image", f"the installed libraries read no {name} images; save it as JPEG or PNG"
-    if head[:4] in (b"II*\0", b"MM\0*"):
+    if head[:4] in _TIFF_MARKS:
         detail = "a TIFF of float samples, or of another kind that cannot be read; save it with 8 or 16 bits"
         return "unsupported-image", f"{detail} a channel"
     for name, mark in _MARKS.items():
@@ -309,6 +317,10 @@ def decode_bytes(data: bytes, path: str) -> Uint8Array:
     """
     if not data:
         raise YoloflowError(f"{path}: the image file has zero bytes; remove it or fetch it again")
+    if _is_raw_of_camera(data, path):
+        raise YoloflowError(
+            f"{path}: not an image that can be read ({_what_begins_with(data[:16], path)[1]})"
+        )
     if data[4:11] == b"ftypavi":  # OpenCV does not turn it
         return _decode_with_pillow(path, data)
     try:

@@ -25,6 +25,7 @@ from yoloflow.data.formats.coco_entries import (
     read_image_entries,
     read_objects,
 )
+from yoloflow.data.formats.image_search import parts_of
 from yoloflow.data.problems import account
 from yoloflow.structures import Int64Array, Problem, YoloflowError
 
@@ -118,7 +119,7 @@ def _read_leniently(
     problems = _same_ids(name, entries)
     first_of_name: dict[str, int] = {}
     number_of_key = {
-        key: first_of_name.setdefault(file, number)
+        key: first_of_name.setdefault("/".join(parts_of(file)), number)
         for number, (key, file) in enumerate(zip(entries.keys, entries.names, strict=True))
     }
     for key, file in zip(entries.keys, entries.names, strict=True):
@@ -169,7 +170,7 @@ def _same_ids(name: str, entries: ImageEntries) -> list[Problem]:
     """Returns the entries that say again what another one says."""
     problems = []
     for position, file, number in entries.repeated:
-        if file != entries.names[number]:
+        if parts_of(file) != parts_of(entries.names[number]):
             raise YoloflowError(
                 f"{name}: images[{position}].id {entries.keys[number]} is the id of "
                 f"{entries.names[number]} and of {file}; give each image its own id"
@@ -184,11 +185,12 @@ def _are_plain(entries: Sequence[Any]) -> bool:
     if not all(isinstance(entry, Mapping) for entry in entries):
         return False
     numbers: list[Any] = [entry.get("id") for entry in entries]
-    files = [entry["file_name"] for entry in entries if entry.get("file_name") not in (None, "")]
+    names = [entry["file_name"] for entry in entries if entry.get("file_name") not in (None, "")]
+    files = ["/".join(parts_of(name)) for name in names if isinstance(name, str)]
     return (
         all(type(number) is int and 0 <= number < MAX_ID for number in numbers)
         and len(set(numbers)) == len(numbers)
-        and all(isinstance(file, str) for file in files)
+        and len(files) == len(names)
         and len(set(files)) == len(files)
     )
 

@@ -31,6 +31,8 @@ from yoloflow.data.formats.image_search import find_images
 from yoloflow.data.formats.outlines import NO_POLYGON
 from yoloflow.structures import Problem, YoloflowError
 
+_OWN_ID = "give each image its own id"
+
 
 def recognises(source: str) -> bool:
     """Returns whether the source is a json file."""
@@ -94,10 +96,11 @@ def _find(source: str, images: ImageEntries, folders: list[str], image_folder: s
         detail = f"{where}: {path} is listed already, with the same id"
         if path != images.paths[number]:
             kind = "ambiguous-image-id"
-            detail = f"{where} ({name}) has the id {images.keys[number]} of {images.names[number]}"
+            detail = f"{where} ({name}) has the id {images.keys[number]} of {images.names[number]}; {_OWN_ID}"
             if number not in dropped:
                 dropped.append(number)
-                first = f"{images.names[number]} has the id {images.keys[number]} of {name} ({where}) too"
+                id_of_both = f"the id {images.keys[number]} of {name} ({where}) too"
+                first = f"{images.names[number]} has {id_of_both}; {_OWN_ID}"
                 images.problems.append(Problem(source, None, kind, "drop-image", first, images.paths[number]))
         images.problems.append(Problem(source, None, kind, "drop-image", detail, path))
     return dropped
