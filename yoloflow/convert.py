@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,13 @@ class Reading:
         names: class names in class order; None takes the sources' own.
         nc: number of classes of YOLO labels without names.
         policy: what is done about problems.
-        image_folder: where the images are.
+        image_folder: where the images are; or by split.
     """
 
     names: Sequence[str] | None = None
     nc: int | None = None
     policy: PolicySetting = "repair"
-    image_folder: str | None = None
+    image_folder: str | Mapping[str, str] | None = None
 
 
 def convert(
@@ -70,7 +70,9 @@ def convert(
     reading = reading or Reading()
     folder, lines = Path(out), []
     for part, source, names, nc in _splits(sources, split, reading):
-        index = read_index(source, names, None if names else nc, reading.policy, reading.image_folder)
+        places = reading.image_folder
+        place = places.get(part) if isinstance(places, Mapping) else places
+        index = read_index(source, names, None if names else nc, reading.policy, place)
         described = _dataset_file(folder, index.names)
         target = Target(index, folder, part, with_outlines)
         written = write_split(WRITERS[to], target, link)

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 from tests.support.data_sets import write_picture
 from tests.support.rich_sets import assert_account_closes
+from yoloflow.cli import app
 from yoloflow.data.index import read_index
 from yoloflow.data.sets import read_set
 from yoloflow.data.settings import DataSettings
@@ -161,6 +164,21 @@ def test_each_set_has_its_own_folder(tmp_path: Path) -> None:
     )
     assert files(read_set(settings, "train_set"), tmp_path) == ["first/x.png"]
     assert files(read_set(settings, "val_set"), tmp_path) == ["second/x.png"]
+
+
+def test_conversion_takes_a_folder_for_each_split_and_a_policy(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val")):
+        write_picture(tmp_path / f"of_{split}" / "x.png", 50 + number, 60)
+        write_json(tmp_path / f"{number}.json", ["x.png", "gone.png"])
+    (tmp_path / "set.yaml").write_text("train: 0.json\nval: 1.json\n")
+    folders = [f"--image-folder={split}={tmp_path}/of_{split}" for split in ("train", "val")]
+    command = ["data", "convert", str(tmp_path / "set.yaml"), "--to", "yolo", "--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, [*command, *folders, "--problem", "missing-image=error"])
+    assert "missing-image" in str(refused.exception)
+    done = CliRunner().invoke(app, [*command, *folders, "--problem", "missing-image=drop-image"])
+    assert (done.exit_code, done.exception) == (0, None)
+    sizes = [Image.open(tmp_path / "out" / "images" / split / "x.png").size for split in ("train", "val")]
+    assert sizes == [(50, 60), (51, 60)]
 
 
 def test_one_folder_is_not_taken_for_a_set_that_has_its_own(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -57,16 +58,34 @@ def convert_data(
         list[str] | None, typer.Option(help="a class name; repeat it for all, in class order")
     ] = None,
     nc: Annotated[int | None, typer.Option(min=1, help="number of classes of labels without names")] = None,
-    image_folder: Annotated[str | None, typer.Option(help="where the images lie")] = None,
+    image_folder: Annotated[
+        list[str] | None,
+        typer.Option(help="where the images lie, or SPLIT=FOLDER for each split of a data set file"),
+    ] = None,
+    problem: Annotated[
+        list[str] | None,
+        typer.Option(help="KIND=ACTION: what is done about a kind of problem, as data.problems has it"),
+    ] = None,
     link: Annotated[bool, typer.Option(help="link to the images instead of copying them")] = False,
     outlines: Annotated[bool, typer.Option(help="write outlines and masks, not boxes only")] = True,
 ) -> None:
     """Write data sets in another format, and say what was repaired and what the format cannot hold."""
     from yoloflow.convert import Reading, convert
 
-    reading = Reading(name, nc, image_folder=image_folder)
+    folders = _by_key(image_folder or [], "")
+    reading = Reading(name, nc, _by_key(problem or [], "default"), folders.get("", folders or None))
     for line in convert(sources, to, out, split, reading=reading, link=link, with_outlines=outlines):
         typer.echo(line)
+
+
+def _by_key(pairs: list[str], key_of_others: str) -> dict[str, str]:
+    """Returns KEY=VALUE texts as a dictionary; a text without a key is the value of the given one."""
+    found = {}
+    for pair in pairs:
+        parted = re.fullmatch(r"([\w-]+)=(.*)", pair)
+        key, value = parted.groups() if parted else (key_of_others, pair)
+        found[key] = value
+    return found
 
 
 @data_app.command("show", cls=SettingsCommand)

@@ -141,8 +141,9 @@ def _account(truth: GroundTruth) -> list[str]:
     """Returns what was left out of a file of ground truth; nothing where all of it is used."""
     from yoloflow.data.problems import describe_account
 
-    lines = describe_account(truth.account(), truth.problems) if truth.problems else []
-    return [f"{truth.source}: {line}" for line in lines]
+    if not truth.problems:
+        return []
+    return [truth.source, *(f"  {line}" for line in describe_account(truth.account(), truth.problems))]
 
 
 def _as_remarks(hints: list[str]) -> list[str]:
