@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -91,6 +92,9 @@ _UNREAD = frozenset(
 )
 IMAGE_SUFFIXES = _UNREAD.union(*SUFFIXES_OF_FORMAT.values())
 """Suffixes of all that is an image, be it one that can be read or not: what cannot be is counted."""
+
+# From 90 million pixels on; from 180 million on Pillow raises, and the problem names the file.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _EXIF_ORIENTATION = 0x0112
 _MARKS = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG", "GIF": b"GIF8", "WebP": b"RIFF", "AVIF": b"\0\0\0 ftypavi"}

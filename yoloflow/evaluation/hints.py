@@ -71,7 +71,8 @@ def _shift_hint(truth: GroundTruth, rows: Float64Array) -> list[str]:
 
 
 def _ap(truth: GroundTruth, rows: Float64Array, image_ids: Sequence[int]) -> float:
-    return evaluate_read(truth, truth.coco.load_res(rows), image_ids).result.map
+    found = np.ascontiguousarray(rows[np.isin(rows[:, _IMAGE], image_ids)])
+    return evaluate_read(truth, truth.coco.load_res(found), image_ids).result.map
 
 
 def _other_ids(truth: GroundTruth, rows: Float64Array) -> Iterator[tuple[str, Float64Array]]:
@@ -95,4 +96,4 @@ def _other_ids(truth: GroundTruth, rows: Float64Array) -> Iterator[tuple[str, Fl
 def _changed(rows: Float64Array, column: int, ids: Int64Array, chosen: Any) -> Float64Array:
     changed = rows.copy()
     changed[:, column] = ids
-    return np.ascontiguousarray(changed[chosen])
+    return changed[chosen]
