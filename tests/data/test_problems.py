@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -567,3 +568,12 @@ def test_an_outline_beyond_the_image_is_cut_where_its_box_is(tmp_path: Path) -> 
     index = read_index(str(write_coco(tmp_path, [annotation(bbox=[80, 10, 20, 30], segmentation=[outline])])))
     assert index.problems == []
     assert index.polygon_points.max(0).tolist() == [WIDTH, 40]
+
+
+def test_12_bit_samples_in_16_bits_are_a_remark_of_the_doctor(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": GOOD, "b": GOOD})
+    ramp = np.linspace(0, 4095, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), ramp)
+    assert read_index(str(source), names=NAMES).problems == []
+    index = read_index(str(source), names=NAMES, policy="error", decode=True)
+    assert only_problem(index) == ("a.png", None, "dark-image", "keep")

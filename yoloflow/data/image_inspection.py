@@ -18,6 +18,7 @@ from yoloflow.data.threads import Progress, map_in_threads
 from yoloflow.structures import DatasetIndex, Int64Array, Problem, YoloflowError
 
 _DECODED_AT_A_TIME = 8
+_DARK = 16  # 12-bit samples in a file of 16 bits reach 255 / 16
 
 
 @dataclass(slots=True)
@@ -212,27 +213,31 @@ def _read_pixels(
     )
     digests = [""] * len(inspected.used)
     problems = []
-    for image, path, (name, fault) in zip(chosen, paths, outcomes, strict=True):
+    for image, path, (name, kind, detail) in zip(chosen, paths, outcomes, strict=True):
         digests[image] = name
-        if fault:
-            problems.append(Problem(path, None, "damaged-image", "keep", fault, path))
+        if kind:
+            problems.append(Problem(path, None, kind, "keep", detail, path))
     inspected.digests = np.array(digests, np.str_)
     return problems
 
 
-def _digest_or_fault(entry: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
-    """Returns a name for the pixels and "", or "" and what is wrong."""
+def _digest_or_fault(entry: tuple[str, tuple[int, ...]]) -> tuple[str, str, str]:
+    """Returns a name for the pixels, empty where there are none, and kind and detail of what is wrong."""
     path, size_hw = entry
     try:
         image = decode_image(path)
     except YoloflowError as error:
-        return "", str(error).removeprefix(f"{path}: ")
+        return "", "damaged-image", str(error).removeprefix(f"{path}: ")
     if image.shape[:2] != size_hw:
-        return "", (
+        return (
+            "",
+            "damaged-image",
             f"decodes to {image.shape[1]} x {image.shape[0]} (width x height), its header says "
-            f"{size_hw[1]} x {size_hw[0]}"
+            f"{size_hw[1]} x {size_hw[0]}",
         )
-    return digest(str(image.shape), image.tobytes()), ""
+    brightest = int(image.max())
+    is_dark, detail = brightest <= _DARK, f"its brightest sample is {brightest} of 255"
+    return digest(str(image.shape), image.tobytes()), "dark-image" if is_dark else "", detail
 
 
 def _equal_images(annotations: Annotations, inspected: InspectedImages) -> list[Problem]:

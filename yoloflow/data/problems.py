@@ -49,6 +49,12 @@ KINDS: dict[str, Kind] = {
     "damaged-image": Kind(
         "an image with a valid header that cannot be decoded", ("error", "drop-image"), needs_pixels=True
     ),
+    "dark-image": Kind(
+        "an image that is nearly black, as 10- or 12-bit samples in a file of 16 bits are: scale them to 16",
+        _NOTED,
+        needs_pixels=True,
+        is_remark=True,
+    ),
     "wrong-suffix": Kind("an image of another format than its name says; its content counts", _NOTED),
     "exif-rotated": Kind(
         "an image that its EXIF turns; boxes are taken to be drawn on the turned image, unless the "

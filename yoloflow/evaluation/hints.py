@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yoloflow.evaluation.coco import CocoResult, evaluate_read
 from yoloflow.evaluation.coco_reader import read_detection_rows
@@ -93,7 +94,7 @@ def _other_ids(truth: GroundTruth, rows: Float64Array) -> Iterator[tuple[str, Fl
         yield words, _changed(rows, _CATEGORY, ids, inside)
 
 
-def _changed(rows: Float64Array, column: int, ids: Int64Array, chosen: Any) -> Float64Array:
+def _changed(rows: Float64Array, column: int, ids: Int64Array, chosen: NDArray[np.bool_]) -> Float64Array:
     changed = rows.copy()
     changed[:, column] = ids
     return changed[chosen]
