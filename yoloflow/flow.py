@@ -6,6 +6,7 @@ from typing import Any
 
 from yoloflow.callbacks import RunContext, create_callback
 from yoloflow.callbacks.settings import callback_rows
+from yoloflow.config.fitting import naming_the_recipe
 from yoloflow.config.run_files import begin_run, tell_finished, weights_facts
 from yoloflow.config.schema import Config
 from yoloflow.data.sets import identity_of, log_problems, read_sets
@@ -32,6 +33,7 @@ from yoloflow.trainer.start import start_weights
 @shown_messages()
 @release_run_lock()
 @explain_rank_timeout("preparing to train")
+@naming_the_recipe()
 def train(config: Config) -> dict[str, Any]:
     """Trains and evaluates as `config` says; returns the run's summary, as in its `summary.json`.
 
