@@ -12,6 +12,7 @@ import yaml
 
 from yoloflow.config.dataset_file import read_dataset_file
 from yoloflow.config.document import read_yaml
+from yoloflow.data.classes import ClassChoice
 from yoloflow.data.index import read_index
 from yoloflow.data.problems import PolicySetting, summarise_problems
 from yoloflow.data.writers import WRITERS, Target, write_split
@@ -25,7 +26,7 @@ class Reading:
     """Settings for reading the sources, see `read_index`.
 
     Attributes:
-        names: class names in class order; None takes the sources' own.
+        names: class names to write, in class order; None takes the sources' own.
         nc: number of classes of YOLO labels without names.
         policy: what is done about problems.
         image_folder: where the images are.
@@ -69,8 +70,8 @@ def convert(
         raise YoloflowError(f"--to {to}: no such format; {nearest_names(to, WRITERS)}")
     reading = reading or Reading()
     folder, lines = Path(out), []
-    for part, source, names, nc in _splits(sources, split, reading):
-        index = read_index(source, names, None if names else nc, reading.policy, reading.image_folder)
+    for part, source, classes in _splits(sources, split, reading):
+        index = read_index(source, classes, None, reading.policy, reading.image_folder)
         described = _dataset_file(folder, index.names)
         target = Target(index, folder, part, with_outlines)
         written = write_split(WRITERS[to], target, link)
@@ -86,17 +87,27 @@ def convert(
 
 def _splits(
     sources: Sequence[str], split: str, reading: Reading
-) -> Iterator[tuple[str, list[str], Sequence[str] | None, int | None]]:
-    """Name, sources, class names and number of classes of each set to write."""
+) -> Iterator[tuple[str, list[str], ClassChoice]]:
+    """Name, sources and classes of each set to write."""
     described = [source for source in sources if source.endswith((".yaml", ".yml"))]
     if not described:
-        yield split, list(sources), reading.names, reading.nc
+        yield split, list(sources), ClassChoice(reading.names, None if reading.names else reading.nc)
     elif len(sources) > 1:
         raise YoloflowError(f"{described[0]}: a data set file is converted alone, not with other sources")
     else:
         sets, names, nc = read_dataset_file(Path(described[0]))
         for part, files in sets.items():
-            yield part, files, reading.names or names, reading.nc or nc
+            yield part, files, _classes(names, reading.nc or nc, reading.names)
+
+
+def _classes(names: Sequence[str] | None, nc: int | None, wanted: Sequence[str] | None) -> ClassChoice:
+    """The classes of a data set file: mapped to the wanted ones by name, unless these only rename them."""
+    if wanted is None or not names:
+        return ClassChoice(wanted or names, None if wanted or names else nc)
+    shared = set(names) & set(wanted)
+    if len(names) == len(wanted) and all(list(names).index(one) == list(wanted).index(one) for one in shared):
+        return ClassChoice(wanted)
+    return ClassChoice(names, None, wanted, "the classes of --name")
 
 
 def _dataset_file(folder: Path, names: Sequence[str]) -> dict[str, Any]:

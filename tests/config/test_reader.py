@@ -384,6 +384,15 @@ def test_transforms_are_replaced_as_a_whole() -> None:
     assert config.data.trans_list == [[{"func_name": "fliplr", "prob": 0.5}]]
 
 
+def test_names_that_change_places_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text("train: a\nval: b\nnames: [dog, cat]\n")
+    load_config("yolov8n", [f"data={path}", "data.names=[hound, cat]"])
+    assert not caplog.text
+    load_config("yolov8n", [f"data={path}", "data.names=[cat, dog]"])
+    assert f"number 0 in YOLO labels means cat, which was dog ({path}:3)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

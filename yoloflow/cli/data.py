@@ -59,12 +59,19 @@ def convert_data(
     nc: Annotated[int | None, typer.Option(min=1, help="number of classes of labels without names")] = None,
     image_folder: Annotated[str | None, typer.Option(help="where the images lie")] = None,
     link: Annotated[bool, typer.Option(help="link to the images instead of copying them")] = False,
+    problems: Annotated[
+        str, typer.Option(help="as data.problems: repair, error, or {KIND: ACTION, ...} (docs/data.md)")
+    ] = "repair",
     outlines: Annotated[bool, typer.Option(help="write outlines and masks, not boxes only")] = True,
 ) -> None:
     """Write data sets in another format, and say what was repaired and what the format cannot hold."""
+    from yoloflow.config.document import read_value
     from yoloflow.convert import Reading, convert
 
-    reading = Reading(name, nc, image_folder=image_folder)
+    policy = read_value(problems, "--problems").plain()
+    if not isinstance(policy, str | dict):
+        raise mistake(f"--problems {problems}: must be repair, error, or {{KIND: ACTION, ...}}")
+    reading = Reading(name, nc, policy, image_folder)
     for line in convert(sources, to, out, split, reading=reading, link=link, with_outlines=outlines):
         typer.echo(line)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,7 +128,7 @@ def _read_headers(annotations: Annotations, inspected: InspectedImages) -> dict[
     chosen = np.flatnonzero(inspected.used).tolist()
     paths = annotations.image_paths
     sound: dict[int, ImageHeader] = {}
-    for image, fact in zip(chosen, map_in_threads(inspect_image, [paths[i] for i in chosen]), strict=True):
+    for image, fact in zip(chosen, _inspect_all([paths[i] for i in chosen]), strict=True):
         if fact.problem_kind is None:
             inspected.sizes_hw[image] = fact.height, fact.width
             sound[image] = fact
@@ -139,7 +142,31 @@ def _read_headers(annotations: Annotations, inspected: InspectedImages) -> dict[
     return sound
 
 
+def _inspect_all(paths: Sequence[str]) -> list[ImageHeader]:
+    """Returns the header of each image with Pillow's warnings, which do not name the file themselves."""
+    heard = threading.local()
+    show_others = warnings.showwarning
+
+    def hear(message: Warning | str, *place: Any, **more: Any) -> None:
+        if hasattr(heard, "texts"):
+            heard.texts.append(str(message))
+        else:
+            show_others(message, *place, **more)
+
+    def inspect(path: str) -> ImageHeader:
+        heard.texts = []
+        header = inspect_image(path)
+        return replace(header, warnings=tuple(dict.fromkeys(heard.texts))) if heard.texts else header
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = hear
+        return map_in_threads(inspect, paths)
+
+
 def _file_problems(path: str, fact: ImageHeader) -> Iterator[Problem]:
+    for text in fact.warnings:
+        yield Problem(path, None, "odd-image-file", "keep", text, path)
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES_OF_FORMAT.get(fact.file_format, (suffix,)):
         detail = f"is a {fact.file_format} file by its content"

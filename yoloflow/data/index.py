@@ -147,7 +147,8 @@ def _repair_boxes(annotations: Annotations, inspected: InspectedImages, policy: 
 def as_one_class(index: DatasetIndex) -> DatasetIndex:
     """Returns the data set with all its classes taken as one."""
     one = np.zeros_like(index.classes)
-    return replace(index, classes=one, names=["object"], category_ids=np.ones(1, np.int64))
+    ids = np.ones(1, np.int64)
+    return replace(index, classes=one, names=["object"], category_ids=ids, unlisted_classes=[])
 
 
 def _embedded(source: str) -> str:
@@ -217,6 +218,7 @@ def _build(
         masks=_by_new_number(annotations.masks, boxes),
         names=classes.names,
         category_ids=classes.category_ids,
+        unlisted_classes=classes.unlisted,
         num_images_listed=annotations.num_images_listed,
         num_boxes_listed=annotations.num_boxes_listed,
         num_boxes_of_dropped_images=int((known & ~used[annotations.box_images]).sum())
