@@ -19,6 +19,7 @@ from yoloflow.optim.optimizer import create_optimizer
 from yoloflow.optim.schedule import create_schedule
 from yoloflow.run.folder import choose_run
 from yoloflow.run.lock import release_run_lock
+from yoloflow.runtime.messages import shown_messages
 from yoloflow.runtime.random_generators import seed_everything, set_determinism
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
@@ -28,10 +29,13 @@ from yoloflow.trainer.start import start_weights
 
 
 # However it ends: the run folder is free again, and a rank that waited for the others in vain says where.
+@shown_messages()
 @release_run_lock()
 @explain_rank_timeout("preparing to train")
 def train(config: Config) -> dict[str, Any]:
     """Trains and evaluates as `config` says; returns the run's summary, as in its `summary.json`.
+
+    It says what it does, unless the logger "yoloflow" has a level (`setLevel(logging.WARNING)`) or handler.
 
     Raises:
         YoloflowError: settings, data or run folder cannot be used; the message says what to do.

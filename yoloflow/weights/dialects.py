@@ -116,9 +116,8 @@ def translate(network: nn.Module, tensors: Mapping[str, Tensor]) -> Translated:
                 best = (hits, dialect, prefix, names)
     hits, dialect, prefix, names = best
     if not hits:
-        raise YoloflowError(
-            f"none of its {len(tensors)} names ({', '.join(list(tensors)[:3])}, ...) is of this network"
-        )
+        first = ", ".join(list(tensors)[:3]) + (", ..." if len(tensors) > 3 else "")
+        raise YoloflowError(f"none of its {len(tensors)} names ({first}) is of this network")
     found = Translated({}, dialect, {})
     fixed = {_theirs(dialect, name): value for name, value in constants_of(network).items()}
     for name, tensor in tensors.items():
@@ -135,12 +134,16 @@ def translate(network: nn.Module, tensors: Mapping[str, Tensor]) -> Translated:
 
 def dialects_of(network: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields each dialect with its name of every tensor of a network -> our name."""
-    yield "yoloflow", {name: name for name in network.state_dict()}
+    own = list(network.state_dict())
+    yield "yoloflow", {name: name for name in own}
+    numbers = {row: path.rpartition(".")[2] for row, path in getattr(network, "mindyolo_names", {}).items()}
+    if numbers:  # our names under MindYOLO's table, whose rows have no names
+        yield "yoloflow, unnamed rows", {_with_row(name, numbers): name for name in own}
     mindyolo = mindyolo_names(network)
     yield "MindYOLO", {theirs: ours for ours, theirs in mindyolo.items()}
     yield "MindYOLO, torch's leaves", {_torch_leaf(theirs): ours for ours, theirs in mindyolo.items()}
-    replica_free = _numbered_names(network, mindyolo)
-    yield "numbered rows", {theirs: ours for ours, theirs in replica_free.items()}
+    numbered = _numbered_names(network, mindyolo)
+    yield "numbered rows", {theirs: ours for ours, theirs in numbered.items()}
     if getattr(network, "model_name", "") == "yolox":
         yield "YOLOX", {theirs: ours for ours, theirs in _yolox_names(network, mindyolo).items()}
 
@@ -149,7 +152,14 @@ def _prefixes(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> set[st
     """Returns what may stand before all names of a file."""
     first = next(iter(names), None)
     ends = [name.removesuffix(first) for name in tensors if first and name.endswith(first)]
-    return {""} | {prefix for prefix in ends if prefix.endswith(".")}
+    # A number would be a row, not what stands before all of them.
+    return {""} | {prefix for prefix in ends if re.fullmatch(r"([^.\d]+\.)+", prefix)}
+
+
+def _with_row(name: str, rows: Mapping[str, str]) -> str:
+    """Returns a name with its row called otherwise."""
+    row, dot, inner = name.partition(".")
+    return f"{rows.get(row, row)}{dot}{inner}"
 
 
 def _torch_leaf(name: str) -> str:

@@ -42,6 +42,18 @@ def mindyolo_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
+def mindyolo_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Returns a network's weights, and the constants that MindYOLO stores with them, by MindYOLO's names."""
+    state = model.state_dict()
+    tensors = {theirs: state[ours] for ours, theirs in mindyolo_names(model).items()}
+    for name, value in constants_of(model).items():
+        if isinstance(value, Tensor):
+            tensors[name] = value.detach()
+        elif value is not None and name.endswith("stride") and isinstance(value, list):
+            tensors[name] = torch.tensor(value, dtype=torch.int32)
+    return tensors
+
+
 def load_mindyolo(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Copies a MindYOLO network's weights into the same network of ours.
 
