@@ -86,7 +86,9 @@ def test_classes_known_by_number_only_are_matched_by_their_order_and_that_is_sai
     source = write_yolo(tmp_path, {"a": f"1 {BOX}"})
     index = read_index(str(source), ClassChoice(["dog", "cat"], None, ["0", "1"]))
     assert (index.names, index.classes.tolist()) == (["0", "1"], [1])
-    assert any("(dog, cat) are taken for the network's (0, 1)" in line for line in summarise_problems(index))
+    assert any(
+        "(dog, cat) are taken for the network's classes (0, 1)" in line for line in summarise_problems(index)
+    )
     assert of_network(source, None, 2).classes.tolist() == [1]
     with pytest.raises(YoloflowError, match=r"data.nc=3 but the network.s classes are 2 \(cat, dog\)"):
         of_network(source, None, 3)

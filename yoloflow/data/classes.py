@@ -73,11 +73,11 @@ def resolve_classes(
     for part, source in zip(parts, sources, strict=True):
         if choice.names is None and choice.wanted and part.categories and len(part.class_ids):
             _check_shares_a_class(source, list(part.categories.values()), own)
+    classes = own if choice.wanted is None else _with_ids(choice.wanted, parts, choice.owner)
     raw_ids = [part.class_ids for part in parts]
     problems = [problem for part in parts for problem in _map_ids(part, own)]
-    if choice.wanted is None or own.names == list(choice.wanted):
+    if own.names == classes.names:
         return own, problems
-    classes = _with_ids(choice.wanted, parts, choice.owner)
     if len(own.names) == len(classes.names) and (_are_numbers(own.names) or _are_numbers(classes.names)):
         classes = replace(classes, category_ids=own.category_ids, unlisted=own.unlisted)
         number_of_own = np.arange(len(classes.names))
@@ -164,11 +164,9 @@ def _with_ids(names: Sequence[str], parts: Sequence[Annotations], owner: str) ->
     # Of two categories of one name the one that has objects is meant.
     id_of_name = {categories[number]: number for number in sorted(categories, key=lambda one: one in used)}
     free = count(max(categories) + 1)
-    return ClassList(
-        list(names),
-        np.array([id_of_name[name] if name in id_of_name else next(free) for name in names]),
-        owner,
-    )
+    ids = [id_of_name[name] if name in id_of_name else next(free) for name in names]
+    unlisted = [number for number, name in enumerate(names) if name not in id_of_name]
+    return ClassList(list(names), np.array(ids, np.int64), owner, unlisted=unlisted)
 
 
 def _found_names(parts: Sequence[Annotations], nc: int | None) -> list[str]:
