@@ -41,6 +41,13 @@ _MAX_DEPTH = 64
 _MAX_TEXT = 200
 
 
+# What a damaged pickle raises; it has no code that could fail otherwise.
+_DAMAGED = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError, KeyError),
+    *(OverflowError, MemoryError, RecursionError, ImportError, struct.error),
+)
+
+
 class PickledFile(dict[str, Tensor]):
     """Tensors by name, with what the file says of itself.
 
@@ -182,7 +189,7 @@ def _read(path: Path, archive: zipfile.ZipFile) -> PickledFile:
         raise YoloflowError(f"{path}: written by a big-endian machine, which is not read")
     try:
         content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
-    except Exception as error:  # a damaged pickle raises almost anything; it has no code that could fail
+    except _DAMAGED as error:
         raise YoloflowError(f"{path}: not a readable PyTorch file ({error}); copy it again") from error
     found = PickledFile()
     network = _describe(content, found)
