@@ -440,7 +440,6 @@ def test_a_data_set_file_gives_the_data_section(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("val: a", "needs `train`"),
-        ("train: a", "needs `val`"),
         ("train: a\nval: 3", "a path, or a list of paths"),
         ("train: a\nval: b\nnames: {0: x, 2: y}", "names must be numbered 0 to 1 without gaps"),
         ("train: a\nval: b\nnames: {x: y}", "class numbers are expected in names, not 'x'"),
