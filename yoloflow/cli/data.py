@@ -1,4 +1,4 @@
-"""The commands on data sets: check, convert, show."""
+"""The commands on data sets: check, convert, split, show."""
 
 from __future__ import annotations
 

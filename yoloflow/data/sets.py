@@ -108,6 +108,7 @@ def _hold_out(
     """
     index = read_set(settings, "train_set", names, **{**how, "decode": True})
     _, held_out = split_images(index, [1 - share, share])
+    logger.info("data.val_fraction: %d of %d images are held out for validation", len(held_out), len(index))
     return take_images(index, held_out, f"{share:.0%} held out by data.val_fraction")
 
 

@@ -51,7 +51,8 @@ def split_images(index: DatasetIndex, shares: Sequence[float], seed: int = 0) ->
         is_only = len(groups_of[number]) == 1
         return shares[part] if is_only else round(lacking[part][number]), lacking_images[part] / shares[part]
 
-    for number in sorted(totals, key=lambda one: (totals[one], one)):
+    names = [*index.names, ""]  # the order of the classes must not matter: a network may have another
+    for number in sorted(totals, key=lambda one: (totals[one], names[one])):
         for group in groups_of[number]:
             if group in dealt:
                 continue
@@ -70,7 +71,7 @@ def split_images(index: DatasetIndex, shares: Sequence[float], seed: int = 0) ->
 
 
 def _equal_images(index: DatasetIndex, rng: np.random.Generator) -> list[list[int]]:
-    """Returns groups of images that belong together, in random order."""
+    """Returns groups of images that belong together, the larger ones first, in random order else."""
     first: dict[str, int] = {}
     group_of = list(range(len(index)))
 
@@ -88,7 +89,7 @@ def _equal_images(index: DatasetIndex, rng: np.random.Generator) -> list[list[in
     for image in range(len(index)):
         groups.setdefault(top(image), []).append(image)
     members = list(groups.values())
-    return [members[number] for number in rng.permutation(len(members))]
+    return sorted((members[number] for number in rng.permutation(len(members))), key=len, reverse=True)
 
 
 def _classes_of(index: DatasetIndex, images: Sequence[int]) -> dict[int, int]:
