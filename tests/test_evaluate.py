@@ -50,12 +50,14 @@ def test_a_class_that_the_run_lacks_is_refused(run: Path, tmp_path: Path) -> Non
         evaluate_run(str(run), [data])
 
 
-def test_the_account_of_the_set_is_printed_and_in_the_json(run: Path, tmp_path: Path) -> None:
+def test_the_account_of_the_set_is_printed_and_in_the_json(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = write_described(tmp_path, NAMES, {"a": f"0 {BOX}", "gone": f"1 {BOX}"})
     (tmp_path / "images" / "gone.png").unlink()
     done = CliRunner().invoke(app, ["test", str(run), data, "--json", str(tmp_path / "out.json")])
     assert done.exit_code == 0, done.output
-    assert "data.val_set: images: 2 listed = 1 used + 1 dropped (1 missing-image)" in done.stderr
+    assert "data.val_set: images: 2 listed = 1 used + 1 dropped (1 missing-image)" in caplog.text
     report = json.loads((tmp_path / "out.json").read_text())["data_problems"]["val_set"]
     assert report["images"]["listed"] == 2
     assert report["images"]["dropped"] == {"missing-image": 1}

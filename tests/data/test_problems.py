@@ -202,6 +202,22 @@ def test_what_pillow_warns_of_is_told_with_the_file(tmp_path: Path) -> None:
     assert len(read_index(str(source), nc=1, policy={"odd-image-file": "drop-image"})) == 1
 
 
+def test_what_the_decoder_prints_is_told_with_the_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = write_yolo(tmp_path, {"a": GOOD, "b": GOOD})
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "b.jpg")
+    data = (tmp_path / "b.jpg").read_bytes()
+    path = tmp_path / "images" / "b.png"
+    path.write_bytes(data[: len(data) // 2] + data[-2:])
+    index = read_index(str(source), nc=1, decode=True)
+    (found,) = (problem for problem in index.problems if problem.kind == "odd-image-file")
+    assert found.file == str(path)
+    assert "the decoder says: Corrupt JPEG data: premature end of data segment" in found.detail
+    assert capfd.readouterr().err == ""
+
+
 # Whole sources
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +35,9 @@ def check_data(
     from yoloflow.config.reader import load_config
 
     config = load_config(recipe, overrides or [])
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    # A duplicate, as what is printed on the original meanwhile is taken for messages of image decoders.
+    terminal = os.fdopen(os.dup(sys.__stderr__.fileno()), "w") if sys.__stderr__ else None
+    with terminal or nullcontext(), Progress(console=Console(file=terminal), transient=True) as bar:
         task = bar.add_task("reading")
         done = check_data(
             config,

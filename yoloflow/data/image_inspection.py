@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.caches.files import digest
+from yoloflow.data.decoder_messages import map_with_messages
 from yoloflow.data.formats.annotations import Annotations
 from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, ImageHeader, decode_image, inspect_image
 from yoloflow.data.problems import Policy
 from yoloflow.data.threads import Progress, map_in_threads
 from yoloflow.structures import DatasetIndex, Int64Array, Problem, YoloflowError
-
-_DECODED_AT_A_TIME = 8
 
 
 @dataclass(slots=True)
@@ -199,15 +198,16 @@ def _read_pixels(
     chosen = np.flatnonzero(inspected.used).tolist()
     paths = [annotations.image_paths[image] for image in chosen]
     sizes = [tuple(inspected.sizes_hw[image].tolist()) for image in chosen]
-    outcomes = map_in_threads(
-        _digest_or_fault, list(zip(paths, sizes, strict=True)), _DECODED_AT_A_TIME, progress
-    )
+    outcomes = map_with_messages(_digest_or_fault, list(zip(paths, sizes, strict=True)), progress)
     digests = [""] * len(inspected.used)
     problems = []
-    for image, path, (name, fault) in zip(chosen, paths, outcomes, strict=True):
+    for image, path, ((name, fault), messages) in zip(chosen, paths, outcomes, strict=True):
         digests[image] = name
         if fault:
             problems.append(Problem(path, None, "damaged-image", "keep", fault, path))
+        elif messages:
+            detail = f"the decoder says: {'; '.join(messages)}"
+            problems.append(Problem(path, None, "odd-image-file", "keep", detail, path))
     inspected.digests = np.array(digests, np.str_)
     return problems
 
