@@ -26,6 +26,34 @@ app = typer.Typer(
 )
 
 
+class KeyValueCommand(TyperCommand):
+    """A command whose options may be given as `key=value` too: `conf_thres=0.5` for `--conf-thres 0.5`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Makes options of `key=value`; other texts of that form, settings of a recipe, stay arguments."""
+        options = {name: option for option in self.params for name in option.opts if name.startswith("--")}
+        given: list[str] = []
+        for text in args:
+            key, sign, value = text.partition("=")
+            name = f"--{key.replace('_', '-')}"
+            option = options.get(name) if sign and not key.startswith("-") else None
+            given += [text] if option is None else _as_option(name, option, value)
+        return list(super().parse_args(ctx, given))
+
+
+def _as_option(name: str, option: Any, value: str) -> list[str]:
+    """Returns the arguments that give an option a value."""
+    if option.is_flag:
+        if value.lower() not in ("true", "false"):
+            raise mistake(f"{name.removeprefix('--').replace('-', '_')}={value}: must be true or false")
+        chosen = option.opts if value.lower() == "true" else option.secondary_opts
+        return chosen[:1]
+    if value in ("null", "None", "none"):
+        return []
+    several = value.strip("[]").split(",") if option.multiple else [value]
+    return [part for single in several for part in (name, single.strip())]
+
+
 class SettingsCommand(TyperCommand):
     """A command whose help also lists every setting of a recipe and every transform."""
 

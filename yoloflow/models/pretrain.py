@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from yoloflow.models.class_rows import fit_classes
+from yoloflow.models.unfolded import unfold
 from yoloflow.structures import YoloflowError, nearest_names
 from yoloflow.weights.dialects import translate
 from yoloflow.weights.files import read_weights
@@ -40,6 +41,7 @@ class LoadReport:
         class_names: the file's classes; None where it does not say them.
         licence: as the file states it; None where it states none.
         producer: of the file, "" where it does not say.
+        is_folded: whether the file has BatchNorm folded into its convolutions: it serves evaluation alone.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -55,6 +57,35 @@ class LoadReport:
     class_names: list[str] | None = None
     licence: str | None = None
     producer: str = ""
+    is_folded: bool = False
+
+    def describe(self, path: str | Path, network: nn.Module) -> str:
+        """Returns what was taken over of a file and what begins anew, in a few lines."""
+        state = network.state_dict()
+        whole = sum(tensor.numel() for tensor in state.values())
+        taken = sum(state[key].numel() for key in self.loaded)
+        said = [f"{path}: {self.format}, names of {self.dialect}"]
+        said += [self.producer] if self.producer else []
+        said += [f"{len(self.class_names)} classes"] if self.class_names else []
+        said += [f"licence as the file states it: {self.licence}"] if self.licence else []
+        lines = [
+            "; ".join(said),
+            f"  taken over {len(self.loaded)} tensors, {taken / whole:.0%} of the values",
+        ]
+        if self.partly:
+            kept = f", and the classes {', '.join(self.kept_classes)}" if self.kept_classes else ""
+            lines.append(f"  in part    {len(self.partly)} class outputs: boxes and objectness{kept}")
+        if self.anew:
+            lines.append(f"  begun anew {len(self.anew)} tensors, which depend on the number of classes")
+        if (self.partly or self.anew) and not self.faults():
+            lines.append(
+                "  this is what should happen for other classes: nothing else is missing or left over"
+            )
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the account as plain data, for the run's `weights.json`."""
+        return {**asdict(self), "loaded": len(self.loaded)}
 
     def faults(self) -> str:
         """Returns a line for each key that was not taken over and should be, "" where there is none."""
@@ -93,6 +124,8 @@ def load_pretrain(
     """
     file = read_weights(path)
     try:
+        if file.convolutions:
+            file.tensors = unfold(network, file.convolutions)
         found = translate(network, file.tensors)
     except YoloflowError as error:
         raise YoloflowError(f"{path}: {error}") from error
@@ -105,6 +138,7 @@ def load_pretrain(
         class_names=file.class_names,
         licence=file.licence,
         producer=file.producer,
+        is_folded=bool(file.convolutions),
     )
     weights: Mapping[str, Tensor] = found.tensors
     if strict is not True:
