@@ -91,6 +91,12 @@ class DataSettings(Section):
         "digits:train is the embedded quick-start set",
     )
     val_set: OneOrMore | None = Field(None, description="validation images, as train_set")
+    val_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the training images that is held out for validation where there is no val_set",
+    )
     image_folder: str | None = Field(
         None, description="where the images of a COCO json lie (null: beside it)"
     )
@@ -180,6 +186,11 @@ class DataSettings(Section):
         if self.nc is not None and self.names is not None and len(self.names) != self.nc:
             raise ValueError(f"nc is {self.nc} but {len(self.names)} names are given; leave one of them out")
         return self
+
+    @property
+    def held_out_share(self) -> float | None:
+        """Share of the training images that is the validation set; None where that is a set of its own."""
+        return None if self.val_set is not None else self.val_fraction
 
     @property
     def stage_epochs(self) -> list[int] | None:
