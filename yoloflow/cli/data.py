@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import Overrides, Recipe, SettingsCommand, app, mistake, write, write_json
+from yoloflow.cli.console import Command, Overrides, Recipe, SettingsCommand, app, mistake, write, write_json
 
 EXIT_ERRORS_IN_DATA = 1
 _IMAGE_SUFFIXES = (".png", ".jpg")
@@ -45,7 +45,7 @@ def check_data(
         raise typer.Exit(EXIT_ERRORS_IN_DATA)
 
 
-@data_app.command("convert")
+@data_app.command("convert", cls=Command)
 def convert_data(
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE", help="data sets to join, or one data set file (.yaml)")

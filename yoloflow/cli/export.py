@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import Overrides, Recipe, app
+from yoloflow.cli.console import Command, Overrides, Recipe, app
 
 
-@app.command("export")
+@app.command("export", cls=Command)
 def export_network(
     run_or_recipe: Recipe,
     overrides: Overrides = None,

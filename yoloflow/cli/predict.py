@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import app
+from yoloflow.cli.console import Command, app
 
 EXIT_WITH_PROBLEMS = 1
 
@@ -50,7 +50,7 @@ MaxImages = Annotated[int | None, typer.Option(min=1, help="stop after so many i
 SaveImages = Annotated[bool, typer.Option(help="draw images and videos too")]
 
 
-@app.command("predict")
+@app.command("predict", cls=Command)
 def detect(  # noqa: PLR0913  one parameter for each option
     weights: Weights,
     sources: Sources,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import Overrides, Recipe, SettingsCommand, app, write_json
+from yoloflow.cli.console import Command, Overrides, Recipe, SettingsCommand, app, write_json
 
 
 @app.command(cls=SettingsCommand)
@@ -32,7 +32,7 @@ def train(recipe: Recipe, overrides: Overrides = None) -> None:
         raise typer.Exit(stopped.exit_code) from None
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(
     recipe: Recipe,
     overrides: Overrides = None,
@@ -55,7 +55,7 @@ def plan(
     typer.echo(f"written: {out / 'plan.json'}, {out / 'plan.png'}")
 
 
-@app.command()
+@app.command(cls=Command)
 def recipes(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="print this one, resolved")] = None,
     overrides: Overrides = None,

@@ -129,6 +129,8 @@ ADVICE = {
     "hyp": "hyper-parameters are keys of a recipe: `yoloflow recipes RECIPE` prints them all",
     "mode": "the command says it, such as `yoloflow train`",
     "source": "images are arguments: `yoloflow predict RUN IMAGE...`",
+    "save_txt": "`--format yolo` writes such files",
+    "nosave": "`--no-save-images` draws nothing",
     "exist_ok": "a run folder is never written over; resume=auto continues the run, name=... begins another",
     "verbose": "`yoloflow --log-level warning train ...` says less",
     "save_period": "states are written at each epoch's end (save_steps, save_minutes, keep_latest)",

@@ -19,10 +19,10 @@ def check_device_name(value: object) -> object:
     """
     numbers = value if isinstance(value, list) else str(value).lower().removeprefix("cuda:").split(",")
     if len(numbers) > 1:
+        chosen = ",".join(str(number).strip() for number in numbers)
         raise ValueError(
-            f"one process has one device; for {len(numbers)} of them start "
-            f"`torchrun --nproc-per-node {len(numbers)} -m yoloflow train ...`, where the environment variable "
-            f"CUDA_VISIBLE_DEVICES={','.join(str(number).strip() for number in numbers)} chooses which"
+            f"a process has one device; `torchrun --nproc-per-node {len(numbers)} -m yoloflow train ...` "
+            f"starts one for each, where the environment variable CUDA_VISIBLE_DEVICES={chosen} chooses which"
         )
     text = str(value).strip()
     if text.isdecimal():
