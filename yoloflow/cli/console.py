@@ -34,7 +34,7 @@ class Command(TyperCommand):
             from yoloflow.cli.foreign_options import rewrite
 
             raise mistake(rewrite(ctx.command_path, args, self.params))
-        return super().parse_args(ctx, args)
+        return list(super().parse_args(ctx, args))
 
 
 class Commands(TyperGroup):
@@ -50,6 +50,34 @@ class Commands(TyperGroup):
             if args[0] in COMMANDS:
                 raise mistake(f"there is no command {args[0]}; here it is: yoloflow {COMMANDS[args[0]]}")
         return super().resolve_command(ctx, args)
+
+
+class KeyValueCommand(Command):
+    """A command whose options may be given as `key=value` too: `conf_thres=0.5` for `--conf-thres 0.5`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Makes options of `key=value`; other texts of that form, settings of a recipe, stay arguments."""
+        options = {name: option for option in self.params for name in option.opts if name.startswith("--")}
+        given: list[str] = []
+        for text in args:
+            key, sign, value = text.partition("=")
+            name = f"--{key.replace('_', '-')}"
+            option = options.get(name) if sign and not key.startswith("-") else None
+            given += [text] if option is None else _as_option(name, option, value)
+        return list(super().parse_args(ctx, given))
+
+
+def _as_option(name: str, option: Any, value: str) -> list[str]:
+    """Returns the arguments that give an option a value."""
+    if option.is_flag:
+        if value.lower() not in ("true", "false"):
+            raise mistake(f"{name.removeprefix('--').replace('-', '_')}={value}: must be true or false")
+        chosen = option.opts if value.lower() == "true" else option.secondary_opts
+        return chosen[:1]
+    if value in ("null", "None", "none"):
+        return []
+    several = value.strip("[]").split(",") if option.multiple else [value]
+    return [part for single in several for part in (name, single.strip())]
 
 
 class SettingsCommand(Command):
