@@ -11,7 +11,13 @@ from yoloflow.cli.console import Command, Overrides, Recipe, SettingsCommand, ap
 
 
 @app.command(cls=SettingsCommand)
-def train(recipe: Recipe, overrides: Overrides = None) -> None:
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check everything up to the first step; train and write nothing")
+    ] = False,
+) -> None:
     """Train a recipe: `yoloflow train yolov8n data=coco.yaml epochs=100 name=first`."""
     from yoloflow import flow
     from yoloflow.config.reader import load_config
@@ -27,7 +33,7 @@ def train(recipe: Recipe, overrides: Overrides = None) -> None:
         place = {"save_dir": str(run.parent), "name": run.name} if config.resume == "auto" else {"name": None}
         config = config.model_copy(update=place)
     try:
-        flow.train(config)
+        flow.train(config, dry_run)
     except TrainingStopped as stopped:
         raise typer.Exit(stopped.exit_code) from None
 

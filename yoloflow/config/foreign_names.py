@@ -131,6 +131,7 @@ ADVICE = {
     "source": "images are arguments: `yoloflow predict RUN IMAGE...`",
     "save_txt": "`--format yolo` writes such files",
     "nosave": "`--no-save-images` draws nothing",
+    "dry_run": "`yoloflow train RECIPE ... --dry-run` is an option",
     "exist_ok": "a run folder is never written over; resume=auto continues the run, name=... begins another",
     "verbose": "`yoloflow --log-level warning train ...` says less",
     "save_period": "states are written at each epoch's end (save_steps, save_minutes, keep_latest)",
