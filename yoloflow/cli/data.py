@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import Overrides, Recipe, SettingsCommand, app, mistake, write, write_json
+from yoloflow.cli.console import Command, Overrides, Recipe, SettingsCommand, app, mistake, write, write_json
 
 EXIT_ERRORS_IN_DATA = 1
 _IMAGE_SUFFIXES = (".png", ".jpg")
@@ -65,7 +65,7 @@ Problems = Annotated[
 ]
 
 
-@data_app.command("convert")
+@data_app.command("convert", cls=Command)
 def convert_data(
     sources: Sources,
     to: Annotated[str, typer.Option(help="coco, voc or yolo")],

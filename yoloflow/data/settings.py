@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from yoloflow.data.caches.decoded_images import Storage
 from yoloflow.data.problems import Policy, PolicyError, PolicySetting
@@ -74,11 +75,24 @@ def _known_actions(setting: PolicySetting) -> PolicySetting:
 Problems = Annotated[str | dict[str, str], AfterValidator(_known_actions)]
 
 
+def _one_side(value: object) -> object:
+    sides = re.split(r"[,x ]+", value.strip("()[]{} ")) if isinstance(value, str) else value
+    if not isinstance(sides, list) or not sides:
+        return value
+    numbers = [int(side) for side in sides if str(side).strip().isdecimal()]
+    raise ValueError(
+        "one number is expected: the network sees squares, images keep their shape inside and are padded "
+        f"(data.rect=true pads less); write img_size={max(numbers, default=640)}"
+    )
+
+
 class BatchSettings(Section):
     """The size of images and batches; top-level keys of a recipe."""
 
     per_batch_size: Count = Field(16, description="images in a batch on each device")
-    img_size: Count = Field(640, description="side of the square network input in pixels")
+    img_size: Annotated[Count, BeforeValidator(_one_side)] = Field(
+        640, description="side of the square network input in pixels"
+    )
 
 
 class DataSettings(Section):
