@@ -37,7 +37,8 @@ class KeyValueCommand(TyperCommand):
             name = f"--{key.replace('_', '-')}"
             option = options.get(name) if sign and not key.startswith("-") else None
             given += [text] if option is None else _as_option(name, option, value)
-        return list(super().parse_args(ctx, given))
+        rest: list[str] = super().parse_args(ctx, given)
+        return rest
 
 
 def _as_option(name: str, option: Any, value: str) -> list[str]:

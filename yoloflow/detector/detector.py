@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -216,7 +217,9 @@ class Detector:
         if classes is None:
             return None
         numbers = []
-        for given in [classes] if np.ndim(classes) == 0 else classes:
+        is_one = isinstance(classes, str) or not isinstance(classes, Sequence | np.ndarray)
+        several: Iterable[Any] = [classes] if is_one else classes
+        for given in several:
             if isinstance(given, str) and given in self.names:
                 numbers.append(self.names.index(given))
             elif str(given).isdecimal() and int(given) < len(self.names):
