@@ -217,8 +217,9 @@ class Detector:
         if classes is None:
             return None
         numbers = []
-        is_one = isinstance(classes, str) or not isinstance(classes, Sequence | np.ndarray)
-        several: Iterable[Any] = [classes] if is_one else classes
+        several: Iterable[Any] = [classes]
+        if isinstance(classes, Sequence | np.ndarray) and not isinstance(classes, str):
+            several = classes
         for given in several:
             if isinstance(given, str) and given in self.names:
                 numbers.append(self.names.index(given))
