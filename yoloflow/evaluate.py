@@ -10,8 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from yoloflow.config.schema import Config
-from yoloflow.data.index import as_one_class
-from yoloflow.data.sets import read_set
+from yoloflow.data.sets import log_problems, read_val_set
 from yoloflow.detector import load_settings, weights_of
 from yoloflow.evaluation.create import create_test_fn
 from yoloflow.evaluation.test_function import EvaluationResult
@@ -47,24 +46,25 @@ def evaluate_run(
     config = load_settings(run_or_recipe, overrides)
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
     path = weights_of(run_or_recipe, weight, overrides)
-    is_one_class = config.data.single_cls
-    index = read_set(config.data, "val_set", None if is_one_class else names_of_run(Path(run_or_recipe)))
-    if is_one_class:
-        index = as_one_class(index)
+    exported = ExportedNetwork(path, device.type) if path.suffix == EXPORT_SUFFIX else None
+    names = exported.info.names if exported else names_of_run(path) or names_of_run(Path(run_or_recipe))
+    index = read_val_set(config.data, config.img_size, names)
+    if ranks.is_main:
+        log_problems({"val_set": index})
     network: nn.Module
     shape_hw = None
-    if path.suffix == EXPORT_SUFFIX:
-        network = ExportedNetwork(path, device.type)
-        network.check_names(index.names)
-        config = _as_exported(config, network)
+    if exported:
+        network = exported
+        exported.check_names(index.names)
+        config = _as_exported(config, exported)
         # Squares come without a shape of their own: as they do of a run.
-        if network.shape_hw is not None and len(set(network.shape_hw)) > 1:
-            shape_hw = network.shape_hw
+        if exported.shape_hw is not None and len(set(exported.shape_hw)) > 1:
+            shape_hw = exported.shape_hw
     else:
         network = create_model(
             config.network.model_name, config.network_table(), len(index.names), variant=config.variant
         )
-        load_pretrain(network, path)
+        load_pretrain(network, path, strict=True)
     logger.info("%s on %d images", path, len(index))
     precision = create_precision(config, device.type)
     test_fn = create_test_fn(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+from yoloflow.runtime.messages import message_handler
 
 if TYPE_CHECKING:
     from yoloflow.structures import YoloflowError
@@ -90,24 +91,10 @@ def _configure(
     levels = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
     if log_level.lower() not in levels:
         raise mistake(f"--log-level {log_level}: known are debug, info, warning and error")
-    _show_messages(levels[log_level.lower()])
-
-
-def _show_messages(level: int) -> None:
-    """Sends the library's messages to stderr, a line each (around the progress bar on a terminal)."""
     logger = logging.getLogger("yoloflow")
     if not logger.handlers:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.logging import RichHandler
-
-            handler: logging.Handler = RichHandler(
-                console=Console(stderr=True), show_time=False, show_path=False, show_level=False
-            )
-        else:
-            handler = logging.StreamHandler()
-        logger.addHandler(handler)
-    logger.setLevel(level)
+        logger.addHandler(message_handler())
+    logger.setLevel(levels[log_level.lower()])
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

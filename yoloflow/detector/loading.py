@@ -88,7 +88,7 @@ def load_network(config: Config, num_classes: int, weights: Path) -> Network:
     network = create_model(
         config.network.model_name, config.network_table(), num_classes, variant=config.variant
     )
-    load_pretrain(network, weights)
+    load_pretrain(network, weights, strict=True)
     return network
 
 
