@@ -166,16 +166,16 @@ def test_each_set_has_its_own_folder(tmp_path: Path) -> None:
     assert files(read_set(settings, "val_set"), tmp_path) == ["second/x.png"]
 
 
-def test_conversion_takes_a_folder_for_each_split_and_a_policy(tmp_path: Path) -> None:
+def test_conversion_takes_a_folder_for_each_split(tmp_path: Path) -> None:
     for number, split in enumerate(("train", "val")):
         write_picture(tmp_path / f"of_{split}" / "x.png", 50 + number, 60)
         write_json(tmp_path / f"{number}.json", ["x.png", "gone.png"])
     (tmp_path / "set.yaml").write_text("train: 0.json\nval: 1.json\n")
     folders = [f"--image-folder={split}={tmp_path}/of_{split}" for split in ("train", "val")]
     command = ["data", "convert", str(tmp_path / "set.yaml"), "--to", "yolo", "--out", str(tmp_path / "out")]
-    refused = CliRunner().invoke(app, [*command, *folders, "--problem", "missing-image=error"])
+    refused = CliRunner().invoke(app, [*command, *folders, "--problems", "{missing-image: error}"])
     assert "missing-image" in str(refused.exception)
-    done = CliRunner().invoke(app, [*command, *folders, "--problem", "missing-image=drop-image"])
+    done = CliRunner().invoke(app, [*command, *folders])
     assert (done.exit_code, done.exception) == (0, None)
     sizes = [Image.open(tmp_path / "out" / "images" / split / "x.png").size for split in ("train", "val")]
     assert sizes == [(50, 60), (51, 60)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -93,9 +92,6 @@ _UNREAD = frozenset(
 IMAGE_SUFFIXES = _UNREAD.union(*SUFFIXES_OF_FORMAT.values())
 """Suffixes of all that is an image, be it one that can be read or not: what cannot be is counted."""
 
-# From 90 million pixels on; from 180 million on Pillow raises, and the problem names the file.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
 _EXIF_ORIENTATION = 0x0112
 _MARKS = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG", "GIF": b"GIF8", "WebP": b"RIFF", "AVIF": b"\0\0\0 ftypavi"}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -119,6 +115,7 @@ class ImageHeader:
         file_format: Pillow's name of what the content is.
         orientation: how EXIF asks for the image to be turned or mirrored, 1 for not at all.
         xmp_orientation: how XMP asks for it where EXIF does not; this is not done.
+        warnings: what Pillow warns of.
     """
 
     height: int = 0
@@ -128,6 +125,7 @@ class ImageHeader:
     file_format: str = ""
     orientation: int = 1
     xmp_orientation: int = 1
+    warnings: tuple[str, ...] = ()
 
 
 def inspect_image(path: str) -> ImageHeader:
@@ -206,6 +204,11 @@ def _orientation(image: Image.Image) -> int:
     exif = Image.Exif()
     exif.load(image.info["exif"])
     return _valid_orientation(exif)
+
+
+def turned_by_exif(image: Image.Image) -> Image.Image:
+    """Returns a Pillow image turned as EXIF asks; as it is where only XMP asks."""
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def _valid_orientation(tags: Mapping[int, object]) -> int:
@@ -342,8 +345,7 @@ def _decode_with_pillow(path: str, data: bytes) -> Uint8Array:
         with Image.open(io.BytesIO(data), formats=_formats_of(path)) as image:
             if image.mode.startswith(_MODES_WITHOUT_WHITE):
                 raise YoloflowError(f"{path}: {image.mode} samples; save it with 8 or 16 bits a channel")
-            turned = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
-            rgb = np.asarray(turned.convert("RGB"))
+            rgb = np.asarray(turned_by_exif(image).convert("RGB"))
     except UnidentifiedImageError as error:
         raise YoloflowError(
             f"{path}: not an image that can be read ({_what_begins_with(data[:16], path)[1]})"

@@ -55,6 +55,7 @@ KINDS: dict[str, Kind] = {
         needs_pixels=True,
         is_remark=True,
     ),
+    "odd-image-file": Kind("an image that Pillow or its decoder warns of", _NOTED, is_remark=True),
     "wrong-suffix": Kind("an image of another format than its name says; its content counts", _NOTED),
     "exif-rotated": Kind(
         "an image that its EXIF turns; boxes are taken to be drawn on the turned image, unless the "
