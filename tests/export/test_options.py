@@ -88,15 +88,20 @@ def test_an_exported_file_detects_what_torch_detects_and_its_ap_is_told(
     assert compared.ap_torch > 0.05
     assert compared.ap_file == pytest.approx(compared.ap_torch, abs=1e-3)
     assert f"torch {compared.ap_torch:.4f}, file.onnx {compared.ap_file:.4f}" in caplog.text
-    torch_found = Detector.load(run, device="cpu")(images)
+
+
+@pytest.mark.compile
+def test_an_exported_file_predicts_as_the_run(run: Path, images: Path, tmp_path: Path) -> None:
+    done = exported(run, tmp_path, ExportSettings(check_images=0))
+    expected = Detector.load(run, device="cpu")(images)
     file_found = Detector.load(done.path, device="cpu")(images)
-    assert sum(map(len, torch_found)) > 10
-    for some, others in zip(file_found, torch_found, strict=True):
+    assert sum(map(len, expected)) > 10
+    for some, others in zip(file_found, expected, strict=True):
         assert some.source == others.source
         np.testing.assert_allclose(some.boxes_xyxy, others.boxes_xyxy, atol=1e-2)
     summary = predict(done.path, [str(images)], settings=PredictSettings(device="cpu", save_images=False))
     assert summary.save_dir == tmp_path / "predictions"
-    assert summary.num_detections == sum(map(len, torch_found))
+    assert summary.num_detections == sum(map(len, expected))
 
 
 @pytest.mark.compile
