@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.support.tiny_run import read_image, tiny_run, write_images, write_video
 from yoloflow.detector import Detector, DetectSettings, Result
+from yoloflow.detector.images import ImageInput
 from yoloflow.structures import YoloflowError
 
 
@@ -51,7 +52,7 @@ def test_files_arrays_pil_images_and_bytes_of_one_image_give_the_same(
     pixels = read_image(path)
     (expected,) = detector(path, conf_thres=0.0)
     assert len(expected) > 5
-    alike = [
+    alike: list[ImageInput] = [
         *(str(path), pixels, path.read_bytes(), bytearray(path.read_bytes()), Image.open(path)),
         *(np.dstack([pixels, pixels[..., :1]]), pixels[:, ::-1][:, ::-1]),
         Image.fromarray(np.dstack([pixels[..., ::-1], pixels[..., :1]])),
@@ -63,7 +64,7 @@ def test_files_arrays_pil_images_and_bytes_of_one_image_give_the_same(
 
 def test_grey_images_are_taken_in_all_forms(detector: Detector) -> None:
     grey = np.arange(40 * 60, dtype=np.uint8).reshape(40, 60)
-    alike = [
+    alike: list[ImageInput] = [
         *(grey, grey[..., None], np.dstack([grey] * 3), Image.fromarray(grey)),
         Image.fromarray(grey.astype(np.uint16) * 256),
     ]
