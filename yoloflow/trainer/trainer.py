@@ -92,10 +92,10 @@ class Trainer:
         """Takes a sink of steps and looks at the device only after the last one."""
         context = self.context
         self._enter_stage()
-        last = context.step + steps_until_look(context.step, sink_size, self.loader, self.settings)
+        first = context.step
+        last = first + steps_until_look(first, sink_size, self.loader, self.settings)
         while context.step < last:
-            self.activity.begin(f"loading the batch of step {context.step + 1}")
-            context.batch = batch = next(self._batches)
+            context.batch = batch = self._load(first)
             self._notify("on_step_begin")
             self.activity.begin(f"taking step {context.step + 1}")
             context.loss_items = loss_items = context.train_step(batch.images, batch.labels).loss_items
@@ -112,6 +112,25 @@ class Trainer:
             context.loss_items = sum_over_ranks(loss_items) / context.ranks.world_size
             context.images_per_second = self.time.end_lap()
         self._notify("on_step_end")
+
+    def _load(self, sink_begin: int) -> Batch:
+        """Waits for the next batch; a signal ends the wait, and the state before that batch is saved.
+
+        Args:
+            sink_begin: step after which the host has not looked at the device.
+        """
+        context = self.context
+        self.activity.begin(f"loading the batch of step {context.step + 1}")
+        try:
+            with self.stop.at_once():
+                return next(self._batches)
+        except TrainingStopped:
+            if context.step > sink_begin:
+                self.guards.after_steps()
+            # A stage that begins with the awaited batch begins again.
+            context.stage = self.loader.stage_of(max(context.step - 1, 0))
+            self.states.save()
+            raise
 
     def _enter_stage(self) -> None:
         """Switches to the stage of the coming step where it is another; a stage may begin within an epoch."""
@@ -170,7 +189,7 @@ class Trainer:
         if is_due or signal_number is not None:
             self.states.save()
         if signal_number is not None:
-            raise TrainingStopped(signal_number)
+            raise TrainingStopped.by(signal_number)
 
     def _notify(self, hook: str) -> None:
         self.activity.begin(f"{hook} of the callbacks (after step {self.context.step})")
