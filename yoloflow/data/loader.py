@@ -159,6 +159,12 @@ class StageLoader:
         rows = self.max_labels or rows_for(self.dataset.most_objects)
         return BatchExtent(self.batch_size, self.dataset.img_size, rows)
 
+    @property
+    def smallest_shape(self) -> Shape:
+        """Height and width of the smallest batch of one image that there may be."""
+        side = self.dataset.img_size
+        return (side, side) if self.shapes is None else self.shapes.smallest
+
     def _describe(self, step: int) -> str:
         epoch, number = divmod(step, self.steps_per_epoch)
         names = self.dataset.names_of(self.epoch_batches(epoch)[number].indices)
