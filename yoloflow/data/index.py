@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from yoloflow.data.caches.index import cached_index
-from yoloflow.data.classes import ClassList, resolve_classes
+from yoloflow.data.classes import ClassChoice, ClassList, resolve_classes
 from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS
 from yoloflow.data.formats.annotations import Annotations, join_annotations, offsets_of, rows_of_ragged
@@ -31,7 +31,7 @@ logger = logging.getLogger("yoloflow")
 
 def read_index(
     source: str | Sequence[str],
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | ClassChoice | None = None,
     nc: int | None = None,
     policy: PolicySetting = "repair",
     image_folder: str | None = None,
@@ -47,7 +47,8 @@ def read_index(
     Args:
         source: a COCO json; a YOLO list file, folder or glob pattern; a VOC folder or list file; or several
             of these, joined. "digits:train" and "digits:val" are the embedded set of the quick start.
-        names: class names in class order; taken from the source if None.
+        names: class names in the order of the source's numbers, taken from the source if None; or all that
+            is known of the classes, `nc` too.
         nc: number of classes; needed for YOLO labels without `names`, checked elsewhere.
         policy: what is done about problems, see `Policy.of`.
         image_folder: where the images are, if not where the format expects them.
@@ -70,14 +71,14 @@ def read_index(
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     decode = decode or rules.needs_pixels
 
-    read = partial(_read, sources, names, nc, rules, image_folder, decode, held_out, progress)
+    choice = names if isinstance(names, ClassChoice) else ClassChoice(names, nc)
+    read = partial(_read, sources, choice, rules, image_folder, decode, held_out, progress)
     if not cache:
         index = read()[0]
     else:
         how = [
             [os.path.abspath(one) for one in sources],
-            names,
-            nc,
+            choice.words(),
             dict(rules.actions),
             image_folder,
             decode,
@@ -90,8 +91,7 @@ def read_index(
 
 def _read(
     sources: Sequence[str],
-    names: Sequence[str] | None,
-    nc: int | None,
+    choice: ClassChoice,
     policy: Policy,
     image_folder: str | None,
     decode: bool,
@@ -100,7 +100,7 @@ def _read(
 ) -> tuple[DatasetIndex, list[str] | None]:
     """Returns the index, and the files and folders that it depends on."""
     parts = [_read_source(one, image_folder) for one in sources]
-    classes, unknown_classes = resolve_classes(parts, sources, names, nc)
+    classes, unknown_classes = resolve_classes(parts, sources, choice)
     annotations = join_annotations(parts)
     annotations.problems += unknown_classes
     _settle_image_ids(annotations, parts)
@@ -246,5 +246,3 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
             f"{source}: no image has a label file; for {annotations.image_paths[0]} there should be "
             f"{annotations.label_files[0]}"
         )
-    # COCO's test-dev lists images without annotations: fine to predict on, so no error.
-    logger.warning("%s: has no boxes at all", source)
