@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,8 @@ from yoloflow.trainer.settings import TrainerSettings
 from yoloflow.trainer.sink import is_log_step, steps_until_look
 from yoloflow.trainer.states import TrainingStates
 from yoloflow.trainer.training_time import TrainingTime
+
+logger = logging.getLogger("yoloflow")
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Trainer:
     stop: StopRequest
     _batches: Iterator[Batch] = field(default_factory=lambda: iter(()))
     _entered_stage: int | None = None
+    _is_checked: bool = False
 
     def train(self) -> dict[str, Any]:
         """Trains to the last epoch and returns the content of `summary.json`.
@@ -64,6 +68,7 @@ class Trainer:
         self.time.begin()
         context.epoch = min(context.step // steps_per_epoch, context.epochs - 1)
         with self.guards.explaining(partial(self._notify, "on_exception"), self.states.wait):
+            self.check()
             with self.guards.running():
                 self._notify("on_train_begin")
                 if context.epoch_open:  # the run was stopped in an evaluation
@@ -71,6 +76,8 @@ class Trainer:
                     self._end_epoch()
                 self._batches = self.loader.batches(context.step)
                 for epoch in range(context.step // steps_per_epoch, context.epochs):
+                    if self._has_stalled(epoch):
+                        break
                     context.epoch = epoch
                     self.time.begin_epoch()
                     self._enter_stage()
@@ -81,12 +88,49 @@ class Trainer:
                     self._end_epoch()
             self.states.wait()
             self.weights.save("last")
-            counts = {"epochs": context.epochs, "steps": context.step}
+            self.states.conclude()
+            counts: dict[str, Any] = {"epochs": context.step // steps_per_epoch, "steps": context.step}
             counts["skipped_updates"] = int(context.train_step.skipped_updates)
+            if counts["epochs"] < context.epochs:
+                counts["stopped_early"] = {"patience": self.settings.patience, "planned": context.epochs}
             results = (counts, context.figures, context.best, self.time.to_json())
             summary = write_summary(context.run, context.ranks, context.train_step.device, *results)
             self._notify("on_train_end")
         return summary
+
+    def check(self) -> None:
+        """Lets the guards look at the training before anything of it is written; once, all ranks.
+
+        Raises:
+            YoloflowError: memory is too small for the largest batch, or the smallest has too few cells.
+        """
+        if not self._is_checked:
+            self.guards.before_training()
+            self._is_checked = True
+
+    def _has_stalled(self, epochs_done: int) -> bool:
+        """Returns whether the newest evaluation came `patience` epochs or more after the best one."""
+        context, patience = self.context, self.settings.patience
+        if patience is None or not context.best or context.test_fn is None:
+            return False
+        if epochs_done - context.best["epoch"] < patience or not self._is_evaluated(epochs_done):
+            return False
+        if context.ranks.is_main:
+            logger.info(
+                "AP has not risen for %d epochs (patience=%d; best %.4f after epoch %d): the training ends "
+                "after epoch %d of %d",
+                *(epochs_done - context.best["epoch"], patience, context.best["map"], context.best["epoch"]),
+                *(epochs_done, context.epochs),
+            )
+        return True
+
+    def _is_evaluated(self, epoch: int) -> bool:
+        """Returns whether the network is evaluated after an epoch (from 1) of the present stage."""
+        context = self.context
+        return any(plan.is_due(epoch, context.epochs, context.stage) for plan in self._plans())
+
+    def _plans(self) -> list[EvalWhileTrain]:
+        return [callback for callback in self.callbacks if isinstance(callback, EvalWhileTrain)]
 
     def _take_steps(self, sink_size: int) -> None:
         """Takes a sink of steps and looks at the device only after the last one."""
@@ -155,9 +199,8 @@ class Trainer:
             self.states.save()
         try:
             self._notify("on_epoch_end")
-            plans = [callback for callback in self.callbacks if isinstance(callback, EvalWhileTrain)]
-            if any(plan.is_due(context.epoch + 1, context.epochs, context.stage) for plan in plans):
-                self._evaluate(max(plan.keep_top_k for plan in plans))
+            if self._is_evaluated(context.epoch + 1):
+                self._evaluate(max(plan.keep_top_k for plan in self._plans()))
         except TrainingStopped:
             self.states.save()
             raise
