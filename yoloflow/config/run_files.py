@@ -70,10 +70,8 @@ def begun_run(
 def wants_more(config: Config, summary: Mapping[str, Any]) -> bool:
     """Returns whether the settings ask a finished run for more epochs than it has trained."""
     stopped = summary.get("stopped_early")
-    if isinstance(stopped, dict) and config.patience is not None:
-        if config.patience <= int(stopped.get("patience", 0)):
-            return False
-    return config.epochs > int(summary.get("epochs", config.epochs))
+    may_wait = config.patience is None or config.patience > int((stopped or {}).get("patience", 0))
+    return may_wait and config.epochs > int(summary.get("epochs", config.epochs))
 
 
 def tell_finished(run: RunFolder, config: Config, summary: Mapping[str, Any]) -> None:
@@ -112,8 +110,8 @@ def naming_changed_settings(run: RunFolder, config: Config) -> Iterator[None]:
         telling = {key: both for key, both in changed.items() if key.startswith(_OF_TENSORS)} or changed
         settings = "; ".join(f"{key}: {then} then, {now} now" for key, (then, now) in telling.items())
         raise YoloflowError(
-            f"{run.path}: cannot go on with other settings than it began with ({settings or error}). Put them "
-            f"back, or begin a new run with another name=... and weight={run.path}"
+            f"{run.path}: cannot go on with other settings than it began with ({settings or error}). Put "
+            f"them back, or begin a new run with another name=... and weight={run.path}"
         ) from error
 
 

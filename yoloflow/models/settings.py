@@ -39,7 +39,7 @@ class ModelSettings(Section):
 
     weight: str | None = Field(
         None,
-        description="weights to start from: a file, a run folder, or published for the recipe's downloaded ones",
+        description="weights to start from: a file, a run folder, or published (downloaded, of the recipe)",
     )
     strict_load: bool | Literal["auto"] = Field(
         "auto",
