@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +62,9 @@ class StopAt(BaseCallback):
 
 
 @pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(CALLBACKS, "StopAt", StopAt)
-    yield "callback=[{name: StopAt}]"
+    return "callback=[{name: StopAt}]"
 
 
 @pytest.mark.training
@@ -109,7 +108,7 @@ def test_a_finished_run_without_a_state_is_not_begun_again(
     [
         ("freeze=[stem.*]", r'freeze: \[\] then, \["stem\.\*"\] now'),
         ("ema=false", "ema: true then, false now"),
-        ("optimizer.optimizer=adamw", 'optimizer.optimizer: "sgd" then, "adamw" now'),
+        ("optimizer.optimizer=adamw", 'optimizer.optimizer: "momentum" then, "adamw" now'),
         ("network.width_multiple=0.25", "network.width_multiple: 0.125 then, 0.25 now"),
     ],
 )
