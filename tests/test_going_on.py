@@ -130,7 +130,7 @@ def test_a_run_that_is_stopped_before_its_first_evaluation_has_weights_and_is_ca
     folder = tmp_path / "early"
     assert ProgressReader(folder).read().state == "interrupted"
     assert evaluate_run(str(folder), settings).map >= 0
-    Detector(folder)(np.zeros((64, 64, 3), np.uint8))
+    Detector.load(folder)(np.zeros((64, 64, 3), np.uint8))
     summary = run(settings, tmp_path, "epochs=1", "name=tuned", f"weight={folder}")
     assert summary["steps"] == 3
 
@@ -245,4 +245,4 @@ def test_trainings_in_threads_have_a_folder_each_or_are_refused(settings: list[s
     ends.clear()
     both("name=same")
     assert 6 in ends
-    assert any("same is being trained by another thread of this process" in str(end) for end in ends)
+    assert any("same is being trained by another training of this process" in str(end) for end in ends)

@@ -78,7 +78,7 @@ def _claim(path: Path) -> str | None:
     """Tries to claim a folder; returns None, or who holds it, "" where that one has just left."""
     with _mutex:
         if path in _held:
-            return f"another thread of this process ({os.getpid()})"
+            return f"another training of this process ({os.getpid()})"
         if find_spec("fcntl") is None:  # Windows has none
             _held[path] = io.StringIO()
             return None
