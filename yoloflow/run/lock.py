@@ -182,6 +182,8 @@ def is_training(path: Path) -> bool | None:
     path = Path(os.path.realpath(path))
     if path in _held:
         return True
+    if find_spec("fcntl") is None:  # Windows, where a process that is asked for would be ended
+        return None
     try:
         # Not opened where this process has the lock, which closing it would end.
         content = json.loads((path.parent / ".locks" / f"{path.name}.lock").read_bytes())
