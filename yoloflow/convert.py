@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from yoloflow.config.dataset_file import read_dataset_file
+from yoloflow.config.dataset_file import DATASET_FILE_SUFFIXES, read_dataset_file
 from yoloflow.config.document import read_yaml
 from yoloflow.data.index import read_index
 from yoloflow.data.problems import PolicySetting, summarise_problems
-from yoloflow.data.writers import WRITERS, Target, write_split
-from yoloflow.structures import YoloflowError, nearest_names
+from yoloflow.data.writers import WRITERS, Target, check_target, write_split
+from yoloflow.structures import DatasetIndex, YoloflowError, nearest_names
 
 DATASET_FILE = "data.yaml"
 
@@ -29,12 +29,14 @@ class Reading:
         nc: number of classes of YOLO labels without names.
         policy: what is done about problems.
         image_folder: where the images are.
+        kpt_shape: keypoints, and figures of each, that follow the box in a line of YOLO labels.
     """
 
     names: Sequence[str] | None = None
     nc: int | None = None
     policy: PolicySetting = "repair"
     image_folder: str | None = None
+    kpt_shape: Sequence[int] | None = None
 
 
 def convert(
@@ -69,34 +71,57 @@ def convert(
         raise YoloflowError(f"--to {to}: no such format; {nearest_names(to, WRITERS)}")
     reading = reading or Reading()
     folder, lines = Path(out), []
-    for part, source, names, nc in _splits(sources, split, reading):
-        index = read_index(source, names, None if names else nc, reading.policy, reading.image_folder)
-        described = _dataset_file(folder, index.names)
-        target = Target(index, folder, part, with_outlines)
+    # All that can be refused is refused before anything is written.
+    targets = [
+        Target(index, folder, part, with_outlines) for part, index in _read_splits(sources, split, reading)
+    ]
+    for target in targets:
+        check_target(WRITERS[to], target)
+        _dataset_file(folder, target.index.names)
+    for target in targets:
+        described = _dataset_file(folder, target.index.names)
         written = write_split(WRITERS[to], target, link)
-        content = {part: os.path.relpath(written, folder), **described}
+        content = {target.split: os.path.relpath(written, folder), **described}
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (folder / DATASET_FILE).write_text(text, encoding="utf-8")
-        lines.append(f"{part}: {index.source} -> {written}")
-        found = summarise_problems(index)
+        lines.append(f"{target.split}: {target.index.source} -> {written}")
+        found = summarise_problems(target.index)
         found += [f"lost: {count} {what}" for what, count in target.lost.items() if count]
         lines += [f"  {line}" for line in found]
     return [*lines, f"written: {folder / DATASET_FILE}"]
 
 
-def _splits(
-    sources: Sequence[str], split: str, reading: Reading
-) -> Iterator[tuple[str, list[str], Sequence[str] | None, int | None]]:
-    """Name, sources, class names and number of classes of each set to write."""
-    described = [source for source in sources if source.endswith((".yaml", ".yml"))]
+def _read_splits(sources: Sequence[str], split: str, reading: Reading) -> list[tuple[str, DatasetIndex]]:
+    """Returns name and index of each set to write."""
+    described = [source for source in sources if source.endswith(DATASET_FILE_SUFFIXES)]
     if not described:
-        yield split, list(sources), reading.names, reading.nc
-    elif len(sources) > 1:
+        return [(split, _read(sources, reading))]
+    if len(sources) > 1:
         raise YoloflowError(f"{described[0]}: a data set file is converted alone, not with other sources")
-    else:
-        sets, names, nc = read_dataset_file(Path(described[0]))
-        for part, files in sets.items():
-            yield part, files, reading.names or names, reading.nc or nc
+    file = read_dataset_file(Path(described[0]))
+    reading = replace(
+        reading,
+        names=reading.names or file.names,
+        nc=reading.nc or file.nc,
+        kpt_shape=reading.kpt_shape or file.kpt_shape,
+    )
+    splits = []
+    for part, files in file.sets.items():
+        splits.append((part, _read(files, reading)))
+        # The classes of the first set are those of all, as in a training.
+        reading = replace(reading, names=reading.names or splits[0][1].names)
+    return splits
+
+
+def _read(sources: Sequence[str], reading: Reading) -> DatasetIndex:
+    return read_index(
+        sources,
+        reading.names,
+        None if reading.names else reading.nc,
+        reading.policy,
+        reading.image_folder,
+        kpt_shape=reading.kpt_shape,
+    )
 
 
 def _dataset_file(folder: Path, names: Sequence[str]) -> dict[str, Any]:

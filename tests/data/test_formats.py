@@ -375,3 +375,35 @@ def test_the_outlines_of_the_balloons_have_the_stated_areas(shared: Path) -> Non
         assert shoelace == pytest.approx(index.areas[box], rel=0.01)
         np.testing.assert_allclose(points.min(0), index.boxes_xyxy[box, :2], atol=1)
         np.testing.assert_allclose(points.max(0), index.boxes_xyxy[box, 2:], atol=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("data.yaml", "train: x", "data.yaml describes a data set: data="),
+        ("obj.names", "cat\n\ndog\n", r"obj.names names 2: 'data.names=\[cat, dog\]'"),
+        ("classes.txt", "cat\nhot, dog\n", "classes.txt names 2: data.nc=2"),
+        ("labels/classes.txt", "cat\n", r"data.names=\[cat\]"),
+    ],
+)
+def test_files_that_name_classes_are_pointed_at(tmp_path: Path, name: str, content: str, advice: str) -> None:
+    source = write_yolo(tmp_path, {"a": "0 .5 .5 .2 .2\n"})
+    (tmp_path / name).write_text(content)
+    for place in (source, tmp_path / "images"):
+        with pytest.raises(YoloflowError, match=f"name no classes; set data.nc=COUNT .*; .*{advice}"):
+            read_index(str(place))
+
+
+def test_a_data_set_file_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("train: x")
+    with pytest.raises(YoloflowError, match="describes a data set, it is none itself; give data="):
+        read_index(str(tmp_path / "data.yaml"))
+
+
+def test_a_link_to_itself_stops_nothing(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"a": "0 .5 .5 .2 .2\n"})
+    (tmp_path / "images" / "loop.png").symlink_to("loop.png")
+    (tmp_path / "images" / "loop").symlink_to("loop")
+    index = read_index(str(tmp_path / "images"), nc=1)
+    assert [problem.action for problem in index.problems] == ["drop-image"]
+    assert (len(index), index.num_images_listed) == (1, 2)

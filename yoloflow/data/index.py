@@ -6,7 +6,7 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -14,11 +14,12 @@ from typing import TypeVar
 import numpy as np
 
 from yoloflow.data.caches.index import cached_index
-from yoloflow.data.classes import ClassList, resolve_classes
+from yoloflow.data.classes import ClassList, NoClassesError, resolve_classes
 from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS
 from yoloflow.data.formats.annotations import Annotations, join_annotations, offsets_of, rows_of_ragged
 from yoloflow.data.image_inspection import InspectedImages, inspect_images
+from yoloflow.data.names_nearby import describe_names_nearby
 from yoloflow.data.problems import Policy, PolicySetting
 from yoloflow.data.repairs import BOX_KINDS, BoxRepair
 from yoloflow.data.threads import Progress
@@ -29,13 +30,14 @@ Value = TypeVar("Value")
 logger = logging.getLogger("yoloflow")
 
 
-def read_index(
+def read_index(  # noqa: PLR0913  one parameter for each thing that decides the outcome
     source: str | Sequence[str],
     names: Sequence[str] | None = None,
     nc: int | None = None,
     policy: PolicySetting = "repair",
     image_folder: str | None = None,
     *,
+    kpt_shape: Sequence[int] | None = None,
     decode: bool = False,
     stop_at_errors: bool = True,
     held_out: DatasetIndex | None = None,
@@ -51,6 +53,7 @@ def read_index(
         nc: number of classes; needed for YOLO labels without `names`, checked elsewhere.
         policy: what is done about problems, see `Policy.of`.
         image_folder: where the images are, if not where the format expects them.
+        kpt_shape: keypoints, and figures of each, that follow the box in a line of YOLO labels.
         decode: decode every image, which finds damaged ones and equal ones.
         stop_at_errors: raise where the policy says "error"; without it all is repaired and listed.
         held_out: another data set; images that are in it too are leaks.
@@ -70,7 +73,8 @@ def read_index(
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     decode = decode or rules.needs_pixels
 
-    read = partial(_read, sources, names, nc, rules, image_folder, decode, held_out, progress)
+    read_source = partial(_read_source, image_folder=image_folder, kpt_shape=kpt_shape)
+    read = partial(_read, sources, read_source, names, nc, rules, decode, held_out, progress)
     if not cache:
         index = read()[0]
     else:
@@ -80,6 +84,7 @@ def read_index(
             nc,
             dict(rules.actions),
             image_folder,
+            kpt_shape,
             decode,
         ]
         index = cached_index((json.dumps(how), *_words_of(held_out)), read)
@@ -90,17 +95,20 @@ def read_index(
 
 def _read(
     sources: Sequence[str],
+    read_source: Callable[[str], Annotations],
     names: Sequence[str] | None,
     nc: int | None,
     policy: Policy,
-    image_folder: str | None,
     decode: bool,
     held_out: DatasetIndex | None,
     progress: Progress | None,
 ) -> tuple[DatasetIndex, list[str] | None]:
     """Returns the index, and the files and folders that it depends on."""
-    parts = [_read_source(one, image_folder) for one in sources]
-    classes, unknown_classes = resolve_classes(parts, sources, names, nc)
+    parts = [read_source(one) for one in sources]
+    try:
+        classes, unknown_classes = resolve_classes(parts, sources, names, nc)
+    except NoClassesError as error:
+        raise YoloflowError(f"{error}{describe_names_nearby(sources[0])}") from error
     annotations = join_annotations(parts)
     annotations.problems += unknown_classes
     _settle_image_ids(annotations, parts)
@@ -156,7 +164,7 @@ def _embedded(source: str) -> str:
     return str(digits_dataset(split)) if name == "digits" else source
 
 
-def _read_source(source: str, image_folder: str | None) -> Annotations:
+def _read_source(source: str, image_folder: str | None, kpt_shape: Sequence[int] | None) -> Annotations:
     if not os.path.exists(source) and not glob.has_magic(source):
         folder, name = os.path.split(os.path.abspath(source))
         known = os.listdir(folder) if os.path.isdir(folder) else []
@@ -165,9 +173,12 @@ def _read_source(source: str, image_folder: str | None) -> Annotations:
     try:
         for form in FORMATS.values():
             if form.recognises(source):
-                return form.read(source, image_folder)
+                more = {"kpt_shape": kpt_shape} if form.has_keypoints else {}
+                return form.read(source, image_folder, **more)
     except OSError as error:
         raise YoloflowError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
+    if source.endswith((".yaml", ".yml", ".data")):
+        raise YoloflowError(f"{source}: describes a data set, it is none itself; give data={source}")
     raise YoloflowError(
         f"{source}: no data set of a known kind; give a COCO .json, a list file .txt, or a folder of "
         "images or VOC .xml files"
@@ -236,7 +247,11 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
     source = index.source
     first = f": {index.problems[0]}" if index.problems else ""
     if len(index) == 0:
-        raise YoloflowError(f"{source}: none of its {index.num_images_listed} images can be used{first}")
+        is_lost = {problem.kind for problem in index.problems} == {"missing-image"}
+        hint = "; data.image_folder=FOLDER says where relative paths begin" if is_lost else ""
+        raise YoloflowError(
+            f"{source}: none of its {index.num_images_listed} images can be used{first}{hint}"
+        )
     if len(index.classes):
         return
     if index.num_boxes_listed:

@@ -75,11 +75,21 @@ KINDS: dict[str, Kind] = {
         _NOTED,
     ),
     "wrong-column-count": Kind("a label line that is neither a box nor a polygon", _BAD_LINE),
+    "extra-columns": Kind(
+        "a label line with a tracker's confidence and id after the box; they are not used", _NOTED
+    ),
+    "unused-keypoints": Kind(
+        "label lines with keypoints, as kpt_shape says; they are not used", _SET_WIDE, is_remark=True
+    ),
+    "maybe-keypoints": Kind(
+        "label lines read as outlines that can be boxes with keypoints; data.kpt_shape says which", _SET_WIDE
+    ),
     "class-not-a-number": Kind("a class that is no whole number", _BAD_LINE),
     "class-out-of-range": Kind(
         "a class that the data set does not have", ("error", "drop-box", "drop-image")
     ),
     "box-not-a-number": Kind("a coordinate that is no number", _BAD_LINE),
+    "not-normalised": Kind("a coordinate that is no share of the image, such as one in pixels", _BAD_LINE),
     "box-nan": Kind("a coordinate that is NaN or infinite", _BAD_LINE),
     "box-negative": Kind(
         "a box that begins left of or above the image, or of negative width or height", _BEYOND_EDGE

@@ -85,7 +85,7 @@ def read_set(
         raise YoloflowError(
             f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), data=FILE.yaml{hint}"
         )
-    how = {"cache": settings.index_cache, **how}
+    how = {"cache": settings.index_cache, "kpt_shape": settings.kpt_shape, **how}
     given, nc = (names, None) if names else (settings.names, settings.nc)
     return read_index(source, given, nc, settings.problems, settings.image_folder, **how)
 

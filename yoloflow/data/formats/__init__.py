@@ -16,15 +16,17 @@ class Format:
     Attributes:
         recognises: (source) -> whether it looks like one.
         read: (source, image_folder) -> its annotations.
+        has_keypoints: whether `read` takes `kpt_shape` too.
     """
 
     recognises: Callable[[str], bool]
-    read: Callable[[str, str | None], Annotations]
+    read: Callable[..., Annotations]
+    has_keypoints: bool = False
 
 
 # The first that recognises a source reads it: YOLO takes any folder and any list, so it comes last.
 FORMATS: dict[str, Format] = {
     "coco": Format(coco_json.recognises, coco_json.read),
     "voc": Format(voc_xml.recognises, voc_xml.read),
-    "yolo": Format(yolo_txt.recognises, yolo_txt.read),
+    "yolo": Format(yolo_txt.recognises, yolo_txt.read, has_keypoints=True),
 }

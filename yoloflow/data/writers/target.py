@@ -60,8 +60,19 @@ class Writer:
     places: Callable[[Path, str], tuple[Path, Path]]
 
 
+def check_target(writer: Writer, target: Target) -> None:
+    """Refuse a split that would be written over another.
+
+    Raises:
+        YoloflowError: the split is there already.
+    """
+    for place in writer.places(target.folder, target.split):
+        if place.exists():
+            raise YoloflowError(f"{place}: exists already; choose another folder or split, or remove it")
+
+
 def write_split(writer: Writer, target: Target, link: bool) -> Path:
-    """Write one split, its images first.
+    """Write one split that `check_target` let pass, its images first.
 
     Args:
         writer: of the format.
@@ -72,12 +83,9 @@ def write_split(writer: Writer, target: Target, link: bool) -> Path:
         what a recipe names as the set.
 
     Raises:
-        YoloflowError: the split is there already, or a file cannot be written.
+        YoloflowError: a file cannot be written.
     """
-    image_folder, labels = writer.places(target.folder, target.split)
-    for place in (image_folder, labels):
-        if place.exists():
-            raise YoloflowError(f"{place}: exists already; choose another folder or split, or remove it")
+    image_folder, _labels = writer.places(target.folder, target.split)
     names = target.names()
     sources = target.index.image_paths.tolist()
     try:
