@@ -16,7 +16,7 @@ import numpy as np
 from yoloflow.data.caches.index import cached_index
 from yoloflow.data.classes import ClassList, NoClassesError, resolve_classes
 from yoloflow.data.digits import digits_dataset
-from yoloflow.data.formats import FORMATS
+from yoloflow.data.formats import FORMATS, other_labels
 from yoloflow.data.formats.annotations import Annotations, join_annotations, offsets_of, rows_of_ragged
 from yoloflow.data.image_inspection import InspectedImages, inspect_images
 from yoloflow.data.names_nearby import describe_names_nearby
@@ -171,10 +171,12 @@ def _read_source(source: str, image_folder: str | None, kpt_shape: Sequence[int]
         hint = f" ({nearest_names(name, known)})" if 0 < len(known) <= 200 else ""
         raise YoloflowError(f"{source}: there is no such file or folder{hint}")
     try:
-        for form in FORMATS.values():
+        for name, form in FORMATS.items():
             if form.recognises(source):
                 more = {"kpt_shape": kpt_shape} if form.has_keypoints else {}
-                return form.read(source, image_folder, **more)
+                annotations = form.read(source, image_folder, **more)
+                annotations.problems += other_labels(source, name)
+                return annotations
     except OSError as error:
         raise YoloflowError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
     if source.endswith((".yaml", ".yml", ".data")):

@@ -65,6 +65,7 @@ KINDS: dict[str, Kind] = {
     "malformed-image-entry": Kind("an entry of an image without the fields that it needs", _UNUSABLE),
     "missing-label": Kind("an image without label file; taken as background", _NOTED),
     "orphan-label": Kind("a label file whose image does not exist", _SET_WIDE),
+    "other-labels": Kind("labels of another format in the same folder, which are not read", _SET_WIDE),
     "label-not-text": Kind("a label file that is no readable text", _UNUSABLE),
     "xml-malformed": Kind("an annotation file that is no well-formed XML of PASCAL VOC's form", _UNUSABLE),
     "malformed-entry": Kind("an entry of an object without the fields that it needs", _BAD_LINE),
