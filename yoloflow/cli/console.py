@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -63,6 +64,9 @@ def _configure(
     if log_level.lower() not in levels:
         raise mistake(f"--log-level {log_level}: known are debug, info, warning and error")
     _show_messages(levels[log_level.lower()])
+    # A file name that is no UTF-8 is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _show_messages(level: int) -> None:

@@ -37,10 +37,17 @@ _SCALAR_PATTERNS = (
 )
 
 
+_NO_UTF8 = re.compile("[\\udc80-\\udcff]")
+
+
 class _Loader(yaml.SafeLoader):
     """Composes nodes only; values are made by `_Converter`."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
+
+    def check_printable(self, data: str) -> None:
+        """Refuses control characters, but not what stands for bytes of a file name that are no UTF-8."""
+        super().check_printable(_NO_UTF8.sub("?", data))
 
 
 class _Dumper(yaml.SafeDumper):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,14 @@ from pathlib import Path
 
 from yoloflow.data.threads import map_in_threads
 from yoloflow.structures import DatasetIndex, YoloflowError
+
+# Control characters, and what Python makes of bytes that are no UTF-8.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\udc80-\udcff]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """Returns a character of a file name as %-escapes of its bytes."""
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape"))
 
 
 @dataclass(slots=True)
@@ -32,11 +41,15 @@ class Target:
     lost: Counter[str] = field(default_factory=Counter)
 
     def names(self) -> list[str]:
-        """Returns a file name for each image; equal ones (but for the suffix) are numbered."""
+        """Returns a name for each image, UTF-8 in a line; equal ones (but for the suffix) are numbered."""
         taken: set[str] = set()
         names = []
         for path in self.index.image_paths.tolist():
-            stem, suffix = os.path.splitext(os.path.basename(path))
+            own = os.path.basename(path)
+            stem, suffix = os.path.splitext(_UNSAFE.sub(_escaped, own))
+            self.lost["images got another name, because theirs is no UTF-8 or no line"] += (
+                stem + suffix != own
+            )
             name, number = stem, 1
             while name.lower() in taken:
                 number += 1
