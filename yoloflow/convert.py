@@ -12,6 +12,7 @@ import yaml
 
 from yoloflow.config.dataset_file import DATASET_FILE_SUFFIXES, read_dataset_file
 from yoloflow.config.document import read_yaml
+from yoloflow.data.classes import ClassChoice
 from yoloflow.data.index import read_index
 from yoloflow.data.problems import PolicySetting, summarise_problems
 from yoloflow.data.writers import WRITERS, Target, check_target, write_split
@@ -105,19 +106,18 @@ def _read_splits(sources: Sequence[str], split: str, reading: Reading) -> list[t
         nc=reading.nc or file.nc,
         kpt_shape=reading.kpt_shape or file.kpt_shape,
     )
-    splits = []
+    splits: list[tuple[str, DatasetIndex]] = []
     for part, files in file.sets.items():
-        splits.append((part, _read(files, reading)))
         # The classes of the first set are those of all, as in a training.
-        reading = replace(reading, names=reading.names or splits[0][1].names)
+        splits.append((part, _read(files, reading, splits[0][1].names if splits else None)))
     return splits
 
 
-def _read(sources: Sequence[str], reading: Reading) -> DatasetIndex:
+def _read(sources: Sequence[str], reading: Reading, classes: Sequence[str] | None = None) -> DatasetIndex:
     return read_index(
         sources,
-        reading.names,
-        None if reading.names else reading.nc,
+        ClassChoice(reading.names, None if reading.names else reading.nc, classes),
+        None,
         reading.policy,
         reading.image_folder,
         kpt_shape=reading.kpt_shape,

@@ -208,6 +208,21 @@ def test_yolox_without_warmup_starts_at_its_peak() -> None:
     np.testing.assert_array_equal(curve[8:], 0.1)
 
 
+@pytest.mark.parametrize(("epochs", "final"), [(300, 15), (45, 15), (30, 10), (5, 1), (2, 0)])
+def test_yolox_s_last_epochs_at_the_final_rate_are_a_third_of_a_short_training(
+    epochs: int, final: int
+) -> None:
+    settings = settings_of("yolox").model_copy(update={"cooldown_epochs": 15, "warmup_epochs": 0.2})
+    length = run_length(epochs=epochs)
+    table = create_lr_scheduler(settings, length)["no_decay"]
+    # A cosine's last few updates cannot be told from its end.
+    assert 50 * final <= np.sum(np.isclose(table, 0.05 * 0.01, rtol=1e-9)) < 50 * final + 10
+    assert np.isclose(table.max(), 0.01, rtol=0.01)
+    reference = create_lr_scheduler(settings, length, "mindyolo")["no_decay"]
+    if epochs < 15:
+        np.testing.assert_allclose(reference[10:], 0.05 * 0.01)
+
+
 def test_the_averages_decay_grows_from_nothing_to_its_limit(shared: Path) -> None:
     with np.load(shared / "fixtures/common/ema.npz") as file:
         ours = [ema_decay(float(x)) for x in file["decay_x"]]

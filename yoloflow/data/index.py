@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from yoloflow.data.caches.index import cached_index
-from yoloflow.data.classes import ClassList, NoClassesError, resolve_classes
+from yoloflow.data.classes import ClassChoice, ClassList, NoClassesError, resolve_classes
 from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS, other_labels
 from yoloflow.data.formats.annotations import Annotations, join_annotations, offsets_of, rows_of_ragged
@@ -32,7 +32,7 @@ logger = logging.getLogger("yoloflow")
 
 def read_index(  # noqa: PLR0913  one parameter for each thing that decides the outcome
     source: str | Sequence[str],
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | ClassChoice | None = None,
     nc: int | None = None,
     policy: PolicySetting = "repair",
     image_folder: str | None = None,
@@ -49,7 +49,8 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
     Args:
         source: a COCO json; a YOLO list file, folder or glob pattern; a VOC folder or list file; or several
             of these, joined. "digits:train" and "digits:val" are the embedded set of the quick start.
-        names: class names in class order; taken from the source if None.
+        names: class names in the order of the source's numbers, taken from the source if None; or all that
+            is known of the classes, `nc` too.
         nc: number of classes; needed for YOLO labels without `names`, checked elsewhere.
         policy: what is done about problems, see `Policy.of`.
         image_folder: where the images are, if not where the format expects them.
@@ -73,15 +74,15 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     decode = decode or rules.needs_pixels
 
+    choice = names if isinstance(names, ClassChoice) else ClassChoice(names, nc)
     read_source = partial(_read_source, image_folder=image_folder, kpt_shape=kpt_shape)
-    read = partial(_read, sources, read_source, names, nc, rules, decode, held_out, progress)
+    read = partial(_read, sources, read_source, choice, rules, decode, held_out, progress)
     if not cache:
         index = read()[0]
     else:
         how = [
             [os.path.abspath(one) for one in sources],
-            names,
-            nc,
+            choice.words(),
             dict(rules.actions),
             image_folder,
             kpt_shape,
@@ -96,8 +97,7 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
 def _read(
     sources: Sequence[str],
     read_source: Callable[[str], Annotations],
-    names: Sequence[str] | None,
-    nc: int | None,
+    choice: ClassChoice,
     policy: Policy,
     decode: bool,
     held_out: DatasetIndex | None,
@@ -106,7 +106,7 @@ def _read(
     """Returns the index, and the files and folders that it depends on."""
     parts = [read_source(one) for one in sources]
     try:
-        classes, unknown_classes = resolve_classes(parts, sources, names, nc)
+        classes, unknown_classes = resolve_classes(parts, sources, choice)
     except NoClassesError as error:
         raise YoloflowError(f"{error}{describe_names_nearby(sources[0])}") from error
     annotations = join_annotations(parts)
@@ -263,5 +263,3 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
             f"{source}: no image has a label file; for {annotations.image_paths[0]} there should be "
             f"{annotations.label_files[0]}"
         )
-    # COCO's test-dev lists images without annotations: fine to predict on, so no error.
-    logger.warning("%s: has no boxes at all", source)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from yoloflow.data.classes import ClassChoice
 from yoloflow.data.image_inspection import find_leaks
 from yoloflow.data.index import as_one_class, read_index
 from yoloflow.data.problems import Policy, summarise_problems
@@ -53,16 +54,38 @@ def read_sets(
             sets["train_set"].problems += leaks
             if policy.repair("leaked-image") == "drop-image":
                 sets["train_set"] = read_set(settings, "train_set", held_out=val, **how)
-    for index in sets.values():
-        index.problems += set_remarks(index, img_size)
+    for key, index in sets.items():
+        index.problems += set_remarks(index, img_size, is_trained_on=key == "train_set")
         if stop_at_errors:
             policy.forbid_errors(index.problems)
     return {key: as_one_class(index) for key, index in sets.items()} if settings.single_cls else sets
 
 
 def read_train_set(settings: DataSettings, img_size: int, run_eval: bool) -> DatasetIndex:
-    """Returns the training set as a training uses it, for commands that can do without a validation set."""
-    return read_sets(settings, img_size, run_eval and settings.val_set is not None)["train_set"]
+    """Returns the training set as a training uses it, and logs the account.
+
+    A validation set may be missing; one that is named is read, as images of both may be dropped.
+    """
+    sets = read_sets(settings, img_size, run_eval and settings.val_set is not None)
+    log_problems(sets)
+    return sets["train_set"]
+
+
+def read_val_set(settings: DataSettings, img_size: int, network_names: Sequence[str] | None) -> DatasetIndex:
+    """Returns the validation set for a network that is trained already, with remarks on it as a whole.
+
+    Args:
+        settings: name the set.
+        img_size: side of the network input in pixels.
+        network_names: the network's classes, to which those of the set are mapped by name; None if unknown.
+
+    Raises:
+        YoloflowError: it is not set, cannot be read, or has what the policy does not allow.
+    """
+    index = read_set(settings, "val_set", None if settings.single_cls else network_names)
+    index.problems += set_remarks(index, img_size, is_trained_on=False)
+    Policy.of(settings.problems).forbid_errors(index.problems)
+    return as_one_class(index) if settings.single_cls else index
 
 
 def read_set(
@@ -73,7 +96,7 @@ def read_set(
     Args:
         settings: name the sets.
         key: which one.
-        names: class names that it must have, over `names` and `nc`.
+        names: class names of the network that it is for, to which its classes are mapped by name.
         how: further arguments of `read_index`.
 
     Raises:
@@ -86,8 +109,8 @@ def read_set(
             f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), data=FILE.yaml{hint}"
         )
     how = {"cache": settings.index_cache, "kpt_shape": settings.kpt_shape, **how}
-    given, nc = (names, None) if names else (settings.names, settings.nc)
-    return read_index(source, given, nc, settings.problems, settings.image_folder, **how)
+    classes = ClassChoice(settings.names, settings.nc, names)
+    return read_index(source, classes, None, settings.problems, settings.image_folder, **how)
 
 
 def log_problems(sets: Mapping[str, DatasetIndex]) -> None:

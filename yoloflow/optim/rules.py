@@ -29,6 +29,13 @@ class ScheduleRules:
         """Returns the positions in the momentum's warm-up of updates (U,)."""
         return update
 
+    def cooldown_epochs(self, settings: OptimizerSettings, length: RunLength) -> int:
+        """Returns the epochs at the final rate, a third of the training at most.
+
+        YOLOX's 15 are meant for 300; all of a short training at the final rate would teach it little.
+        """
+        return min(settings.cooldown_epochs, length.epochs // 3)
+
 
 class MindYOLORules(ScheduleRules):
     """The reference's rules."""
@@ -47,6 +54,10 @@ class MindYOLORules(ScheduleRules):
     def momentum_position(self, update: Float64Array, warmup_updates: int) -> Float64Array:
         """Returns positions that stop one update early, so that the final momentum is never reached."""
         return np.minimum(update, max(warmup_updates - 2, 0))
+
+    def cooldown_epochs(self, settings: OptimizerSettings, length: RunLength) -> int:
+        """Returns the epochs as they are set, be they the whole training."""
+        return settings.cooldown_epochs
 
 
 RULES: dict[Variant, ScheduleRules] = {"published": ScheduleRules(), "mindyolo": MindYOLORules()}

@@ -132,7 +132,13 @@ def create_lr_scheduler(
             length.num_updates,
         )
     update = np.arange(length.num_updates, dtype=np.float64)
-    curve = _curve(settings, table_length, update, warmup_updates)
+    cooldown_epochs = rules.cooldown_epochs(settings, length)
+    if settings.curve == "yolox" and cooldown_epochs < settings.cooldown_epochs:
+        logger.info(
+            "optimizer.cooldown_epochs: %d of the %d epochs are at the final rate, not %d",
+            *(cooldown_epochs, length.epochs, settings.cooldown_epochs),
+        )
+    curve = _curve(settings, table_length, update, warmup_updates, cooldown_epochs)
     if settings.curve == "yolox" or warmup_updates == 0:
         return dict.fromkeys(settings.strategy.group_names, curve)
     peak_groups = rules.peak_groups(settings)
@@ -183,7 +189,11 @@ def ema_decay(update: float, decay: float = 0.9999, tau: float = 2000.0) -> floa
 
 
 def _curve(
-    settings: OptimizerSettings, length: RunLength, update: Float64Array, warmup_updates: int
+    settings: OptimizerSettings,
+    length: RunLength,
+    update: Float64Array,
+    warmup_updates: int,
+    cooldown_epochs: int,
 ) -> Float64Array:
     # Positions are in micro-batches: these divide an epoch evenly, updates need not.
     position = update * length.accumulate
@@ -198,6 +208,6 @@ def _curve(
         return cosine_curve(position, whole, start, end)
     if settings.curve == "yolox":
         warmup = float(warmup_updates * length.accumulate)
-        cooldown = float(settings.cooldown_epochs * length.steps_per_epoch)
+        cooldown = float(cooldown_epochs * length.steps_per_epoch)
         return yolox_curve(position, whole, warmup, cooldown, start, end)
     return np.full_like(position, start)

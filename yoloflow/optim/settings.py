@@ -88,7 +88,9 @@ class OptimizerSettings(Section):
     by_epoch: bool | None = Field(
         None, description="constant within an epoch (null: linear and cosine are, yolox is not)"
     )
-    cooldown_epochs: int = Field(0, ge=0, description="last epochs at the final rate (yolox)")
+    cooldown_epochs: int = Field(
+        0, ge=0, description="last epochs at the final rate, at most a third (yolox)"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum after the warm-up; AdamW's first beta")
     nesterov: bool = Field(False, description="Nesterov's form of the update")
     loss_scale: float = Field(1.0, gt=0, description="divides the gradients")

@@ -8,10 +8,11 @@ from pydantic import Field
 
 from yoloflow.models.settings import ModelSettings
 from yoloflow.optim.settings import AverageSettings
+from yoloflow.run.settings import RunSettings
 from yoloflow.settings import Count, Section
 
 
-class StartSettings(AverageSettings, ModelSettings):
+class StartSettings(AverageSettings, ModelSettings, RunSettings):
     """The weights that a training starts from."""
 
 
@@ -34,4 +35,8 @@ class TrainerSettings(Section):
     )
     non_finite: Literal["stop", "skip"] = Field(
         "stop", description="what to do at the first loss, gradient or weight that is not finite"
+    )
+    max_unassigned: Count | None = Field(
+        50,
+        description="stop when the loss assigned no object of so many batches in a row (null: never)",
     )

@@ -69,6 +69,11 @@ def list_published() -> list[PublishedWeights]:
         ]
 
 
+def coco_names() -> list[str]:
+    """Returns the classes of published weights in their order: COCO's 80."""
+    return Path(__file__).with_name("coco_names.txt").read_text(encoding="utf-8").splitlines()
+
+
 def find_published(name: str) -> PublishedWeights:
     """Returns the published weights of a recipe, those with the highest AP if there are several.
 
@@ -92,6 +97,15 @@ def find_published(name: str) -> PublishedWeights:
     raise YoloflowError(
         f"{name}: no weights are published for it; {hint} (`yoloflow weights list` shows all)"
     )
+
+
+def weights_path(weight: str, recipe: str | None) -> Path:
+    """Returns the file that a setting `weight` means: itself, or the published weights of the recipe.
+
+    Raises:
+        YoloflowError: there are no published weights, or they are not downloaded.
+    """
+    return published_file(recipe or "") if weight == PUBLISHED else Path(weight)
 
 
 def weights_folder() -> Path:

@@ -33,6 +33,8 @@ class AnchorHead(Head):
     output_kind = HeadOutput(has_objectness=True)
     inputs_a_level: ClassVar[int] = 1
     mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m"}
+    class_parts: ClassVar[tuple[str, ...]] = ("convs",)
+    rows_before_classes = 5
     anchor_grid: Tensor
 
     def __init__(
@@ -101,6 +103,7 @@ class YOLOv7Head(AnchorHead):
 
     factor_mean: ClassVar[float] = 1.0
     mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m", "added": "ia", "factors": "im"}
+    class_parts: ClassVar[tuple[str, ...]] = ("convs", "factors")
 
     def __init__(
         self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int
@@ -149,6 +152,7 @@ class YOLOv7AuxHead(YOLOv7Head):
 
     inputs_a_level = 2
     mindyolo_names: ClassVar[dict[str, str]] = {**YOLOv7Head.mindyolo_names, "auxiliary_convs": "m2"}
+    class_parts: ClassVar[tuple[str, ...]] = (*YOLOv7Head.class_parts, "auxiliary_convs")
 
     def __init__(
         self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int

@@ -27,6 +27,8 @@ class YOLOv4Head(Head):
 
     output_kind = HeadOutput(has_objectness=True)
     mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m"}
+    class_parts: ClassVar[tuple[str, ...]] = ("convs",)
+    rows_before_classes = 5
     anchors_wh: Tensor
 
     def __init__(

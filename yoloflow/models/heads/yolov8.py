@@ -31,6 +31,7 @@ class YOLOv8Head(Head):
     output_kind = HeadOutput()
     inputs_a_level: ClassVar[int] = 1
     mindyolo_names: ClassVar[dict[str, str]] = {"box_branches": "cv2", "class_branches": "cv3"}
+    class_parts: ClassVar[tuple[str, ...]] = ("class_branches",)
 
     def __init__(
         self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16
@@ -118,6 +119,7 @@ class YOLOv10Head(YOLOv11Head):
         "single_box_branches": "one2one_cv2",
         "single_class_branches": "one2one_cv3",
     }
+    class_parts: ClassVar[tuple[str, ...]] = ("class_branches", "single_class_branches")
 
     def __init__(
         self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16
@@ -174,6 +176,7 @@ class YOLOv9Head(YOLOv8Head):
         "dfl": "dfl2",
         "auxiliary_dfl": "dfl",
     }
+    class_parts: ClassVar[tuple[str, ...]] = ("class_branches", "auxiliary_class_branches")
 
     def __init__(
         self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16

@@ -38,6 +38,7 @@ class YOLOXHead(Head):
         "box_outputs": "reg_preds",
         "object_outputs": "obj_preds",
     }
+    class_parts: ClassVar[tuple[str, ...]] = ("class_outputs",)
 
     def __init__(
         self,

@@ -150,6 +150,11 @@ class Head(Layer):
     takes_several = True
     output_kind: ClassVar[HeadOutput]
     stride: list[int]
+    class_parts: ClassVar[tuple[str, ...]] = ()
+    """Names of the children, lists of one module a level, that depend on the classes."""
+    rows_before_classes: ClassVar[int] = 0
+    """Output channels of a cell (of an anchor, where there are any) before those of the classes."""
+    num_anchors: int = 1
 
     @abstractmethod
     def decode(self, raw: Any) -> Tensor:
@@ -165,6 +170,17 @@ class Head(Layer):
             positions of the maps that it still takes, from now on only these, in this order.
         """
         return list(range(num_inputs))
+
+    def class_tensors(self) -> dict[str, Tensor]:
+        """Returns by name the parameters with a row for each class, of the last layers of `class_parts`."""
+        found: dict[str, Tensor] = {}
+        for part in self.class_parts:
+            for level, module in self.get_submodule(part).named_children():
+                name = f"{part}.{level}"
+                if isinstance(module, nn.Sequential):
+                    name, module = f"{name}.{len(module) - 1}", module[-1]
+                found.update({f"{name}.{leaf}": value for leaf, value in module.named_parameters()})
+        return found
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Refuses: a head gives no map.

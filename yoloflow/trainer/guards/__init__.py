@@ -6,6 +6,7 @@ from yoloflow.callbacks.base import RunContext
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.run.signals import StopRequest
 from yoloflow.trainer.activity import Activity
+from yoloflow.trainer.guards.assignment import AssignmentGuard
 from yoloflow.trainer.guards.disk import DiskGuard
 from yoloflow.trainer.guards.guard import Guard, Guards
 from yoloflow.trainer.guards.memory import MemoryGuard
@@ -33,6 +34,8 @@ def create_guards(
         StallWatchdog(activity),
         DiskGuard(context.run.path),
     ]
+    if settings.max_unassigned is not None:
+        guards.append(AssignmentGuard(context, settings.max_unassigned))
     if settings.memory_forecast:
         guards.append(MemoryGuard(context.train_step, loader, activity))
     return Guards(guards)
