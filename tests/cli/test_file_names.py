@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,7 +13,10 @@ from yoloflow.cli import app
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.data.index import read_index
 from yoloflow.data.problems import problems_report
+from yoloflow.data.sources import open_sources, readings
+from yoloflow.report.image_writer import ImageWriter
 from yoloflow.run.folder import RunFolder
+from yoloflow.structures import Problem, YoloflowError
 
 NAME = os.fsdecode(b"caf\xe9")
 
@@ -71,6 +75,16 @@ def test_a_run_folder_holds_them_and_gives_them_back(images: Path, tmp_path: Pat
     folder.create(dump_config(config), index.names, report)
     assert load_config(str(folder.path)) == config
     assert json.loads((folder.path / "data_problems.json").read_text()) == report
+
+
+def test_a_video_of_such_a_name_is_a_problem_of_that_video(tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.mp4").write_bytes(b"0")
+    (reading,) = readings(open_sources([str(tmp_path)]))
+    found = reading()
+    assert isinstance(found, Problem)
+    assert "its name is no UTF-8" in found.detail
+    with pytest.raises(YoloflowError, match="OpenCV writes no such video"):
+        ImageWriter(tmp_path).write_frame(NAME, 25, np.zeros((8, 8, 3), np.uint8))
 
 
 def test_a_data_set_file_in_such_a_folder_is_read(images: Path) -> None:
