@@ -192,3 +192,11 @@ def test_darknet_s_obj_data_is_read_with_its_names_and_lists(export: Path) -> No
     (export / "obj.names").unlink()
     with pytest.raises(YoloflowError, match=r"obj\.data:5: names: there is no file"):
         load_config("yolov8n", [f"data={export / 'obj.data'}"])
+
+
+def test_a_folder_in_the_place_of_its_data_set_file_leads_to_it(export: Path) -> None:
+    with pytest.raises(YoloflowError, match=r"is a folder; give its images as data\.train_set="):
+        load_config("yolov8n", [f"data={export}"])
+    (export / "data.yaml").write_text("train: train/images\nval: valid/images\nnc: 1\n")
+    with pytest.raises(YoloflowError, match=r"is a folder; data=.*data\.yaml is there"):
+        load_config("yolov8n", [f"data={export}"])

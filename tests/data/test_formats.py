@@ -406,3 +406,11 @@ def test_a_link_to_itself_stops_nothing(tmp_path: Path) -> None:
     index = read_index(str(tmp_path / "images"), nc=1)
     assert [problem.action for problem in index.problems] == ["drop-image"]
     assert (len(index), index.num_images_listed) == (1, 2)
+
+
+@pytest.mark.parametrize(("image", "label"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
+def test_two_spellings_of_an_accent_are_one_name(tmp_path: Path, image: str, label: str) -> None:
+    write_yolo(tmp_path, {image: "0 .5 .5 .2 .2\n"})
+    (tmp_path / f"labels/{image}.txt").rename(tmp_path / f"labels/{label}.txt")
+    index = read_index(str(tmp_path / "images"), nc=1)
+    assert (len(index.classes), index.problems) == (1, [])

@@ -193,3 +193,16 @@ def test_complete_labels_of_both_kinds_are_read_as_before(tmp_path: Path) -> Non
     assert read_index(str(tmp_path), nc=1).names == ["0"]
     shutil.move(tmp_path / "voc/xmls", tmp_path / "Annotations")
     assert read_index(str(tmp_path)).names == ["cat"]
+
+
+@pytest.mark.parametrize("source", ["images/val", "annotations/val", "images", "annotations", ""])
+def test_splits_in_folders_below_images_and_annotations(tmp_path: Path, source: str) -> None:
+    write_voc(tmp_path, {"a": CAT, "b": CAT, "none": CAT})
+    for name, split in (("a", "train"), ("b", "val"), ("none", "val")):
+        move_below(tmp_path, name, split)
+    (tmp_path / "Annotations/val/none.xml").unlink()
+    (tmp_path / "Annotations").rename(tmp_path / "annotations")
+    (tmp_path / "JPEGImages").rename(tmp_path / "images")
+    index = read_index(str(tmp_path / source))
+    assert sorted(stems(index)) == (["b", "none"] if "val" in source else ["a", "b", "none"])
+    assert f"no {tmp_path}/annotations/val/none.xml" in problem(index, "missing-label").detail

@@ -40,11 +40,15 @@ def expand_dataset_file(tree: Located, folder: Path) -> Located:
     if data is None or not isinstance(data.value, str):
         return tree
     path = folder / Path(data.value).expanduser()
+    if path.is_dir():
+        inside = sorted(one.name for one in path.iterdir() if one.suffix.lower() in DATASET_FILE_SUFFIXES)
+        hint = f"; data={path / inside[0]} is there" if inside else "; give its images as data.train_set=..."
+        raise YoloflowError(f"{data.place}: data: {data.value}: is a folder{hint}")
     if not path.is_file():
         others = [file.name for file in path.parent.glob("*.y*ml")]
         near = f"; {nearest_names(path.name, others)}" if others else ""
         raise YoloflowError(f"{data.place}: data: {data.value}: there is no such file{near}")
-    if path.suffix not in DATASET_FILE_SUFFIXES:
+    if path.suffix.lower() not in DATASET_FILE_SUFFIXES:
         raise YoloflowError(
             f"{data.place}: data: {data.value} is no YAML file that describes a data set; "
             "give one, or the section's own keys (data.train_set=..., data.val_set=...)"
@@ -108,7 +112,7 @@ def _section(path: Path) -> Located:
 
 def _checked_keys(path: Path) -> dict[str, Located]:
     """Returns the keys that have a value; classes, their number and keypoints in our form."""
-    document = _read_darknet(path) if path.suffix == _DARKNET_SUFFIX else read_yaml(path)
+    document = _read_darknet(path) if path.suffix.lower() == _DARKNET_SUFFIX else read_yaml(path)
     assert isinstance(document.value, dict)
     keys = {key: node for key, node in document.value.items() if node.value not in (None, "")}
     for key in ("train", "val"):

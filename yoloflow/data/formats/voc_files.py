@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from yoloflow.data.formats.list_file import read_list_file
@@ -62,10 +62,10 @@ class Content:
 def annotation_files(source: str) -> Content:
     """Returns the annotation files of a folder; of a folder of images those in `annotations` beside it."""
     content = Content.of(source)
-    folder, name = os.path.split(os.path.abspath(source))
-    if not content.xmls and name.lower() in _IMAGE_FOLDERS:
-        for beside in _named(folder, [_ANNOTATIONS]):
-            content.xmls = Content.of(beside).xmls
+    if not content.xmls:
+        root, below = _root(os.path.abspath(source), _IMAGE_FOLDERS)
+        for beside in _named(os.path.dirname(root), [_ANNOTATIONS] if root else []):
+            content.xmls = Content.of(os.path.join(beside, below)).xmls
     return content
 
 
@@ -92,24 +92,24 @@ def listed_annotations(source: str) -> list[tuple[str, int]] | None:
     """
     rows = read_list_file(source)
     base = os.path.dirname(os.path.abspath(source))
-    paths = [(_listed(base, name), number) for name, number in rows]
-    if not any(os.path.isfile(path) for path, _ in paths):
-        return None
-    images = [name for name, _ in rows if _is_image(name)]
     # A list of images that exist as they stand is YOLO's.
-    return None if any(os.path.isfile(os.path.join(base, name)) for name in images[:1]) else paths
+    if not rows or (_is_image(rows[0][0]) and os.path.isfile(os.path.join(base, rows[0][0]))):
+        return None
+    above = (os.path.normpath(os.path.join(base, up)) for up in ("..", "../..", "."))
+    places = [*(place for folder in above for place in _named(folder, [_ANNOTATIONS])), base]
+    found = [next(filter(os.path.isfile, _places_of_line(name, places)), None) for name, _ in rows]
+    if not any(found):
+        return None
+    return [
+        (path or next(_places_of_line(name, places)), number)
+        for path, (name, number) in zip(found, rows, strict=True)
+    ]
 
 
-def _listed(base: str, line: str) -> str:
+def _places_of_line(line: str, places: Sequence[str]) -> Iterator[str]:
+    """Where the annotation file of a line of a list may lie, the likeliest first."""
     for name in _names_of_line(line):
-        places = [
-            place for up in ("..", "../..", ".") for place in _named(os.path.join(base, up), [_ANNOTATIONS])
-        ]
-        for place in (*places, base):
-            path = os.path.normpath(os.path.join(place, name))
-            if os.path.isfile(path):
-                return path
-    return os.path.normpath(os.path.join(base, "../Annotations", next(_names_of_line(line))))
+        yield from (os.path.normpath(os.path.join(place, name)) for place in places)
 
 
 def _names_of_line(line: str) -> Iterator[str]:
@@ -155,13 +155,13 @@ class ImageFinder:
 
     def _folders_for(self, place: str) -> list[str]:
         """Folders of the images of annotations in `place`, the likeliest first."""
-        root, below = annotations_root(place)
-        beside = image_roots(root)
+        root, below = _root(place, [_ANNOTATIONS])
+        beside = _named(os.path.dirname(root), _IMAGE_FOLDERS) if root else []
         found = [*self._with_below(self._first, below), place, *(os.path.join(one, below) for one in beside)]
         for up in ("..", "../.."):
             found += _named(os.path.join(place, up), _IMAGE_FOLDERS)
         found += beside
-        if os.path.basename(root).lower() == _ANNOTATIONS:
+        if root:
             found += self._with_below([os.path.dirname(root)], below)
         return list(dict.fromkeys(map(os.path.normpath, found)))
 
@@ -178,20 +178,15 @@ class ImageFinder:
         return self._listings[folder]
 
 
-def annotations_root(place: str) -> tuple[str, str]:
-    """Returns the folder `Annotations` that a folder is or lies in, else itself; and the path from there."""
+def _root(place: str, names: Sequence[str]) -> tuple[str, str]:
+    """Returns the folder of one of these names that a folder is or is in, and the path from there; or ""."""
     root = place
-    while os.path.basename(root).lower() != _ANNOTATIONS:
+    while os.path.basename(root).lower() not in names:
         parent = os.path.dirname(root)
         if parent == root:
-            return place, ""
+            return "", ""
         root = parent
-    return root, "" if root == place else os.path.relpath(place, root)
-
-
-def image_roots(root: str) -> list[str]:
-    """Folders JPEGImages and images beside a folder of annotations."""
-    return _named(os.path.dirname(root), _IMAGE_FOLDERS)
+    return root, os.path.relpath(place, root)
 
 
 def images_without_annotation(
@@ -209,26 +204,26 @@ def images_without_annotation(
     """
     taken = set(found)
     whole = os.path.abspath(source)
-    root, below = annotations_root(whole)
+    root, below = _root(whole, [_ANNOTATIONS])
     images = list(content.images)
-    if os.path.basename(root).lower() == _ANNOTATIONS:
-        images += [path for one in image_roots(root) for path in Content.of(os.path.join(one, below)).images]
+    for beside in _named(os.path.dirname(root), _IMAGE_FOLDERS) if root else []:
+        images += Content.of(os.path.join(beside, below)).images
+    is_of_images = not any(path.startswith(whole + os.sep) for path in content.xmls)
     places = {os.path.dirname(path) for path in taken}
     for image in dict.fromkeys(images):
         place = os.path.dirname(image)
         parts = os.path.relpath(place, os.path.dirname(whole)).lower().split(os.sep)
-        if image not in taken and (place in places or set(parts) & set(_IMAGE_FOLDERS)):
+        is_beside = is_of_images or place in places or bool(set(parts) & set(_IMAGE_FOLDERS))
+        if image not in taken and is_beside:
             yield image, _annotation_of(image)
 
 
 def _annotation_of(image: str) -> str:
     """Where the annotation file of an image should be."""
     place, name = os.path.split(image)
-    root = place
-    while os.path.basename(root).lower() not in _IMAGE_FOLDERS and os.path.dirname(root) != root:
-        root = os.path.dirname(root)
-    for folder in _named(os.path.dirname(root), [_ANNOTATIONS]):
-        place = os.path.normpath(os.path.join(folder, os.path.relpath(place, root)))
+    root, below = _root(place, _IMAGE_FOLDERS)
+    for folder in _named(os.path.dirname(root), [_ANNOTATIONS]) if root else []:
+        place = os.path.normpath(os.path.join(folder, below))
     return os.path.join(place, f"{os.path.splitext(name)[0]}.xml")
 
 

@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from unicodedata import normalize
 
 import numpy as np
 
@@ -98,7 +99,15 @@ def label_paths(image_path: str) -> list[str]:
     stem = os.path.splitext(image_path)[0]
     beside = stem + ".txt"
     head, part, tail = stem.rpartition(f"{os.sep}images{os.sep}")
-    return [f"{head}{os.sep}labels{os.sep}{tail}.txt", beside] if part else [beside]
+    paths = [f"{head}{os.sep}labels{os.sep}{tail}.txt", beside] if part else [beside]
+    if os.path.basename(stem).isascii():
+        return paths
+    # macOS writes an accent as a character of its own, other systems with its letter: both look the same.
+    split = [os.path.split(path) for path in paths]
+    spelled = [
+        os.path.join(folder, normalize(form, name)) for form in ("NFC", "NFD") for folder, name in split
+    ]
+    return list(dict.fromkeys((*paths, *spelled)))
 
 
 @dataclass(slots=True)
