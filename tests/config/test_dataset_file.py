@@ -147,7 +147,7 @@ def test_colour_and_grey_are_what_networks_take(export: Path, channels: str) -> 
 
 @pytest.mark.parametrize("key", ["valid", "validation", "Val"])
 def test_a_key_that_is_nearly_right_is_named(export: Path, key: str) -> None:
-    with pytest.raises(YoloflowError, match=f"needs `val`.*; its key {key} would have to be called val"):
+    with pytest.raises(YoloflowError, match=f"its key {key} would have to be called val"):
         sets_of(export, f"train: train/images\n{key}: valid/images\nnc: 1\n")
 
 

@@ -43,7 +43,7 @@ def expand_dataset_file(tree: Located, folder: Path) -> Located:
     if path.is_dir():
         inside = sorted(one.name for one in path.iterdir() if one.suffix.lower() in DATASET_FILE_SUFFIXES)
         hint = f"; data={path / inside[0]} is there" if inside else "; give its images as data.train_set=..."
-        raise YoloflowError(f"{data.place}: data: {data.value}: is a folder{hint}")
+        raise YoloflowError(f"{data.place}: data: {data.value}: there is no such file: it is a folder{hint}")
     if not path.is_file():
         others = [file.name for file in path.parent.glob("*.y*ml")]
         near = f"; {nearest_names(path.name, others)}" if others else ""
@@ -93,16 +93,16 @@ def read_dataset_file(path: Path) -> DatasetFile:
 
 def _section(path: Path) -> Located:
     keys = _checked_keys(path)
-    for theirs, use in (("train", "train on"), ("val", "test on")):
-        if theirs not in keys:
-            akin = [key for key in keys if key.lower().startswith(theirs)]
-            hint = f"give data.{theirs}_set=... and data.names=[...] instead of data=..."
-            if akin:
-                hint = f"its key {akin[0]} would have to be called {theirs}"
-            raise YoloflowError(f"{path}: needs `{theirs}`, the images to {use}; {hint}")
-    sets = locate_sets({key: keys[key] for key in ("train", "val")}, keys.get("path"), path)
-    section = {key: Located(None, str(path)) for key in ("nc", "names", "kpt_shape")}
-    section |= {"train_set": sets["train"], "val_set": sets["val"]}
+    for theirs in ("train", "val"):
+        akin = [key for key in keys if key.lower().startswith(theirs)]
+        if akin and theirs not in keys:
+            raise YoloflowError(f"{path}: its key {akin[0]} would have to be called {theirs}")
+    if "train" not in keys:
+        raise YoloflowError(f"{path}: needs `train`, the images to train on")
+    named = {key: keys[key] for key in ("train", "val") if key in keys}
+    sets = locate_sets(named, keys.get("path"), path)
+    section = {key: Located(None, str(path)) for key in ("nc", "names", "kpt_shape", "val_set")}
+    section |= {f"{key}_set": node for key, node in sets.items()}
     section |= {key: keys[key] for key in ("nc", "names", "kpt_shape") if key in keys}
     ignored = sorted(set(keys) - set(_USED))
     if ignored:
