@@ -21,14 +21,14 @@ def export(tmp_path: Path) -> Path:
     return tmp_path / "export"
 
 
-def sets_of(folder: Path, text: str) -> tuple[object, object]:
+def sets_of(folder: Path, text: str) -> tuple[str, ...]:
     """Sources of both sets, relative to the folder."""
     path = folder / "data.yaml"
     path.write_text(text)
     data = load_config("yolov8n", [f"data={path}"]).data
-    for key in ("train_set", "val_set"):
-        read_set(data, key)  # type: ignore[arg-type]
-    return tuple(str(Path(str(one)).relative_to(folder)) for one in (data.train_set, data.val_set))  # type: ignore[return-value]
+    read_set(data, "train_set")
+    read_set(data, "val_set")
+    return tuple(str(Path(str(one)).relative_to(folder)) for one in (data.train_set, data.val_set))
 
 
 BESIDE = ("train/images", "valid/images")

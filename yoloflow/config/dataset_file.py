@@ -99,7 +99,7 @@ def _section(path: Path) -> Located:
             raise YoloflowError(f"{path}: its key {akin[0]} would have to be called {theirs}")
     if "train" not in keys:
         raise YoloflowError(f"{path}: needs `train`, the images to train on")
-    named = {key: keys[key] for key in ("train", "val") if key in keys}
+    named = {key: node for key, node in keys.items() if key in ("train", "val")}
     sets = locate_sets(named, keys.get("path"), path)
     section = {key: Located(None, str(path)) for key in ("nc", "names", "kpt_shape", "val_set")}
     section |= {f"{key}_set": node for key, node in sets.items()}

@@ -141,7 +141,7 @@ class Lines:
 
     def _heads(self, rows: Int64Array) -> Float64Array:
         """Returns the four figures after the class."""
-        return self.values[self.starts[rows, None] + np.arange(1, BOX_COLUMNS)]
+        return np.asarray(self.values[self.starts[rows, None] + np.arange(1, BOX_COLUMNS)], np.float64)
 
     def _settle_tracks(self) -> Iterator[Fault]:
         """Lines `class cx cy w h confidence id`, as trackers save them: their boxes are read."""
@@ -209,4 +209,4 @@ def _are_boxes(heads: Float64Array) -> BoolArray:
     """Returns which (M, 4) figures are cx, cy, w, h of boxes inside their image."""
     corners = np.hstack((heads[:, :2] - heads[:, 2:] / 2, heads[:, :2] + heads[:, 2:] / 2))
     inside = (corners >= -_EDGE) & (corners <= 1 + _EDGE)
-    return inside.all(1) & (heads[:, 2:] > 0).all(1)
+    return np.asarray(inside.all(1) & (heads[:, 2:] > 0).all(1), np.bool_)

@@ -248,7 +248,7 @@ def _flatten(
 
     # The bound keeps the cast exact; whether a class exists is checked where the classes are known.
     sound = (np.abs(raw_classes) < 2**53) & (np.floor(raw_classes) == raw_classes)
-    for row in np.flatnonzero(~sound):
+    for row in np.flatnonzero(~sound).tolist():
         detail = f"class {raw_classes[row]:g} is no whole number"
         problems.append(problem_of(row, "class-not-a-number", "drop-box", detail))
     rows = np.flatnonzero(sound)
@@ -257,7 +257,7 @@ def _flatten(
         if fault.row is None:
             problems.append(Problem(source, None, fault.kind, fault.action, fault.detail))
         else:
-            problems.append(problem_of(rows[fault.row], fault.kind, fault.action, fault.detail))
+            problems.append(problem_of(int(rows[fault.row]), fault.kind, fault.action, fault.detail))
     rows = rows[lines.used_columns > 0]
     boxes, polygon_offsets, points = lines.shapes()
     num_boxes = len(rows)
