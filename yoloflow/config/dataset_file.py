@@ -58,7 +58,7 @@ def expand_dataset_file(tree: Located, folder: Path) -> Located:
 
 @dataclass(frozen=True, slots=True)
 class DatasetFile:
-    """What a data set file says.
+    """The content of a data set file.
 
     Attributes:
         sets: sources of each set (train, val, test) that it names.

@@ -1,4 +1,4 @@
-"""Where the sets of a data set file lie: where it says or, if it was written for another place, beside it."""
+"""Places of the sets of a data set file: as it says or, if it was written for another place, beside it."""
 
 from __future__ import annotations
 

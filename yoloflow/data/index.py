@@ -83,14 +83,8 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
     if not cache:
         index = read()[0]
     else:
-        how = [
-            [os.path.abspath(one) for one in sources],
-            choice.words(),
-            dict(rules.actions),
-            image_folder,
-            kpt_shape,
-            decode,
-        ]
+        paths = [os.path.abspath(one) for one in sources]
+        how = [paths, choice.words(), dict(rules.actions), image_folder, kpt_shape, decode]
         index = cached_index((json.dumps(how), *_words_of(held_out)), read)
     if stop_at_errors:
         rules.forbid_errors(index.problems)

@@ -1,4 +1,4 @@
-"""Where the files of PASCAL VOC sets lie: annotations below a folder or in a list, images, images without."""
+"""Files of PASCAL VOC sets: annotations below a folder or in a list, their images, images without any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the figures of YOLO label lines mean: boxes, outlines, keypoints, the columns of trackers."""
+"""Lines of YOLO labels by their figures: boxes, outlines, keypoints, the columns of trackers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _advice(count: int | str, figures: int | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a line.
+    """A fault of a line.
 
     Attributes:
         row: the line; None where it is about all lines.
