@@ -32,14 +32,14 @@ class Reading:
         names: class names to write, in class order; None takes the sources' own.
         nc: number of classes of YOLO labels without names.
         policy: what is done about problems.
-        image_folder: where the images are.
+        image_folder: where the images are; or by split.
         kpt_shape: keypoints, and figures of each, that follow the box in a line of YOLO labels.
     """
 
     names: Sequence[str] | None = None
     nc: int | None = None
     policy: PolicySetting = "repair"
-    image_folder: str | None = None
+    image_folder: str | Mapping[str, str] | None = None
     kpt_shape: Sequence[int] | None = None
 
 
@@ -79,7 +79,7 @@ def convert(
         # The classes of the first set are those of all, as in a training.
         known = classes.wanted or (targets[0].index.names if targets else None)
         targets.append(
-            Target(_read(source, replace(classes, wanted=known), how), folder, part, with_outlines)
+            Target(_read(source, replace(classes, wanted=known), how, part), folder, part, with_outlines)
         )
         check_target(writer, targets[-1])
         _dataset_file(folder, targets[-1].index.names)
@@ -126,6 +126,8 @@ def split_data(
     places = [folder / DATASET_FILE, *(place for part in shares for place in writer.places(folder, part))]
     if there := next((place for place in places if place.exists()), None):
         raise YoloflowError(f"{there}: exists already; choose another --out, or remove it")
+    if not isinstance(reading.image_folder, str | None):
+        raise YoloflowError("image_folder: the sources of a split have one folder, not one for each part")
     index = _read(files, sets[0][2], sets[0][3], decode=True)
     lines = [index.source, *(f"  {line}" for line in summarise_problems(index))]
     for part, images in zip(shares, split_images(index, list(shares.values()), seed), strict=True):
@@ -160,10 +162,12 @@ def _write(target: Target, writer: Writer, link: bool) -> tuple[Path, list[str]]
     return written, [f"lost: {count} {what}" for what, count in target.lost.items() if count]
 
 
-def _read(files: Sequence[str], classes: ClassChoice, how: Reading, *, decode: bool = False) -> DatasetIndex:
-    return read_index(
-        files, classes, None, how.policy, how.image_folder, kpt_shape=how.kpt_shape, decode=decode
-    )
+def _read(
+    files: Sequence[str], classes: ClassChoice, how: Reading, part: str = "", *, decode: bool = False
+) -> DatasetIndex:
+    places = how.image_folder
+    place = places.get(part) if isinstance(places, Mapping) else places
+    return read_index(files, classes, None, how.policy, place, kpt_shape=how.kpt_shape, decode=decode)
 
 
 def _splits(

@@ -414,3 +414,14 @@ def test_two_spellings_of_an_accent_are_one_name(tmp_path: Path, image: str, lab
     (tmp_path / f"labels/{image}.txt").rename(tmp_path / f"labels/{label}.txt")
     index = read_index(str(tmp_path / "images"), nc=1)
     assert (len(index.classes), index.problems) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "start", ["data/set/images/", "data\\set\\images\\", "C:\\me\\set\\images\\", "/gone/set/images/"]
+)
+def test_the_list_of_a_label_tool_finds_the_folder_beside_it(tmp_path: Path, start: str) -> None:
+    source = write_yolo(tmp_path, {"a": "0 .5 .5 .2 .2\n", "b": ""})
+    source.write_bytes(f"{start}a.png\r\n{start}b.png\r\n".encode())
+    index = read_index(str(source), nc=1)
+    assert (len(index), len(index.classes)) == (2, 1)
+    assert [problem.kind for problem in index.problems] == ["image-path-mended"]
