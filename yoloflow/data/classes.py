@@ -37,6 +37,10 @@ class ClassChoice:
         return [self.names, self.nc, self.wanted, self.owner]
 
 
+class NoClassesError(YoloflowError):
+    """The labels name no classes, and nobody else does."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClassList:
     """Names in class order, and the (C,) int64 ids that files written for the user carry.
@@ -174,7 +178,7 @@ def _found_names(parts: Sequence[Annotations], nc: int | None) -> list[str]:
     found = sorted({name for part in parts for name in (part.categories or {}).values()})
     if not found:
         if nc is None:
-            raise YoloflowError(
+            raise NoClassesError(
                 "YOLO text labels name no classes; set data.nc=COUNT or data.names=[NAME, ...]"
             )
         if nc < 1:

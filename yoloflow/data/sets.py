@@ -134,7 +134,7 @@ def read_set(
         raise YoloflowError(
             f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), {file}{hint}"
         )
-    how = {"cache": settings.index_cache, **how}
+    how = {"cache": settings.index_cache, "kpt_shape": settings.kpt_shape, **how}
     classes = ClassChoice(settings.names, settings.nc, names)
     folder = settings.image_folder
     folder = folder.get(key) if isinstance(folder, dict) else folder
