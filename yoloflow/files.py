@@ -139,3 +139,12 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_text(path: str | Path) -> bool:
+    """Returns whether a path is UTF-8; OpenCV's videos crash on any other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -175,12 +175,15 @@ def _naming(
 def _with_log(results: Iterator[tuple[Frame, Result]]) -> Iterator[tuple[Frame, Result]]:
     """Passes results on; the log names the first, and says every now and then how many there were."""
     start = said = time.monotonic()
+    num_named = 0
     for count, (frame, found) in enumerate(results, 1):
         yield frame, found
-        if frame.number is None and count <= _NUM_NAMED:
-            logger.info("%s: %s", frame.name, counted(found.counts) or "nothing")
-        elif count == _NUM_NAMED + 1:
-            logger.info("(further images are counted, not named)")
+        if frame.number is None and num_named <= _NUM_NAMED:
+            num_named += 1
+            if num_named <= _NUM_NAMED:
+                logger.info("%s: %s", frame.name, counted(found.counts) or "nothing")
+            else:
+                logger.info("(further images are counted, not named)")
         if (now := time.monotonic()) - said > _REPORT_SECONDS:
             logger.info("%d images so far, %.1f a second", count, count / (now - start))
             said = now

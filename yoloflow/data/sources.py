@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from yoloflow.data.image_files import IMAGE_SUFFIXES, decode_image
+from yoloflow.files import is_text
 from yoloflow.structures import Problem, Uint8Array, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
@@ -169,7 +170,7 @@ def _open_camera(source: str, device: str) -> Camera:
         raise YoloflowError(
             f"{source}: images are not fetched from the web; fetch it (curl -O {device}) and give the file"
         )
-    capture = _open_capture(device)
+    capture = _open_capture(device) if is_text(device) else cv2.VideoCapture()
     if capture.isOpened():
         return Camera(source, capture, device)
     if is_stream:
@@ -263,6 +264,10 @@ class _Known:
 
 
 def _video_readings(path: Path) -> Iterator[Reading]:
+    if not is_text(path):
+        detail = "its path is not UTF-8, which OpenCV cannot open a video by; rename it"
+        yield _Known(Problem(str(path), None, "unreadable-video", "drop-image", detail))
+        return
     capture = cv2.VideoCapture(str(path))
     announced = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     count = 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from yoloflow.files import is_text
 from yoloflow.structures import Uint8Array, YoloflowError
 
 _JPEG_QUALITY = 95
@@ -99,6 +100,8 @@ def video_rate(fps: float) -> float:
 
 
 def _open_video(path: Path, fps: float, size_wh: tuple[int, int]) -> cv2.VideoWriter:
+    if not is_text(path):
+        raise YoloflowError(f"{path}: OpenCV cannot write a video whose path is not UTF-8; choose another")
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says it better
     try:
