@@ -226,6 +226,22 @@ def test_a_file_name_agrees_with_the_end_of_a_path_or_with_a_base_name_that_is_t
     assert CocoIds(path, []).take("elsewhere/only.jpg") == 3
 
 
+def test_ids_that_are_texts_and_names_of_other_systems_are_taken(tmp_path: Path) -> None:
+    images = [
+        {"id": "img1", "file_name": "images\\1\\a.jpg"},
+        {"id": "img2", "file_name": "images\\2\\a.jpg"},
+        {"id": "img3", "file_name": "b.jpg"},
+        {"id": "img4", "file_name": "b.jpg"},
+        {"file_name": "c.jpg"},
+    ]
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "ant"}]}))
+    ids = CocoIds(path, [])
+    assert ids.take("/data/images/2/a.jpg") == "img2"
+    assert ids.take("b.jpg") == "img3"
+    assert ids.num_left == 1
+
+
 def test_annotations_that_do_not_fit_are_clear_errors(run: Path, pictures: Path, tmp_path: Path) -> None:
     truth = annotated(run, pictures, CATEGORIES)
     content = json.loads(truth.read_text())
@@ -237,7 +253,7 @@ def test_annotations_that_do_not_fit_are_clear_errors(run: Path, pictures: Path,
     done = predict(run, [str(pictures / "a")], tmp_path / "out", replace(settings, classes=["ant", "7"]))
     assert {row["category_id"] for row in json.loads(done.paths["coco"].read_text())} <= {4, 9}
     truth.write_text('{"images": [{"id": 1}]}')
-    with pytest.raises(YoloflowError, match=r"val\.json: needs images .*file_name"):
+    with pytest.raises(YoloflowError, match=r'val\.json: is no COCO json: "categories" is missing'):
         predict(run, [str(pictures / "a")], tmp_path / "two", settings)
     with pytest.raises(YoloflowError, match="format coco, which is not asked for"):
         PredictSettings(annotations=truth)

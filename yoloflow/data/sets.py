@@ -135,7 +135,9 @@ def read_set(
         )
     how = {"cache": settings.index_cache, **how}
     classes = ClassChoice(settings.names, settings.nc, names)
-    return read_index(source, classes, None, settings.problems, settings.image_folder, **how)
+    folder = settings.image_folder
+    folder = folder.get(key) if isinstance(folder, dict) else folder
+    return read_index(source, classes, None, settings.problems, folder, **how)
 
 
 def log_problems(sets: Mapping[str, DatasetIndex]) -> None:
