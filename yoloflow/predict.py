@@ -125,9 +125,8 @@ def predict(
     # 2. The network, its classes and its input size
     detector = Detector.load(weights, settings.img_size, settings.device, settings.overrides)
     numbers = detector.class_numbers(settings.classes)
-    wanted = DetectSettings(
-        settings.conf_thres, settings.iou_thres, numbers, settings.max_det, settings.multi_label
-    )
+    limits = (settings.conf_thres, settings.iou_thres, numbers, settings.max_det)
+    wanted = DetectSettings(*limits, multi_label=settings.multi_label)
     detector.check(wanted)
 
     # 3. Names and ids of images and classes in the files
@@ -135,10 +134,8 @@ def predict(
     naming, ids = _naming(settings, detector.names, numbers, problems)
 
     # 4. Batch by batch: read, detect, write
-    if save_dir is not None:
-        folder = Path(save_dir)
-    else:
-        folder = _next_folder(find_parts(weights, overrides=settings.overrides).home / "predictions")
+    parent = find_parts(weights, overrides=settings.overrides).home
+    folder = Path(save_dir) if save_dir is not None else _next_folder(parent / "predictions")
     num_images, counts = 0, Counter[str]()
     start = time.monotonic()
     with PredictionWriter(folder, naming, settings.formats, settings.save_images, problems) as writer:
@@ -154,9 +151,8 @@ def predict(
                 raise
 
     # 5. The account
-    seconds = time.monotonic() - start
-    summary = PredictSummary(folder, writer.paths, num_images, dict(counts.most_common()), problems, seconds)
-    return _report(summary, settings, ids)
+    done = (folder, writer.paths, num_images, dict(counts.most_common()), problems)
+    return _report(PredictSummary(*done, seconds=time.monotonic() - start), settings, ids)
 
 
 def _naming(
@@ -175,12 +171,15 @@ def _naming(
 def _with_log(results: Iterator[tuple[Frame, Result]]) -> Iterator[tuple[Frame, Result]]:
     """Passes results on; the log names the first, and says every now and then how many there were."""
     start = said = time.monotonic()
+    num_named = 0
     for count, (frame, found) in enumerate(results, 1):
         yield frame, found
-        if frame.number is None and count <= _NUM_NAMED:
-            logger.info("%s: %s", frame.name, counted(found.counts) or "nothing")
-        elif count == _NUM_NAMED + 1:
-            logger.info("(further images are counted, not named)")
+        if frame.number is None and num_named <= _NUM_NAMED:
+            num_named += 1
+            if num_named <= _NUM_NAMED:
+                logger.info("%s: %s", frame.name, counted(found.counts) or "nothing")
+            else:
+                logger.info("(further images are counted, not named)")
         if (now := time.monotonic()) - said > _REPORT_SECONDS:
             logger.info("%d images so far, %.1f a second", count, count / (now - start))
             said = now

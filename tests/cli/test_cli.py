@@ -193,7 +193,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
             "/dev/null/c.json: cannot be written",
         ),
         (["plan", "yolov8n"], "data.train_set is not set"),
-        (["export", "yolov8n", "data.nc=3"], "no weights are there"),
+        (["export", "yolov8n", "data.nc=3"], "a recipe has no weights of its own"),
         (["train", "yolov8n"], "data.train_set is not set"),
         (["--log-level", "loud", "recipes"], "--log-level loud"),
     ],

@@ -314,3 +314,13 @@ def test_a_file_whose_name_is_a_number_is_that_file(pictures: Path, monkeypatch:
     monkeypatch.chdir(pictures)
     (frame,) = read_frames(open_sources(["0"]), [])
     assert (frame.name, frame.number) == ("0", None)
+
+
+def test_a_video_whose_name_is_no_text_is_a_problem_of_that_video(tmp_path: Path) -> None:
+    write_video(tmp_path / "b.avi", 2).rename(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.avi"))
+    write_video(tmp_path / "b.avi", 2)
+    problems: list[Problem] = []
+    frames = list(read_frames(open_sources([str(tmp_path)]), problems))
+    assert [frame.path.name for frame in frames] == ["b.avi", "b.avi"]
+    assert [problem.kind for problem in problems] == ["unreadable-video"]
+    assert "its path is not UTF-8" in problems[0].detail

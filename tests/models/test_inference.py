@@ -135,3 +135,12 @@ def test_half_precision_takes_a_fused_copy_too() -> None:
     for position, found in whole.detections.items():
         others = half.detections[position]
         np.testing.assert_allclose(found.scores[:10], others.scores[:10], rtol=0.05)
+
+
+def test_a_fused_network_is_fused_again_without_a_change() -> None:
+    config = load_config("yolov9t", ["network.width_multiple=0.25"])
+    network = create_model("yolov9", config.network_table(), 3)
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    once = network.fuse()
+    with torch.inference_mode():
+        torch.testing.assert_close(once.fuse()(images)[0], once(images)[0])

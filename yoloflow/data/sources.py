@@ -170,7 +170,7 @@ def _open_camera(source: str, device: str) -> Camera:
         raise YoloflowError(
             f"{source}: images are not fetched from the web; fetch it (curl -O {device}) and give the file"
         )
-    capture = _open_capture(device)
+    capture = _open_capture(device) if is_utf8(device) else cv2.VideoCapture()
     if capture.isOpened():
         return Camera(source, capture, device)
     if is_stream:

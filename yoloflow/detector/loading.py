@@ -72,6 +72,11 @@ def find_parts(target: str | Path, weight: str | None = None, overrides: Sequenc
     path = Path(target).expanduser()
     if path.is_file() and path.suffix not in (".yaml", ".yml"):
         return _parts_of_file(path if weight is None else Path(weight), path, overrides)
+    if len(path.parts) > 1 and not path.exists():
+        raise YoloflowError(
+            f"{target}: no such file or folder; give a run such as runs/NAME, a file of weights, an exported "
+            "file, or a recipe with weight=FILE"
+        )
     config = load_config(target, overrides)
     run = path if (path / file_names.CONFIG).is_file() else None
     if weight is None:

@@ -81,6 +81,7 @@ class Network(nn.Module):
                 )
             self.add_module(row.name, row.layer)
         self._row_names = [row.name for row in rows]
+        self._is_trimmed = False
 
     def forward(self, images: Tensor) -> Any:
         """Predict.
@@ -133,7 +134,8 @@ class Network(nn.Module):
     def fuse(self) -> Network:
         """Returns a copy for inference without training-only parts, BatchNorms folded into convolutions."""
         fused = copy.deepcopy(self).requires_grad_(False).eval()
-        fused._trim()
+        if not fused._is_trimmed:
+            fused._trim()
         for module in list(fused.modules()):
             if isinstance(module, Foldable):
                 module.fold_norm()
@@ -141,6 +143,7 @@ class Network(nn.Module):
 
     def _trim(self) -> None:
         """Drop the training-only parts of the head, and the rows that fed nothing else."""
+        self._is_trimmed = True
         kept_inputs = self.head_layer.trim(len(self._sources[-1]))
         self._sources[-1] = tuple(self._sources[-1][position] for position in kept_inputs)
         needed = {len(self._row_names) - 1}
