@@ -9,6 +9,7 @@ from yoloflow.callbacks import BaseCallback, RunContext
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.run.signals import StopRequest
 from yoloflow.trainer.activity import Activity
+from yoloflow.trainer.evaluations import Evaluations
 from yoloflow.trainer.guards import create_guards
 from yoloflow.trainer.kept_weights import KeptWeights
 from yoloflow.trainer.settings import TrainerSettings
@@ -51,6 +52,7 @@ def create_trainer(
         settings=settings,
         states=states,
         weights=weights,
+        evaluations=Evaluations(context, callbacks, weights, settings.patience),
         guards=create_guards(context, loader, states, settings, activity, stop),
         time=time,
         activity=activity,

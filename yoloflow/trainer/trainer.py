@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from yoloflow.callbacks import BaseCallback, EvalWhileTrain, RunContext
+from yoloflow.callbacks import BaseCallback, RunContext
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.run.signals import StopRequest, TrainingStopped
-from yoloflow.run.summary import write_summary
 from yoloflow.runtime.ranks import sum_over_ranks
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.trainer.activity import Activity
+from yoloflow.trainer.evaluations import Evaluations
 from yoloflow.trainer.guards import Guards
-from yoloflow.trainer.guards.memory import forecast_memory
 from yoloflow.trainer.kept_weights import KeptWeights
+from yoloflow.trainer.results import write_results
 from yoloflow.trainer.settings import TrainerSettings
 from yoloflow.trainer.sink import is_log_step, steps_until_look
 from yoloflow.trainer.states import TrainingStates
 from yoloflow.trainer.training_time import TrainingTime
-
-logger = logging.getLogger("yoloflow")
 
 
 @dataclass
@@ -40,13 +36,13 @@ class Trainer:
     settings: TrainerSettings
     states: TrainingStates
     weights: KeptWeights
+    evaluations: Evaluations
     guards: Guards
     time: TrainingTime
     activity: Activity
     stop: StopRequest
     _batches: Iterator[Batch] = field(default_factory=lambda: iter(()))
     _entered_stage: int | None = None
-    _is_checked: bool = False
 
     def train(self) -> dict[str, Any]:
         """Trains to the last epoch and returns the content of `summary.json`.
@@ -59,30 +55,6 @@ class Trainer:
         """
         return self.train_with_datasink(1)
 
-    def dry_run(self) -> dict[str, Any]:
-        """Tries the largest batch (`memory_forecast`) and loads the first one; nothing is trained or written.
-
-        Returns:
-            epochs, steps_per_epoch, and the images and their side of the first batch.
-
-        Raises:
-            YoloflowError: memory is too small, or a batch cannot be loaded.
-        """
-        context = self.context
-        if self.settings.memory_forecast:
-            forecast_memory(context.train_step, self.loader, context.ranks)
-        with closing(self.loader.batches(context.step)) as batches:
-            batch = next(batches)
-        counts = {"epochs": context.epochs, "steps_per_epoch": context.steps_per_epoch}
-        found = {**counts, "images": len(batch.images), "img_size": batch.images.shape[-1]}
-        if context.ranks.is_main:
-            logger.info(
-                "dry run: %d epochs x %d steps, %d images of %d px in the first batch; would train in %s. "
-                "Nothing was trained or written",
-                *(*found.values(), context.run.path),
-            )
-        return found
-
     def train_with_datasink(self, sink_size: int) -> dict[str, Any]:
         """Does as `train`, but the host looks at the device, and for signals, after `sink_size` steps only.
 
@@ -94,7 +66,7 @@ class Trainer:
         self.time.begin()
         context.epoch = min(context.step // steps_per_epoch, context.epochs - 1)
         with self.guards.explaining(partial(self._notify, "on_exception"), self.states.wait):
-            self.check()
+            self.guards.before_training()
             with self.guards.running():
                 self._notify("on_train_begin")
                 if context.epoch_open:  # the run was stopped in an evaluation
@@ -102,7 +74,7 @@ class Trainer:
                     self._end_epoch()
                 self._batches = self.loader.batches(context.step)
                 for epoch in range(context.step // steps_per_epoch, context.epochs):
-                    if self._has_stalled(epoch):
+                    if self.evaluations.have_stalled(epoch):
                         break
                     context.epoch = epoch
                     self.time.begin_epoch()
@@ -112,58 +84,17 @@ class Trainer:
                         self._take_steps(sink_size)
                         self._save_if_due()
                     self._end_epoch()
-            self.states.wait()
             self.weights.save("last")
             self.states.conclude()
-            counts: dict[str, Any] = {"epochs": context.step // steps_per_epoch, "steps": context.step}
-            counts["skipped_updates"] = int(context.train_step.skipped_updates)
-            if counts["epochs"] < context.epochs:
-                counts["stopped_early"] = {"patience": self.settings.patience, "planned": context.epochs}
-            results = (counts, context.figures, context.best, self.time.to_json())
-            summary = write_summary(context.run, context.ranks, context.train_step.device, *results)
+            summary = write_results(context, self.time, self.settings.patience)
             self._notify("on_train_end")
         return summary
-
-    def check(self) -> None:
-        """Lets the guards look at the training before anything of it is written; once, all ranks.
-
-        Raises:
-            YoloflowError: memory is too small for the largest batch, or the smallest has too few cells.
-        """
-        if not self._is_checked:
-            self.guards.before_training()
-            self._is_checked = True
-
-    def _has_stalled(self, epochs_done: int) -> bool:
-        """Returns whether the newest evaluation came `patience` epochs or more after the best one."""
-        context, patience = self.context, self.settings.patience
-        if patience is None or not context.best or context.test_fn is None:
-            return False
-        if epochs_done - context.best["epoch"] < patience or not self._is_evaluated(epochs_done):
-            return False
-        if context.ranks.is_main:
-            logger.info(
-                "AP has not risen for %d epochs (patience=%d; best %.4f after epoch %d): the training ends "
-                "after epoch %d of %d",
-                *(epochs_done - context.best["epoch"], patience, context.best["map"], context.best["epoch"]),
-                *(epochs_done, context.epochs),
-            )
-        return True
-
-    def _is_evaluated(self, epoch: int) -> bool:
-        """Returns whether the network is evaluated after an epoch (from 1) of the present stage."""
-        context = self.context
-        return any(plan.is_due(epoch, context.epochs, context.stage) for plan in self._plans())
-
-    def _plans(self) -> list[EvalWhileTrain]:
-        return [callback for callback in self.callbacks if isinstance(callback, EvalWhileTrain)]
 
     def _take_steps(self, sink_size: int) -> None:
         """Takes a sink of steps and looks at the device only after the last one."""
         context = self.context
         self._enter_stage()
-        first = context.step
-        last = first + steps_until_look(first, sink_size, self.loader, self.settings)
+        last = (first := context.step) + steps_until_look(first, sink_size, self.loader, self.settings)
         while context.step < last:
             context.batch = batch = self._load(first)
             self._notify("on_step_begin")
@@ -184,11 +115,7 @@ class Trainer:
         self._notify("on_step_end")
 
     def _load(self, sink_begin: int) -> Batch:
-        """Waits for the next batch; a signal ends the wait, and the state before that batch is saved.
-
-        Args:
-            sink_begin: step after which the host has not looked at the device.
-        """
+        """Waits for the next batch of a sink; a signal ends the wait, with the state before that batch."""
         context = self.context
         self.activity.begin(f"loading the batch of step {context.step + 1}")
         try:
@@ -225,8 +152,10 @@ class Trainer:
             self.states.save()
         try:
             self._notify("on_epoch_end")
-            if self._is_evaluated(context.epoch + 1):
-                self._evaluate(max(plan.keep_top_k for plan in self._plans()))
+            if self.evaluations.are_due(context.epoch + 1):
+                self.activity.begin(f"evaluating after step {context.step}")
+                self.evaluations.evaluate(self.stop)
+                self._notify("on_evaluation")
         except TrainingStopped:
             self.states.save()
             raise
@@ -234,21 +163,6 @@ class Trainer:
         self.states.save()
         if context.step < context.epochs * context.steps_per_epoch:
             self.stop.raise_if_asked()
-
-    def _evaluate(self, keep_top_k: int) -> None:
-        """Evaluates the network, and keeps its weights if it is the best so far."""
-        context = self.context
-        if context.test_fn is None:
-            return
-        self.activity.begin(f"evaluating after step {context.step}")
-        with self.stop.at_once():
-            result = context.test_fn(context.evaluated_network())
-        context.evaluation, context.figures = result, result.figures()
-        if result.map > context.best.get("map", -1.0):
-            context.best = {"epoch": context.epoch + 1, "map": result.map, "map50": result.map50}
-            self.weights.save("best")
-        self.weights.keep(result.map, keep_top_k)
-        self._notify("on_evaluation")
 
     def _save_if_due(self) -> None:
         """Saves the state within an epoch where the settings or a signal ask for it; a signal stops."""

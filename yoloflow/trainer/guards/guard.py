@@ -43,6 +43,7 @@ class Guards(Guard):
     def __init__(self, guards: Sequence[Guard]) -> None:
         """Takes the guards in the order in which they begin."""
         self.guards = list(guards)
+        self._have_looked = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -53,9 +54,11 @@ class Guards(Guard):
             yield
 
     def before_training(self) -> None:
-        """Asks all guards."""
-        for guard in self.guards:
-            guard.before_training()
+        """Asks all guards, once."""
+        if not self._have_looked:
+            for guard in self.guards:
+                guard.before_training()
+        self._have_looked = True
 
     def after_steps(self) -> None:
         """Asks all guards."""
