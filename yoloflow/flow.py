@@ -55,12 +55,9 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
         YoloflowError: settings, data or run folder cannot be used; the message says what to do.
     """
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
-    place = config.save_dir, config.name, config.recipe or "run", config.resume
-    run = choose_run(*place, ranks, partial(wants_more, config))
+    run = choose_run(*config.place, ranks, partial(wants_more, config))
     if (summary := run.finished_summary) is not None:
-        if ranks.is_main:
-            tell_finished(run, config, summary)
-        return summary
+        return tell_finished(run, config, ranks, summary)
     sets = read_sets(config.data, config.img_size, config.run_eval)
     train_set = sets["train_set"]
     class_names, nc = train_set.names, len(train_set.names)
@@ -114,11 +111,8 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     callbacks = create_callback(callback_rows(config, config.epochs))
 
     # 7. Test function
-    test_fn = None
-    if config.run_eval:
-        test_fn = create_test_fn(
-            sets["val_set"], config, config.data, config.network, precision, ranks, loader.cache_memory
-        )
+    given = config, config.data, config.network, precision, ranks, loader.cache_memory
+    test_fn = create_test_fn(sets["val_set"], *given) if config.run_eval else None
 
     # 8. Trainer
     facts = weights_facts(config, class_names, origin)
