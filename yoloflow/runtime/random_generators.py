@@ -48,7 +48,7 @@ def determinism_restorer() -> Callable[[], None]:
     is_on = torch.are_deterministic_algorithms_enabled()
     is_warning = torch.is_deterministic_algorithms_warn_only_enabled()
     switches: list[tuple[Any, str]] = [
-        (torch.utils.deterministic, "fill_uninitialized_memory"),  # type: ignore[attr-defined]
+        (torch.utils.deterministic, "fill_uninitialized_memory"),
         (torch.backends.cudnn, "deterministic"),
         (torch.backends.cudnn, "benchmark"),
     ]
