@@ -55,8 +55,7 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
         YoloflowError: settings, data or run folder cannot be used; the message says what to do.
     """
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
-    place = config.save_dir, config.name, config.recipe or "run", config.resume
-    run = choose_run(*place, ranks, partial(wants_more, config))
+    run = choose_run(*config.place, ranks, partial(wants_more, config))
     if (summary := run.finished_summary) is not None:
         return tell_finished(run, config, summary, ranks)
     sets = read_sets(config.data, config.img_size, config.run_eval)

@@ -18,3 +18,8 @@ class RunSettings(Section):
     resume: Literal["never", "auto"] = Field(
         "never", description="auto continues the run `name` from its last good checkpoint"
     )
+
+    @property
+    def place(self) -> tuple[str, str | None, str, str]:
+        """Folder of all runs, name, name by default and `resume`, as `choose_run` takes them."""
+        return self.save_dir, self.name, self.recipe or "run", self.resume

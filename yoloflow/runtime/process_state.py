@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 
-from yoloflow.runtime.random_generators import CUBLAS_WORKSPACE, rng_state, set_rng_state
+from yoloflow.runtime.random_generators import determinism_restorer, rng_state, set_rng_state
 
 _mutex = threading.Lock()
 _inside: list[ExitStack] = []
@@ -44,20 +42,7 @@ def _saved() -> ExitStack:
     device = _device_in_use()
     restoring.callback(set_rng_state, rng_state(device), device)
     restoring.callback(torch.set_num_threads, torch.get_num_threads())
-    restoring.callback(
-        torch.use_deterministic_algorithms,
-        torch.are_deterministic_algorithms_enabled(),
-        warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    switches: list[tuple[Any, str]] = [
-        (torch.utils.deterministic, "fill_uninitialized_memory"),
-        (torch.backends.cudnn, "deterministic"),
-        (torch.backends.cudnn, "benchmark"),
-    ]
-    for owner, name in switches:
-        restoring.callback(setattr, owner, name, getattr(owner, name))
-    if CUBLAS_WORKSPACE not in os.environ:
-        restoring.callback(os.environ.pop, CUBLAS_WORKSPACE, None)
+    restoring.callback(determinism_restorer())
     if device.type != "cpu":
         restoring.callback(torch.accelerator.set_device_index, torch.accelerator.current_device_index())
     return restoring

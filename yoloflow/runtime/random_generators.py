@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping
-from typing import get_args
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch
 from yoloflow.runtime.settings import Determinism
 from yoloflow.structures import YoloflowError, nearest_names
 
-CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def set_determinism(level: str, seed: int) -> None:
@@ -38,13 +38,35 @@ def set_determinism(level: str, seed: int) -> None:
     is_bitwise = level == "bitwise"
     if is_bitwise:
         # Read by cuBLAS when it starts: without a fixed workspace its sums depend on the stream.
-        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
+        os.environ.setdefault(_CUBLAS_WORKSPACE, ":4096:8")
     torch.use_deterministic_algorithms(is_bitwise)
     # It would fill all new memory, which costs a fifth of a step and matters only to a read of it by mistake.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = is_bitwise
     torch.backends.cudnn.benchmark = level == "none"
     seed_everything(seed)
+
+
+def determinism_restorer() -> Callable[[], None]:
+    """Returns a function that restores what `set_determinism` sets, as it is now."""
+    is_on = torch.are_deterministic_algorithms_enabled()
+    is_warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    switches: list[tuple[Any, str]] = [
+        (torch.utils.deterministic, "fill_uninitialized_memory"),
+        (torch.backends.cudnn, "deterministic"),
+        (torch.backends.cudnn, "benchmark"),
+    ]
+    values = [getattr(owner, name) for owner, name in switches]
+    workspace = os.environ.get(_CUBLAS_WORKSPACE)
+
+    def restore() -> None:
+        torch.use_deterministic_algorithms(is_on, warn_only=is_warning)
+        for (owner, name), value in zip(switches, values, strict=True):
+            setattr(owner, name, value)
+        if workspace is None:
+            os.environ.pop(_CUBLAS_WORKSPACE, None)
+
+    return restore
 
 
 def seed_everything(seed: int) -> None:
