@@ -9,14 +9,16 @@ from pathlib import Path
 
 from torch import nn
 
+from yoloflow.config.fitting import naming_the_recipe
 from yoloflow.config.schema import Config
 from yoloflow.data.sets import log_problems, read_val_set
 from yoloflow.detector import find_parts
 from yoloflow.evaluation.create import create_test_fn
 from yoloflow.evaluation.test_function import EvaluationResult
 from yoloflow.models import create_model, load_pretrain
-from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
+from yoloflow.models.exported import ExportedNetwork
 from yoloflow.models.precision import create_precision
+from yoloflow.runtime.process_state import restored_process_state
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
 
@@ -24,6 +26,7 @@ logger = logging.getLogger("yoloflow")
 
 
 @explain_rank_timeout("evaluating")
+@restored_process_state()
 def evaluate_run(
     run_or_recipe: str,
     overrides: Sequence[str] = (),
@@ -45,7 +48,7 @@ def evaluate_run(
     parts = find_parts(run_or_recipe, weight, overrides)
     config, path = parts.config, parts.weights
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
-    exported = ExportedNetwork(path, device.type) if path.suffix == EXPORT_SUFFIX else None
+    exported = ExportedNetwork(path, device.type) if parts.is_exported else None
     names = exported.info.names if exported else parts.names
     index = read_val_set(config.data, config.img_size, names)
     if ranks.is_main:
@@ -63,7 +66,8 @@ def evaluate_run(
         network = create_model(
             config.network.model_name, config.network_table(), len(index.names), variant=config.variant
         )
-        load_pretrain(network, path, strict=True)
+        with naming_the_recipe():
+            load_pretrain(network, path, strict=True)
     logger.info("%s on %d images", path, len(index))
     precision = create_precision(config, device.type)
     test_fn = create_test_fn(

@@ -55,7 +55,7 @@ class Commands(TyperGroup):
 class KeyValueCommand(Command):
     """A command whose options may be given as `key=value` too: `conf_thres=0.5` for `--conf-thres 0.5`."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Makes options of `key=value`; other texts of that form, settings of a recipe, stay arguments."""
         options = {name: option for option in self.params for name in option.opts if name.startswith("--")}
         given: list[str] = []
@@ -64,7 +64,7 @@ class KeyValueCommand(Command):
             name = f"--{key.replace('_', '-')}"
             option = options.get(name) if sign and not key.startswith("-") else None
             given += [text] if option is None else _as_option(name, option, value)
-        return list(super().parse_args(ctx, given))
+        return super().parse_args(ctx, given)
 
 
 def _as_option(name: str, option: Any, value: str) -> list[str]:
@@ -72,7 +72,7 @@ def _as_option(name: str, option: Any, value: str) -> list[str]:
     if option.is_flag:
         if value.lower() not in ("true", "false"):
             raise mistake(f"{name.removeprefix('--').replace('-', '_')}={value}: must be true or false")
-        chosen = option.opts if value.lower() == "true" else option.secondary_opts
+        chosen: list[str] = option.opts if value.lower() == "true" else option.secondary_opts
         return chosen[:1]
     if value in ("null", "None", "none"):
         return []

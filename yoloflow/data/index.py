@@ -6,10 +6,9 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
@@ -17,14 +16,18 @@ from yoloflow.data.caches.index import cached_index
 from yoloflow.data.classes import ClassChoice, ClassList, resolve_classes
 from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS
-from yoloflow.data.formats.annotations import Annotations, join_annotations, offsets_of, rows_of_ragged
+from yoloflow.data.formats.annotations import (
+    Annotations,
+    by_new_number,
+    join_annotations,
+    offsets_of,
+    rows_of_ragged,
+)
 from yoloflow.data.image_inspection import InspectedImages, inspect_images
 from yoloflow.data.problems import Policy, PolicySetting
 from yoloflow.data.repairs import BOX_KINDS, BoxRepair
 from yoloflow.data.threads import Progress
-from yoloflow.structures import DatasetIndex, Int64Array, YoloflowError, nearest_names
-
-Value = TypeVar("Value")
+from yoloflow.structures import DatasetIndex, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
 
@@ -147,7 +150,8 @@ def _repair_boxes(annotations: Annotations, inspected: InspectedImages, policy: 
 def as_one_class(index: DatasetIndex) -> DatasetIndex:
     """Returns the data set with all its classes taken as one."""
     one = np.zeros_like(index.classes)
-    return replace(index, classes=one, names=["object"], category_ids=np.ones(1, np.int64))
+    ids = np.ones(1, np.int64)
+    return replace(index, classes=one, names=["object"], category_ids=ids, unlisted_classes=[])
 
 
 def _embedded(source: str) -> str:
@@ -199,6 +203,9 @@ def _build(
     kept = np.flatnonzero(repair.kept)
     boxes = kept[np.argsort(annotations.box_images[kept], kind="stable")]
     points, polygon_offsets = rows_of_ragged(annotations.polygon_offsets, boxes)
+    counts, has_outline = np.diff(polygon_offsets), ~repair.without_outline[boxes]
+    points = points[np.repeat(has_outline, counts)]
+    polygon_parts = {k: v for k, v in annotations.polygon_parts.items() if not repair.without_outline[k]}
     corners = repair.boxes_xyxy[boxes]
     own_areas = (corners[:, 2:] - corners[:, :2]).prod(1)
     areas = annotations.areas[boxes]
@@ -211,12 +218,13 @@ def _build(
         classes=annotations.class_ids[boxes],
         is_crowd=annotations.is_crowd[boxes],
         areas=np.where(np.isnan(areas), own_areas, areas),
-        polygon_offsets=polygon_offsets,
+        polygon_offsets=offsets_of(counts * has_outline),
         polygon_points=repair.polygon_points[points],
-        polygon_parts=_by_new_number(annotations.polygon_parts, boxes),
-        masks=_by_new_number(annotations.masks, boxes),
+        polygon_parts=by_new_number(polygon_parts, boxes),
+        masks=by_new_number(annotations.masks, boxes),
         names=classes.names,
         category_ids=classes.category_ids,
+        unlisted_classes=classes.unlisted,
         num_images_listed=annotations.num_images_listed,
         num_boxes_listed=annotations.num_boxes_listed,
         num_boxes_of_dropped_images=int((known & ~used[annotations.box_images]).sum())
@@ -225,18 +233,15 @@ def _build(
     )
 
 
-def _by_new_number(values: Mapping[int, Value], chosen: Int64Array) -> dict[int, Value]:
-    """Values of the chosen items, by their position among these."""
-    if not values:
-        return {}
-    return {new: values[old] for new, old in enumerate(chosen.tolist()) if old in values}
-
-
 def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
     source = index.source
     first = f": {index.problems[0]}" if index.problems else ""
     if len(index) == 0:
-        raise YoloflowError(f"{source}: none of its {index.num_images_listed} images can be used{first}")
+        is_elsewhere = {problem.kind for problem in index.problems} == {"missing-image"}
+        advice = "; set data.image_folder to the folder where the images lie" if is_elsewhere else ""
+        raise YoloflowError(
+            f"{source}: none of its {index.num_images_listed} images can be used{first}{advice}"
+        )
     if len(index.classes):
         return
     if index.num_boxes_listed:

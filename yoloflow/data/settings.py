@@ -105,8 +105,16 @@ class DataSettings(Section):
         "digits:train is the embedded quick-start set",
     )
     val_set: OneOrMore | None = Field(None, description="validation images, as train_set")
-    image_folder: str | None = Field(
-        None, description="where the images of a COCO json lie (null: beside it)"
+    val_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the training images that is held out for validation where there is no val_set",
+    )
+    image_folder: str | dict[Literal["train_set", "val_set"], str] | None = Field(
+        None,
+        description="where the images of a COCO json or a list file lie (null: beside it); or for each set, "
+        "as {train_set: images/train, val_set: images/val}",
     )
     nc: Count | None = Field(None, description="number of classes (null: as many as the data names)")
     names: Words | None = Field(None, description="class names in class order (null: the data's own)")
@@ -194,6 +202,11 @@ class DataSettings(Section):
         if self.nc is not None and self.names is not None and len(self.names) != self.nc:
             raise ValueError(f"nc is {self.nc} but {len(self.names)} names are given; leave one of them out")
         return self
+
+    @property
+    def held_out_share(self) -> float | None:
+        """Share of the training images that is the validation set; None where that is a set of its own."""
+        return None if self.val_set is not None else self.val_fraction
 
     @property
     def stage_epochs(self) -> list[int] | None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from yoloflow.detector.loading import find_parts, input_shape, load_network
 from yoloflow.detector.result import Result
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.models import Network, predict_images, prepare_for_inference
-from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
+from yoloflow.models.exported import ExportedNetwork
 from yoloflow.runtime.device import select_device
 from yoloflow.structures import (
     Detections,
@@ -118,7 +119,7 @@ class Detector:
         selected = select_device(device)
         network: Network | ExportedNetwork
         shape_hw: Shape | None = None
-        if parts.weights.suffix == EXPORT_SUFFIX:
+        if parts.is_exported:
             network = ExportedNetwork(parts.weights, selected.type)
             shape_hw = network.shape_hw
             img_size = img_size or network.info.img_size
@@ -213,7 +214,10 @@ class Detector:
         if classes is None:
             return None
         numbers = []
-        for given in [classes] if np.ndim(classes) == 0 else classes:
+        several: Iterable[Any] = [classes]
+        if isinstance(classes, Sequence | np.ndarray) and not isinstance(classes, str):
+            several = classes
+        for given in several:
             if isinstance(given, str) and given in self.names:
                 numbers.append(self.names.index(given))
             elif str(given).isdecimal() and int(given) < len(self.names):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from yoloflow.config.document import write_yaml
+from yoloflow.config.fitting import naming_the_recipe, recipes_that_fit
 from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
 from yoloflow.models import Network, create_model, load_pretrain
-from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
+from yoloflow.models.exported import EXPORT_SUFFIX, METADATA_KEY, ExportedNetwork
 from yoloflow.run import file_names
 from yoloflow.run.folder import find_weights, names_of_run
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import read_weights
+from yoloflow.weights.onnx_convolutions import read_onnx_metadata
 from yoloflow.weights.published import coco_names, list_published, weights_path
+
+logger = logging.getLogger("yoloflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +33,26 @@ class Parts:
         names: class names in class order; None where nothing states them.
         weights: the file, one of weights or an exported one.
         home: the folder that results belong to: the run's, else that of the file.
+        is_exported: whether `weights` is a file of `yoloflow export`, which holds the network too.
     """
 
     config: Config
     names: list[str] | None
     weights: Path
     home: Path
+    is_exported: bool = False
 
     @property
     def required_names(self) -> list[str]:
-        """The class names.
-
-        Raises:
-            YoloflowError: nothing states them.
-        """
-        if self.names is None:
-            raise YoloflowError(
-                f"{self.weights}: neither the file nor settings state the classes; give data.names=[...] or "
-                "data.nc=..."
-            )
-        return self.names
+        """The class names; COCO's where nothing states them."""
+        if self.names is not None:
+            return self.names
+        logger.warning(
+            "%s: neither the file nor settings state the classes: COCO's 80 are taken (data.names=[...] for "
+            "others)",
+            self.weights,
+        )
+        return coco_names()
 
 
 def find_parts(target: str | Path, weight: str | None = None, overrides: Sequence[str] = ()) -> Parts:
@@ -80,8 +85,9 @@ def find_parts(target: str | Path, weight: str | None = None, overrides: Sequenc
         weights = weights_path(weight, config.recipe)
         if weights.is_dir():
             weights = find_weights(weights)
+    exported = _is_exported(weights)
     names = (names_of_run(run) if run else None) or names_of_weights(weights) or config.data.stated_names
-    return Parts(config, names, weights, run or weights.absolute().parent)
+    return Parts(config, names, weights, run or weights.absolute().parent, exported)
 
 
 def _parts_of_file(weights: Path, target: Path, overrides: Sequence[str]) -> Parts:
@@ -97,20 +103,28 @@ def _parts_of_file(weights: Path, target: Path, overrides: Sequence[str]) -> Par
         file = read_weights(target)
         facts = file.facts
         if file.class_names is None or not isinstance(facts.get("config"), dict):
+            fitting = recipes_that_fit(target)
+            advice = f"; it fits the recipe {' or '.join(fitting)}" if fitting else ""
             raise YoloflowError(
-                f"{target}: the file does not say of which network it is, and lies in no run folder; give a "
-                f"recipe with it, such as yolov8n weight={target}"
+                f"{target}: the file does not say of which network it is, and lies in no run folder; give "
+                f"the recipe before it: {(fitting or ['RECIPE'])[0]} weight={target}{advice}"
             )
         settings, names = write_yaml(facts["config"]), file.class_names
     with TemporaryDirectory() as temporary:
         yaml = Path(temporary) / f"{target.stem}.yaml"
         yaml.write_text(settings, encoding="utf-8")
-        return Parts(load_config(yaml, overrides), names, weights, target.absolute().parent)
+        config = load_config(yaml, overrides)
+    return Parts(config, names, weights, target.absolute().parent, _is_exported(weights))
+
+
+def _is_exported(path: Path) -> bool:
+    """Returns whether a file is one of `yoloflow export`, not an ONNX file of another project."""
+    return path.suffix == EXPORT_SUFFIX and METADATA_KEY in read_onnx_metadata(path)
 
 
 def names_of_weights(path: Path) -> list[str] | None:
     """Returns the classes that a weights file states, COCO's for a published file; None where neither."""
-    if path.suffix == EXPORT_SUFFIX:
+    if _is_exported(path):
         return ExportedNetwork(path).info.names
     if any(row.file_name == path.name for row in list_published()):
         return coco_names()
@@ -126,7 +140,8 @@ def load_network(config: Config, num_classes: int, weights: Path) -> Network:
     network = create_model(
         config.network.model_name, config.network_table(), num_classes, variant=config.variant
     )
-    load_pretrain(network, weights, strict=True)
+    with naming_the_recipe():
+        load_pretrain(network, weights, strict=True)
     return network
 
 

@@ -46,12 +46,12 @@ class PredictedImage:
     @property
     def height(self) -> int:
         """The height in pixels."""
-        return self.image.shape[0]
+        return int(self.image.shape[0])
 
     @property
     def width(self) -> int:
         """The width in pixels."""
-        return self.image.shape[1]
+        return int(self.image.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Naming:
 
     names: Sequence[str]
     category_ids: Sequence[int] | None = None
-    take_image_id: Callable[[str], int | None] | None = None
+    take_image_id: Callable[[str], int | str | None] | None = None
     scores: bool = True
 
     def category_id(self, number: int) -> int:

@@ -16,9 +16,10 @@ from torch import Tensor
 from yoloflow.files import write_atomically
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.mindspore import looks_like_mindspore, read_mindspore
+from yoloflow.weights.onnx_convolutions import Convolution, looks_like_onnx, read_onnx_convolutions
 from yoloflow.weights.pickled import read_pickled
 
-FORMATS = "safetensors, PyTorch (.pt, .pth), MindSpore (.ckpt)"
+FORMATS = "safetensors, PyTorch (.pt, .pth), MindSpore (.ckpt) and ONNX"
 """The formats that are read, recognised by their content."""
 
 _METADATA_KEY = "yoloflow"
@@ -31,11 +32,12 @@ class WeightsFile:
 
     Attributes:
         tensors: by the file's names, on the CPU.
-        format: "safetensors", "PyTorch" or "MindSpore".
+        format: "safetensors", "PyTorch", "MindSpore" or "ONNX".
         class_names: the classes in order; None where it does not say them.
         licence: as it states it; None where it states none.
         producer: version and date of what wrote it; "" where it does not say.
         facts: what our own files say beyond that, such as recipe and img_size.
+        convolutions: of a file without names, in the order of its computation; BatchNorm is folded into them.
     """
 
     tensors: dict[str, Tensor]
@@ -44,6 +46,7 @@ class WeightsFile:
     licence: str | None = None
     producer: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    convolutions: list[Convolution] = field(default_factory=list)
 
 
 def save_weights(
@@ -72,6 +75,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 def read_weights(path: str | Path) -> WeightsFile:
     """Reads a weights file of any known format; no code of a file ever runs.
 
+    Of a training state (`state-<step>.safetensors`) it reads the averaged weights, else the network's.
+
     Args:
         path: the file; its format is recognised by its content.
 
@@ -93,6 +98,8 @@ def read_weights(path: str | Path) -> WeightsFile:
     if head.startswith(b"PK\x03\x04"):
         found = read_pickled(path)
         return WeightsFile(dict(found), "PyTorch", found.class_names, found.licence, found.producer)
+    if looks_like_onnx(head):
+        return WeightsFile({}, "ONNX", convolutions=read_onnx_convolutions(path))
     if looks_like_mindspore(head):
         return WeightsFile(read_mindspore(path), "MindSpore")
     raise YoloflowError(f"{path}: {_describe_other(head)}; weights are read from {FORMATS} files")
@@ -114,6 +121,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
     except ValueError:
         facts = {}
     facts = facts if isinstance(facts, dict) else {}
+    tensors = _of_training_state(tensors)
     names, licence = facts.get("class_names"), facts.get("licence")
     return WeightsFile(
         tensors,
@@ -122,6 +130,20 @@ def _read_safetensors(path: Path) -> WeightsFile:
         licence if isinstance(licence, str) else None,
         facts=facts,
     )
+
+
+def _of_training_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the weights in a training state, the averaged ones if it has an average; else the tensors."""
+    if "skipped_updates" in tensors:
+        for prefix in ("ema.network.", "network."):
+            found = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+            if found:
+                return found
+    return tensors
 
 
 def _describe_other(head: bytes) -> str:
