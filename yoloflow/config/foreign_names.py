@@ -107,6 +107,8 @@ SETTINGS = {
     "iou_threshold": "iou_thres",
     "max_detections": "max_det",
     "use_ema": "ema",
+    "early_stopping": "patience",
+    "early_stopping_patience": "patience",
 }
 """Their setting -> ours."""
 
