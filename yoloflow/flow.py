@@ -34,6 +34,7 @@ from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
 from yoloflow.train_step.step import create_train_step_fn, get_gradreducer, get_loss_scaler
 from yoloflow.trainer.create import create_trainer
+from yoloflow.trainer.dry_run import try_first_step
 from yoloflow.trainer.start import start_weights
 
 
@@ -48,7 +49,7 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     """Trains and evaluates as `config` says; returns the run's summary, as in its `summary.json`.
 
     It says what it does, unless the logger "yoloflow" has a level (`setLevel(logging.WARNING)`) or handler.
-    With `dry_run` it ends before the first step and leaves nothing behind; see `Trainer.dry_run`.
+    `dry_run` ends before the first step and leaves nothing behind.
 
     Raises:
         YoloflowError: settings, data or run folder cannot be used; the message says what to do.
@@ -126,7 +127,7 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     with naming_changed_settings(run, config):
         trainer = create_trainer(context, loader, callbacks, config, identity=identity)
     if dry_run:
-        return trainer.dry_run()
+        return try_first_step(trainer)
     trainer.check()
     with begun_run(context, config, sets, origin):
         return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()

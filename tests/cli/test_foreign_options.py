@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import run
+from tests.support.command import run
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 
 
