@@ -1,4 +1,4 @@
-"""What other trainers call our settings, values and commands: the one table that messages look into.
+"""Says what other trainers call our settings, values and commands: the one table that messages look into.
 
 Keys are in lower case with `_`. Nothing is renamed silently: the same word may mean something else there.
 """

@@ -1,4 +1,4 @@
-"""A training up to its first step, of which nothing is left behind."""
+"""Takes a training up to its first step and leaves nothing of it behind."""
 
 from __future__ import annotations
 
