@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
+from yoloflow.structures import Batch
 from yoloflow.trainer.guards.memory import forecast_memory
 from yoloflow.trainer.trainer import Trainer
 
@@ -24,7 +26,7 @@ def try_first_step(trainer: Trainer) -> dict[str, Any]:
     context = trainer.context
     if trainer.settings.memory_forecast:
         forecast_memory(context.train_step, trainer.loader, context.ranks)
-    with closing(trainer.loader.batches(context.step)) as batches:
+    with closing(cast(Generator[Batch, None, None], trainer.loader.batches(context.step))) as batches:
         batch = next(batches)
     counts = {"epochs": context.epochs, "steps_per_epoch": context.steps_per_epoch}
     found = {**counts, "images": len(batch.images), "img_size": batch.images.shape[-1]}
