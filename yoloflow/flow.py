@@ -34,7 +34,7 @@ from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
 from yoloflow.train_step.step import create_train_step_fn, get_gradreducer, get_loss_scaler
 from yoloflow.trainer.create import create_trainer
-from yoloflow.trainer.dry_run import dry_run as run_dry
+from yoloflow.trainer.dry_run import try_first_step
 from yoloflow.trainer.start import start_weights
 
 
@@ -122,7 +122,7 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     with naming_changed_settings(run, config):
         trainer = create_trainer(context, loader, callbacks, config, identity=identity)
     if dry_run:
-        return run_dry(trainer)
+        return try_first_step(trainer)
     trainer.guards.before_training()
     with begun_run(context, config, sets, origin):
         return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()

@@ -8,19 +8,12 @@ from pathlib import Path
 import pytest
 import typer
 
+from tests.support.command import run
 from tests.support.tiny_run import NAMES, tiny_run, write_images
 from yoloflow.cli import app, main
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.evaluation.metrics import METRICS
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of the command, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["yoloflow", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return int(end.value.code or 0)
 
 
 @pytest.mark.process

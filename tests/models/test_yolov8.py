@@ -17,6 +17,7 @@ from tests.support.reference import (
     reference_inputs,
     reference_network,
 )
+from yoloflow.config.reader import load_config
 from yoloflow.models import Network, create_model
 from yoloflow.models.network import Variant
 from yoloflow.weights.mindyolo import load_mindyolo
@@ -168,3 +169,23 @@ def test_decoding_under_autocast_stays_in_float32() -> None:
         decoded = network.head_layer.decode(raw)
     assert decoded.dtype == torch.float32
     torch.testing.assert_close(decoded, network.head_layer.decode(raw), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "momentum", "bias_lr"),
+    [
+        ("yolov8n", 0.03, 0.1),
+        ("yolov8n-small-data", 0.3, 0.0),
+        ("yolov5n-small-data", 0.3, 0.0),
+        ("quickstart", 0.03, 0.1),
+    ],
+)
+def test_statistics_follow_the_weights_in_short_trainings(
+    recipe: str, momentum: float, bias_lr: float
+) -> None:
+    config = load_config(recipe, ["data.nc=2"])
+    assert config.optimizer.warmup_bias_lr == bias_lr
+    with torch.device("meta"):
+        network = create_model(config.network.model_name, config.network_table(), 2, sync_bn=True)
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {momentum}

@@ -12,11 +12,14 @@ from yoloflow.callbacks.base import BaseCallback, RunContext
 from yoloflow.data.image_files import decode_image
 from yoloflow.report.box_drawing import draw_detections, draw_grid
 from yoloflow.report.curves_plot import plot_curves
-from yoloflow.structures import Batch, Detections, Uint8Array
+from yoloflow.structures import Batch, DatasetIndex, Detections, Uint8Array
+
+_READABLE_SIDE = 480
+"""Pixels of the longer side of a drawn image at least."""
 
 
 class PicturesCallback(BaseCallback):
-    """Writes `plots/`: the first batch of each stage, the curves, and detections on validation images."""
+    """Writes `plots/`: first batch of each stage, curves, truth beside detections of validation images."""
 
     def __init__(self, images: int = 16, columns: int = 4, min_score: float = 0.25) -> None:
         """Sets the grid.
@@ -45,12 +48,14 @@ class PicturesCallback(BaseCallback):
         self._draw_curves(context)
         if context.evaluation is None or not context.ranks.is_main:
             return
-        tiles = [
-            draw_image_file(image.path, image.detections, context.class_names, self.min_score)
-            for image in context.evaluation.examples[: self.images]
-        ]
+        index, names = context.evaluation.index, context.class_names
+        tiles = []
+        for image in context.evaluation.examples[: self.images]:
+            tiles.append(draw_truth(image.path, index))
+            tiles.append(draw_image_file(image.path, image.detections, names, self.min_score))
         if tiles:
-            _write_jpeg(context.run.plots / "detections.jpg", draw_grid(tiles, self.columns))
+            columns = max(self.columns // 2, 1) * 2  # truth on the left of each pair
+            _write_jpeg(context.run.plots / "detections.jpg", draw_grid(tiles, columns))
 
     def on_train_end(self, context: RunContext) -> None:
         """Writes the whole curves."""
@@ -70,12 +75,24 @@ class PicturesCallback(BaseCallback):
             plot_curves(context.run.metrics, context.run.plots / "curves.png")
 
 
+def draw_truth(path: Path, index: DatasetIndex) -> Uint8Array:
+    """Draws the labels of an image file of a data set; returns it as BGR."""
+    place = int(np.flatnonzero(index.image_paths == str(path))[0])
+    boxes = slice(*index.box_offsets[place : place + 2])
+    image = _enlarged(decode_image(str(path)))
+    factor = image.shape[1] / index.sizes_hw[place, 1]
+    corners = (index.boxes_xyxy[boxes] * factor).astype(np.float32)
+    return draw_detections(image, corners, index.classes[boxes], None, index.names)
+
+
 def draw_image_file(path: Path, detections: Detections, names: list[str], min_score: float) -> Uint8Array:
     """Draws the detections of at least `min_score` on an image file; returns it as BGR."""
     chosen = detections.scores >= min_score
+    image = decode_image(str(path))
+    enlarged = _enlarged(image)
     return draw_detections(
-        decode_image(str(path)),
-        detections.boxes_xyxy[chosen],
+        enlarged,
+        detections.boxes_xyxy[chosen] * (enlarged.shape[1] / image.shape[1]),
         detections.classes[chosen],
         detections.scores[chosen],
         names,
@@ -86,7 +103,7 @@ def draw_batch_images(batch: Batch, names: list[str]) -> list[Uint8Array]:
     """Draws the label boxes on each image of a batch; returns them as BGR."""
     drawn = []
     for image, labels in zip(batch.images.cpu().numpy(), batch.labels.cpu().numpy(), strict=True):
-        bgr = np.ascontiguousarray(image[::-1].transpose(1, 2, 0))
+        bgr = _enlarged(np.ascontiguousarray(image[::-1].transpose(1, 2, 0)))
         rows = labels[labels[:, 1] >= 0]
         height, width = bgr.shape[:2]
         centre, half = rows[:, 2:4], rows[:, 4:6] / 2
@@ -99,3 +116,12 @@ def draw_batch_images(batch: Batch, names: list[str]) -> list[Uint8Array]:
 def _write_jpeg(path: Path, image_bgr: Uint8Array) -> None:
     # OpenCV ends the process where the name of a file is no UTF-8.
     path.write_bytes(cv2.imencode(".jpg", image_bgr)[1].tobytes())
+
+
+def _enlarged(image: Uint8Array) -> Uint8Array:
+    """A small image so much larger, by a whole factor, that captions on it can be read."""
+    factor = -(-_READABLE_SIDE // max(image.shape[:2]))
+    if factor == 1:
+        return image
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), np.uint8)

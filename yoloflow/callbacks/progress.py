@@ -11,7 +11,7 @@ _LONGEST_BAR = 40
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is.
+    """Says how far a training is.
 
     Attributes:
         epoch: 1-based epoch in progress; epochs: of the training.

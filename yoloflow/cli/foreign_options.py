@@ -1,4 +1,4 @@
-"""Command lines of other trainers, such as `--config FILE --batch-size 8`, as they are written here."""
+"""Rewrites command lines of other trainers, such as `--config FILE --batch-size 8`, in our form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other trainers call our settings, values and commands: the one table that messages look into.
+"""Says what other trainers call our settings, values and commands: the one table that messages look into.
 
 Keys are in lower case with `_`. Nothing is renamed silently: the same word may mean something else there.
 """
@@ -22,7 +22,6 @@ SETTINGS = {
     "resolution": "img_size",
     "width": "img_size",
     "height": "img_size",
-    "lr": "optimizer.lr_init",
     "lr0": "optimizer.lr_init",
     "base_lr": "optimizer.lr_init",
     "learning_rate": "optimizer.lr_init",
@@ -33,7 +32,6 @@ SETTINGS = {
     "lr_schedule": "optimizer.lr_scheduler",
     "weight_decay": "optimizer.gp_weight_decay",
     "decay": "optimizer.gp_weight_decay",
-    "warmup": "optimizer.warmup_epochs",
     "burn_in": "optimizer.min_warmup_step",
     "box": "loss.box",
     "cls": "loss.cls",
@@ -107,6 +105,8 @@ SETTINGS = {
     "iou_threshold": "iou_thres",
     "max_detections": "max_det",
     "use_ema": "ema",
+    "early_stopping": "patience",
+    "early_stopping_patience": "patience",
 }
 """Their setting -> ours."""
 

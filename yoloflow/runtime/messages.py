@@ -1,4 +1,4 @@
-"""Where the messages of the logger "yoloflow" are shown: on stderr, in a notebook on stdout."""
+"""Shows the messages of the logger "yoloflow": on stderr, in a notebook on stdout."""
 
 from __future__ import annotations
 

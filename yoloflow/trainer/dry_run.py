@@ -11,7 +11,7 @@ from yoloflow.trainer.trainer import Trainer
 logger = logging.getLogger("yoloflow")
 
 
-def dry_run(trainer: Trainer) -> dict[str, Any]:
+def try_first_step(trainer: Trainer) -> dict[str, Any]:
     """Lets the guards look at a training and loads its first batch; nothing is trained or written.
 
     Returns:

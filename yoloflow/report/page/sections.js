@@ -207,12 +207,21 @@ function calibrationSection(run) {
   const calibration = run.diagnostics?.calibration;
   if (!calibration) return absent("calibration", "Does confidence keep its word?", NOT_EVALUATED(run));
   const used = calibration.bins.filter((bin) => bin.count && isNumber(bin.accuracy));
-  const gap = used.reduce((sum, bin) => sum + bin.count * (bin.confidence - bin.accuracy), 0);
-  const side = gap > 0 ? "too sure" : "too modest";
+  // Thousands of detections near confidence 0 are right about themselves and hide the bars that are looked at.
+  const from = run.diagnostics.conf_thres;
+  const chosen = used.filter((bin) => bin.confidence >= from);
+  const judged = chosen.length ? chosen : used;
+  const gap = (bin) => bin.confidence - bin.accuracy;
+  const total = judged.reduce((sum, bin) => sum + bin.count, 0);
+  const mean = judged.reduce((sum, bin) => sum + bin.count * Math.abs(gap(bin)), 0) / total;
+  const side = judged.reduce((sum, bin) => sum + bin.count * gap(bin), 0) > 0 ? "too sure" : "too modest";
+  const worst = judged.reduce((a, bin) => (Math.abs(gap(bin)) > Math.abs(gap(a)) ? bin : a), judged[0]);
+  const points = (value) => (100 * Math.abs(value)).toFixed(1);
+  const which = chosen.length ? `Of detections of confidence ${share(from)} or more` : "On average";
   const lead = used.length
-    ? `On average confidence is off by ${(100 * calibration.ece).toFixed(1)} percentage points, mostly ${side}.`
+    ? `${which}, confidence is off by ${points(mean)} percentage points, mostly ${side}; by ${points(gap(worst))} where it is about ${share(worst.confidence)}.`
     : "There are no detections to judge.";
-  const said = `Expected calibration error ${share(calibration.ece)}, largest ${share(calibration.mce)}. Darker bars hold more detections; a dot is a bin's mean confidence. Bars below the dashed line are too sure.`;
+  const said = `Expected calibration error ${share(calibration.ece)} over all detections, most of which have a confidence near 0; largest ${share(calibration.mce)}. Darker bars hold more detections; a dot is a bin's mean confidence. Bars below the dashed line are too sure.`;
   return section(
     "calibration",
     "Does confidence keep its word?",
