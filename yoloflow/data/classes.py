@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yoloflow.data.coco_truth import category_ids_of
 from yoloflow.data.formats.annotations import Annotations
 from yoloflow.structures import Int64Array, Problem, YoloflowError, nearest_names
 
@@ -89,7 +90,7 @@ def _choose(
         return ClassList(list(names), np.array([id_of_name[name] for name in names], np.int64))
     if names is None:
         names = _found_names(parts, nc)
-    return ClassList(list(names), np.arange(1, len(names) + 1))
+    return ClassList(list(names), category_ids_of(names))
 
 
 def _found_names(parts: Sequence[Annotations], nc: int | None) -> list[str]:

@@ -9,12 +9,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from yoloflow.data.caches.index import cached_index
 from yoloflow.data.classes import ClassList, resolve_classes
+from yoloflow.data.coco_truth import image_ids_of, read_truth
 from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS
 from yoloflow.data.formats.annotations import Annotations, join_annotations, offsets_of, rows_of_ragged
@@ -26,16 +27,20 @@ from yoloflow.structures import DatasetIndex, Int64Array, YoloflowError, nearest
 
 Value = TypeVar("Value")
 
+ClassCount = int | Literal["counted"] | None
+"""A number of classes; "counted": as many as the highest class of YOLO labels, where nothing names them."""
+
 logger = logging.getLogger("yoloflow")
 
 
 def read_index(
     source: str | Sequence[str],
     names: Sequence[str] | None = None,
-    nc: int | None = None,
+    nc: ClassCount = None,
     policy: PolicySetting = "repair",
     image_folder: str | None = None,
     *,
+    truth: str | None = None,
     decode: bool = False,
     stop_at_errors: bool = True,
     held_out: DatasetIndex | None = None,
@@ -48,9 +53,11 @@ def read_index(
         source: a COCO json; a YOLO list file, folder or glob pattern; a VOC folder or list file; or several
             of these, joined. "digits:train" and "digits:val" are the embedded set of the quick start.
         names: class names in class order; taken from the source if None.
-        nc: number of classes; needed for YOLO labels without `names`, checked elsewhere.
+        nc: number of classes; needed for YOLO labels without `names`, checked elsewhere. See `ClassCount`.
         policy: what is done about problems, see `Policy.of`.
         image_folder: where the images are, if not where the format expects them.
+        truth: a COCO json that has the objects of the images of `source`, a single YOLO list; its label files
+            are not read then.
         decode: decode every image, which finds damaged ones and equal ones.
         stop_at_errors: raise where the policy says "error"; without it all is repaired and listed.
         held_out: another data set; images that are in it too are leaks.
@@ -70,7 +77,7 @@ def read_index(
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     decode = decode or rules.needs_pixels
 
-    read = partial(_read, sources, names, nc, rules, image_folder, decode, held_out, progress)
+    read = partial(_read, sources, names, nc, rules, image_folder, truth, decode, held_out, progress)
     if not cache:
         index = read()[0]
     else:
@@ -81,6 +88,7 @@ def read_index(
             dict(rules.actions),
             image_folder,
             decode,
+            truth,
         ]
         index = cached_index((json.dumps(how), *_words_of(held_out)), read)
     if stop_at_errors:
@@ -91,18 +99,27 @@ def read_index(
 def _read(
     sources: Sequence[str],
     names: Sequence[str] | None,
-    nc: int | None,
+    nc: ClassCount,
     policy: Policy,
     image_folder: str | None,
+    truth: str | None,
     decode: bool,
     held_out: DatasetIndex | None,
     progress: Progress | None,
 ) -> tuple[DatasetIndex, list[str] | None]:
     """Returns the index, and the files and folders that it depends on."""
-    parts = [_read_source(one, image_folder) for one in sources]
+    if truth is None:
+        parts = [_read_source(one, image_folder) for one in sources]
+    else:
+        count = None if nc == "counted" else nc
+        parts = [read_truth(truth, one, image_folder, names, count) for one in sources]
+    if nc == "counted":
+        nc = _count_classes(parts) if names is None else None
     classes, unknown_classes = resolve_classes(parts, sources, names, nc)
     annotations = join_annotations(parts)
     annotations.problems += unknown_classes
+    if not annotations.has_own_ids and (ids := image_ids_of(annotations.image_paths, classes.names)) is not None:
+        annotations.image_ids = ids
     _settle_image_ids(annotations, parts)
     inspected = inspect_images(annotations, policy, decode=decode, held_out=held_out, progress=progress)
     repair = _repair_boxes(annotations, inspected, policy)
@@ -111,6 +128,13 @@ def _read(
     index.problems = inspected.problems + repair.problems
     _check_not_empty(index, annotations)
     return index, _tracked(annotations)
+
+
+def _count_classes(parts: Sequence[Annotations]) -> int | None:
+    """Returns the number of classes of YOLO labels; None where a source names its classes."""
+    if any(part.categories is not None for part in parts):
+        return None
+    return max(int(part.class_ids.max(initial=0)) for part in parts) + 1
 
 
 def _tracked(annotations: Annotations) -> list[str] | None:

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from yoloflow.data.coco_truth import ForeignTruthError, truth_beside
 from yoloflow.data.image_inspection import find_leaks
-from yoloflow.data.index import as_one_class, read_index
+from yoloflow.data.index import ClassCount, as_one_class, read_index
 from yoloflow.data.problems import Policy, summarise_problems
 from yoloflow.data.settings import DataSettings
 from yoloflow.data.statistics import set_remarks
@@ -85,9 +86,39 @@ def read_set(
         raise YoloflowError(
             f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), data=FILE.yaml{hint}"
         )
-    how = {"cache": settings.index_cache, **how}
+    how = {"cache": settings.index_cache, "policy": settings.problems, **how}
+    how["image_folder"] = settings.image_folder
     given, nc = (names, None) if names else (settings.names, settings.nc)
-    return read_index(source, given, nc, settings.problems, settings.image_folder, **how)
+    return read_evaluated(source, given, nc, **how) if key == "val_set" else read_index(source, given, nc, **how)
+
+
+def read_evaluated(
+    source: str | Sequence[str], names: Sequence[str] | None, nc: ClassCount, **how: Any
+) -> DatasetIndex:
+    """Reads a data set to evaluate on: where COCO's json lies beside a list file, that is the truth.
+
+    Areas and crowd regions, which COCO's figures depend on, are in the json alone. The log says which it is.
+
+    Args:
+        source: as `read_index`.
+        names: likewise.
+        nc: likewise.
+        how: further arguments of `read_index`.
+
+    Raises:
+        YoloflowError: as `read_index`.
+    """
+    sources = [source] if isinstance(source, str) else list(source)
+    truth = truth_beside(sources[0]) if len(sources) == 1 else None
+    if truth is not None:
+        try:
+            index = read_index(source, names, nc, truth=truth, **how)
+        except ForeignTruthError as error:
+            logger.warning("%s is evaluated by its label files, not by the json beside it: %s", sources[0], error)
+        else:
+            logger.info("%s is evaluated by %s (areas, crowd regions), not by label files", sources[0], truth)
+            return index
+    return read_index(source, names, nc, **how)
 
 
 def log_problems(sets: Mapping[str, DatasetIndex]) -> None:

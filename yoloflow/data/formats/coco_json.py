@@ -13,9 +13,10 @@ import gc
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -33,19 +34,25 @@ def recognises(source: str) -> bool:
     return source.lower().endswith(".json")
 
 
-def read(source: str, image_folder: str | None = None) -> Annotations:
+def read(
+    source: str, image_folder: str | None = None, image_paths: Sequence[str] | None = None
+) -> Annotations:
     """Read a COCO json.
 
     Args:
         source: the file.
         image_folder: where the images' `file_name` begins.
+        image_paths: take these images alone, in this order; they are found in the file by their names.
 
     Raises:
-        YoloflowError: the file is no COCO json, or none of its images is found.
+        YoloflowError: the file is no COCO json, none of its images is found, or it lacks one of
+            `image_paths`.
     """
     with _garbage_collector_paused():
         content = _load(source)
         categories = _categories(source, content)
+        if image_paths is not None:
+            _keep_listed(source, content, image_paths)
         images = _read_images(source, content["images"], image_folder)
         boxes = _read_annotations(source, content.get("annotations", []), images)
         return _flatten(source, images, boxes, categories)
@@ -82,6 +89,38 @@ def _load(source: str) -> dict[str, Any]:
         if not isinstance(content.get(key, [] if key == "annotations" else None), list):
             raise YoloflowError(f'{source}: is no COCO json: "{key}" is missing or no list')
     return content
+
+
+def _keep_listed(source: str, content: dict[str, Any], image_paths: Sequence[str]) -> None:
+    """Keeps the images of a list, under their paths there, and their annotations."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for entry in content["images"]:
+        if isinstance(entry, dict) and isinstance(entry.get("file_name"), str):
+            by_name.setdefault(PurePosixPath(entry["file_name"]).name, []).append(entry)
+    entries, missing = [], []
+    for path in image_paths:
+        parts = PurePath(path).parts
+        fitting = [
+            entry
+            for entry in by_name.get(parts[-1], [])
+            if (own := PurePosixPath(entry["file_name"]).parts) == parts[-len(own) :]
+        ] or by_name.get(parts[-1], [])
+        if len(fitting) == 1:
+            entries.append({**fitting[0], "file_name": path})
+        else:
+            missing.append(path)
+    if missing:
+        raise YoloflowError(
+            f"{source}: {len(missing)} of {len(image_paths)} images are not in it, or not once, such as "
+            f"{missing[0]}"
+        )
+    known = {_key(entry.get("id")) for entry in entries}
+    content["images"] = entries
+    content["annotations"] = [
+        entry
+        for entry in content.get("annotations", [])
+        if not isinstance(entry, dict) or _key(entry.get("image_id")) in known
+    ]
 
 
 def _categories(source: str, content: dict[str, Any]) -> dict[int, str]:

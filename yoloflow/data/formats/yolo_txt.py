@@ -58,6 +58,11 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     return annotations
 
 
+def listed_images(source: str, image_folder: str | None = None) -> list[str]:
+    """Returns the absolute paths of the images of a source, without their labels; arguments as `read`."""
+    return _image_paths(source, image_folder, set())[0]
+
+
 def _image_paths(source: str, image_folder: str | None, folders: set[str]) -> tuple[list[str], list[int]]:
     """Returns paths and lines of the images; the folders that were looked into are added to `folders`."""
     if os.path.isdir(source):

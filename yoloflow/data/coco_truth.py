@@ -1,0 +1,93 @@
+"""COCO's json beside a list file: the truth of an evaluation, and the ids of COCO's classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import PurePath
+
+import numpy as np
+
+from yoloflow.data.formats import coco_json, yolo_txt
+from yoloflow.data.formats.annotations import Annotations
+from yoloflow.structures import Int64Array, YoloflowError
+
+# The names of COCO's 80 classes as YOLO data sets number them, and the gaps in the ids of its categories.
+_COCO_NAMES = (
+    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, "
+    "stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, "
+    "backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, "
+    "baseball glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, "
+    "bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, "
+    "potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, "
+    "oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
+).split(", ")
+_COCO_GAPS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+_COCO_IDS = [number for number in range(1, 91) if number not in _COCO_GAPS]
+
+
+class ForeignTruthError(YoloflowError):
+    """A json beside a list file is not about the list's images or classes."""
+
+
+def truth_beside(list_file: str) -> str | None:
+    """Returns `annotations/instances_NAME.json` beside NAME.txt, or MindYOLO's `instances_val2017.json`."""
+    folder, name = os.path.split(list_file)
+    stem, suffix = os.path.splitext(name)
+    if suffix.lower() != ".txt":
+        return None
+    names = (f"instances_{stem}.json", "instances_val2017.json")
+    paths = [os.path.join(folder, "annotations", candidate) for candidate in names]
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def read_truth(
+    path: str, source: str, image_folder: str | None, names: Sequence[str] | None, nc: int | None
+) -> Annotations:
+    """Reads the annotations of a YOLO source's images from a COCO json; label files are not read.
+
+    Args:
+        path: the json.
+        source: names the images, see `yolo_txt.read`.
+        image_folder: likewise.
+        names: class names that the json's categories must have, in any order; mere numbers stand for the
+            categories in the order of their ids.
+        nc: number of classes that it must have.
+
+    Raises:
+        ForeignTruthError: it lacks an image, or has other classes.
+        YoloflowError: a file cannot be read.
+    """
+    listed = yolo_txt.listed_images(source, image_folder)
+    try:
+        found = coco_json.read(path, image_paths=listed)
+    except YoloflowError as error:
+        raise ForeignTruthError(str(error)) from error
+    assert found.categories is not None
+    count = len(found.categories)
+    if names is not None and list(names) == [str(number) for number in range(count)]:
+        found.categories = dict(zip(found.categories, names, strict=True))
+    wanted = nc if names is None else len(names)
+    foreign = set() if names is None else set(found.categories.values()) ^ set(names)
+    if foreign or (wanted is not None and wanted != count):
+        shown = ", ".join(sorted(foreign)[:5]) or f"{count}, not {wanted}"
+        raise ForeignTruthError(f"{path}: has other classes than the data set ({shown})")
+    if found.consulted is not None:
+        found.consulted.append(source)
+    return found
+
+
+def category_ids_of(names: Sequence[str]) -> Int64Array:
+    """Returns the ids that files for the user carry where no source has its own: COCO's for its names."""
+    if list(names) == _COCO_NAMES:
+        return np.array(_COCO_IDS, np.int64)
+    return np.arange(1, len(names) + 1)
+
+
+def image_ids_of(paths: Sequence[str], names: Sequence[str]) -> Int64Array | None:
+    """Returns the ids that COCO's file names are, for a set of COCO's classes; None for any other."""
+    stems = [PurePath(path).stem for path in paths]
+    if list(names) != _COCO_NAMES or not all(stem.isdecimal() and len(stem) < 19 for stem in stems):
+        return None
+    ids = np.array([int(stem) for stem in stems], np.int64)
+    return ids if len(np.unique(ids)) == len(ids) else None
