@@ -33,7 +33,7 @@ ClassCount = int | Literal["counted"] | None
 logger = logging.getLogger("yoloflow")
 
 
-def read_index(
+def read_index(  # noqa: PLR0913
     source: str | Sequence[str],
     names: Sequence[str] | None = None,
     nc: ClassCount = None,
@@ -118,7 +118,10 @@ def _read(
     classes, unknown_classes = resolve_classes(parts, sources, names, nc)
     annotations = join_annotations(parts)
     annotations.problems += unknown_classes
-    if not annotations.has_own_ids and (ids := image_ids_of(annotations.image_paths, classes.names)) is not None:
+    if (
+        not annotations.has_own_ids
+        and (ids := image_ids_of(annotations.image_paths, classes.names)) is not None
+    ):
         annotations.image_ids = ids
     _settle_image_ids(annotations, parts)
     inspected = inspect_images(annotations, policy, decode=decode, held_out=held_out, progress=progress)

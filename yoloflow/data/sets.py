@@ -89,7 +89,9 @@ def read_set(
     how = {"cache": settings.index_cache, "policy": settings.problems, **how}
     how["image_folder"] = settings.image_folder
     given, nc = (names, None) if names else (settings.names, settings.nc)
-    return read_evaluated(source, given, nc, **how) if key == "val_set" else read_index(source, given, nc, **how)
+    return (
+        read_evaluated(source, given, nc, **how) if key == "val_set" else read_index(source, given, nc, **how)
+    )
 
 
 def read_evaluated(
@@ -114,7 +116,9 @@ def read_evaluated(
         try:
             index = read_index(source, names, nc, truth=truth, **how)
         except ForeignTruthError as error:
-            logger.warning("%s is evaluated by its label files, not by the json beside it: %s", sources[0], error)
+            logger.warning(
+                "%s is evaluated by its label files, not by the json beside it: %s", sources[0], error
+            )
         else:
             logger.info("%s is evaluated by %s (areas, crowd regions), not by label files", sources[0], truth)
             return index
