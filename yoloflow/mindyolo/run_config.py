@@ -65,8 +65,10 @@ def _data(loader: ConcatLoader) -> dict[str, Any]:
     ]
     lengths = [stage.epochs for stage in loader.loaders]
     stages = {"stage_epochs": lengths, "trans_list": rows}
+    single_cls = first.dataset.single_cls
     return {
-        "names": list(first.dataset.index.names),
+        "names": None if single_cls else list(first.dataset.index.names),
+        "single_cls": single_cls,
         "num_parallel_workers": first.num_parallel_workers,
         "train_transforms": rows[0] if len(rows) == 1 else stages,
         "rect": bool(getattr(first.dataset, "rect", False)),
