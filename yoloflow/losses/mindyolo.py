@@ -63,7 +63,7 @@ class MindYOLOAnchorLoss(DeviceMean, AnchorLoss):
 class MindYOLOv7Loss(MindYOLOAnchorLoss, YOLOv7Loss):
     """An object takes all candidates as cheap as its k-th; one that costs another object less learns none.
 
-    Where candidates are compared with objects, all four numbers of these are multiplied by the images' height.
+    Where candidates are compared with objects, all four numbers of these are multiplied by images' height.
     """
 
     def _truth_xyxy(self, objects: Objects, images: Tensor) -> Tensor:
