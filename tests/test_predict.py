@@ -14,7 +14,7 @@ from tests.support.images import read_image
 from tests.support.tiny_run import NAMES, tiny_run, write_images, write_video
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.read_ahead import read_frames
-from yoloflow.data.sources import open_sources
+from yoloflow.data.sources import Frame, open_sources
 from yoloflow.detector import Detector, DetectSettings
 from yoloflow.predict import PredictSettings, predict
 from yoloflow.report.prediction_formats import Naming
@@ -116,7 +116,7 @@ def test_a_picture_is_prepared_as_in_evaluation(run: Path, pictures: Path) -> No
     for k in range(len(dataset)):
         expected = dataset.get(0, k)
         image = read_image(dataset.index.image_paths[k])
-        prepared = detector._prepare(image)
+        prepared = detector.prepare(image)
         assert np.array_equal(prepared.image, expected.image)
         assert prepared.scale_xy == expected.scale_xy
         assert prepared.pad_xy == expected.pad_xy
@@ -224,7 +224,7 @@ def test_an_interrupted_prediction_leaves_valid_json_of_what_was_done(pictures: 
 
     def interrupted() -> None:
         with PredictionWriter(tmp_path / "out", Naming(NAMES)) as writer:
-            writer.write(Path("x.jpg"), None, None, image, nothing)
+            writer.write(Frame(Path("x.jpg"), image), nothing)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -315,7 +315,7 @@ def test_a_run_that_is_evaluated_in_rectangles_predicts_in_rectangles(tmp_path: 
     images = [read_image(path) for path in dataset.index.image_paths]
     shapes = [(32, 64), (64, 32), (64, 64), (32, 64)]
     for k, (image, shape_hw) in enumerate(zip(images, shapes, strict=True)):
-        expected, prepared = dataset.get(0, k, shape_hw), detector._prepare(image)
+        expected, prepared = dataset.get(0, k, shape_hw), detector.prepare(image)
         assert prepared.image.shape[:2] == shape_hw
         assert np.array_equal(prepared.image, expected.image)
         assert prepared.pad_xy == expected.pad_xy

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yoloflow.config.schema import Config
-from yoloflow.data.problems import Policy, problems_report, summarise_problems
+from yoloflow.data.problems import Policy, problems_report, repairs_of, summarise_problems
 from yoloflow.data.sets import read_sets
 from yoloflow.data.statistics import describe_statistics, statistics
 from yoloflow.data.threads import Progress
@@ -47,10 +47,12 @@ class DataCheck:
     def _verdict(self) -> str:
         if not self.errors:
             return "no errors: a training can start"
-        kinds = ", ".join(dict.fromkeys(problem.kind for problem in self.errors))
+        kinds = list(dict.fromkeys(problem.kind for problem in self.errors))
         count = "1 error" if len(self.errors) == 1 else f"{len(self.errors)} errors"
+        repairs = ", ".join(f"{kind}: {' or '.join(repairs_of(kind))}" for kind in kinds)
         return (
-            f"{count} ({kinds}): no training starts; correct the data, or set data.problems for these kinds"
+            f"{count} ({', '.join(kinds)}): no training starts; correct the data, or set "
+            f"data.problems={{{repairs}}}"
         )
 
 

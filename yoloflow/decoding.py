@@ -37,7 +37,7 @@ def cell_centres(
     centres, sizes = [], []
     for size_hw, stride in zip(sizes_hw, strides, strict=True):
         centres.append(cell_corners(size_hw, device).view(-1, 2).float() + 0.5)
-        sizes.append(centres[-1].new_full((len(centres[-1]), 1), float(stride)))
+        sizes.append(centres[-1].new_full((centres[-1].shape[0], 1), float(stride)))
     return torch.cat(centres), torch.cat(sizes)
 
 
@@ -71,7 +71,7 @@ def expected_distances(logits: Tensor, bins: Tensor | None = None) -> Tensor:
     if bins is None:
         bins = torch.arange(logits.shape[2], device=logits.device, dtype=logits.dtype)
     # The sum is written out: a convolution would run in half precision under autocast, too coarse.
-    return (logits.softmax(2) * bins[:, None]).sum(2).mT
+    return (logits.softmax(2) * bins[:, None]).sum(2).transpose(1, 2)
 
 
 def distances_to_xyxy(centres_xy: Tensor, distances: Tensor) -> Tensor:

@@ -6,20 +6,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
-from yoloflow.data.index import as_one_class
-from yoloflow.data.sets import read_set
+from yoloflow.data.sets import log_problems, read_val_set
+from yoloflow.detector import load_settings, weights_of
 from yoloflow.evaluation.create import create_test_fn
 from yoloflow.evaluation.test_function import EvaluationResult
 from yoloflow.models import create_model, load_pretrain
 from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
 from yoloflow.models.precision import create_precision
-from yoloflow.run.folder import find_weights, names_of_run
+from yoloflow.run.folder import names_of_run
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
 
@@ -45,46 +43,51 @@ def evaluate_run(
     Raises:
         YoloflowError: no weights or no validation set, or they do not fit together.
     """
-    config = _load_test_config(run_or_recipe, overrides)
+    config = load_settings(run_or_recipe, overrides)
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
-    path = Path(weight or find_weights(Path(run_or_recipe)))
-    is_one_class = config.data.single_cls
-    index = read_set(config.data, "val_set", None if is_one_class else names_of_run(Path(run_or_recipe)))
-    if is_one_class:
-        index = as_one_class(index)
+    path = weights_of(run_or_recipe, weight, overrides)
+    exported = ExportedNetwork(path, device.type) if path.suffix == EXPORT_SUFFIX else None
+    names = exported.info.names if exported else names_of_run(path) or names_of_run(Path(run_or_recipe))
+    index = read_val_set(config.data, config.img_size, names)
+    if ranks.is_main:
+        log_problems({"val_set": index})
     network: nn.Module
-    if path.suffix == EXPORT_SUFFIX:
-        network = ExportedNetwork(path, device.type)
-        network.check_names(index.names)
-        config = _as_exported(config, network)
+    shape_hw = None
+    if exported:
+        network = exported
+        exported.check_names(index.names)
+        config = _as_exported(config, exported)
+        # Squares come without a shape of their own: as they do of a run.
+        if exported.shape_hw is not None and len(set(exported.shape_hw)) > 1:
+            shape_hw = exported.shape_hw
     else:
         network = create_model(
             config.network.model_name, config.network_table(), len(index.names), variant=config.variant
         )
-        load_pretrain(network, path)
+        load_pretrain(network, path, strict=True)
     logger.info("%s on %d images", path, len(index))
     precision = create_precision(config, device.type)
     test_fn = create_test_fn(
-        index, config, config.data, config.network, precision, ranks, save_json=save_json
+        *(index, config, config.data, config.network, precision, ranks),
+        save_json=save_json,
+        shape_hw=shape_hw,
     )
     result = test_fn(network.to(device))
     return replace(result, settings={"weights": str(path), **result.settings})
 
 
-def _load_test_config(run_or_recipe: str, overrides: Sequence[str]) -> Config:
-    """Settings of a run or recipe, or those that an exported file holds."""
-    if Path(run_or_recipe).suffix != EXPORT_SUFFIX:
-        return load_config(run_or_recipe, overrides)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / f"{Path(run_or_recipe).stem}.yaml"
-        file.write_text(ExportedNetwork(run_or_recipe).info.config, encoding="utf-8")
-        return load_config(file, overrides)
-
-
 def _as_exported(config: Config, network: ExportedNetwork) -> Config:
     """The settings with the one input shape that an exported network takes."""
-    size = network.info.img_size
-    if config.img_size != size or config.data.test_rect:
-        logger.info("evaluated on squares of %d pixels, which the exported file takes", size)
+    if (nms := network.info.nms) is not None:
+        logger.warning(
+            "the file has suppression inside: conf_thres %g, iou_thres %g and max_det %d are its own, and a "
+            "box counts for its best class alone; AP is lower than without",
+            *(nms.conf_thres, nms.iou_thres, nms.max_det),
+        )
+    if network.shape_hw is None:
+        return config
+    height, width = network.shape_hw
+    if config.img_size != max(height, width) or config.data.test_rect or height != width:
+        logger.info("evaluated on images of %d x %d pixels, which the exported file takes", height, width)
     data = config.data.model_copy(update={"test_rect": False})
-    return config.model_copy(update={"img_size": size, "data": data})
+    return config.model_copy(update={"img_size": max(height, width), "data": data})

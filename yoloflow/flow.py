@@ -19,6 +19,7 @@ from yoloflow.optim.optimizer import create_optimizer
 from yoloflow.optim.schedule import create_schedule
 from yoloflow.run.folder import choose_run
 from yoloflow.run.lock import release_run_lock
+from yoloflow.runtime.messages import shown_messages
 from yoloflow.runtime.random_generators import seed_everything, set_determinism
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
@@ -28,10 +29,13 @@ from yoloflow.trainer.start import start_weights
 
 
 # However it ends: the run folder is free again, and a rank that waited for the others in vain says where.
+@shown_messages()
 @release_run_lock()
 @explain_rank_timeout("preparing to train")
 def train(config: Config) -> dict[str, Any]:
     """Trains and evaluates as `config` says; returns the run's summary, as in its `summary.json`.
+
+    It says what it does, unless the logger "yoloflow" has a level (`setLevel(logging.WARNING)`) or handler.
 
     Raises:
         YoloflowError: settings, data or run folder cannot be used; the message says what to do.
@@ -58,7 +62,7 @@ def train(config: Config) -> dict[str, Any]:
         sync_bn=config.sync_bn and ranks.world_size > 1,
         variant=config.variant,
     ).to(device)
-    ema = start_weights(network, config, run)
+    ema, origin = start_weights(network, config, run, class_names)
 
     # 2. Data loaders, one stage after the other
     stages = config.stages(config.steps_per_epoch(len(train_set), ranks.world_size))
@@ -106,5 +110,5 @@ def train(config: Config) -> dict[str, Any]:
     identity = identity_of(train_set, config.per_batch_size * ranks.world_size)
     trainer = create_trainer(context, loader, callbacks, config, identity=identity)
     if ranks.is_main:
-        begin_run(run, config, sets)
+        begin_run(run, config, sets, origin)
     return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()

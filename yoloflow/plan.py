@@ -18,7 +18,7 @@ from yoloflow.data.stages import Stage
 from yoloflow.optim.rules import RULES
 from yoloflow.optim.schedule import Schedule, count_warmup_updates, create_schedule, ema_decay
 from yoloflow.optim.settings import OptimizerSettings, RunLength
-from yoloflow.structures import YoloflowError
+from yoloflow.structures import DatasetIndex, YoloflowError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -204,21 +204,30 @@ def make_plan(config: Config, steps_per_epoch: int, world_size: int = 1) -> Plan
     )
 
 
-def count_steps_per_epoch(config: Config, world_size: int = 1) -> int:
-    """Full micro-batches an epoch on one device, counted in the training set.
-
-    Args:
-        config: names the training set.
-        world_size: devices that share it.
+def read_planned_set(config: Config) -> DatasetIndex:
+    """Returns the training set of a plan, and logs its account.
 
     Raises:
-        YoloflowError: no training set is named, it cannot be read, or it does not fill one batch.
+        YoloflowError: no training set is named, or it cannot be read.
     """
     if config.data.train_set is None:
         raise YoloflowError(
             "data.train_set is not set; give data.train_set=..., data=FILE.yaml or --steps-per-epoch N"
         )
-    index = read_train_set(config.data, config.img_size, config.run_eval)
+    return read_train_set(config.data, config.img_size, config.run_eval)
+
+
+def count_steps_per_epoch(config: Config, index: DatasetIndex, world_size: int = 1) -> int:
+    """Full micro-batches an epoch on one device.
+
+    Args:
+        config: the settings.
+        index: the training set.
+        world_size: devices that share it.
+
+    Raises:
+        YoloflowError: it does not fill one batch.
+    """
     steps = len(index) // (config.per_batch_size * world_size)
     if steps < 1:
         raise YoloflowError(

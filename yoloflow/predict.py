@@ -6,21 +6,23 @@ import itertools
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.sources import Camera, Frame, open_sources
-from yoloflow.detector import Detector, DetectSettings, run_of
+from yoloflow.detector import Detector, DetectSettings, Result, counted, home_of
 from yoloflow.evaluation.coco_ids import CocoIds
 from yoloflow.report.prediction_formats import Naming
 from yoloflow.report.prediction_writer import PredictionWriter
-from yoloflow.structures import Detections, Problem, YoloflowError
+from yoloflow.structures import Problem, YoloflowError
 
 logger = logging.getLogger("yoloflow")
 
 _REPORT_SECONDS = 10.0
+_NUM_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +33,14 @@ class PredictSettings:
         conf_thres: scores must be above it; iou_thres: largest IoU of two detections of a class.
         img_size: longer side of the network input in pixels; the run's by default.
         classes: names or numbers of the classes to report; all by default.
+        max_det: detections of an image at most; the run's by default, whose reaching is warned of.
         multi_label: a box counts for each class whose score passes, as in evaluation, not for its best alone.
+        overrides: `key=value` texts over the run's settings, such as `data.test_rect=true`.
         device: "auto" or torch's name of one.
         batch_size: images at a time; None for 8, and for 1 where a camera is among the sources.
         max_images: stop after so many images and frames; None for all.
-        formats: of the files: json, coco, yolo.
+        formats: of the files: json, coco, yolo, crops.
+        scores: rows of format yolo end with the score; without it they are labels to correct and train on.
         annotations: COCO json whose image and category ids the format coco takes.
         save_images: draw images and videos too.
     """
@@ -44,11 +49,14 @@ class PredictSettings:
     iou_thres: float = 0.7
     img_size: int | None = None
     classes: Sequence[str | int] | None = None
+    max_det: int | None = None
     multi_label: bool = False
+    overrides: Sequence[str] = ()
     device: str = "auto"
     batch_size: int | None = None
     max_images: int | None = None
     formats: Sequence[str] = ("json",)
+    scores: bool = True
     annotations: str | Path | None = None
     save_images: bool = True
 
@@ -68,17 +76,22 @@ class PredictSummary:
         save_dir: where everything lies.
         paths: the files or folders of the detections, by format.
         num_images: images and video frames.
-        num_detections: over all of them.
-        problems: files that could not be read, and videos that end early; also in `problems.json`.
+        counts: detections of each class that was found, the most frequent first.
+        problems: files that could not be read or drawn, and videos that end early; also in `problems.json`.
         seconds: wall time without loading the network.
     """
 
     save_dir: Path
     paths: dict[str, Path]
     num_images: int
-    num_detections: int
+    counts: dict[str, int]
     problems: list[Problem]
     seconds: float
+
+    @property
+    def num_detections(self) -> int:
+        """The number of detections in all images."""
+        return sum(self.counts.values())
 
 
 def predict(
@@ -93,9 +106,11 @@ def predict(
     are whole and hold what was done.
 
     Args:
-        weights: a run folder (its best weights are taken), or a weights file inside one.
-        sources: files, folders, glob patterns, `camera:0`, and `-` for paths on standard input, one a line.
-        save_dir: a folder without predictions; by default `predictions`, numbered, in the run folder.
+        weights: a run folder (its best weights are taken), a weights file inside one, or an exported file.
+        sources: files, folders, glob patterns, `camera:0`, addresses of streams, and `-` for paths on
+            standard input, one a line.
+        save_dir: a folder without predictions; by default `predictions`, numbered, in the run folder, or
+            beside an exported file.
         settings: of detection and files.
 
     Raises:
@@ -108,29 +123,31 @@ def predict(
     batch_size = settings.batch_size or (1 if has_camera else 8)
 
     # 2. The network, its classes and its input size
-    detector = Detector.load(weights, settings.img_size, settings.device)
+    detector = Detector.load(weights, settings.img_size, settings.device, settings.overrides)
     numbers = detector.class_numbers(settings.classes)
     thresholds = settings.conf_thres, settings.iou_thres
-    wanted = DetectSettings(*thresholds, numbers, multi_label=settings.multi_label)
+    wanted = DetectSettings(*thresholds, numbers, settings.max_det, settings.multi_label)
+    detector.check(wanted)
 
     # 3. Names and ids of images and classes in the files
     problems: list[Problem] = []
-    naming, ids = Naming(detector.names), None
+    naming, ids = Naming(detector.names, scores=settings.scores), None
     if settings.annotations is not None:
         ids = CocoIds(settings.annotations, problems)
-        naming = Naming(detector.names, ids.category_ids(detector.names, numbers), ids.take)
+        category_ids = ids.category_ids(detector.names, numbers)
+        naming = replace(naming, category_ids=category_ids, take_image_id=ids.take)
 
     # 4. Batch by batch: read, detect, write
-    folder = Path(save_dir) if save_dir is not None else _next_folder(run_of(Path(weights)) / "predictions")
-    num_images = num_detections = 0
+    folder = Path(save_dir) if save_dir is not None else _next_folder(home_of(Path(weights)) / "predictions")
+    num_images, counts = 0, Counter[str]()
     start = time.monotonic()
-    with PredictionWriter(folder, naming, settings.formats, settings.save_images) as writer:
+    with PredictionWriter(folder, naming, settings.formats, settings.save_images, problems) as writer:
         frames = itertools.islice(read_frames(opened, problems, ahead=2 * batch_size), settings.max_images)
         try:
             for frame, found in _with_log(detector.detect_all(frames, wanted, batch_size)):
-                writer.write(frame.path, frame.number, frame.fps, frame.image, found)
+                writer.write(frame, found)
                 num_images += 1
-                num_detections += len(found)
+                counts.update(found.counts)
         except KeyboardInterrupt:
             logger.info("stopped after %d images; what was done is in %s", num_images, folder)
             if not has_camera:
@@ -138,20 +155,25 @@ def predict(
 
     # 5. The account
     seconds = time.monotonic() - start
-    return _report(PredictSummary(folder, writer.paths, num_images, num_detections, problems, seconds), ids)
+    summary = PredictSummary(folder, writer.paths, num_images, dict(counts.most_common()), problems, seconds)
+    return _report(summary, settings, ids)
 
 
-def _with_log(results: Iterator[tuple[Frame, Detections]]) -> Iterator[tuple[Frame, Detections]]:
-    """Passes results on; every now and then the log says how many there were."""
+def _with_log(results: Iterator[tuple[Frame, Result]]) -> Iterator[tuple[Frame, Result]]:
+    """Passes results on; the log names the first, and says every now and then how many there were."""
     start = said = time.monotonic()
-    for count, result in enumerate(results, 1):
-        yield result
+    for count, (frame, found) in enumerate(results, 1):
+        yield frame, found
+        if frame.number is None and count <= _NUM_NAMED:
+            logger.info("%s: %s", frame.name, counted(found.counts) or "nothing")
+        elif count == _NUM_NAMED + 1:
+            logger.info("(further images are counted, not named)")
         if (now := time.monotonic()) - said > _REPORT_SECONDS:
             logger.info("%d images so far, %.1f a second", count, count / (now - start))
             said = now
 
 
-def _report(summary: PredictSummary, ids: CocoIds | None) -> PredictSummary:
+def _report(summary: PredictSummary, settings: PredictSettings, ids: CocoIds | None) -> PredictSummary:
     """Logs what was done, and writes down what was not."""
     problems = summary.problems
     if problems:
@@ -168,11 +190,17 @@ def _report(summary: PredictSummary, ids: CocoIds | None) -> PredictSummary:
             "%s: %d of its images were not predicted; an evaluation counts their objects as missed",
             *(ids.path, ids.num_left),
         )
+    rate = summary.num_images / max(summary.seconds, 1e-9)
     logger.info(
-        "%d detections in %d images (%.1f s, %.1f images a second)",
-        *(summary.num_detections, summary.num_images, summary.seconds),
-        summary.num_images / max(summary.seconds, 1e-9),
+        "%d detections in %d images (%.1f s, %.1f images a second)%s",
+        *(summary.num_detections, summary.num_images, summary.seconds, rate),
+        f": {counted(summary.counts)}" if summary.counts else "",
     )
+    if not summary.counts and settings.conf_thres > 0:
+        logger.info("nothing scores above conf_thres=%g; a lower one shows weaker ones", settings.conf_thres)
+    drawn = "drawn images and " if settings.save_images else ""
+    files = ", ".join(path.name for path in summary.paths.values())
+    logger.info("in %s: %s%s", summary.save_dir, drawn, files)
     if problems:
         logger.warning(
             "%d problem%s, such as %s; all are in %s",

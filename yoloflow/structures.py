@@ -64,7 +64,7 @@ class Batch:
         return Batch(*(getattr(self, name).pin_memory() for name in self.__dataclass_fields__))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Detections:
     """The detections of one image, best first.
 
@@ -80,6 +80,9 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        return f"Detections({len(self)} boxes)"
 
 
 @dataclass(slots=True, frozen=True)

@@ -253,8 +253,8 @@ def test_an_image_is_found_by_the_annotations_own_stem(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"nc": 5}, "has 2 categories but data.nc=5; set data.nc=2"),
-        ({"names": ["cat"]}, "has 2 categories but data.names has 1 names"),
-        ({"names": ["cat", "dig"]}, "dog is not in data.names .did you mean dig"),
+        ({"names": ["dig"]}, "class cat is not in data.names .known: dig"),
+        ({"names": ["dog", "cut"]}, "class cat is not in data.names .did you mean cut"),
         ({"names": ["cat", "dog"], "nc": 3}, "data.nc=3 but data.names has 2 names; set data.nc=2"),
         ({"names": ["cat", "cat"]}, "cat stands there twice"),
         ({"names": []}, "is empty"),
@@ -307,15 +307,14 @@ def test_voc_sources_share_one_list_of_names(tmp_path: Path) -> None:
     assert index.classes.tolist() == [1, 0]
 
 
-def test_two_jsons_must_have_the_same_categories(tmp_path: Path) -> None:
+def test_the_categories_of_two_jsons_are_mapped_by_name(tmp_path: Path) -> None:
     first = write_coco(tmp_path / "one", [annotation()])
     second = write_coco(
         tmp_path / "two", [annotation()], categories=[{"id": 3, "name": "dog"}, {"id": 7, "name": "cat"}]
     )
-    with pytest.raises(YoloflowError, match="set data.names to the order"):
-        read_index([str(first), str(second)])
-    index = read_index([str(first), str(second)], names=NAMES)
-    assert index.classes.tolist() == [0, 1]
+    assert read_index([str(first), str(second)]).classes.tolist() == [0, 1]
+    index = read_index([str(first), str(second)], names=NAMES[::-1])
+    assert (index.names, index.classes.tolist()) == (["dog", "cat"], [1, 0])
 
 
 # Real data

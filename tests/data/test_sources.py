@@ -127,7 +127,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(run: Path, tmp_path: P
         formats = ["json", "coco", "yolo"]
         with PredictionWriter(tmp_path / str(count), Naming(detector.names), formats, False) as writer:
             for frame, found in detector.detect_all(frames, DetectSettings(conf_thres=0.3), batch_size=4):
-                writer.write(frame.path, frame.number, frame.fps, frame.image, found)
+                writer.write(frame, found)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return peak

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.tiny_run import NAMES, read_image, tiny_run, write_images, write_video
 from yoloflow.cli import main
+from yoloflow.data.sources import Frame
 from yoloflow.detector import Detector
 from yoloflow.evaluate import evaluate_run
 from yoloflow.evaluation.coco import evaluate_coco
@@ -253,8 +254,8 @@ def test_many_pictures_of_one_name_all_get_names_of_their_own(tmp_path: Path) ->
     image = np.zeros((4, 4, 3), np.uint8)
     with PredictionWriter(tmp_path / "out", Naming(NAMES), ["yolo"], save_images=False) as writer:
         for folder in range(300):
-            writer.write(Path(str(folder), "img.jpg"), None, None, image, nothing)
-        writer.write(Path("img-7.jpg"), None, None, image, nothing)
+            writer.write(Frame(Path(str(folder), "img.jpg"), image), nothing)
+        writer.write(Frame(Path("img-7.jpg"), image), nothing)
     assert len(list((tmp_path / "out" / "labels").iterdir())) == 301
 
 

@@ -51,15 +51,13 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> Non
 def test_unreadable_weights_files_are_refused_by_name(tmp_path: Path) -> None:
     for name, content in (("cut.safetensors", b"\x10\0\0"), ("bad.pt", b"text"), ("w.ckpt", b"")):
         (tmp_path / name).write_bytes(content)
-    torch.save({"epoch": 3, "model": small_network()}, tmp_path / "objects.pt")
-    torch.save({"model": {"w": torch.zeros(1)}}, tmp_path / "nested.pt")
+    torch.save({"epoch": 3}, tmp_path / "nothing.pt")
     for name, message in (
         ("cut.safetensors", "not a readable safetensors file"),
         ("bad.pt", "damaged"),
-        ("w.ckpt", "not from '.ckpt'"),
+        ("w.ckpt", "is empty"),
         ("none.safetensors", "no such weights file"),
-        ("objects.pt", "could run any code"),
-        ("nested.pt", "flat mapping"),
+        ("nothing.pt", "no tensors by name"),
     ):
         with pytest.raises(YoloflowError, match=message) as caught:
             load_weights(tmp_path / name)
@@ -97,7 +95,7 @@ def test_strict_loading_names_every_key_that_does_not_fit_and_changes_nothing(tm
     state |= {"extra.weight": torch.zeros(2), "4.merge.conv.weight": torch.zeros(1, 2, 3, 3)}
     save_weights(tmp_path / "w.safetensors", state)
     with pytest.raises(YoloflowError) as caught:
-        load_pretrain(network, tmp_path / "w.safetensors")
+        load_pretrain(network, tmp_path / "w.safetensors", strict=True)
     message = str(caught.value)
     assert "w.safetensors" in message
     assert "strict_load=false" in message
@@ -118,9 +116,8 @@ def test_lenient_loading_takes_what_fits_and_says_what_did_not(
     save_weights(tmp_path / "w.safetensors", many_classes.state_dict())
     with caplog.at_level(logging.WARNING, logger="yoloflow"):
         report = load_pretrain(few_classes, tmp_path / "w.safetensors", strict=False)
-    assert report.missing == report.unexpected == []
-    assert {entry.split(".")[1] for entry in report.misshaped} == {"class_branches"}
-    assert all(entry in caplog.text for entry in report.misshaped)
+    assert report.missing == report.unexpected == report.misshaped == []
+    assert {entry.split(".")[1] for entry in report.anew} == {"class_branches"}
     torch.testing.assert_close(
         few_classes.get_parameter("0.conv.weight"),
         many_classes.get_parameter("0.conv.weight"),
@@ -131,7 +128,7 @@ def test_lenient_loading_takes_what_fits_and_says_what_did_not(
 
 def test_lenient_loading_of_a_file_that_fits_nowhere_is_an_error(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", {"other": torch.zeros(1)})
-    with pytest.raises(YoloflowError, match="none of its 1 keys fits"):
+    with pytest.raises(YoloflowError, match=r"none of its 1 names \(other\) is of this network"):
         load_pretrain(small_network(), tmp_path / "w.safetensors", strict=False)
 
 

@@ -1,17 +1,25 @@
-"""The console during a training: a progress bar on a terminal, plain lines elsewhere."""
+"""The console during a training: a moving line in a terminal and in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.live import Live
+from rich.text import Text
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
+from yoloflow.callbacks.progress import Progress
 from yoloflow.data.loading_time import describe_work
 from yoloflow.report.metrics import NO_OBJECTS
 from yoloflow.run.folder import find_weights
+from yoloflow.runtime.messages import is_notebook
+
+if TYPE_CHECKING:
+    from IPython.display import DisplayHandle
 
 logger = logging.getLogger("yoloflow")
 
@@ -19,25 +27,34 @@ _LOADER_BOUND = 0.1
 """Part of an epoch spent waiting for data that is worth a word."""
 
 
+_PLAIN_SECONDS = 30.0
+"""Between two plain lines at most, however rare logged steps are."""
+
+_NOTEBOOK_SECONDS = 0.25
+"""Between two drawings of the line in a notebook at least."""
+
+_NOTEBOOK_WIDTH = 100
+
+
 class ConsoleCallback(BaseCallback):
-    """Shows a progress bar with the newest losses, and a line for each evaluation; main rank only."""
+    """Shows how far the training is, and a line for each evaluation; main rank only."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._start_seconds = 0.0
+        self._live: Live | None = None
+        self._cell: DisplayHandle | None = None
+        self._progress = Progress(0, 0, 0, 0)
+        self._losses: list[tuple[str, float]] = []
+        self._start_seconds = self._shown_seconds = 0.0
         self._start_step = 0
-        self._text = ""
         self._said_loader_bound = False
 
     def on_train_begin(self, context: RunContext) -> None:
-        """Logs the plan and opens the bar."""
-        self._start_seconds = time.monotonic()
+        """Logs the plan and opens the line of a terminal or notebook."""
+        self._start_seconds = self._shown_seconds = time.monotonic()
         self._start_step = context.step
         if not context.ranks.is_main:
             return
-        total = context.epochs * context.steps_per_epoch
         start = f", from step {context.step}" if context.step else ""
         logger.info(
             "training: %d epochs x %d steps%s; run folder %s",
@@ -46,35 +63,33 @@ class ConsoleCallback(BaseCallback):
             start,
             context.run.path,
         )
-        if self._console.is_terminal:
-            self._progress = Progress(
-                TextColumn("epoch {task.fields[epoch]}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
-            self._progress.start()
-            self._task = self._progress.add_task(
-                "", total=total, completed=context.step, epoch=self._epoch(context), figures=""
-            )
+        self._progress = self._measure(context)
+        if is_notebook():
+            from IPython.display import display
+
+            self._cell = display(self._text(), raw=True, display_id=True)
+        elif sys.stderr.isatty() and self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(get_renderable=self._render, console=self._console)
+            self._live.start()
 
     def on_step_end(self, context: RunContext) -> None:
-        """Moves the bar; shows the losses of logged steps."""
+        """Moves the line; shows the losses of logged steps."""
         if not context.ranks.is_main:
             return
         if context.is_log_step:
             assert context.loss_items is not None
-            items = zip(context.loss_item_names, context.loss_items.tolist(), strict=True)
-            losses = " ".join(f"{name} {value:.3f}" for name, value in items)
-            self._text = f"{losses}  {context.images_per_second:.1f} img/s"
-            if self._progress is None:
-                self._print_line(context)
-        if self._progress is not None and self._task is not None:
-            self._progress.update(
-                self._task, completed=context.step, epoch=self._epoch(context), figures=self._text
-            )
+            self._losses = list(zip(context.loss_item_names, context.loss_items.tolist(), strict=True))
+        self._progress = self._measure(context)
+        if self._live is not None:  # it draws itself
+            return
+        now = time.monotonic()
+        pause = _PLAIN_SECONDS if self._cell is None else _NOTEBOOK_SECONDS
+        if context.is_log_step or now - self._shown_seconds >= pause:
+            self._shown_seconds = now
+            if self._cell is not None:
+                self._cell.update(self._text(), raw=True)
+            else:
+                logger.info("%s", self._progress.line())
 
     def on_epoch_end(self, context: RunContext) -> None:
         """Logs once if the training waits for data; the first epoch fills caches and does not count."""
@@ -103,7 +118,7 @@ class ConsoleCallback(BaseCallback):
             logger.info("epoch %s: %s  (%.0f s)%s", self._epoch(context), found, seconds, best)
 
     def on_train_end(self, context: RunContext) -> None:
-        """Closes the bar and logs the paths of all results."""
+        """Closes the line and logs the paths of all results."""
         self._close()
         if not context.ranks.is_main:
             return
@@ -121,26 +136,28 @@ class ConsoleCallback(BaseCallback):
         logger.info("figures   %s", run.summary)
 
     def on_exception(self, context: RunContext) -> None:
-        """Closes the bar so that the error is readable."""
+        """Closes the line so that the error is readable."""
         self._close()
 
     def _close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
-    def _print_line(self, context: RunContext) -> None:
-        done = context.step - self._start_step
-        total = context.epochs * context.steps_per_epoch
-        left = (total - context.step) * (time.monotonic() - self._start_seconds) / max(done, 1)
-        logger.info(
-            "epoch %s step %d/%d  %s  %.0f s left",
-            self._epoch(context),
-            context.step,
-            total,
-            self._text,
-            left,
-        )
+    def _measure(self, context: RunContext) -> Progress:
+        elapsed, done = time.monotonic() - self._start_seconds, context.step - self._start_step
+        steps, rate, left = context.epochs * context.steps_per_epoch, context.images_per_second, None
+        if done:
+            left = (steps - context.step) * elapsed / done
+            if not rate and context.batch is not None:  # no step was logged yet
+                rate = done * len(context.batch.images) * context.ranks.world_size / elapsed
+        return Progress(context.epoch + 1, context.epochs, context.step, steps, rate, left, self._losses)
+
+    def _render(self) -> Text:
+        return Text(self._progress.line(self._console.width), no_wrap=True, overflow="crop")
+
+    def _text(self) -> dict[str, str]:
+        return {"text/plain": self._progress.line(_NOTEBOOK_WIDTH)}
 
     @staticmethod
     def _epoch(context: RunContext) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+from yoloflow.runtime.messages import message_handler
 
 if TYPE_CHECKING:
     from yoloflow.structures import YoloflowError
@@ -23,6 +24,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class KeyValueCommand(TyperCommand):
+    """A command whose options may be given as `key=value` too: `conf_thres=0.5` for `--conf-thres 0.5`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Makes options of `key=value`; other texts of that form, settings of a recipe, stay arguments."""
+        options = {name: option for option in self.params for name in option.opts if name.startswith("--")}
+        given: list[str] = []
+        for text in args:
+            key, sign, value = text.partition("=")
+            name = f"--{key.replace('_', '-')}"
+            option = options.get(name) if sign and not key.startswith("-") else None
+            given += [text] if option is None else _as_option(name, option, value)
+        return list(super().parse_args(ctx, given))
+
+
+def _as_option(name: str, option: Any, value: str) -> list[str]:
+    """Returns the arguments that give an option a value."""
+    if option.is_flag:
+        if value.lower() not in ("true", "false"):
+            raise mistake(f"{name.removeprefix('--').replace('-', '_')}={value}: must be true or false")
+        chosen = option.opts if value.lower() == "true" else option.secondary_opts
+        return chosen[:1]
+    if value in ("null", "None", "none"):
+        return []
+    several = value.strip("[]").split(",") if option.multiple else [value]
+    return [part for single in several for part in (name, single.strip())]
 
 
 class SettingsCommand(TyperCommand):
@@ -62,24 +91,10 @@ def _configure(
     levels = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
     if log_level.lower() not in levels:
         raise mistake(f"--log-level {log_level}: known are debug, info, warning and error")
-    _show_messages(levels[log_level.lower()])
-
-
-def _show_messages(level: int) -> None:
-    """Sends the library's messages to stderr, a line each (around the progress bar on a terminal)."""
     logger = logging.getLogger("yoloflow")
     if not logger.handlers:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.logging import RichHandler
-
-            handler: logging.Handler = RichHandler(
-                console=Console(stderr=True), show_time=False, show_path=False, show_level=False
-            )
-        else:
-            handler = logging.StreamHandler()
-        logger.addHandler(handler)
-    logger.setLevel(level)
+        logger.addHandler(message_handler())
+    logger.setLevel(levels[log_level.lower()])
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

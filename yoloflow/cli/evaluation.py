@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from yoloflow.cli.console import Overrides, app, make_place, mistake, write_json
+from yoloflow.cli.console import KeyValueCommand, Overrides, app, make_place, mistake, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +29,7 @@ CLASS_FIGURES = {
 }
 
 
-@app.command("test")
+@app.command("test", cls=KeyValueCommand)
 def evaluate(
     run_or_recipe: Annotated[
         str | None,

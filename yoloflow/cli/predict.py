@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from types import FrameType
@@ -9,18 +10,23 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import app
+from yoloflow.cli.console import KeyValueCommand, app, mistake
 
 EXIT_WITH_PROBLEMS = 1
 
 Weights = Annotated[
-    str, typer.Argument(metavar="RUN|WEIGHTS", help="a run folder, or a weights file inside one")
+    str,
+    typer.Argument(
+        metavar="RUN|WEIGHTS|FILE.onnx",
+        help="a run folder, a weights file inside one, or a file of `yoloflow export`",
+    ),
 ]
 Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="images, videos, folders, globs, camera:0, or - for paths on standard input",
+        help="images, videos, folders, globs, camera:0, rtsp://..., or - for paths on standard input; "
+        "options (conf_thres=0.5) and the run's settings (data.test_rect=true) may be given as KEY=VALUE",
     ),
 ]
 SaveDir = Annotated[
@@ -28,13 +34,19 @@ SaveDir = Annotated[
     typer.Option(help="folder for the results (default: predictions in the run folder, numbered)"),
 ]
 Formats = Annotated[
-    list[str] | None, typer.Option("--format", help="json (default), coco or yolo; may be repeated")
+    list[str] | None, typer.Option("--format", help="json (default), coco, yolo or crops; may be repeated")
 ]
 Annotations = Annotated[
     Path | None, typer.Option(help="COCO json whose image and category ids format coco takes")
 ]
 Confidence = Annotated[float, typer.Option(min=0, max=1, help="lowest score of a detection")]
 Overlap = Annotated[float, typer.Option(min=0, max=1, help="largest overlap of two of a class")]
+MaxDetections = Annotated[
+    int | None, typer.Option(min=1, help="detections of an image at most (default: the run's max_det)")
+]
+Scores = Annotated[
+    bool, typer.Option(help="format yolo: the score at the end of each row; without, labels to train on")
+]
 MultiLabel = Annotated[
     bool, typer.Option("--multi-label", help="report a box for each class that passes, as `test` does")
 ]
@@ -42,7 +54,8 @@ ImageSize = Annotated[
     int | None, typer.Option(min=1, help="longer side of the network input (default: the run's)")
 ]
 Classes = Annotated[
-    list[str] | None, typer.Option("--class", help="name or number of a class to report; may be repeated")
+    list[str] | None,
+    typer.Option("--class", "--classes", help="name or number of a class to report; may be repeated"),
 ]
 Device = Annotated[str, typer.Option(help="auto or torch's name of one")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="images at a time (default: 8; 1 with a camera)")]
@@ -50,7 +63,11 @@ MaxImages = Annotated[int | None, typer.Option(min=1, help="stop after so many i
 SaveImages = Annotated[bool, typer.Option(help="draw images and videos too")]
 
 
-@app.command("predict")
+# A source that looks like KEY=VALUE is given as ./KEY=VALUE.
+_SETTING = re.compile(r"[a-z_][a-z0-9_.]*=")
+
+
+@app.command("predict", cls=KeyValueCommand)
 def detect(  # noqa: PLR0913  one parameter for each option
     weights: Weights,
     sources: Sources,
@@ -59,6 +76,7 @@ def detect(  # noqa: PLR0913  one parameter for each option
     annotations: Annotations = None,
     conf_thres: Confidence = 0.25,
     iou_thres: Overlap = 0.7,
+    max_det: MaxDetections = None,
     multi_label: MultiLabel = False,
     img_size: ImageSize = None,
     classes: Classes = None,
@@ -66,6 +84,7 @@ def detect(  # noqa: PLR0913  one parameter for each option
     batch_size: BatchSize = None,
     max_images: MaxImages = None,
     save_images: SaveImages = True,
+    scores: Scores = True,
 ) -> None:
     """Detect objects in images, videos or a camera: files of detections, and drawn images.
 
@@ -74,16 +93,24 @@ def detect(  # noqa: PLR0913  one parameter for each option
     """
     from yoloflow.predict import PredictSettings, predict
 
+    overrides = [text for text in sources if _SETTING.match(text) and not Path(text).exists()]
+    for text in overrides:
+        if text.startswith(("source=", "sources=")):
+            raise mistake(f"{text}: sources are given without a key: {text.partition('=')[2]}")
+    sources = [text for text in sources if text not in overrides]
     settings = PredictSettings(
         conf_thres=conf_thres,
         iou_thres=iou_thres,
         img_size=img_size,
         classes=classes,
+        max_det=max_det,
         multi_label=multi_label,
+        overrides=overrides,
         device=device,
         batch_size=batch_size,
         max_images=max_images,
         formats=formats or ["json"],
+        scores=scores,
         annotations=annotations,
         save_images=save_images,
     )

@@ -44,13 +44,18 @@ def plan(
 ) -> None:
     """Show learning rates, momentum, EMA decay, accumulation and stages before anything is trained."""
     from yoloflow.config.reader import load_config
-    from yoloflow.plan import count_steps_per_epoch, draw_plan, make_plan
+    from yoloflow.data.problems import problems_report
+    from yoloflow.plan import count_steps_per_epoch, draw_plan, make_plan, read_planned_set
 
     config = load_config(recipe, overrides or [])
-    steps = steps_per_epoch or count_steps_per_epoch(config, world_size)
-    planned = make_plan(config, steps, world_size)
+    account = {}
+    if steps_per_epoch is None:
+        index = read_planned_set(config)
+        steps_per_epoch = count_steps_per_epoch(config, index, world_size)
+        account["data_problems"] = {"train_set": problems_report(index)}
+    planned = make_plan(config, steps_per_epoch, world_size)
     typer.echo(planned.describe())
-    write_json(out / "plan.json", planned.to_json())
+    write_json(out / "plan.json", planned.to_json() | account)
     draw_plan(planned, out / "plan.png")
     typer.echo(f"written: {out / 'plan.json'}, {out / 'plan.png'}")
 

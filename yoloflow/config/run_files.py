@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
@@ -14,19 +15,25 @@ from yoloflow.structures import DatasetIndex
 logger = logging.getLogger("yoloflow")
 
 
-def begin_run(run: RunFolder, config: Config, sets: Mapping[str, DatasetIndex]) -> None:
+def begin_run(
+    run: RunFolder,
+    config: Config,
+    sets: Mapping[str, DatasetIndex],
+    origin: Mapping[str, Any] | None = None,
+) -> None:
     """Makes the run folder, now that nothing of settings, data and state can be refused any more.
 
     Args:
         run: where; the main rank alone calls this.
         config: the settings.
         sets: the data sets by their keys, `train_set` among them.
+        origin: of the weights that it starts from, for `weights.json`; None leaves that file as it is.
     """
     if run.resumed and (changed := _changed_settings(run, config)):
         logger.warning("%s: goes on with other settings than it began with: %s", run.path, ", ".join(changed))
     named = config.model_copy(update={"name": run.path.name})
     report = {key: problems_report(index) for key, index in sets.items()}
-    run.create(dump_config(named), sets["train_set"].names, report)
+    run.create(dump_config(named), sets["train_set"].names, report, origin)
 
 
 def tell_finished(run: RunFolder, config: Config) -> None:

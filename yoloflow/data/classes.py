@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Literal
 
 import numpy as np
 
@@ -11,22 +14,60 @@ from yoloflow.data.coco_truth import category_ids_of
 from yoloflow.data.formats.annotations import Annotations
 from yoloflow.structures import Int64Array, Problem, YoloflowError, nearest_names
 
+_NAMED = 20
+
+ClassCount = int | Literal["counted"] | None
+"""A number of classes; "counted": as many as the highest class of YOLO labels says."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassChoice:
+    """The classes of a data set as far as they are known before it is read.
+
+    Attributes:
+        names: class names in the order of the set's own numbers; None takes the sources' own.
+        nc: number of classes; for sources that name none. "counted" says nothing of those that do.
+        network: class names of the network that the set is for, to which its classes are mapped by name;
+            None for a set that a network is yet to be made for.
+    """
+
+    names: Sequence[str] | None = None
+    nc: ClassCount = None
+    network: Sequence[str] | None = None
+
+    def words(self) -> list[object]:
+        """Returns the choice as JSON-able data."""
+        return [self.names, self.nc, self.network]
+
+    @property
+    def stated_nc(self) -> int | None:
+        """Returns the number of classes, None where it is to be counted."""
+        return None if self.nc == "counted" else self.nc
+
 
 @dataclass(frozen=True, slots=True)
 class ClassList:
-    """Names in class order, and the (C,) int64 ids that files written for the user carry."""
+    """Names in class order, and the (C,) int64 ids that files written for the user carry.
+
+    Attributes:
+        owner: whose names these are, for messages; advice: what can be done about a class that is missing.
+    """
 
     names: list[str]
     category_ids: Int64Array
+    owner: str = "data.names"
+    advice: str = ""
 
 
 def resolve_classes(
-    parts: Sequence[Annotations], sources: Sequence[str], names: Sequence[str] | None, nc: int | None
+    parts: Sequence[Annotations], sources: Sequence[str], choice: ClassChoice
 ) -> tuple[ClassList, list[Problem]]:
     """Settle the class list and turn each part's class ids into classes, in place; -1 where there is none.
 
-    Given names decide. Without them a COCO json's categories do, in the order of their ids; without a json
-    the names found in VOC files, sorted; YOLO labels alone need `names` or `nc`.
+    Given names decide. Without them the network's do, where there is one; else the categories of the first
+    COCO json, in the order of their ids; without a json the names found in VOC files, sorted; YOLO labels
+    alone need names or their number. Named classes are mapped by name, numbers by the names that are given.
+    At last all are mapped to the network's classes by name.
 
     Returns:
         the classes, and a problem for each object whose class does not exist.
@@ -34,18 +75,53 @@ def resolve_classes(
     Raises:
         YoloflowError: names, nc and sources contradict each other.
     """
-    if names is not None:
-        _check_given(names, nc)
+    own = _own_classes(parts, sources, choice)
+    for part, source in zip(parts, sources, strict=True):
+        if choice.names is None and choice.network and part.categories and len(part.class_ids):
+            _check_shares_a_class(source, list(part.categories.values()), own)
+    raw_ids = [part.class_ids for part in parts]
+    problems = [problem for part in parts for problem in _map_ids(part, own)]
+    if choice.network is None or own.names == choice.network:
+        return own, problems
+    classes, number_of_own, remarks = _map_classes(own, choice.network, ", ".join(sources))
+    problems += remarks
+    for part, ids in zip(parts, raw_ids, strict=True):
+        known = part.class_ids >= 0
+        part.class_ids = np.where(known, number_of_own[part.class_ids], -1)
+        lost = np.flatnonzero(known & (part.class_ids < 0)).tolist()
+        problems += [_unknown_class(part, row, int(ids[row]), own, classes) for row in lost]
+    return classes, problems
+
+
+def _own_classes(parts: Sequence[Annotations], sources: Sequence[str], choice: ClassChoice) -> ClassList:
+    """The classes that the numbers and names of the set mean, before they are mapped to a network's."""
+    if choice.names is not None:
+        _check_given(choice.names, choice.stated_nc)
+        return _with_ids(choice.names, parts, "data.names")
+    if choice.network is not None:
+        nc, known = choice.stated_nc, choice.network
+        if nc is not None and nc != len(known) and any(part.categories is None for part in parts):
+            raise YoloflowError(
+                f"{', '.join(sources)}: data.nc={nc} but the network has {len(known)} classes "
+                f"({_some(known)}); set data.names=[...] to what the numbers of the labels mean"
+            )
+        return _with_ids(known, parts, "the network's classes")
     stated = [
         (part, source)
         for part, source in zip(parts, sources, strict=True)
         if part.categories and part.has_own_ids
     ]
-    for part, source in stated:
-        _check_categories(part, source, names, nc)
-    classes = _choose(parts, [part for part, _ in stated], names, nc)
-    _check_stated_agree(stated, classes, names)
-    return classes, [problem for part in parts for problem in _map_ids(part, classes)]
+    if not stated:
+        return _with_ids(_found_names(parts, choice.nc), parts, "data.names")
+    part, source = stated[0]
+    names = _names_of_categories(part)
+    if choice.stated_nc not in (None, len(names)):
+        raise YoloflowError(
+            f"{source}: has {len(names)} categories but data.nc={choice.nc}; "
+            f"set data.nc={len(names)} or leave it out to take them from the file"
+        )
+    owned = _with_ids(names, parts, f"the categories of {source}")
+    return replace(owned, advice="; data.names=[...] can name the classes of all sources")
 
 
 def _check_given(names: Sequence[str], nc: int | None) -> None:
@@ -60,42 +136,44 @@ def _check_given(names: Sequence[str], nc: int | None) -> None:
         )
 
 
-def _check_categories(part: Annotations, source: str, names: Sequence[str] | None, nc: int | None) -> None:
+def _names_of_categories(part: Annotations) -> list[str]:
+    """Names of a json's categories; of two with the same name, one without objects is left out.
+
+    Exporters write a root category, which no object has, and which may have the class's own name.
+    """
     assert part.categories is not None
-    count = len(part.categories)
-    expected, key = (nc, "data.nc") if names is None else (len(names), "data.names")
-    if expected is not None and expected != count:
-        says = f"data.nc={nc}" if names is None else f"data.names has {expected} names"
-        raise YoloflowError(
-            f"{source}: has {count} categories but {says}; set data.nc={count} and the file's data.names, "
-            f"or leave out {key} to take them from the file"
-        )
-    if names is not None and set(names) != set(part.categories.values()):
-        foreign = next(name for name in part.categories.values() if name not in names)
-        raise YoloflowError(
-            f"{source}: its category {foreign} is not in data.names ({nearest_names(foreign, names)}); "
-            "correct data.names or leave it out to take the file's"
-        )
+    used = set(np.unique(part.class_ids).tolist())
+    times = Counter(part.categories.values())
+    used_times = Counter(name for number, name in part.categories.items() if number in used)
+    if any(used_times[name] > 1 for name in times):
+        return list(part.categories.values())
+    return list(dict.fromkeys(part.categories.values()))
 
 
-def _choose(
-    parts: Sequence[Annotations], stated: Sequence[Annotations], names: Sequence[str] | None, nc: int | None
-) -> ClassList:
-    if stated:
-        categories = stated[0].categories
-        assert categories is not None
-        if names is None:
-            return ClassList(list(categories.values()), np.array(list(categories), np.int64))
-        id_of_name = {name: number for number, name in categories.items()}
-        return ClassList(list(names), np.array([id_of_name[name] for name in names], np.int64))
-    if names is None:
-        names = _found_names(parts, nc)
-    return ClassList(list(names), category_ids_of(names))
+def _with_ids(names: Sequence[str], parts: Sequence[Annotations], owner: str) -> ClassList:
+    """Class ids for output: the first json's own, free numbers for classes that it lacks; else from 1."""
+    stated = next((part for part in parts if part.categories and part.has_own_ids), None)
+    if stated is None:
+        return ClassList(list(names), category_ids_of(names), owner)
+    categories = stated.categories or {}
+    if list(categories.values()) == list(names):
+        return ClassList(list(names), np.array(list(categories), np.int64), owner)
+    used = set(np.unique(stated.class_ids).tolist())
+    # Of two categories of one name the one that has objects is meant.
+    id_of_name = {categories[number]: number for number in sorted(categories, key=lambda one: one in used)}
+    free = count(max(categories) + 1)
+    return ClassList(
+        list(names),
+        np.array([id_of_name[name] if name in id_of_name else next(free) for name in names]),
+        owner,
+    )
 
 
-def _found_names(parts: Sequence[Annotations], nc: int | None) -> list[str]:
+def _found_names(parts: Sequence[Annotations], nc: ClassCount) -> list[str]:
     """Returns class names where neither the user nor a json gives them."""
     found = sorted({name for part in parts for name in (part.categories or {}).values()})
+    if nc == "counted":
+        nc = None if found else max(int(part.class_ids.max(initial=0)) for part in parts) + 1
     if not found:
         if nc is None:
             raise YoloflowError(
@@ -112,16 +190,16 @@ def _found_names(parts: Sequence[Annotations], nc: int | None) -> list[str]:
     return found
 
 
-def _check_stated_agree(
-    stated: Sequence[tuple[Annotations, str]], classes: ClassList, names: Sequence[str] | None
-) -> None:
-    for part, source in stated[1:]:
-        assert part.categories is not None
-        if names is None and list(part.categories.values()) != classes.names:
-            raise YoloflowError(
-                f"{source}: its categories ({', '.join(part.categories.values())}) are not those of "
-                f"{stated[0][1]} ({', '.join(classes.names)}); set data.names to the order you want"
-            )
+def _check_shares_a_class(source: str, names: Sequence[str], classes: ClassList) -> None:
+    if set(names) & set(classes.names):
+        return
+    advice = ""
+    if _are_numbers(classes.names):
+        advice = f"; data.names=[...] says which class is which of the {len(classes.names)} numbers"
+    raise YoloflowError(
+        f"{source}: none of its classes ({_some(names)}) is in {classes.owner} "
+        f"({_some(classes.names)}){advice}"
+    )
 
 
 def _map_ids(part: Annotations, classes: ClassList) -> list[Problem]:
@@ -132,7 +210,8 @@ def _map_ids(part: Annotations, classes: ClassList) -> list[Problem]:
     else:
         part.class_ids = _classes_of_categories(part, part.categories, classes)
     unknown = np.flatnonzero(part.class_ids < 0).tolist()
-    return [_unknown_class(part, row, int(raw_ids[row]), classes) for row in unknown]
+    hint = _off_by_one(part.categories, raw_ids) if unknown and part.categories else ""
+    return [_unknown_class(part, row, int(raw_ids[row]), classes, hint=hint) for row in unknown]
 
 
 def _classes_of_categories(part: Annotations, categories: dict[int, str], classes: ClassList) -> Int64Array:
@@ -142,24 +221,97 @@ def _classes_of_categories(part: Annotations, categories: dict[int, str], classe
         # By position, so that two categories of one name stay two classes.
         targets = list(range(len(classes.names)))
     else:
-        class_of = {name: number for number, name in enumerate(classes.names)}
-        targets = [class_of.get(name, -1) for name in categories.values()]
+        targets = _numbers_by_name(list(categories.values()), classes)
     ids = np.array(list(categories), np.int64)
     order = np.argsort(ids)
     found = order[np.searchsorted(ids, part.class_ids, sorter=order).clip(max=len(ids) - 1)]
     return np.where(ids[found] == part.class_ids, np.array(targets, np.int64)[found], -1)
 
 
-def _unknown_class(part: Annotations, row: int, number: int, classes: ClassList) -> Problem:
-    file, line, prefix = part.place_of_box(row)
-    if part.categories is None:
-        count = len(classes.names)
-        what = f"class {number} does not exist: {count} classes are numbered 0 to {count - 1}"
-    elif number in part.categories:
-        name = part.categories[number]
-        what = f"class {name} is not in data.names ({nearest_names(name, classes.names)})"
+def _numbers_by_name(names: Sequence[str], classes: ClassList) -> list[int]:
+    """Returns the class of each name; -1 where there is none."""
+    for name in names:
+        if classes.names.count(name) > 1:
+            raise YoloflowError(
+                f"{classes.owner}: {name} stands there twice, so that it says nothing about which is meant"
+            )
+    number_of = {name: number for number, name in enumerate(classes.names)}
+    return [number_of.get(name, -1) for name in names]
+
+
+def _map_classes(
+    own: ClassList, network: Sequence[str], source: str
+) -> tuple[ClassList, Int64Array, list[Problem]]:
+    """Returns the network's classes, and the (C,) number there of each own class, -1 where there is none."""
+    classes = ClassList(list(network), np.arange(1, len(network) + 1), "the network's classes")
+    remarks = []
+    if len(own.names) == len(network) and (_are_numbers(own.names) or _are_numbers(network)):
+        numbers = np.arange(len(network))
+        detail = (
+            f"its classes ({_some(own.names)}) are taken for the network's ({_some(network)}) in this order"
+        )
+        remarks.append(Problem(source, None, "class-order-assumed", "keep", detail))
     else:
-        known = ", ".join(map(str, part.categories)) if len(part.categories) <= 20 else "others"
-        what = f"category_id {number} is not among the file's categories ({known})"
+        _check_shares_a_class(source, own.names, classes)
+        numbers = np.array(_numbers_by_name(own.names, classes), np.int64)
+    ids = dict(zip(numbers.tolist(), own.category_ids.tolist(), strict=True))
+    free = count(int(own.category_ids.max()) + 1)
+    all_ids = [ids[number] if number in ids else next(free) for number in range(len(network))]
+    return replace(classes, category_ids=np.array(all_ids, np.int64)), numbers, remarks
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Returns whether these are the names of classes of which only the number is known."""
+    return list(names) == [str(number) for number in range(len(names))]
+
+
+def _unknown_class(
+    part: Annotations,
+    row: int,
+    number: int,
+    own: ClassList,
+    network: ClassList | None = None,
+    hint: str = "",
+) -> Problem:
+    """The problem of an object whose class the set lacks, or else the network.
+
+    Args:
+        part: the source.
+        row: its box.
+        number: class id that the source states.
+        own: classes of the set.
+        network: classes of the network, if the set has the class.
+        hint: for the end of the message about an id that the source does not define.
+    """
+    file, line, prefix = part.place_of_box(row)
+    lacking = network or own
+    if part.categories is not None and number in part.categories:
+        name = part.categories[number]
+        near = nearest_names(name, lacking.names)
+        what = f"class {name} is not in {lacking.owner} ({near}){lacking.advice}"
+    elif part.categories is not None:
+        known = ", ".join(map(str, part.categories)) if len(part.categories) <= _NAMED else "others"
+        what = f"category_id {number} is not among the file's categories ({known}){hint}"
+    elif network is not None:
+        name = own.names[number]
+        what = f"class {number} ({name}) is not in {network.owner} ({nearest_names(name, network.names)})"
+    else:
+        known = len(own.names)
+        what = f"class {number} does not exist: {known} classes are numbered 0 to {known - 1}"
     image = part.image_paths[part.box_images[row]]
     return Problem(file, line, "class-out-of-range", "drop-box", prefix + what, image)
+
+
+def _off_by_one(categories: dict[int, str], ids: Int64Array) -> str:
+    """Returns a hint where all ids of the objects would be known if they were one less or one more."""
+    used = set(np.unique(ids).tolist())
+    for shift, words in ((-1, "one less"), (1, "one more")):
+        if {number + shift for number in used} <= set(categories):
+            return f"; all would be if they were {words}"
+    return ""
+
+
+def _some(names: Sequence[str]) -> str:
+    """Returns names for a message, the first ones of many."""
+    more = f", ... and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -176,7 +176,10 @@ def _what_it_is_instead(path: str) -> str:
     if os.path.isdir(path):
         return "it is a folder"
     with open(path, "rb") as file:
-        head = file.read(16)
+        return _what_begins_with(file.read(16))
+
+
+def _what_begins_with(head: bytes) -> str:
     supported = ", ".join(name.lower() for name in _PILLOW_FORMATS)
     return f"its content (it begins with {head!r}) is none of {supported}"
 
@@ -202,6 +205,15 @@ def decode_image(path: str) -> Uint8Array:
             data = file.read()
     except OSError as error:
         raise YoloflowError(f"{path}: the image cannot be read ({error.strerror})") from error
+    return decode_bytes(data, path)
+
+
+def decode_bytes(data: bytes, path: str) -> Uint8Array:
+    """Pixels of the content of an image file, as `decode_image` gives them; `path` names it in errors.
+
+    Raises:
+        YoloflowError: it is empty, cut off or not an image.
+    """
     if not data:
         raise YoloflowError(f"{path}: the image file has zero bytes; remove it or fetch it again")
     try:
@@ -222,7 +234,7 @@ def _decode_with_pillow(path: str, data: bytes) -> Uint8Array:
             rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError as error:
         raise YoloflowError(
-            f"{path}: not an image, whatever its name says ({_what_it_is_instead(path)})"
+            f"{path}: not an image, whatever its name says ({_what_begins_with(data[:16])})"
         ) from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise YoloflowError(f"{path}: the image is damaged or cut off ({error}); fetch it again") from error

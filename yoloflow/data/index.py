@@ -9,12 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from yoloflow.data.caches.index import cached_index
-from yoloflow.data.classes import ClassList, resolve_classes
+from yoloflow.data.classes import ClassChoice, ClassCount, ClassList, resolve_classes
 from yoloflow.data.coco_truth import image_ids_of, read_truth
 from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS
@@ -27,15 +27,12 @@ from yoloflow.structures import DatasetIndex, Int64Array, YoloflowError, nearest
 
 Value = TypeVar("Value")
 
-ClassCount = int | Literal["counted"] | None
-"""A number of classes; "counted": as many as the highest class of YOLO labels, where nothing names them."""
-
 logger = logging.getLogger("yoloflow")
 
 
 def read_index(  # noqa: PLR0913
     source: str | Sequence[str],
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | ClassChoice | None = None,
     nc: ClassCount = None,
     policy: PolicySetting = "repair",
     image_folder: str | None = None,
@@ -52,12 +49,13 @@ def read_index(  # noqa: PLR0913
     Args:
         source: a COCO json; a YOLO list file, folder or glob pattern; a VOC folder or list file; or several
             of these, joined. "digits:train" and "digits:val" are the embedded set of the quick start.
-        names: class names in class order; taken from the source if None.
+        names: class names in the order of the source's numbers, taken from the source if None; or all that
+            is known of the classes, `nc` too.
         nc: number of classes; needed for YOLO labels without `names`, checked elsewhere. See `ClassCount`.
         policy: what is done about problems, see `Policy.of`.
         image_folder: where the images are, if not where the format expects them.
-        truth: a COCO json that has the objects of the images of `source`, a single YOLO list; its label files
-            are not read then.
+        truth: a COCO json that has the objects of the images of `source`, a YOLO list or folder, whose label
+            files are not read then.
         decode: decode every image, which finds damaged ones and equal ones.
         stop_at_errors: raise where the policy says "error"; without it all is repaired and listed.
         held_out: another data set; images that are in it too are leaks.
@@ -77,14 +75,14 @@ def read_index(  # noqa: PLR0913
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     decode = decode or rules.needs_pixels
 
-    read = partial(_read, sources, names, nc, rules, image_folder, truth, decode, held_out, progress)
+    choice = names if isinstance(names, ClassChoice) else ClassChoice(names, nc)
+    read = partial(_read, sources, choice, rules, image_folder, truth, decode, held_out, progress)
     if not cache:
         index = read()[0]
     else:
         how = [
             [os.path.abspath(one) for one in sources],
-            names,
-            nc,
+            choice.words(),
             dict(rules.actions),
             image_folder,
             decode,
@@ -98,8 +96,7 @@ def read_index(  # noqa: PLR0913
 
 def _read(
     sources: Sequence[str],
-    names: Sequence[str] | None,
-    nc: ClassCount,
+    choice: ClassChoice,
     policy: Policy,
     image_folder: str | None,
     truth: str | None,
@@ -111,18 +108,14 @@ def _read(
     if truth is None:
         parts = [_read_source(one, image_folder) for one in sources]
     else:
-        count = None if nc == "counted" else nc
-        parts = [read_truth(truth, one, image_folder, names, count) for one in sources]
-    if nc == "counted":
-        nc = _count_classes(parts) if names is None else None
-    classes, unknown_classes = resolve_classes(parts, sources, names, nc)
+        known = choice.names or choice.network
+        parts = [read_truth(truth, one, image_folder, known, choice.stated_nc) for one in sources]
+    classes, unknown_classes = resolve_classes(parts, sources, choice)
     annotations = join_annotations(parts)
     annotations.problems += unknown_classes
-    if (
-        not annotations.has_own_ids
-        and (ids := image_ids_of(annotations.image_paths, classes.names)) is not None
-    ):
-        annotations.image_ids = ids
+    if not annotations.has_own_ids:
+        own_ids = image_ids_of(annotations.image_paths, classes.names)
+        annotations.image_ids = annotations.image_ids if own_ids is None else own_ids
     _settle_image_ids(annotations, parts)
     inspected = inspect_images(annotations, policy, decode=decode, held_out=held_out, progress=progress)
     repair = _repair_boxes(annotations, inspected, policy)
@@ -131,13 +124,6 @@ def _read(
     index.problems = inspected.problems + repair.problems
     _check_not_empty(index, annotations)
     return index, _tracked(annotations)
-
-
-def _count_classes(parts: Sequence[Annotations]) -> int | None:
-    """Returns the number of classes of YOLO labels; None where a source names its classes."""
-    if any(part.categories is not None for part in parts):
-        return None
-    return max(int(part.class_ids.max(initial=0)) for part in parts) + 1
 
 
 def _tracked(annotations: Annotations) -> list[str] | None:
@@ -273,5 +259,3 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
             f"{source}: no image has a label file; for {annotations.image_paths[0]} there should be "
             f"{annotations.label_files[0]}"
         )
-    # COCO's test-dev lists images without annotations: fine to predict on, so no error.
-    logger.warning("%s: has no boxes at all", source)

@@ -79,6 +79,11 @@ KINDS: dict[str, Kind] = {
     "class-out-of-range": Kind(
         "a class that the data set does not have", ("error", "drop-box", "drop-image")
     ),
+    "class-order-assumed": Kind(
+        "classes that are matched with the network's by their order, as one of the lists has no names",
+        _SET_WIDE,
+        is_remark=True,
+    ),
     "box-not-a-number": Kind("a coordinate that is no number", _BAD_LINE),
     "box-nan": Kind("a coordinate that is NaN or infinite", _BAD_LINE),
     "box-negative": Kind(
@@ -89,6 +94,13 @@ KINDS: dict[str, Kind] = {
     "duplicate-box": Kind(
         "the same box with the same class, twice in one image", ("drop-box", "keep", "drop-image", "error")
     ),
+    "nothing-to-learn": Kind(
+        "a training set without one object; crowd and difficult regions are none", ("error", "keep")
+    ),
+    "nothing-to-find": Kind(
+        "a validation set without one object, of which no figure can be computed", _SET_WIDE
+    ),
+    "few-objects": Kind("classes of which the training set has few objects", _SET_WIDE, is_remark=True),
     "unused-class": Kind("classes of which the set has no object", _SET_WIDE, is_remark=True),
     "class-imbalance": Kind(
         "the most frequent class has over 100 times the objects of the rarest", _SET_WIDE, is_remark=True
@@ -167,7 +179,7 @@ class Policy:
     def repair(self, kind: str) -> Action:
         """Returns the action when the reading goes on; where the policy says "error", the mildest repair."""
         action = self.actions[kind]
-        return action if action != "error" else next(a for a in KINDS[kind].actions if a != "error")
+        return action if action != "error" else repairs_of(kind)[0]
 
     def errors(self, problems: Sequence[Problem]) -> list[Problem]:
         """Those that are not allowed."""
@@ -182,11 +194,16 @@ class Policy:
         errors = self.errors(problems)
         if errors:
             first, more = errors[0], and_more(len(errors) - 1)
-            repairs = " or ".join(action for action in KINDS[first.kind].actions if action != "error")
+            repairs = " or ".join(repairs_of(first.kind))
             raise YoloflowError(
                 f"{first.place}: {first.detail} [{first.kind}]{more}; "
                 f"correct the data, or set data.problems.{first.kind} to {repairs}"
             )
+
+
+def repairs_of(kind: str) -> list[Action]:
+    """Returns what can be done about a kind of problem so that the reading goes on, the mildest first."""
+    return [action for action in KINDS[kind].actions if action != "error"]
 
 
 def and_more(count: int) -> str:

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from yoloflow.data.classes import ClassChoice
 from yoloflow.data.coco_truth import ForeignTruthError, truth_beside
 from yoloflow.data.image_inspection import find_leaks
-from yoloflow.data.index import ClassCount, as_one_class, read_index
+from yoloflow.data.index import as_one_class, read_index
 from yoloflow.data.problems import Policy, summarise_problems
 from yoloflow.data.settings import DataSettings
 from yoloflow.data.statistics import set_remarks
@@ -54,16 +55,38 @@ def read_sets(
             sets["train_set"].problems += leaks
             if policy.repair("leaked-image") == "drop-image":
                 sets["train_set"] = read_set(settings, "train_set", held_out=val, **how)
-    for index in sets.values():
-        index.problems += set_remarks(index, img_size)
+    for key, index in sets.items():
+        index.problems += set_remarks(index, img_size, is_trained_on=key == "train_set")
         if stop_at_errors:
             policy.forbid_errors(index.problems)
     return {key: as_one_class(index) for key, index in sets.items()} if settings.single_cls else sets
 
 
 def read_train_set(settings: DataSettings, img_size: int, run_eval: bool) -> DatasetIndex:
-    """Returns the training set as a training uses it, for commands that can do without a validation set."""
-    return read_sets(settings, img_size, run_eval and settings.val_set is not None)["train_set"]
+    """Returns the training set as a training uses it, and logs the account.
+
+    A validation set may be missing; one that is named is read, as images of both may be dropped.
+    """
+    sets = read_sets(settings, img_size, run_eval and settings.val_set is not None)
+    log_problems(sets)
+    return sets["train_set"]
+
+
+def read_val_set(settings: DataSettings, img_size: int, network_names: Sequence[str] | None) -> DatasetIndex:
+    """Returns the validation set for a network that is trained already, with remarks on it as a whole.
+
+    Args:
+        settings: name the set.
+        img_size: side of the network input in pixels.
+        network_names: the network's classes, to which those of the set are mapped by name; None if unknown.
+
+    Raises:
+        YoloflowError: it is not set, cannot be read, or has what the policy does not allow.
+    """
+    index = read_set(settings, "val_set", None if settings.single_cls else network_names)
+    index.problems += set_remarks(index, img_size, is_trained_on=False)
+    Policy.of(settings.problems).forbid_errors(index.problems)
+    return as_one_class(index) if settings.single_cls else index
 
 
 def read_set(
@@ -74,7 +97,7 @@ def read_set(
     Args:
         settings: name the sets.
         key: which one.
-        names: class names that it must have, over `names` and `nc`.
+        names: class names of the network that it is for, to which its classes are mapped by name.
         how: further arguments of `read_index`.
 
     Raises:
@@ -88,23 +111,18 @@ def read_set(
         )
     how = {"cache": settings.index_cache, "policy": settings.problems, **how}
     how["image_folder"] = settings.image_folder
-    given, nc = (names, None) if names else (settings.names, settings.nc)
-    return (
-        read_evaluated(source, given, nc, **how) if key == "val_set" else read_index(source, given, nc, **how)
-    )
+    classes = ClassChoice(settings.names, settings.nc, names)
+    return read_evaluated(source, classes, **how) if key == "val_set" else read_index(source, classes, **how)
 
 
-def read_evaluated(
-    source: str | Sequence[str], names: Sequence[str] | None, nc: ClassCount, **how: Any
-) -> DatasetIndex:
+def read_evaluated(source: str | Sequence[str], classes: ClassChoice, **how: Any) -> DatasetIndex:
     """Reads a data set to evaluate on: where COCO's json lies beside a list file, that is the truth.
 
     Areas and crowd regions, which COCO's figures depend on, are in the json alone. The log says which it is.
 
     Args:
         source: as `read_index`.
-        names: likewise.
-        nc: likewise.
+        classes: all that is known of them.
         how: further arguments of `read_index`.
 
     Raises:
@@ -114,15 +132,14 @@ def read_evaluated(
     truth = truth_beside(sources[0]) if len(sources) == 1 else None
     if truth is not None:
         try:
-            index = read_index(source, names, nc, truth=truth, **how)
+            index = read_index(source, classes, truth=truth, **how)
         except ForeignTruthError as error:
-            logger.warning(
-                "%s is evaluated by its label files, not by the json beside it: %s", sources[0], error
-            )
+            message = "%s is evaluated by its label files, not by the json beside it: %s"
+            logger.warning(message, sources[0], error)
         else:
             logger.info("%s is evaluated by %s (areas, crowd regions), not by label files", sources[0], truth)
             return index
-    return read_index(source, names, nc, **how)
+    return read_index(source, classes, **how)
 
 
 def log_problems(sets: Mapping[str, DatasetIndex]) -> None:

@@ -94,5 +94,24 @@ class Rectangular:
         ]
 
 
-Shapes = MultiScale | Rectangular
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Batches of one shape.
+
+    Attributes:
+        shape_hw: the shape.
+    """
+
+    shape_hw: Shape
+
+    def arrange(self, groups: Int64Array, epoch: int) -> Int64Array:
+        """Return the (k, T) images of the global batches of an epoch as they are."""
+        return groups
+
+    def shape(self, images: Int64Array, epoch: int, batch: int) -> Shape:
+        """Return the shape."""
+        return self.shape_hw
+
+
+Shapes = MultiScale | Rectangular | Fixed
 """Gives the batches of a stage their shapes."""

@@ -1,4 +1,4 @@
-"""Sources to predict on: files, folders, patterns, a list on standard input, a camera."""
+"""Sources to predict on: files, folders, patterns, a list on standard input, cameras and streams."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import glob
 import io
 import logging
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -23,6 +26,9 @@ logger = logging.getLogger("yoloflow")
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 STANDARD_INPUT = "-"
 CAMERA = "camera:"
+_STREAM = re.compile(r"(rtsps?|rtmps?|rtp|udp|tcp|srt|mmsh?|https?)://", re.IGNORECASE)
+_WAITS_SECONDS = (0, 1, 2, 4, 8, 15)
+"""Waits before each try to open a broken stream again; the next break begins with the first."""
 _FALLBACK_FPS = 25.0
 _READ_BYTES = 1 << 16
 
@@ -32,16 +38,22 @@ class Frame:
     """An image, or one frame of a video or camera.
 
     Attributes:
-        path: the file; of a camera, as the user named it.
+        path: the file; of a camera, its name as a path.
         image: (H, W, 3) uint8 BGR, turned as the file's EXIF or rotation mark says.
         number: 0-based number in the video; None for an image.
         fps: frames of the video in a second; None for an image.
+        name: of a camera or stream, as the user gave it; of a file, its path; "" where there is no path.
     """
 
     path: Path
-    image: Uint8Array
+    image: Uint8Array = field(repr=False)
     number: int | None = None
     fps: float | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name and self.path.name:
+            object.__setattr__(self, "name", str(self.path))
 
 
 class ByteStream(Protocol):
@@ -74,14 +86,24 @@ class PathList:
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A camera that is open already.
+    """A camera or stream that is open already.
 
     Attributes:
-        name: as the user gave it, `camera:0`.
+        name: as the user gave it: `camera:0`, `rtsp://host/door`.
+        capture: gives its frames.
+        device: its number or address, to open it again.
     """
 
     name: str
     capture: cv2.VideoCapture
+    device: str
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has no end of its own: a device, or a stream of unknown length."""
+        if self.device.isdecimal():
+            return True
+        return bool(_STREAM.match(self.device)) and self.capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0
 
 
 Source = Path | PathList | Camera
@@ -97,8 +119,8 @@ def open_sources(sources: Sequence[str]) -> list[Source]:
     name ends in.
 
     Args:
-        sources: files, folders, glob patterns, `camera:NUMBER` (or the address of a stream after `camera:`),
-            and `-` for paths on standard input.
+        sources: files, folders, glob patterns, `camera:NUMBER` or the number alone, addresses of streams
+            (`rtsp://...`), and `-` for paths on standard input.
 
     Raises:
         YoloflowError: a source does not exist, holds neither image nor video, or is a camera that does not
@@ -111,10 +133,12 @@ def open_sources(sources: Sequence[str]) -> list[Source]:
     found: dict[Source, None] = {}
     for source in dict.fromkeys(sources):
         path = Path(source).expanduser()
+        if not source:
+            raise YoloflowError("an empty text is no source; . is the folder here")
         if source == STANDARD_INPUT:
             found[PathList(io.FileIO(sys.stdin.fileno(), closefd=False))] = None
-        elif source.startswith(CAMERA):
-            found[_open_camera(source)] = None
+        elif (device := camera_device(source)) is not None:
+            found[_open_camera(source, device)] = None
         elif path.is_file():
             found[path] = None
         elif path.is_dir():
@@ -127,24 +151,46 @@ def open_sources(sources: Sequence[str]) -> list[Source]:
     return list(found)
 
 
-def _open_camera(source: str) -> Camera:
-    """Returns the camera behind `camera:0`; frames are taken when they are asked for."""
-    device = source.removeprefix(CAMERA)
+def camera_device(source: str) -> str | None:
+    """Returns the device number or the address of a camera or stream; None for any other source."""
+    if source.startswith(CAMERA):
+        return source.removeprefix(CAMERA)
+    if _STREAM.match(source) or (source.isdecimal() and not Path(source).exists()):
+        return source
+    return None
+
+
+def _open_camera(source: str, device: str) -> Camera:
+    """Opens a camera; frames are taken when they are asked for."""
     if not device:
         raise YoloflowError(f"{source}: which camera? camera:0 is the first")
+    is_stream = bool(_STREAM.match(device))
+    if is_stream and Path(urlsplit(device).path).suffix.lower() in IMAGE_SUFFIXES:
+        raise YoloflowError(
+            f"{source}: images are not fetched from the web; fetch it (curl -O {device}) and give the file"
+        )
+    capture = _open_capture(device)
+    if capture.isOpened():
+        return Camera(source, capture, device)
+    if is_stream:
+        raise YoloflowError(
+            f"{source}: no video stream can be read there: no server answers, it wants a user and password "
+            f"(rtsp://USER:PASSWORD@HOST/...), or it sends no video; try it in a player: ffplay {device}"
+        )
+    known = ", ".join(str(path) for path in sorted(Path("/dev").glob("video*")))
+    raise YoloflowError(
+        f"{source}: there is no such camera, it may not be used, or another program uses it "
+        f"(camera devices here: {known or 'none'})"
+    )
+
+
+def _open_capture(device: str) -> cv2.VideoCapture:
     level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says it better
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors say it better
     try:
-        capture = cv2.VideoCapture(int(device) if device.isdecimal() else device)
+        return cv2.VideoCapture(int(device) if device.isdecimal() else device)
     finally:
         cv2.utils.logging.setLogLevel(level)
-    if not capture.isOpened():
-        known = ", ".join(str(path) for path in sorted(Path("/dev").glob("video*")))
-        raise YoloflowError(
-            f"{source}: there is no such camera, it may not be used, or another program uses it "
-            f"(camera devices here: {known or 'none'})"
-        )
-    return Camera(source, capture)
 
 
 def _usable(source: str, candidates: Sequence[Path]) -> list[Path]:
@@ -183,11 +229,11 @@ def readings(sources: Sequence[Source]) -> Iterator[Reading]:
     """
     for source in sources:
         if isinstance(source, Camera):
-            yield from _capture_readings(Path(source.name), source.capture, is_camera=True)
+            yield from _camera_readings(source)
             continue
         for path in [source] if isinstance(source, Path) else source:
             if path.suffix.lower() in VIDEO_SUFFIXES:
-                yield from _capture_readings(path, cv2.VideoCapture(str(path)))
+                yield from _video_readings(path)
             else:
                 yield _ImageReading(path)
 
@@ -216,26 +262,51 @@ class _Known:
         return self.result
 
 
-def _capture_readings(path: Path, capture: cv2.VideoCapture, is_camera: bool = False) -> Iterator[Reading]:
-    try:
-        announced = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        if not (np.isfinite(fps) and fps > 0):
-            fps = _FALLBACK_FPS
-        count = 0
-        while capture.isOpened():
-            is_read, image = capture.read()
-            if not is_read:
-                break
-            yield _Known(Frame(path, np.asarray(image, np.uint8), count, fps))
-            count += 1
-    finally:
-        capture.release()
-    if is_camera:
-        yield _Known(Problem(str(path), None, "camera-ended", "keep", f"gives no more images after {count}"))
-    elif count == 0:
+def _video_readings(path: Path) -> Iterator[Reading]:
+    capture = cv2.VideoCapture(str(path))
+    announced = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    count = 0
+    for image, fps in _frames(capture):
+        yield _Known(Frame(path, image, count, fps))
+        count += 1
+    if count == 0:
         detail = "not a video that can be read: missing, damaged, empty or of an unknown codec"
         yield _Known(Problem(str(path), None, "unreadable-video", "drop-image", detail))
     elif count < announced:
         detail = f"ends after {count} of the {announced} frames that it announces"
         yield _Known(Problem(str(path), None, "short-video", "keep", detail))
+
+
+def _camera_readings(camera: Camera) -> Iterator[Reading]:
+    """Frames until the camera ends; one that breaks off is opened again, a few times in a row at most."""
+    is_live, capture = camera.is_live, camera.capture
+    count = tries = 0
+    while True:
+        for image, fps in _frames(capture):
+            yield _Known(Frame(Path(camera.name), image, count, fps, camera.name))
+            count, tries = count + 1, 0
+        if not is_live or tries == len(_WAITS_SECONDS):
+            break
+        if tries == 0:
+            logger.warning("%s: broke off after %d images; it is opened again", camera.name, count)
+        time.sleep(_WAITS_SECONDS[tries])
+        tries += 1
+        capture = _open_capture(camera.device)
+    tried = f", and {tries} tries to open it again failed" if tries else ""
+    detail = f"gives no more images after {count}{tried}"
+    yield _Known(Problem(camera.name, None, "camera-ended", "keep", detail))
+
+
+def _frames(capture: cv2.VideoCapture) -> Iterator[tuple[Uint8Array, float]]:
+    """Yields each frame with the frames in a second, and closes the video."""
+    try:
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        if not (np.isfinite(fps) and fps > 0):
+            fps = _FALLBACK_FPS
+        while capture.isOpened():
+            is_read, image = capture.read()
+            if not is_read:
+                break
+            yield np.asarray(image, np.uint8), fps
+    finally:
+        capture.release()

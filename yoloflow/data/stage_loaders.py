@@ -12,7 +12,7 @@ from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader
 from yoloflow.data.samplers import create_sampler
 from yoloflow.data.settings import BatchSettings, DataSettings
-from yoloflow.data.shapes import MultiScale, Rectangular, Shapes, multi_scale_sides
+from yoloflow.data.shapes import Fixed, MultiScale, Rectangular, Shape, Shapes, multi_scale_sides
 from yoloflow.data.stages import Stage
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import DatasetIndex
@@ -94,6 +94,7 @@ def create_test_loader(
     stride: int = 32,
     ranks: Ranks = ONE_RANK,
     reserved_bytes: int | None = None,
+    shape_hw: Shape | None = None,
 ) -> StageLoader:
     """Create the loader of an evaluation: each image once, in order.
 
@@ -104,6 +105,7 @@ def create_test_loader(
         stride: of the network's coarsest level in pixels; rectangles are multiples of it.
         ranks: this process among its peers.
         reserved_bytes: bytes of memory that the training's image caches will fill; None without a training.
+        shape_hw: the one height and width of all batches; None for what the settings say.
     """
     sizes_hw = resized_sizes(index.sizes_hw, batches.img_size)
     cache: ImageCache | None = None
@@ -124,5 +126,7 @@ def create_test_loader(
         drop_last=False,
         num_parallel_workers=min(settings.num_parallel_workers, 2),
     )
-    shapes = Rectangular(sizes_hw, stride, shuffle=False) if settings.test_rect else None
+    shapes: Shapes | None = None if shape_hw is None else Fixed(shape_hw)
+    if shapes is None and settings.test_rect:
+        shapes = Rectangular(sizes_hw, stride, shuffle=False)
     return replace(loader, shapes=shapes, timeout_s=settings.load_timeout or 0.0)

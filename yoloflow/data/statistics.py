@@ -12,6 +12,9 @@ from yoloflow.structures import DatasetIndex, Problem
 TINY_PX = 2.0
 """An object less wide or high than this at the network's image size can hardly be learnt."""
 
+FEW_OBJECTS = 10
+"""A class with fewer objects than this to train on can hardly be learnt."""
+
 _IMBALANCE = 100
 _QUANTILES = (1, 10, 50, 90, 99)
 _NAMED = 20
@@ -81,32 +84,60 @@ def describe_statistics(figures: dict[str, Any]) -> list[str]:
     return lines
 
 
-def set_remarks(index: DatasetIndex, img_size: int) -> list[Problem]:
-    """Finds what deserves a look in a set as a whole."""
+def set_remarks(index: DatasetIndex, img_size: int, is_trained_on: bool) -> list[Problem]:
+    """Finds what deserves a look in a set as a whole.
+
+    Args:
+        index: the data set.
+        img_size: side of the network input in pixels.
+        is_trained_on: whether it is a training set.
+    """
     trained = ~index.is_crowd
     objects = np.bincount(index.classes[trained], minlength=len(index.names))
     if not objects.any():
-        return []
-    remarks = []
-    unused = [index.names[number] for number in np.flatnonzero(objects == 0)]
-    if unused:
-        more = f", ... and {len(unused) - _NAMED} more" if len(unused) > _NAMED else ""
-        detail = (
-            f"no object of {len(unused)} of {len(index.names)} classes: {', '.join(unused[:_NAMED])}{more}"
+        kind = "nothing-to-learn" if is_trained_on else "nothing-to-find"
+        return [Problem(index.source, None, kind, "keep", _why_no_object(index))]
+    found = {}
+    regions = np.bincount(index.classes[index.is_crowd], minlength=len(index.names))
+    counts = list(zip(index.names, objects.tolist(), regions.tolist(), strict=True))
+    if unused := [f"{name}{_besides(crowd)}" for name, number, crowd in counts if not number]:
+        found["unused-class"] = f"no object of {len(unused)} of {len(counts)} classes: {_first(unused)}"
+    few = [f"{name} {number}{_besides(crowd)}" for name, number, crowd in counts if 0 < number < FEW_OBJECTS]
+    if few and is_trained_on:
+        found["few-objects"] = (
+            f"fewer than {FEW_OBJECTS} objects of {len(few)} of {len(counts)} classes: {_first(few)}"
         )
-        remarks.append(Problem(index.source, None, "unused-class", "keep", detail))
-    most, least = int(objects.argmax()), int(np.where(objects > 0, objects, objects.max()).argmin())
+    used = np.flatnonzero(objects)
+    most, least = used[objects[used].argmax()], used[objects[used].argmin()]
     if objects[most] > _IMBALANCE * objects[least]:
-        detail = f"{index.names[most]} has {objects[most]} objects, {index.names[least]} {objects[least]}"
-        remarks.append(Problem(index.source, None, "class-imbalance", "keep", detail))
+        found["class-imbalance"] = (
+            f"{index.names[most]} has {objects[most]} objects, {index.names[least]} {objects[least]}"
+        )
     sides = _sides_px(index, img_size)[trained].min(1)
     if tiny := int((sides < TINY_PX).sum()):
         share = _share(tiny, len(sides))
-        detail = (
+        found["tiny-boxes"] = (
             f"{tiny} of {len(sides)} objects ({share}) are under {TINY_PX:g} px wide or high at {img_size} px"
         )
-        remarks.append(Problem(index.source, None, "tiny-boxes", "keep", detail))
-    return remarks
+    return [Problem(index.source, None, kind, "keep", detail) for kind, detail in found.items()]
+
+
+def _why_no_object(index: DatasetIndex) -> str:
+    if len(index.classes) == 0:
+        return f"has no boxes at all: all {len(index)} images are background"
+    return (
+        f"has no object: all {len(index.classes)} boxes are regions to ignore (iscrowd=1 in COCO, "
+        "difficult=1 in VOC), as some tools mark every object; correct the marks where they are not meant"
+    )
+
+
+def _besides(regions: int) -> str:
+    return f" (and {regions} crowd or difficult)" if regions else ""
+
+
+def _first(names: list[str]) -> str:
+    more = f", ... and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _box_images(index: DatasetIndex) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from yoloflow.data.settings import DataSettings
+from yoloflow.data.shapes import Shape
 from yoloflow.data.stage_loaders import create_test_loader
 from yoloflow.evaluation.settings import EvaluationSettings
 from yoloflow.evaluation.test_function import EvaluationResult, Synchronizer, test
@@ -27,6 +28,7 @@ def create_test_fn(
     ranks: Ranks,
     reserved_bytes: int | None = None,
     save_json: str | Path | None = None,
+    shape_hw: Shape | None = None,
 ) -> Callable[[nn.Module], EvaluationResult]:
     """Returns the function that evaluates a network; its result's settings tell the pre-processing too.
 
@@ -39,10 +41,13 @@ def create_test_fn(
         ranks: this process among its peers.
         reserved_bytes: see `create_test_loader`.
         save_json: file for the detections.
+        shape_hw: the one height and width of the input; None for what the settings say.
     """
-    loader = create_test_loader(index, data, settings, max(network_settings.stride), ranks, reserved_bytes)
+    stride = max(network_settings.stride)
+    loader = create_test_loader(index, data, settings, stride, ranks, reserved_bytes, shape_hw)
+    shape = "rectangular" if data.test_rect else "square"
     pre_processing = {
-        "shape": "rectangular" if data.test_rect else "square",
+        "shape": shape if shape_hw is None else f"{shape_hw[0]} x {shape_hw[1]}",
         "img_size": settings.img_size,
         "test_transforms": [dict(row) for row in data.test_rows],
         "test_shrink": data.test_shrink,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yoloflow.data.problems import problems_report
 from yoloflow.evaluation.coco import CocoResult
 from yoloflow.structures import DatasetIndex, Detections
 
@@ -127,7 +128,10 @@ class EvaluationResult:
         return f"milliseconds an image: {parts}; {self.images_per_second:.1f} images/s{memory}{late}"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns COCO's figures as `CocoResult.to_json` has them, `settings` and `speed`."""
+        """Returns COCO's figures as `CocoResult.to_json` has them, `settings`, `speed` and `data_problems`.
+
+        The last is the account of the data set as `problems_report` has it, by the set's key.
+        """
         return {
             **self.coco.to_json(),
             **self.metrics,
@@ -138,6 +142,7 @@ class EvaluationResult:
                 "peak_memory_mb": self.peak_memory_mb,
                 "late_batches": self.num_late_batches,
             },
+            "data_problems": {"val_set": problems_report(self.index)},
         }
 
 
@@ -145,7 +150,7 @@ def _describe(settings: Mapping[str, Any]) -> str:
     parts = []
     if "shape" in settings:
         side = f"{settings['img_size']} px"
-        sides = side if settings["shape"] == "square" else f"up to {side}"
+        sides = f"up to {side}" if settings["shape"] == "rectangular" else side
         rows = "; ".join(_describe_row(row) for row in settings["test_transforms"])
         parts.append(f"{settings['shape']} {sides}, {rows}, shrunk {_SHRUNK[settings['test_shrink']]}")
     suppression = f"NMS iou {settings['iou_thres']:g}" if settings["nms"] else "no NMS (end-to-end head)"

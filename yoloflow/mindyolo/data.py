@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from yoloflow.data import dataset as ours
+from yoloflow.data.classes import ClassChoice
 from yoloflow.data.collate import collate
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import resized_sizes
@@ -162,13 +163,14 @@ def _read(
     source: str | Sequence[str], names: Sequence[str] | None, num_cls: int | None, is_training: bool
 ) -> DatasetIndex:
     """Returns the index; a number of classes counts where nothing names them."""
-    read = read_index if is_training else read_evaluated
-    if num_cls is None or names is not None:
-        return read(source, names, "counted")
-    index = read_index(source, None, "counted")
-    if index.names != [str(number) for number in range(len(index.names))]:
-        refuse_difference("num_cls", num_cls, len(index.names), "the data set")
-    return read(source, None, num_cls)
+    if num_cls is not None and names is None:
+        found = read_index(source, None, "counted")
+        if found.names == [str(number) for number in range(len(found.names))]:
+            names = [str(number) for number in range(num_cls)]
+        else:
+            refuse_difference("num_cls", num_cls, len(found.names), "the data set")
+    classes = ClassChoice(names, "counted")
+    return read_index(source, classes) if is_training else read_evaluated(source, classes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from yoloflow.models.layers.contract import Head
-from yoloflow.models.network import Network
 
 
 @dataclass(slots=True)
@@ -29,7 +28,7 @@ class ClassFit:
 
 
 def fit_classes(
-    network: Network,
+    network: nn.Module,
     weights: Mapping[str, Tensor],
     file_names: Sequence[str] | None,
     names: Sequence[str] | None,
@@ -41,17 +40,21 @@ def fit_classes(
     the network's own.
 
     Args:
-        network: with C classes and new weights.
+        network: with C classes and new weights; one without a head is left alone.
         weights: by the network's names.
         file_names: the classes of the weights; None where they are not known.
         names: the network's classes; None where they are not known.
     """
-    head = network.head_layer
-    pairs = _same_classes(file_names, names, network.num_classes)
     fit = ClassFit(dict(weights))
+    prefix, head = next(
+        ((f"{name}.", layer) for name, layer in network.named_children() if isinstance(layer, Head)),
+        ("", None),
+    )
+    if head is None:
+        return fit
+    pairs = _same_classes(file_names, names)
     if file_names is not None and names is not None:
         fit.kept_classes = [names[own] for _, own in pairs or []]
-    prefix = next(f"{name}." for name, layer in network.named_children() if layer is head)
     outputs = head.class_tensors()
     parts = tuple(f"{part}." for part in head.class_parts)
     for name, own in head.state_dict().items():
@@ -71,15 +74,13 @@ def fit_classes(
 
 
 def _same_classes(
-    file_names: Sequence[str] | None, names: Sequence[str] | None, count: int
+    file_names: Sequence[str] | None, names: Sequence[str] | None
 ) -> list[tuple[int, int]] | None:
     """Returns (row of the file, row of the network) of each class of both; None where names are not known."""
     if file_names is None or names is None:
         return None
     places = {name.casefold(): place for place, name in enumerate(file_names)}
-    return [
-        (places[name.casefold()], own) for own, name in enumerate(names[:count]) if name.casefold() in places
-    ]
+    return [(places[name.casefold()], own) for own, name in enumerate(names) if name.casefold() in places]
 
 
 def _fit_rows(head: Head, theirs: Tensor, own: Tensor, pairs: list[tuple[int, int]] | None) -> Tensor | None:

@@ -21,12 +21,26 @@ METADATA_KEY = "yoloflow"
 
 
 @dataclass(frozen=True, slots=True)
+class InnerNms:
+    """The suppression inside an exported file.
+
+    Attributes:
+        conf_thres: scores are above it; iou_thres: largest IoU of two detections of a class.
+        max_det: detections of an image at most: rows of the output.
+    """
+
+    conf_thres: float = 0.25
+    iou_thres: float = 0.7
+    max_det: int = 300
+
+
+@dataclass(frozen=True, slots=True)
 class ExportedInfo:
     """The metadata of an exported file: all that is needed to use it without the run it came from.
 
     Attributes:
         names: class names in class order.
-        img_size: height and width of the input in pixels.
+        img_size: longer side of the input in pixels.
         stride: input pixels between cells, for each level.
         output_kind: what the rows of the prediction hold.
         test_transforms: rows that make an image, its longer side resized to `img_size`, into the input.
@@ -35,6 +49,11 @@ class ExportedInfo:
         version: of yoloflow.
         input: the input in words.
         output: the output in words.
+        shape_hw: height and width of the input in pixels; None where any multiples of the largest stride will
+            do (in files of version 0.1: img_size squared).
+        half: it computes in half precision.
+        nms: the suppression inside it; None where that is left to the user.
+        opset: the ONNX operator set.
     """
 
     names: list[str]
@@ -47,6 +66,10 @@ class ExportedInfo:
     version: str
     input: str
     output: str
+    shape_hw: list[int] | None
+    half: bool = False
+    nms: InnerNms | None = None
+    opset: int | None = None
 
     def to_text(self) -> str:
         """Returns the JSON text that stands in the file."""
@@ -56,7 +79,10 @@ class ExportedInfo:
     def from_text(cls, text: str) -> ExportedInfo:
         """Reads the text of `to_text`; KeyError or TypeError where something is missing or unknown."""
         content = json.loads(text)
-        return cls(**{**content, "output_kind": HeadOutput(**content["output_kind"])})
+        kind, nms = HeadOutput(**content["output_kind"]), content.get("nms")
+        square = [content["img_size"]] * 2
+        known = {"output_kind": kind, "nms": None if nms is None else InnerNms(**nms)}
+        return cls(**{"shape_hw": square, **content, **known})
 
 
 class ExportedNetwork(nn.Module):
@@ -65,6 +91,7 @@ class ExportedNetwork(nn.Module):
     Attributes:
         info: the metadata of the file.
         output_kind: what its prediction holds.
+        stride: input pixels between cells, for each level.
     """
 
     def __init__(self, path: str | Path, device_type: str = "cpu") -> None:
@@ -78,6 +105,7 @@ class ExportedNetwork(nn.Module):
             YoloflowError: onnxruntime is missing, or the file cannot be used.
         """
         super().__init__()
+        self._file = Path(path).absolute(), device_type
         self._session = _open_session(Path(path), device_type)
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         try:
@@ -88,6 +116,23 @@ class ExportedNetwork(nn.Module):
                 "export it with this version's `yoloflow export`"
             ) from error
         self.output_kind = self.info.output_kind
+        self.stride = self.info.stride
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns all but the session, which another process opens anew, from the same file."""
+        return {**self.__dict__, "_session": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._session = _open_session(*self._file)
+
+    @property
+    def shape_hw(self) -> tuple[int, int] | None:
+        """The height and width of the input in pixels; None where any multiples of the stride will do."""
+        if self.info.shape_hw is None:
+            return None
+        height, width = self.info.shape_hw
+        return height, width
 
     def check_names(self, names: Sequence[str]) -> None:
         """Raise YoloflowError unless a data set has as many classes as the file predicts."""
@@ -99,16 +144,21 @@ class ExportedNetwork(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps (B, 3, img_size, img_size) uint8 RGB to the prediction, as `output_kind` says.
+        """Maps (B, 3, H, W) uint8 RGB of the file's height and width to the prediction, see `output_kind`.
 
         Raises:
             YoloflowError: images of another size.
         """
-        side = self.info.img_size
-        if images.shape[1:] != (3, side, side):
+        size_hw, step = tuple(images.shape[2:]), max(self.stride)
+        if self.shape_hw is None and (size_hw[0] % step or size_hw[1] % step):
             raise YoloflowError(
-                f"the exported network takes images of {side} x {side} pixels, found "
-                f"{images.shape[2]} x {images.shape[3]}; export again with --img-size"
+                f"the exported network takes images whose sides are multiples of {step} pixels, found "
+                f"{size_hw[0]} x {size_hw[1]}"
+            )
+        if self.shape_hw not in (None, size_hw):
+            raise YoloflowError(
+                f"the exported network takes images of {self.info.shape_hw[0]} x {self.info.shape_hw[1]} "
+                f"pixels, found {size_hw[0]} x {size_hw[1]}; export again with --img-size"
             )
         (found,) = self._session.run(None, {"images": images.cpu().contiguous().numpy()})
         return torch.from_numpy(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,6 +85,10 @@ class _PackedConv(nn.Module):
         self._geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self._activation = "swish" if with_silu else "none"  # oneDNN's words
         self._packed: tuple[torch.Size, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns all but the arranged weights: their memory can be neither copied nor sent elsewhere."""
+        return {**self.__dict__, "_packed": None}
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H', W')."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from yoloflow.models.class_rows import fit_classes
 from yoloflow.structures import YoloflowError, nearest_names
-from yoloflow.weights.files import load_weights
+from yoloflow.weights.dialects import translate
+from yoloflow.weights.files import read_weights
 
 logger = logging.getLogger("yoloflow")
+
+_COUNTER = "num_batches_tracked"
 
 
 @dataclass(slots=True)
@@ -23,68 +28,163 @@ class LoadReport:
 
     Attributes:
         loaded: keys taken over.
+        partly: keys whose rows of boxes, objectness and `kept_classes` are the file's, the others new.
+        anew: keys that stay as they were, because their width follows the number of classes.
         missing: keys of the network that the file lacks.
         unexpected: keys of the file that the network lacks.
         misshaped: keys of both, with different shapes; "key: shape in the file, shape in the network".
+        constants: constants of both, such as anchors, that differ; "key: value in the file, value here".
+        kept_classes: classes whose rows are the file's, where `partly` is not empty.
+        dialect: whose names the file has.
+        format: of the file.
+        class_names: the file's classes; None where it does not say them.
+        licence: as the file states it; None where it states none.
+        producer: of the file, "" where it does not say.
     """
 
     loaded: list[str] = field(default_factory=list)
+    partly: list[str] = field(default_factory=list)
+    anew: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
+    constants: list[str] = field(default_factory=list)
+    kept_classes: list[str] = field(default_factory=list)
+    dialect: str = ""
+    format: str = ""
+    class_names: list[str] | None = None
+    licence: str | None = None
+    producer: str = ""
+
+    def describe(self, path: str | Path, network: nn.Module) -> str:
+        """Returns what was taken over of a file and what begins anew, in a few lines."""
+        state = network.state_dict()
+        whole = sum(tensor.numel() for tensor in state.values())
+        taken = sum(state[key].numel() for key in self.loaded)
+        said = [f"{path}: {self.format}, names of {self.dialect}"]
+        said += [self.producer] if self.producer else []
+        said += [f"{len(self.class_names)} classes"] if self.class_names else []
+        said += [f"licence as the file states it: {self.licence}"] if self.licence else []
+        lines = [
+            "; ".join(said),
+            f"  taken over {len(self.loaded)} tensors, {taken / whole:.0%} of the values",
+        ]
+        if self.partly:
+            kept = f", and the classes {', '.join(self.kept_classes)}" if self.kept_classes else ""
+            lines.append(f"  in part    {len(self.partly)} class outputs: boxes and objectness{kept}")
+        if self.anew:
+            lines.append(f"  begun anew {len(self.anew)} tensors, which depend on the number of classes")
+        if (self.partly or self.anew) and not self.faults():
+            lines.append(
+                "  this is what should happen for other classes: nothing else is missing or left over"
+            )
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the account as plain data, for the run's `weights.json`."""
+        return {**asdict(self), "loaded": len(self.loaded)}
 
     def faults(self) -> str:
-        """Returns a line for each key that was not taken over, "" where there is none."""
+        """Returns a line for each key that was not taken over and should be, "" where there is none."""
         kinds = (
             ("missing in the file", self.missing),
             ("not in the network", self.unexpected),
             ("shape", self.misshaped),
+            ("constant", self.constants),
         )
         return "".join(f"\n  {kind}: {key}" for kind, keys in kinds for key in keys)
 
 
-def load_pretrain(network: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:
-    """Loads the weights of a file into a network.
+def load_pretrain(
+    network: nn.Module,
+    path: str | Path,
+    strict: bool | Literal["auto"] = "auto",
+    class_names: Sequence[str] | None = None,
+) -> LoadReport:
+    """Loads the weights of a file into a network; nothing is changed unless it succeeds.
 
     Args:
         network: takes the weights in place.
-        path: .safetensors, or .pt or .pth with a plain state dict.
-        strict: refuse the file unless all keys and shapes agree; otherwise the keys that agree are taken over
-            and the others are named in the log.
+        path: a file of any format that `read_weights` reads; the names of MindYOLO's networks, of the
+            original repositories with numbered rows, and of YOLOX are translated.
+        strict: "auto": only what depends on the classes may differ (see `fit_classes`); True: refuse the file
+            unless all keys and shapes agree; False: the keys that agree are taken over, the others are named
+            in the log.
+        class_names: the network's classes; None where they are not known.
 
     Returns:
         the account of every key.
 
     Raises:
-        YoloflowError: the file is not readable, or does not fit (strict), or nothing in it fits.
+        YoloflowError: the file is not readable, does not fit, has a value that is not finite, or nothing in
+            it fits.
     """
-    weights = load_weights(path)
-    state = network.state_dict()
+    file = read_weights(path)
+    try:
+        found = translate(network, file.tensors)
+    except YoloflowError as error:
+        raise YoloflowError(f"{path}: {error}") from error
+    _require_finite(path, found.tensors, found.file_names)
     report = LoadReport(
-        missing=[key for key in state if key not in weights],
-        unexpected=[key for key in weights if key not in state],
+        unexpected=found.unexpected,
+        constants=found.constants,
+        dialect=found.dialect,
+        format=file.format,
+        class_names=file.class_names,
+        licence=file.licence,
+        producer=file.producer,
     )
-    for key, tensor in weights.items():
-        if key in state and tensor.shape != state[key].shape:
-            report.misshaped.append(
-                f"{key}: {tuple(tensor.shape)} in the file, {tuple(state[key].shape)} here"
-            )
-        elif key in state:
-            report.loaded.append(key)
+    weights: Mapping[str, Tensor] = found.tensors
+    if strict is not True:
+        fit = fit_classes(network, weights, file.class_names, class_names)
+        weights = fit.weights
+        report.partly, report.anew, report.kept_classes = fit.partly, fit.anew, fit.kept_classes
+    state = network.state_dict()
+    _account(report, weights, state)
     faults = report.faults()
-    if faults and strict:
+    if not report.loaded:
+        raise YoloflowError(f"{path}: none of its {len(file.tensors)} keys fits the network:{faults}")
+    if faults and strict is not False:
         raise YoloflowError(
             f"{path}: does not fit the network; strict_load=false takes over the {len(report.loaded)} keys "
             f"that do:{faults}"
         )
-    if not report.loaded:
-        raise YoloflowError(f"{path}: none of its {len(weights)} keys fits the network:{faults}")
     if faults:
         logger.warning("%s: %d of %d keys taken over:%s", path, len(report.loaded), len(state), faults)
     with torch.no_grad():
-        for key in report.loaded:
+        for key in (*report.loaded, *report.partly):
             state[key].copy_(weights[key])
     return report
+
+
+def _account(report: LoadReport, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Sorts all keys of the network into the report."""
+    adapted = {*report.partly, *report.anew}
+    for key, own in state.items():
+        if key in adapted:
+            continue
+        if key not in weights:
+            if not key.endswith(_COUNTER):  # other projects do not count batches, and nothing here reads it
+                report.missing.append(key)
+        elif weights[key].shape != own.shape:
+            report.misshaped.append(
+                f"{key}: {tuple(weights[key].shape)} in the file, {tuple(own.shape)} here"
+            )
+        else:
+            report.loaded.append(key)
+
+
+def _require_finite(path: str | Path, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+    """Raises an error where a value of the file is not finite: a training from it could not succeed."""
+    bad = [
+        names[key]
+        for key, tensor in tensors.items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if bad:
+        raise YoloflowError(
+            f"{path}: {len(bad)} of its tensors hold NaN or infinity, first {bad[0]}; take an earlier file"
+        )
 
 
 def freeze_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -37,8 +37,13 @@ class NetworkSettings(Section):
 class ModelSettings(Section):
     """Settings of the network's start weights and of its computation."""
 
-    weight: str | None = Field(None, description="weights to start from (.safetensors)")
-    strict_load: bool = Field(True, description="refuse weights with missing, unexpected or misshaped names")
+    weight: str | None = Field(
+        None, description="weights to start from: a file, or published for the recipe's downloaded ones"
+    )
+    strict_load: bool | Literal["auto"] = Field(
+        "auto",
+        description="auto: only what depends on the classes may differ; true: nothing may; false: anything",
+    )
     freeze: list[str] = Field(
         default_factory=list, description="patterns of parameters not to train, such as stem.*"
     )

@@ -71,6 +71,14 @@ def draw_detections(
     return canvas
 
 
+def cut_out(image_bgr: Uint8Array, box_xyxy: Sequence[float]) -> Uint8Array:
+    """Returns the pixels that a box touches, at least one."""
+    height, width = image_bgr.shape[:2]
+    x1, y1, x2, y2 = box_xyxy
+    left, top = min(max(math.floor(x1), 0), width - 1), min(max(math.floor(y1), 0), height - 1)
+    return image_bgr[top : max(math.ceil(y2), top + 1), left : max(math.ceil(x2), left + 1)]
+
+
 def _pixel_corners(box: NDArray[np.floating], canvas: Uint8Array) -> tuple[int, int, int, int]:
     """Returns first and last pixel of a box, inside the image."""
     height, width = canvas.shape[:2]

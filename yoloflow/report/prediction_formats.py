@@ -1,4 +1,4 @@
-"""Files of predictions: rows of our own, COCO's results, YOLO's label files; each written as they come.
+"""Files of predictions: our own rows, COCO's results, YOLO's labels, crops; each written as they come.
 
 To add a format, write a subclass of `PredictionFormat` and a line in `FORMATS`.
 """
@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from yoloflow.structures import Detections
+from yoloflow.report.box_drawing import cut_out
+from yoloflow.report.image_writer import image_suffix, save_image
+from yoloflow.structures import Detections, Uint8Array
 
 # As in the files that evaluation writes.
 _COCO_BOX_DECIMALS, _COCO_SCORE_DECIMALS = 3, 5
+# Of the 255 that a file name may have; numbers and suffixes come after it.
+_NAME_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class PredictedImage:
     Attributes:
         file: the source, as it was named.
         frame: 0-based number in a video or camera; None for an image.
-        height: in pixels; width: likewise.
+        image: (H, W, 3) uint8 BGR.
         stem: a name that no other image of the folder has; frames of a video share that of the video.
         drawn: name of the drawn file; None where nothing is drawn.
         found: boxes in pixels of the original.
@@ -34,27 +38,38 @@ class PredictedImage:
 
     file: str
     frame: int | None
-    height: int
-    width: int
+    image: Uint8Array
     stem: str
     drawn: str | None
     found: Detections
 
+    @property
+    def height(self) -> int:
+        """The height in pixels."""
+        return self.image.shape[0]
+
+    @property
+    def width(self) -> int:
+        """The width in pixels."""
+        return self.image.shape[1]
+
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """The names and ids that the formats give to classes and images.
+    """The names and ids that the formats give to classes and images, and whether labels have scores.
 
     Attributes:
         names: class names in class order.
         category_ids: COCO's id of each class; 1-based numbers by default.
         take_image_id: COCO's id of a file, asked for once an image; None for one that has none. Without it
             images are numbered from 1 as they come.
+        scores: the rows of YOLO's labels end with the score; without it they are labels to train on.
     """
 
     names: Sequence[str]
     category_ids: Sequence[int] | None = None
     take_image_id: Callable[[str], int | None] | None = None
+    scores: bool = True
 
     def category_id(self, number: int) -> int:
         """Returns COCO's id of a class."""
@@ -187,7 +202,8 @@ class YoloFormat(PredictionFormat):
     """`labels/<stem>.txt`, a row `class cx cy w h score` for each object, and `labels.csv`: of which file.
 
     Centre and size are shares of the image's width and height. An image without objects has an empty file;
-    frames of a video are `labels/<stem>/000000.txt` and so on.
+    frames of a video are `labels/<stem>/000000.txt` and so on. Without scores `classes.txt` names the
+    classes, as label tools expect.
     """
 
     file_name = "labels"
@@ -199,6 +215,9 @@ class YoloFormat(PredictionFormat):
         self._list = (folder / "labels.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="")
         self._rows = csv.writer(self._list)
         self._rows.writerow(("label", "file", "frame"))
+        classes = folder / "classes.txt"
+        if not naming.scores and not classes.exists():
+            classes.write_text("".join(f"{name}\n" for name in naming.names), encoding="utf-8")
 
     def write(self, image: PredictedImage) -> None:
         """Adds an image."""
@@ -213,7 +232,7 @@ class YoloFormat(PredictionFormat):
                 *((x2 - x1) / image.width, (y2 - y1) / image.height),
             )
             shares = " ".join(f"{value:.6f}" for value in centre_and_size)
-            lines.append(f"{number} {shares} {score:.5f}\n")
+            lines.append(f"{number} {shares} {score:.5f}\n" if self.naming.scores else f"{number} {shares}\n")
         path.write_text("".join(lines))
         self._rows.writerow((path.relative_to(self.path).as_posix(), image.file, image.frame))
 
@@ -222,7 +241,53 @@ class YoloFormat(PredictionFormat):
         self._list.close()
 
 
-FORMATS: dict[str, type[PredictionFormat]] = {"json": JsonFormat, "coco": CocoFormat, "yolo": YoloFormat}
+class CropsFormat(PredictionFormat):
+    """`crops/<class>/<stem>-<k>.jpg`, each object cut out, best first, and `crops.csv`: of which file."""
+
+    file_name = "crops"
+
+    def __init__(self, folder: Path, naming: Naming) -> None:
+        super().__init__(folder, naming)
+        self.path.mkdir()
+        self._folders: list[str] = []
+        for number, name in enumerate(naming.names):
+            clean = file_name_of(name).strip(". ") or str(number)
+            taken = clean.lower() in (known.lower() for known in self._folders)
+            self._folders.append(f"{clean}-{number}" if taken else clean)
+        self._list = (folder / "crops.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        self._rows = csv.writer(self._list)
+        self._rows.writerow(("crop", "file", "frame", "class", "score", "x1", "y1", "x2", "y2"))
+
+    def write(self, image: PredictedImage) -> None:
+        """Adds the crops of an image."""
+        stem = image.stem if image.frame is None else f"{image.stem}-{image.frame:06d}"
+        for k, (box, score, number) in enumerate(_columns(image.found), 1):
+            crop = cut_out(image.image, box)
+            path = self.path / self._folders[number] / f"{stem}-{k}{image_suffix(crop)}"
+            path.parent.mkdir(exist_ok=True)
+            save_image(path, crop)
+            place = path.relative_to(self.path).as_posix()
+            corners = (f"{value:.2f}" for value in box)
+            self._rows.writerow((place, image.file, image.frame, number, f"{score:.5f}", *corners))
+
+    def close(self) -> None:
+        """Close the list."""
+        self._list.close()
+
+
+FORMATS: dict[str, type[PredictionFormat]] = {
+    "json": JsonFormat,
+    "coco": CocoFormat,
+    "yolo": YoloFormat,
+    "crops": CropsFormat,
+}
+
+
+def file_name_of(text: str) -> str:
+    """Returns a text as part of a file name: without letters that a file system refuses, and not too long."""
+    clean = "".join("-" if letter in '<>:"/\\|?*' or letter < " " else letter for letter in text)
+    encoded = clean.encode("utf-8", "surrogateescape")
+    return encoded[:_NAME_BYTES].decode("utf-8", "ignore") if len(encoded) > _NAME_BYTES else clean
 
 
 def detection_rows(found: Detections, names: Sequence[str]) -> list[dict[str, Any]]:

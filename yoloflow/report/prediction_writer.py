@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from yoloflow.data.sources import Frame
 from yoloflow.report.box_drawing import draw_detections
 from yoloflow.report.image_writer import ImageWriter
-from yoloflow.report.prediction_formats import FORMATS, Naming, PredictedImage, PredictionFormat
-from yoloflow.structures import Detections, Uint8Array, YoloflowError, nearest_names
+from yoloflow.report.prediction_formats import (
+    FORMATS,
+    Naming,
+    PredictedImage,
+    PredictionFormat,
+    file_name_of,
+)
+from yoloflow.structures import Detections, Problem, YoloflowError, nearest_names
+
+logger = logging.getLogger("yoloflow")
 
 
 class PredictionWriter:
@@ -25,6 +35,7 @@ class PredictionWriter:
         naming: Naming,
         formats: Sequence[str] = ("json",),
         save_images: bool = True,
+        problems: list[Problem] | None = None,
     ) -> None:
         """Makes the folder.
 
@@ -33,6 +44,7 @@ class PredictionWriter:
             naming: names and ids of classes and images.
             formats: keys of `FORMATS`.
             save_images: draw images and videos too.
+            problems: takes what could not be drawn; its detections are written all the same.
 
         Raises:
             YoloflowError: no such format; the folder holds predictions already, or cannot be written.
@@ -53,6 +65,7 @@ class PredictionWriter:
         except OSError as error:
             raise YoloflowError(f"{folder}: cannot be written ({error.strerror})") from error
         self._naming = naming
+        self._problems = [] if problems is None else problems
         self._drawn = ImageWriter(folder) if save_images else None
         # The last number that was given to each name.
         self._taken = {entry.stem.lower(): 1 for entry in folder.iterdir()}
@@ -75,50 +88,53 @@ class PredictionWriter:
         for file in self._files.values():
             file.close()
 
-    def write(
-        self, source: Path, number: int | None, fps: float | None, image_bgr: Uint8Array, found: Detections
-    ) -> None:
+    def write(self, frame: Frame, found: Detections) -> None:
         """Adds an image, or the next frame of a video (frames of one video come in order).
 
         Args:
-            source: the file.
-            number: 0-based number of the frame; None for an image.
-            fps: frames of the video in a second; None for an image.
-            image_bgr: (H, W, 3) uint8.
+            frame: the image, and where it is from.
             found: detections in pixels of the image.
 
         Raises:
-            YoloflowError: a file cannot be written.
+            YoloflowError: a file of detections cannot be written.
         """
-        stem = self._stem(source, number)
-        drawn_name = None
-        if self._drawn is not None:
-            names = self._naming.names
-            drawn = draw_detections(image_bgr, found.boxes_xyxy, found.classes, found.scores, names)
-            if number is None or fps is None:
-                drawn_name = self._drawn.write_image(stem, drawn)
-            else:
-                drawn_name = self._drawn.write_frame(stem, fps, drawn)
-        height, width = image_bgr.shape[:2]
-        image = PredictedImage(str(source), number, height, width, stem, drawn_name, found)
+        stem = self._stem(frame)
+        drawn_name = self._draw(stem, frame, found)
+        image = PredictedImage(frame.name, frame.number, frame.image, stem, drawn_name, found)
         for file in self._files.values():
             try:
                 file.write(image)
             except OSError as error:
                 raise YoloflowError(f"{file.path}: cannot be written ({error.strerror})") from error
 
-    def _stem(self, source: Path, number: int | None) -> str:
+    def _draw(self, stem: str, frame: Frame, found: Detections) -> str | None:
+        """Draws the detections; returns the name of the file, or None where there is none."""
+        if self._drawn is None:
+            return None
+        names = self._naming.names
+        drawn = draw_detections(frame.image, found.boxes_xyxy, found.classes, found.scores, names)
+        try:
+            if frame.number is None or frame.fps is None:
+                return self._drawn.write_image(stem, drawn)
+            return self._drawn.write_frame(stem, frame.fps, drawn)
+        except YoloflowError as error:
+            problem = Problem(frame.name, None, "not-drawn", "keep", f"is not drawn: {error}")
+            logger.warning("%s", problem)
+            self._problems.append(problem)
+            return None
+
+    def _stem(self, frame: Frame) -> str:
         """Returns the name of an image's files, or of a video's."""
-        if number is None:
-            return self._free_stem(source)
-        if source != self._video_source or number == 0:
-            self._video_source, self._video_stem = source, self._free_stem(source)
+        if frame.number is None:
+            return self._free_stem(frame.path)
+        if frame.path != self._video_source or frame.number == 0:
+            self._video_source, self._video_stem = frame.path, self._free_stem(frame.path)
         return self._video_stem
 
     def _free_stem(self, source: Path) -> str:
         """Returns a stem that nothing in the folder has, also where upper and lower case are equal."""
-        # A camera is named with a colon, the address of a stream with worse.
-        clean = "".join("-" if letter in '<>:"\\|?*' else letter for letter in source.stem)
+        # A camera is named with a colon, the address of a stream with worse. What follows needs room too.
+        clean = file_name_of(source.stem)
         stem = clean
         while stem.lower() in self._taken:
             self._taken[clean.lower()] += 1

@@ -3,6 +3,7 @@
 CONFIG = "config.yaml"
 NAMES = "names.json"
 DATA_PROBLEMS = "data_problems.json"
+WEIGHTS_ORIGIN = "weights.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 DIAGNOSTICS = "diagnostics.json"

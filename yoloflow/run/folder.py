@@ -60,13 +60,20 @@ class RunFolder:
         """Final figures; written when the training has finished."""
         return self.path / file_names.SUMMARY
 
-    def create(self, config_text: str, names: Sequence[str], data_report: Mapping[str, Any]) -> None:
+    def create(
+        self,
+        config_text: str,
+        names: Sequence[str],
+        data_report: Mapping[str, Any],
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
         """Makes the folders and writes what is known before the first step.
 
         Args:
             config_text: the resolved config, for `config.yaml`.
             names: class names, for `names.json`; they may come from the data and not from the config.
             data_report: what was found wrong with each data set, for `data_problems.json`.
+            origin: of the weights that it starts from, for `weights.json`; None writes none.
 
         Raises:
             YoloflowError: the folder cannot be written.
@@ -76,6 +83,8 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / file_names.NAMES, _json_bytes(list(names)))
             write_atomically(self.path / file_names.DATA_PROBLEMS, _json_bytes(data_report))
+            if origin is not None:
+                write_atomically(self.path / file_names.WEIGHTS_ORIGIN, _json_bytes(origin))
             write_atomically(self.path / file_names.CONFIG, config_text.encode())
         except OSError as error:
             raise YoloflowError(
@@ -137,8 +146,13 @@ def find_weights(path: Path) -> Path:
 
 
 def names_of_run(path: Path) -> list[str] | None:
-    """Returns the class names of a run, in class order; None if `path` is no run folder."""
-    return read_names(path / file_names.NAMES)
+    """Returns the class names of a run, in class order; None if there is no run.
+
+    Args:
+        path: a run folder, or a weights file in one.
+    """
+    folders = path.absolute().parents[:2] if path.is_file() else (path,)
+    return next((names for folder in folders if (names := read_names(folder / file_names.NAMES))), None)
 
 
 def _json_bytes(content: object) -> bytes:

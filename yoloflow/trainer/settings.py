@@ -8,10 +8,11 @@ from pydantic import Field
 
 from yoloflow.models.settings import ModelSettings
 from yoloflow.optim.settings import AverageSettings
+from yoloflow.run.settings import RunSettings
 from yoloflow.settings import Count, Section
 
 
-class StartSettings(AverageSettings, ModelSettings):
+class StartSettings(AverageSettings, ModelSettings, RunSettings):
     """The weights that a training starts from."""
 
 

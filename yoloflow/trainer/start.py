@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
 from torch import nn
 
+from yoloflow.files import sha256_of
 from yoloflow.models.pretrain import freeze_layers, load_pretrain
 from yoloflow.optim.ema import EMA
 from yoloflow.run.checkpoint import newest_step
 from yoloflow.run.folder import RunFolder
 from yoloflow.trainer.settings import StartSettings
+from yoloflow.weights.published import weights_path
+
+logger = logging.getLogger("yoloflow")
 
 
-def start_weights(network: nn.Module, settings: StartSettings, run: RunFolder) -> EMA | None:
+class Start(NamedTuple):
+    """What a training starts from.
+
+    Attributes:
+        ema: the average, or None where the settings want none.
+        origin: file, SHA-256, licence and account of the weights, for `weights.json` of the run; None where
+            they are random or of the run itself.
+    """
+
+    ema: EMA | None
+    origin: dict[str, Any] | None
+
+
+def start_weights(
+    network: nn.Module, settings: StartSettings, run: RunFolder, class_names: Sequence[str]
+) -> Start:
     """Loads the weights to start from, freezes layers, and makes the average.
 
     Args:
         network: on its device; changed in place.
         settings: name weights and layers.
         run: where it has a training state, that replaces the weights to start from.
-
-    Returns:
-        the average, or None where the settings want none.
+        class_names: of the data; rows of classes with the same name are taken over.
 
     Raises:
         YoloflowError: weights or names of layers do not fit the network.
     """
     has_state = run.resumed and newest_step(run.weights) is not None
+    origin = None
     if settings.weight is not None and not has_state:
-        load_pretrain(network, settings.weight, settings.strict_load)
+        path = weights_path(settings.weight, settings.recipe)
+        report = load_pretrain(network, path, settings.strict_load, class_names)
+        logger.info("%s", report.describe(path, network))
+        origin = {"file": str(Path(path).absolute()), "sha256": sha256_of(path), **report.to_json()}
     freeze_layers(network, settings.freeze)
     if not settings.ema:
-        return None
+        return Start(None, origin)
     if settings.ema_weight is None:
-        return EMA(network, settings.ema_decay, settings.ema_tau)
+        return Start(EMA(network, settings.ema_decay, settings.ema_tau), origin)
     ema = EMA(network, settings.ema_decay, settings.ema_tau, updates=0)
     if not has_state:
-        load_pretrain(ema.network, settings.ema_weight, settings.strict_load)
-    return ema
+        path = weights_path(settings.ema_weight, settings.recipe)
+        load_pretrain(ema.network, path, settings.strict_load, class_names)
+    return Start(ema, origin)

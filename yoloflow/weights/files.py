@@ -1,58 +1,138 @@
-"""Weights on disk: safetensors, written atomically, equal bytes for equal weights."""
+"""Weights on disk: safetensors, written atomically, equal bytes for equal weights; and reading any format."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import json
+import struct
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from yoloflow.files import write_atomically
 from yoloflow.structures import YoloflowError
+from yoloflow.weights.mindspore import looks_like_mindspore, read_mindspore
+from yoloflow.weights.pickled import read_pickled
+
+FORMATS = "safetensors, PyTorch (.pt, .pth), MindSpore (.ckpt)"
+"""The formats that are read, recognised by their content."""
+
+_METADATA_KEY = "yoloflow"
+_HEAD_BYTES = 4096
 
 
-def save_weights(path: str | Path, state: Mapping[str, Tensor]) -> None:
+@dataclass(slots=True)
+class WeightsFile:
+    """The content of a weights file, and what it says of itself.
+
+    Attributes:
+        tensors: by the file's names, on the CPU.
+        format: "safetensors", "PyTorch" or "MindSpore".
+        class_names: the classes in order; None where it does not say them.
+        licence: as it states it; None where it states none.
+        producer: version and date of what wrote it; "" where it does not say.
+        facts: what our own files say beyond that, such as recipe and img_size.
+    """
+
+    tensors: dict[str, Tensor]
+    format: str
+    class_names: list[str] | None = None
+    licence: str | None = None
+    producer: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def save_weights(
+    path: str | Path, state: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None
+) -> None:
     """Writes tensors by name; equal tensors give equal bytes, and a reader never sees half a file.
 
     Args:
         path: a .safetensors file; its folder must exist.
         state: tensors of any device, as `Module.state_dict()` gives them. Two names may share memory: each is
             written in full.
+        facts: what the file says of itself, plain data (see `WeightsFile`).
     """
     # One metadata key at most: several are written in random order.
-    write_atomically(path, save(_independent(state), metadata={"format": "pt"}))
+    metadata = {"format": "pt"}
+    if facts is not None:
+        metadata = {_METADATA_KEY: json.dumps(facts, sort_keys=True, ensure_ascii=False)}
+    write_atomically(path, save(_independent(state), metadata=metadata))
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Reads tensors by name, onto the CPU.
+    """Reads tensors by name, onto the CPU; see `read_weights`."""
+    return read_weights(path).tensors
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """Reads a weights file of any known format; no code of a file ever runs.
 
     Args:
-        path: a .safetensors file, or a .pt or .pth file that holds nothing but a flat mapping of names to
-            tensors (read with `weights_only=True`, so no code of the file ever runs).
+        path: the file; its format is recognised by its content.
 
     Raises:
-        YoloflowError: the file is missing, damaged, of another kind or holds something else than tensors.
+        YoloflowError: the file is missing, damaged, of another kind or holds no tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise YoloflowError(f"{path}: there is no such weights file")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise YoloflowError(
-                f"{path}: not a readable safetensors file ({error}); copy it again"
-            ) from error
-    if path.suffix in {".pt", ".pth"}:
-        return _load_torch(path)
-    raise YoloflowError(
-        f"{path}: weights are read from .safetensors, .pt and .pth files, not from {path.suffix!r}"
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise YoloflowError(f"{path}: cannot be read ({error.strerror})") from error
+    if not head:
+        raise YoloflowError(f"{path}: is empty; copy it again")
+    if path.suffix == ".safetensors" or _looks_like_safetensors(head, path.stat().st_size):
+        return _read_safetensors(path)
+    if head.startswith(b"PK\x03\x04"):
+        found = read_pickled(path)
+        return WeightsFile(dict(found), "PyTorch", found.class_names, found.licence, found.producer)
+    if looks_like_mindspore(head):
+        return WeightsFile(read_mindspore(path), "MindSpore")
+    raise YoloflowError(f"{path}: {_describe_other(head)}; weights are read from {FORMATS} files")
+
+
+def _looks_like_safetensors(head: bytes, size: int) -> bool:
+    return len(head) > 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= size - 8
+
+
+def _read_safetensors(path: Path) -> WeightsFile:
+    try:
+        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise YoloflowError(f"{path}: not a readable safetensors file ({error}); copy it again") from error
+    try:
+        facts = json.loads(metadata.get(_METADATA_KEY, "{}"))
+    except ValueError:
+        facts = {}
+    facts = facts if isinstance(facts, dict) else {}
+    names, licence = facts.get("class_names"), facts.get("licence")
+    return WeightsFile(
+        tensors,
+        "safetensors",
+        names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None,
+        licence if isinstance(licence, str) else None,
+        facts=facts,
     )
+
+
+def _describe_other(head: bytes) -> str:
+    """Returns what a file is that holds no weights, as far as its first bytes tell."""
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the file itself (`git lfs pull` brings it)"
+    if head.lstrip()[:1] == b"<":
+        return "a web page, not weights; download the file itself"
+    if head.startswith(b"\x80"):
+        return "a pickle, or in PyTorch's format before 1.6; load it there and save its state_dict() anew"
+    return f"damaged, or of another kind (it begins with {head[:8].hex(' ')})"
 
 
 def _independent(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,24 +145,3 @@ def _independent(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         copies[name] = copy.clone() if storage in seen else copy
         seen.add(storage)
     return copies
-
-
-def _load_torch(path: Path) -> dict[str, Tensor]:
-    if not zipfile.is_zipfile(path):
-        raise YoloflowError(
-            f"{path}: damaged, or in the format before PyTorch 1.6; save its state_dict() anew"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise YoloflowError(
-            f"{path}: holds Python objects beside tensors, and loading them could run any code; "
-            "save its state_dict() alone, best as .safetensors"
-        ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise YoloflowError(f"{path}: not a readable PyTorch file ({error}); copy it again") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise YoloflowError(
-            f"{path}: expected a flat mapping of names to tensors; save the state_dict() alone"
-        )
-    return {str(name): value for name, value in content.items()}

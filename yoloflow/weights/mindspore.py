@@ -59,7 +59,7 @@ def looks_like_mindspore(head: bytes) -> bool:
     except (YoloflowError, StopIteration):
         return False
     name = head[tag.start : tag.end]
-    return message.number == 1 and tag.number == 1 and 0 < len(name) and name.isascii()
+    return message.number == 1 and tag.number == 1 and len(name) > 0 and name.isascii()
 
 
 def read_mindspore(path: Path) -> dict[str, Tensor]:
@@ -179,7 +179,8 @@ def _fields(content: bytes, start: int, end: int, is_whole: bool = True) -> Iter
 
     Args:
         content: the file.
-        start, end: of the message.
+        start: of the message.
+        end: of the message.
         is_whole: refuse fields that go beyond `end`; else they end there.
     """
     position = start

@@ -42,6 +42,18 @@ def mindyolo_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
+def mindyolo_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Returns a network's weights, and the constants that MindYOLO stores with them, by MindYOLO's names."""
+    state = model.state_dict()
+    tensors = {theirs: state[ours] for ours, theirs in mindyolo_names(model).items()}
+    for name, value in constants_of(model).items():
+        if isinstance(value, Tensor):
+            tensors[name] = value.detach()
+        elif value is not None and name.endswith("stride") and isinstance(value, list):
+            tensors[name] = torch.tensor(value, dtype=torch.int32)
+    return tensors
+
+
 def load_mindyolo(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Copies a MindYOLO network's weights into the same network of ours.
 
@@ -57,7 +69,7 @@ def load_mindyolo(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """
     state = model.state_dict()
     targets = {theirs: state[ours] for ours, theirs in mindyolo_names(model).items()}
-    constants = _constants(model)
+    constants = constants_of(model)
     faults: list[str] = [f"missing in the arrays: {name}" for name in targets if name not in arrays]
     for name, array in arrays.items():
         if name in targets:
@@ -88,7 +100,7 @@ def _walk(module: nn.Module, our_prefix: str, their_prefix: str) -> list[tuple[s
     return found
 
 
-def _constants(model: nn.Module) -> dict[str, object]:
+def constants_of(model: nn.Module) -> dict[str, object]:
     """Returns the value of each possible constant, None where our module has none, by MindYOLO's name."""
     return {
         their_prefix + name: getattr(module, name, None)

@@ -1,4 +1,4 @@
-"""PyTorch's files (.pt, .pth) read as data: tensors, names and texts are taken, no object of the file is built.
+"""PyTorch's files (.pt, .pth) read as data: tensors and texts are taken, no object of the file is built.
 
 Files of trained networks mostly hold a pickled object of the project that made them. Here every class
 that a pickle names becomes an inert stand-in, which keeps what it is given and does nothing; only the few
@@ -11,6 +11,7 @@ import collections
 import io
 import math
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,13 @@ _DTYPES = {
 _NETWORK_KEYS = ("ema", "model_ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "module")
 _MAX_DEPTH = 64
 _MAX_TEXT = 200
+
+
+# What a damaged pickle raises; it has no code that could fail otherwise.
+_DAMAGED = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError, KeyError),
+    *(OverflowError, MemoryError, RecursionError, ImportError, struct.error),
+)
 
 
 class PickledFile(dict[str, Tensor]):
@@ -71,6 +79,10 @@ class _Inert:
             if isinstance(part, dict):
                 attributes.update({key: value for key, value in part.items() if isinstance(key, str)})
         self.state = attributes
+
+    def __call__(self, *_: object, **__: object) -> _Inert:
+        """Returns another one: some pickles call what a call gave."""
+        return _Inert()
 
     def append(self, _: object) -> None:
         """Ignores an item of a list."""
@@ -120,6 +132,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("builtins", "set"): set,
+    ("__builtin__", "set"): set,  # its name in protocols 0 to 2
     ("torch", "Size"): tuple,
 }
 
@@ -155,7 +168,9 @@ def read_pickled(path: Path) -> PickledFile:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(path, archive)
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except YoloflowError:
+        raise
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, struct.error) as error:
         raise YoloflowError(f"{path}: not a readable PyTorch file ({error}); copy it again") from error
 
 
@@ -174,7 +189,7 @@ def _read(path: Path, archive: zipfile.ZipFile) -> PickledFile:
         raise YoloflowError(f"{path}: written by a big-endian machine, which is not read")
     try:
         content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
-    except Exception as error:  # a damaged pickle raises almost anything; it has no code that could fail
+    except _DAMAGED as error:
         raise YoloflowError(f"{path}: not a readable PyTorch file ({error}); copy it again") from error
     found = PickledFile()
     network = _describe(content, found)
@@ -261,15 +276,11 @@ def _take(
     """Returns a tensor cut from its storage, whose bounds are checked."""
     storage = tensor.storage
     size, stride = tensor.size, tensor.stride
+    numel: int = math.prod(list(size))
     is_whole = all(isinstance(value, int) and value >= 0 for value in (*size, *stride, tensor.offset))
     last = tensor.offset + sum((length - 1) * step for length, step in zip(size, stride, strict=False))
     # A tensor that repeats a small storage could fill the memory.
-    if (
-        not is_whole
-        or len(size) != len(stride)
-        or math.prod(size) > storage.numel
-        or (math.prod(size) and last >= storage.numel)
-    ):
+    if not is_whole or len(size) != len(stride) or numel > storage.numel or (numel and last >= storage.numel):
         raise YoloflowError(f"{path}: a tensor in it goes beyond its data; copy it again")
     if storage.key not in storages:
         member = members.get(f"{root}data/{storage.key}")

@@ -94,6 +94,15 @@ def find_published(name: str) -> PublishedWeights:
     )
 
 
+def weights_path(weight: str, recipe: str | None) -> Path:
+    """Returns the file that a setting `weight` means: itself, or the published weights of the recipe.
+
+    Raises:
+        YoloflowError: there are no published weights, or they are not downloaded.
+    """
+    return published_file(recipe or "") if weight == PUBLISHED else Path(weight)
+
+
 def weights_folder() -> Path:
     """Returns the folder of downloaded weights, which need not exist."""
     return default_cache_folder() / "weights"

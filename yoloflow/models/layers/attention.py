@@ -38,9 +38,9 @@ class Attention(nn.Module):
         widths = (self.key_width, self.key_width, self.value_width)
         merged = self.qkv(features).view(batch, self.num_heads, sum(widths), height * width)
         query, key, value = merged.split(widths, 2)
-        weights = (query.mT @ key * self.key_width**-0.5).softmax(-1)
+        weights = (query.transpose(-2, -1) @ key * self.key_width**-0.5).softmax(-1)
         shape = (batch, channels, height, width)
-        attended = (value @ weights.mT).view(shape)
+        attended = (value @ weights.transpose(-2, -1)).view(shape)
         result: Tensor = self.project(attended + self.position(value.reshape(shape)))
         return result
 

@@ -82,7 +82,7 @@ function dataSection(run) {
           ["Problem", "Done", "Count"],
           account.kinds.map((one) => [one.kind, one.action, count(one.count)]),
         )
-      : note("No problems found.");
+      : note("None found.");
     const more =
       account.num_problems > account.problems.length
         ? ` (the first ${count(account.problems.length)} of ${count(account.num_problems)})`
@@ -116,8 +116,12 @@ function dataSection(run) {
   return section(
     "data",
     "The data",
-    `${sizes.join(", ")}; ${found ? `${plural(found, "remark")} on them` : "nothing was found wrong"}.`,
+    `${sizes.join(", ")}; ${found ? `${plural(found, "remark")} on them` : "no remarks on them"}.`,
     el("div", { class: "two" }, parts),
+    note(
+      "A training reads labels and the headers of images. Damaged images, equal ones, and training images " +
+        "with the pixels of a validation image are found by `yoloflow data check`, which decodes all of them.",
+    ),
   );
 }
 

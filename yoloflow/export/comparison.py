@@ -1,0 +1,129 @@
+"""An exported file compared with the network that it came from, on real and on made-up images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from yoloflow.data.image_files import decode_image
+from yoloflow.detector import Detector, DetectSettings
+from yoloflow.evaluation.coco import evaluate_coco
+from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array
+from yoloflow.evaluation.nms import non_max_suppression
+from yoloflow.structures import DatasetIndex, Detections, Uint8Array
+
+Rows = NDArray[np.float64]
+Pair = tuple[Rows, Rows]
+
+_NUM_MADE = 2
+_CERTAIN = 1.02
+"""Rows that score more than this times the last one are in both."""
+_UNPAIRED_SHARE = 0.05
+"""Detections of a file with suppression inside that may have no partner: ties that fall the other way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The outcome of a comparison.
+
+    Attributes:
+        deviation: largest of onnxruntime from torch: of a score, or of a box as a share of the input's longer
+            side (or of its own size where it is larger).
+        num_images: real images among those compared.
+        ap_torch: AP of torch on the real ones; None without any.
+        ap_file: AP of the file on the same.
+    """
+
+    deviation: float
+    num_images: int = 0
+    ap_torch: float | None = None
+    ap_file: float | None = None
+
+
+def compare(
+    torch: Detector, file: Detector, settings: DetectSettings, index: DatasetIndex | None, num_images: int
+) -> Comparison:
+    """Compares predictions and AP.
+
+    Args:
+        torch: the detector with the network.
+        file: the one with the exported network, its pre-processing the same.
+        settings: of the detections that AP is of.
+        index: a data set; None for made-up images alone.
+        num_images: images of it to take, spread over it.
+    """
+    made_up = _made_up_images(file.shape_hw or (file.img_size, file.img_size))
+    deviations = [_deviation_of_batch(torch, file, settings, made_up)]
+    if index is None or not len(index):
+        return Comparison(deviations[0])
+    real = np.unique(np.linspace(0, len(index) - 1, min(num_images, len(index)), dtype=int)).tolist()
+    found: tuple[dict[int, Detections], dict[int, Detections]] = ({}, {})
+    for position in real:
+        image = decode_image(str(index.image_paths[position]))
+        deviations.append(_deviation_of_batch(torch, file, settings, [image]))
+        for detector, rows in zip((torch, file), found, strict=True):
+            (rows[position],) = detector.detect([image], settings)
+    truth, ids = ground_truth_of(index), index.image_ids[real].tolist()
+    aps = [float(evaluate_coco(truth, result_array(rows, index), ids).stats[0]) for rows in found]
+    return Comparison(max(deviations), len(real), *aps)
+
+
+def _made_up_images(shape_hw: tuple[int, int]) -> list[Uint8Array]:
+    """Returns images of coloured squares."""
+    height, width = shape_hw
+    rng = np.random.default_rng(0)
+    coarse = [rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8) for _ in range(_NUM_MADE)]
+    return [image.repeat(8, axis=0).repeat(8, axis=1) for image in coarse]
+
+
+def _deviation_of_batch(
+    torch: Detector, file: Detector, settings: DetectSettings, images: list[Uint8Array]
+) -> float:
+    """Returns the largest deviation on images of one shape, see `Comparison`."""
+    samples = [torch.prepare(image) for image in images]
+    expected, found = torch.predict(samples), file.predict(samples)
+    kind, side = torch.network.output_kind, max(samples[0].image.shape)
+    if file.network.output_kind.end_to_end and not kind.end_to_end:
+        rows = non_max_suppression(
+            expected,
+            conf_thres=settings.conf_thres,
+            iou_thres=settings.iou_thres,
+            max_det=file.max_det,
+            conf_free=not kind.has_objectness,
+            multi_label=False,
+        )
+        pairs = [(some[some[:, 4] > 0], others) for some, others in zip(found, rows, strict=True)]
+        return max(_deviation_of_rows(_shares(*pair, side), _UNPAIRED_SHARE) for pair in pairs)
+    if not kind.end_to_end:
+        return float(_relative(*_shares(found, expected, side)).max())
+    return max(_deviation_of_rows(_shares(*pair, side)) for pair in zip(found, expected, strict=True))
+
+
+def _shares(found: Tensor, expected: Tensor, side: int) -> Pair:
+    """Returns both with boxes as shares of the input's side."""
+    scale = np.array([1 / side] * 4 + [1.0] * (found.shape[-1] - 4))
+    return found.numpy() * scale, expected.numpy() * scale
+
+
+def _relative(found: Rows, expected: Rows) -> Rows:
+    """Returns deviations, relative where a value is above 1."""
+    deviations: Rows = abs(found - expected) / np.maximum(1.0, abs(expected))
+    return deviations
+
+
+def _deviation_of_rows(pair: Pair, share_apart: float = 0.0) -> float:
+    """Returns the largest distance of (K, 6) rows from the nearest other row; almost equal scores may swap.
+
+    Rows that score like the last one are left out, for others may have come in their place; so is a share of
+    those furthest apart.
+    """
+    found, expected = pair
+    if not len(found) or not len(expected):
+        return float(max(len(found), len(expected)) > 0)
+    certain = expected[expected[:, 4] > expected[-1, 4] * _CERTAIN]
+    distances = [float(_relative(found, row).max(1).min()) for row in certain]
+    kept = sorted(distances)[: len(distances) - int(share_apart * len(distances))]
+    return max(kept, default=0.0)

@@ -1,0 +1,79 @@
+"""Where the messages of the logger "yoloflow" are shown: on stderr, in a notebook on stdout."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger("yoloflow")
+
+_lock = threading.Lock()
+
+
+def is_notebook() -> bool:
+    """Returns whether Python runs in a notebook's kernel (Jupyter, VS Code, Colab)."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
+def message_handler() -> logging.Handler:
+    """Returns a handler that shows each message as a line of its own."""
+    if is_notebook():
+        return logging.StreamHandler(sys.stdout)  # a notebook shows stderr in red
+    return _TerminalHandler() if sys.stderr.isatty() else logging.StreamHandler()
+
+
+class _TerminalHandler(logging.Handler):
+    """Shows messages above the line of a training; the terminal wraps them, so that paths can be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(self.format(record), markup=False, soft_wrap=True)
+
+
+class _CallHandler(logging.Handler):
+    """Shows messages during calls from Python, as long as the root logger has no handler that does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self._shown = message_handler()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().handlers:
+            self._shown.handle(record)
+
+
+@contextmanager
+def shown_messages() -> Iterator[None]:
+    """Shows what a call from Python says, and leaves logging as it was.
+
+    Whoever has given the logger "yoloflow" a level or a handler is asked for no more, as the command does;
+    `logging.getLogger("yoloflow").setLevel(logging.WARNING)` makes calls silent. Calls in several threads
+    share one handler.
+    """
+    with _lock:
+        handler = next((found for found in logger.handlers if isinstance(found, _CallHandler)), None)
+        if handler is None and not logger.handlers and logger.level == logging.NOTSET:
+            handler = _CallHandler()
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+        if handler is not None:
+            handler.calls += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            if handler is not None:
+                handler.calls -= 1
+                if handler.calls == 0:
+                    logger.removeHandler(handler)
+                    logger.setLevel(logging.NOTSET)
