@@ -109,7 +109,7 @@ class OfMindYOLO(BaseCallback):
             Misspelt(),
             "Misspelt: on_epoch_ends is no hook .* did you mean on_epoch_end",
         ),
-        (OfMindYOLO(), "on_train_step_end is no hook .* did you mean on_step_end"),
+        (OfMindYOLO(), "on_train_step_end is no hook .* here it is on_step_end"),
         (object(), "callback object: derive it from yoloflow.BaseCallback"),
     ],
 )

@@ -144,8 +144,8 @@ def check_hooks(callback: object) -> None:
         raise YoloflowError(f"callback {name}: derive it from yoloflow.BaseCallback")
     for method in dir(callback):
         if method.startswith("on_") and method not in callback.hooks and callable(getattr(callback, method)):
-            raise YoloflowError(
-                f"callback {name}: {method} is no hook and would never be called; "
-                f"{nearest_names(method.replace('on_train_', 'on_'), callback.hooks)} "
-                "(yoloflow.mindyolo.BaseCallback has MindYOLO's names)"
-            )
+            ours = method.replace("on_train_", "on_")
+            hint = nearest_names(method, callback.hooks)
+            if ours in callback.hooks:
+                hint = f"here it is {ours} (yoloflow.mindyolo.BaseCallback has MindYOLO's names)"
+            raise YoloflowError(f"callback {name}: {method} is no hook and would never be called; {hint}")
