@@ -82,7 +82,7 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
                 exclude={"network", "loss", "optimizer", "data", "callback", "recipe", "name", "report"}
             ),
             "config": str(find_recipe(recipe_or_path)),
-            "network": _network(config),
+            "network": _network(config, names),
             "loss": _loss(config),
             "optimizer": {
                 **config.optimizer.model_dump(exclude_none=True),
@@ -164,10 +164,10 @@ def _names(config: Config) -> list[str]:
     return config.data.stated_names or list(read_set(config.data, "train_set").names)
 
 
-def _network(config: Config) -> dict[str, Any]:
+def _network(config: Config, names: list[str]) -> dict[str, Any]:
     table = {key: value for key, value in config.network.model_dump().items() if value is not None}
     own = {"device": config.device, "ema_decay": config.ema_decay, "ema_tau": config.ema_tau}
-    return {**table, "variant": config.variant, **own}
+    return {**table, "variant": config.variant, "names": names, **own}
 
 
 def _loss(config: Config) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from yoloflow.data import dataset as ours
 from yoloflow.data.classes import ClassChoice
+from yoloflow.data.coco_truth import ForeignTruthError
 from yoloflow.data.collate import collate
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import resized_sizes
@@ -127,7 +128,7 @@ class COCODataset(ours.COCODataset):
 
         Args:
             path: the json.
-            names: class names that it must have.
+            names: class names; a json with other names must have as many categories, in this order.
 
         Raises:
             YoloflowError: the json lacks an image, or has other classes; the data set is itself a json.
@@ -141,7 +142,12 @@ class COCODataset(ours.COCODataset):
             f"anno_json_path={path}",
             f"the data set has a json of its own ({self.index.source}); give None",
         )
-        found = read_index(sources, None if self.single_cls else names, truth=path)
+        try:
+            found = read_index(sources, None if self.single_cls else names, truth=path)
+        except ForeignTruthError:
+            # MindYOLO's converters number categories as the labels do, whatever they call them.
+            numbers = [str(number) for number in range(len(names))]
+            found = replace(read_index(sources, numbers, truth=path), names=list(names))
         refuse(
             found.image_paths.tolist() != self.index.image_paths.tolist(),
             f"anno_json_path={path}",

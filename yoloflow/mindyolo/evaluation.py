@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from torch import nn
 
@@ -16,7 +15,7 @@ from yoloflow.evaluation.result import EvaluationResult
 from yoloflow.evaluation.test_function import Synchronizer
 from yoloflow.evaluation.test_function import test as ours
 from yoloflow.mindyolo.data import COCODataset, Loader
-from yoloflow.mindyolo.network import amp_level_of, device_of
+from yoloflow.mindyolo.network import amp_level_of, class_names_of, device_of
 from yoloflow.mindyolo.refusal import refuse, refuse_difference
 from yoloflow.models.network import Network
 from yoloflow.models.precision import auto_mixed_precision
@@ -115,19 +114,17 @@ def test(
 test.__test__ = False  # type: ignore[attr-defined]  # keeps pytest from collecting it
 
 
-def _with_classes_of(index: DatasetIndex, network: nn.Module) -> DatasetIndex:
+def _named(index: DatasetIndex, network: nn.Module) -> DatasetIndex:
     """Returns the index with all classes of the network, where its own are mere numbers of those seen."""
-    count = cast(int, network.num_classes)
-    is_numbered = index.names == [str(number) for number in range(len(index.names))]
-    if not is_numbered or len(index.names) >= count:
+    names = class_names_of(network, index.names)
+    if names == index.names:
         return index
-    names = [str(number) for number in range(count)]
     return replace(index, names=names, category_ids=category_ids_of(names))
 
 
 def _truth_of(dataset: COCODataset, network: nn.Module, anno_json_path: str | None) -> DatasetIndex:
     """Returns the index of the loader's images with the objects that count."""
-    index = _with_classes_of(dataset.index, network)
+    index = _named(dataset.index, network)
     if not anno_json_path:
         return index
     if not os.path.isfile(anno_json_path):

@@ -19,7 +19,7 @@ from yoloflow.structures import YoloflowError, nearest_names
 
 _AMP_LEVEL = "amp_level"
 _TABLE, _OWN = "model_cfg", "own_keys"
-_OWN_KEYS = ("variant", "device", "ema_decay", "ema_tau")
+_OWN_KEYS = ("variant", "device", "ema_decay", "ema_tau", "names")
 
 
 def create_model(
@@ -35,7 +35,7 @@ def create_model(
     Args:
         model_name: the family, such as "yolov8".
         model_cfg: the network section; its keys `variant` ("published" or "mindyolo"), `device` ("auto" or
-            torch's name), `ema_decay` and `ema_tau` (for `EMA`) are ours.
+            torch's name), `ema_decay` and `ema_tau` (for `EMA`), and `names` (of the classes) are ours.
         in_channels: 3 alone.
         num_classes: number of classes.
         checkpoint_path: weights to start from; "" for none.
@@ -68,6 +68,28 @@ def sections_of(network: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(table, dict) or not isinstance(own, dict):
         raise YoloflowError("network: make it with yoloflow.mindyolo.create_model")
     return dict(table), dict(own)
+
+
+def class_names_of(network: nn.Module, known: Sequence[str]) -> list[str]:
+    """Returns the names of a network's classes, where a data set may know them by their numbers alone.
+
+    Args:
+        network: of `create_model`.
+        known: names in the data set.
+
+    Raises:
+        YoloflowError: the data set has more classes than the network.
+    """
+    count = int(vars(network)["num_classes"])
+    refuse(
+        len(known) > count,
+        f"num_classes={count}",
+        f"the data set has {len(known)} classes ({', '.join(known[:5])}, ...)",
+    )
+    if list(known) != [str(number) for number in range(len(known))]:
+        return list(known)
+    names = vars(network).get(_OWN, {}).get("names") or ()
+    return list(names) if len(names) == count else [str(number) for number in range(count)]
 
 
 class EMA(ours.EMA):

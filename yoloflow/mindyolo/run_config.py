@@ -6,11 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from yoloflow.config.reader import dump_config
 from yoloflow.config.schema import Config
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.mindyolo.data import COCODataset
-from yoloflow.mindyolo.network import amp_level_of, section_of, sections_of
+from yoloflow.mindyolo.network import amp_level_of, class_names_of, section_of, sections_of
 from yoloflow.mindyolo.step import TrainStepFn
 from yoloflow.trainer.settings import TrainerSettings
 
@@ -31,6 +33,7 @@ def config_text(
     """
     step, first = step_fn.train_step, loader.loaders[0]
     table, own = sections_of(step.network)
+    own.pop("names", None)
     recompute = {key: table.pop(key, None) for key in ("recompute", "recompute_layers")}
     amp_level = amp_level_of(step.network)
     content: dict[str, Any] = {
@@ -47,7 +50,7 @@ def config_text(
         "network": table,
         "loss": section_of(step_fn.loss_fn),
         "optimizer": step_fn.optimizer.settings.model_dump(),
-        "data": {**_sets(loader, test_fn), **_data(loader)},
+        "data": {**_sets(loader, test_fn), **_data(loader, step.network)},
         **{key: value for key, value in (own | recompute).items() if value is not None},
         **step_fn.settings.model_dump(),
         **settings.model_dump(),
@@ -56,7 +59,7 @@ def config_text(
     return dump_config(Config(**content))
 
 
-def _data(loader: ConcatLoader) -> dict[str, Any]:
+def _data(loader: ConcatLoader, network: nn.Module) -> dict[str, Any]:
     """Returns the keys of the training set and its stages."""
     first = loader.loaders[0]
     rows = [
@@ -67,7 +70,7 @@ def _data(loader: ConcatLoader) -> dict[str, Any]:
     stages = {"stage_epochs": lengths, "trans_list": rows}
     single_cls = first.dataset.single_cls
     return {
-        "names": None if single_cls else list(first.dataset.index.names),
+        "names": None if single_cls else class_names_of(network, first.dataset.index.names),
         "single_cls": single_cls,
         "num_parallel_workers": first.num_parallel_workers,
         "train_transforms": rows[0] if len(rows) == 1 else stages,

@@ -24,6 +24,7 @@ from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.loader import StageLoader
 from yoloflow.data.problems import problems_report
 from yoloflow.losses import Loss
+from yoloflow.mindyolo.network import class_names_of
 from yoloflow.mindyolo.optimizer import Optimizer
 from yoloflow.mindyolo.refusal import refuse, refuse_difference
 from yoloflow.mindyolo.run_config import config_text
@@ -241,10 +242,10 @@ class Trainer:
             datasink=self.data_sink,
             sink_size=sink_size,
         )
+        names = class_names_of(step.network, first.dataset.index.names)
         text = config_text(step_fn, self.loader, wishes.test_fn, settings)
         run = _choose_run(wishes.save_dir, self.model_name, ranks)
         items = list(wishes.loss_item_name) or step_fn.loss_fn.loss_item_name
-        names = first.dataset.index.names
         test_fn = wishes.test_fn if wishes.run_eval else None
         context = RunContext(run, ranks, step, test_fn, names, items)
         trainer = ours.create_trainer(context, self.loader, callbacks, settings)
