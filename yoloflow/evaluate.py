@@ -11,13 +11,12 @@ from torch import nn
 
 from yoloflow.config.schema import Config
 from yoloflow.data.sets import log_problems, read_val_set
-from yoloflow.detector import load_settings, weights_of
+from yoloflow.detector import find_parts
 from yoloflow.evaluation.create import create_test_fn
 from yoloflow.evaluation.test_function import EvaluationResult
 from yoloflow.models import create_model, load_pretrain
-from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
+from yoloflow.models.exported import ExportedNetwork
 from yoloflow.models.precision import create_precision
-from yoloflow.run.folder import names_of_run
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
 
@@ -43,11 +42,11 @@ def evaluate_run(
     Raises:
         YoloflowError: no weights or no validation set, or they do not fit together.
     """
-    config = load_settings(run_or_recipe, overrides)
+    parts = find_parts(run_or_recipe, weight, overrides)
+    config, path = parts.config, parts.weights
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
-    path = weights_of(run_or_recipe, weight, overrides)
-    exported = ExportedNetwork(path, device.type) if path.suffix == EXPORT_SUFFIX else None
-    names = exported.info.names if exported else names_of_run(path) or names_of_run(Path(run_or_recipe))
+    exported = ExportedNetwork(path, device.type) if parts.is_exported else None
+    names = exported.info.names if exported else parts.names
     index = read_val_set(config.data, config.img_size, names)
     if ranks.is_main:
         log_problems({"val_set": index})

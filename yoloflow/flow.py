@@ -6,7 +6,7 @@ from typing import Any
 
 from yoloflow.callbacks import RunContext, create_callback
 from yoloflow.callbacks.settings import callback_rows
-from yoloflow.config.run_files import begin_run, tell_finished
+from yoloflow.config.run_files import begin_run, tell_finished, weights_facts
 from yoloflow.config.schema import Config
 from yoloflow.data.sets import identity_of, log_problems, read_sets
 from yoloflow.data.stage_loaders import create_stage_loaders
@@ -106,7 +106,8 @@ def train(config: Config) -> dict[str, Any]:
         )
 
     # 8. Trainer
-    context = RunContext(run, ranks, train_step_fn, test_fn, class_names, loss_fn.loss_item_name)
+    facts = weights_facts(config, class_names, origin)
+    context = RunContext(run, ranks, train_step_fn, test_fn, class_names, loss_fn.loss_item_name, facts)
     identity = identity_of(train_set, config.per_batch_size * ranks.world_size)
     trainer = create_trainer(context, loader, callbacks, config, identity=identity)
     if ranks.is_main:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.sources import Camera, Frame, open_sources
-from yoloflow.detector import Detector, DetectSettings, Result, counted, home_of
+from yoloflow.detector import Detector, DetectSettings, Result, counted, find_parts
 from yoloflow.evaluation.coco_ids import CocoIds
 from yoloflow.report.prediction_formats import Naming
 from yoloflow.report.prediction_writer import PredictionWriter
@@ -138,7 +138,10 @@ def predict(
         naming = replace(naming, category_ids=category_ids, take_image_id=ids.take)
 
     # 4. Batch by batch: read, detect, write
-    folder = Path(save_dir) if save_dir is not None else _next_folder(home_of(Path(weights)) / "predictions")
+    if save_dir is not None:
+        folder = Path(save_dir)
+    else:
+        folder = _next_folder(find_parts(weights, overrides=settings.overrides).home / "predictions")
     num_images, counts = 0, Counter[str]()
     start = time.monotonic()
     with PredictionWriter(folder, naming, settings.formats, settings.save_images, problems) as writer:

@@ -6,7 +6,7 @@ and saving are the training loop's; EMA, warm-up and accumulation are the train 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ class RunContext:
         test_fn: evaluates a network, or None where the run has no evaluation.
         class_names: in class order.
         loss_item_names: of `loss_items`.
+        weights_facts: what the weights files say of themselves, see `WeightsFile.facts`.
         epochs, steps_per_epoch: the plan, from the trainer's loader.
         epoch: 0-based epoch in progress (after an epoch's end: the one that ended).
         step: steps done since the training began, over all epochs.
@@ -55,6 +56,7 @@ class RunContext:
     test_fn: TestFunction | None
     class_names: list[str]
     loss_item_names: list[str]
+    weights_facts: Mapping[str, Any] | None = None
     epochs: int = 0
     steps_per_epoch: int = 0
     epoch: int = 0

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.problems import problems_report
+from yoloflow.evaluation.settings import EvaluationSettings
 from yoloflow.run.folder import RunFolder
 from yoloflow.structures import DatasetIndex
 
 logger = logging.getLogger("yoloflow")
+
+
+def weights_facts(config: Config, names: Sequence[str], origin: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns what the weights files of a run say of themselves, so that one alone can be used.
+
+    Args:
+        config: the settings.
+        names: class names in class order.
+        origin: of the weights that the run starts from, see `start_weights`.
+    """
+    data = {
+        "names": list(names),
+        **{key: getattr(config.data, key) for key in ("test_transforms", "test_shrink", "test_rect")},
+    }
+    needed = ("recipe", "variant", "img_size", *EvaluationSettings.model_fields)
+    settings = config.model_dump(include={*needed, "network", "loss"})
+    facts = {"class_names": list(names), "img_size": config.img_size, "config": settings | {"data": data}}
+    if origin is not None:
+        facts["licence"] = origin["licence"]
+        facts["origin"] = {key: origin[key] for key in ("file", "sha256", "format", "licence", "producer")}
+    return facts
 
 
 def begin_run(

@@ -21,12 +21,11 @@ from yoloflow.data.transforms import Sample, TransformContext, create_transforms
 from yoloflow.data.transforms.canvas import Canvas
 from yoloflow.data.transforms.transform import Pipeline
 from yoloflow.detector.images import ImageInput, read_images
-from yoloflow.detector.loading import class_names, input_shape, load_network, load_settings, run_of
+from yoloflow.detector.loading import find_parts, input_shape, load_network
 from yoloflow.detector.result import Result
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.models import Network, predict_images, prepare_for_inference
-from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
-from yoloflow.run.folder import find_weights
+from yoloflow.models.exported import ExportedNetwork
 from yoloflow.runtime.device import select_device
 from yoloflow.structures import (
     Detections,
@@ -105,8 +104,8 @@ class Detector:
         """Loads the detector of a run or of an exported file.
 
         Args:
-            weights: a run folder (its best weights are taken), a weights file inside one, or a file of
-                `yoloflow export`.
+            weights: a run folder (its best weights are taken), a weights file of a run, a file of `yoloflow
+                export`, or a recipe's name with an override `weight=FILE`.
             img_size: longer side of the network input in pixels; the run's by default.
             device: "auto" or torch's name of one.
             overrides: `key=value` texts over the run's settings, such as `data.test_rect=true`.
@@ -114,24 +113,22 @@ class Detector:
         Raises:
             YoloflowError: no run, no weights, weights that do not fit, or an unusable size or device.
         """
-        path = Path(weights).expanduser()
+        parts = find_parts(weights, overrides=overrides)
+        config, names = parts.config, parts.required_names
         selected = select_device(device)
         network: Network | ExportedNetwork
         shape_hw: Shape | None = None
-        if path.suffix == EXPORT_SUFFIX:
-            network = ExportedNetwork(path, selected.type)
-            config, names, shape_hw = load_settings(path, overrides), network.info.names, network.shape_hw
+        if parts.is_exported:
+            network = ExportedNetwork(parts.weights, selected.type)
+            shape_hw = network.shape_hw
             img_size = img_size or network.info.img_size
             if shape_hw is not None and img_size != max(shape_hw):
                 raise YoloflowError(
-                    f"img_size={img_size}: {path} takes {shape_hw[0]} x {shape_hw[1]} pixels alone; export "
-                    "again with --img-size, or --dynamic for any"
+                    f"img_size={img_size}: {parts.weights} takes {shape_hw[0]} x {shape_hw[1]} pixels alone; "
+                    "export again with --img-size, or --dynamic for any"
                 )
         else:
-            run = run_of(path)
-            config = load_settings(run, overrides)
-            names = class_names(run, config)
-            network = load_network(config, len(names), find_weights(path))
+            network = load_network(config, len(names), parts.weights)
             network = prepare_for_inference(network.to(selected))
         size, _ = input_shape(config, max(network.stride), img_size)
         transforms = create_transforms(config.data.test_rows, "test_transforms")

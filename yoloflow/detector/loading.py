@@ -3,80 +3,128 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from yoloflow.config.document import write_yaml
 from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
 from yoloflow.models import Network, create_model, load_pretrain
-from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
+from yoloflow.models.exported import EXPORT_SUFFIX, METADATA_KEY, ExportedNetwork
 from yoloflow.run import file_names
 from yoloflow.run.folder import find_weights, names_of_run
 from yoloflow.structures import YoloflowError
+from yoloflow.weights.files import read_weights
+from yoloflow.weights.onnx_convolutions import read_onnx_metadata
+from yoloflow.weights.published import coco_names, list_published, weights_path
 
 
-def run_of(path: Path) -> Path:
-    """Returns the run folder that is meant or that a weights file lies in.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All that a network is made of.
 
-    Raises:
-        YoloflowError: there is none.
+    Attributes:
+        config: its settings.
+        names: class names in class order; None where nothing states them.
+        weights: the file, one of weights or an exported one.
+        home: the folder that results belong to: the run's, else that of the file.
+        is_exported: whether `weights` is a file of `yoloflow export`, which holds the network too.
     """
-    for folder in (path, *path.absolute().parents[:2]):
-        if (folder / file_names.CONFIG).is_file():
-            return folder
-    what = "no such file or folder" if not path.exists() else "not in a run folder (one with config.yaml)"
-    raise YoloflowError(
-        f"{path}: {what}; give a run such as runs/NAME, a weights file inside one, or an exported "
-        f"{EXPORT_SUFFIX} file"
-    )
+
+    config: Config
+    names: list[str] | None
+    weights: Path
+    home: Path
+    is_exported: bool = False
+
+    @property
+    def required_names(self) -> list[str]:
+        """The class names.
+
+        Raises:
+            YoloflowError: nothing states them.
+        """
+        if self.names is None:
+            raise YoloflowError(
+                f"{self.weights}: neither the file nor settings state the classes; give data.names=[...] or "
+                "data.nc=..."
+            )
+        return self.names
 
 
-def home_of(path: Path) -> Path:
-    """Returns the folder that predictions belong to: the run, or that of an exported file without one.
+def find_parts(target: str | Path, weight: str | None = None, overrides: Sequence[str] = ()) -> Parts:
+    """Finds settings, class names and weights.
 
-    Raises:
-        YoloflowError: neither.
-    """
-    if path.suffix == EXPORT_SUFFIX and not any(
-        (folder / file_names.CONFIG).is_file() for folder in path.absolute().parents[:2]
-    ):
-        return path.absolute().parent
-    return run_of(path)
-
-
-def load_settings(run_or_recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Returns the settings of a run or recipe, or those that an exported file holds."""
-    if Path(run_or_recipe).suffix != EXPORT_SUFFIX:
-        return load_config(run_or_recipe, overrides)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / f"{Path(run_or_recipe).stem}.yaml"
-        file.write_text(ExportedNetwork(run_or_recipe).info.config, encoding="utf-8")
-        return load_config(file, overrides)
-
-
-def weights_of(run_or_recipe: str, weight: str | None, overrides: Sequence[str]) -> Path:
-    """Returns the weights or exported file to use: `weight`, an override `weight=...`, or the run's best.
+    Args:
+        target: a run folder, a weights file, an exported file, a recipe's name or a YAML file.
+        weight: the weights instead of the run's best; "published" for the recipe's. An override `weight=...`
+            means the same.
+        overrides: `key=value` texts over the settings.
 
     Raises:
-        YoloflowError: there are none.
+        YoloflowError: there are no weights, or nothing says of which network they are.
     """
     stated = [text.removeprefix("weight=") for text in overrides if text.startswith("weight=")]
-    given = Path(weight or (stated[-1] if stated else run_or_recipe)).expanduser()
-    return given if given.suffix and not given.is_dir() else find_weights(given)
+    weight = weight or (stated[-1] if stated else None)
+    path = Path(target).expanduser()
+    if path.is_file() and path.suffix not in (".yaml", ".yml"):
+        return _parts_of_file(path if weight is None else Path(weight), path, overrides)
+    config = load_config(target, overrides)
+    run = path if (path / file_names.CONFIG).is_file() else None
+    if weight is None:
+        if run is None:
+            raise YoloflowError(
+                f"{target}: a recipe has no weights of its own; give weight=FILE, or weight=published for "
+                "those of `yoloflow weights get`"
+            )
+        weights = find_weights(run)
+    else:
+        weights = weights_path(weight, config.recipe)
+        if weights.is_dir():
+            weights = find_weights(weights)
+    exported = _is_exported(weights)
+    names = (names_of_run(run) if run else None) or names_of_weights(weights) or config.data.stated_names
+    return Parts(config, names, weights, run or weights.absolute().parent, exported)
 
 
-def class_names(run: Path, config: Config) -> list[str]:
-    """Returns class names: as a run recorded them, else as the settings state them.
+def _parts_of_file(weights: Path, target: Path, overrides: Sequence[str]) -> Parts:
+    """Returns the parts of a file: in a run folder, or one that states its own settings."""
+    for folder in target.absolute().parents[:2]:
+        if (folder / file_names.CONFIG).is_file() and target.suffix != EXPORT_SUFFIX:
+            config = load_config(folder, overrides)
+            return Parts(config, names_of_run(folder) or config.data.stated_names, weights, folder)
+    if target.suffix == EXPORT_SUFFIX:
+        info = ExportedNetwork(target).info
+        settings, names = info.config, info.names
+    else:
+        file = read_weights(target)
+        facts = file.facts
+        if file.class_names is None or not isinstance(facts.get("config"), dict):
+            raise YoloflowError(
+                f"{target}: the file does not say of which network it is, and lies in no run folder; give a "
+                f"recipe with it, such as yolov8n weight={target}"
+            )
+        settings, names = write_yaml(facts["config"]), file.class_names
+    with TemporaryDirectory() as temporary:
+        yaml = Path(temporary) / f"{target.stem}.yaml"
+        yaml.write_text(settings, encoding="utf-8")
+        config = load_config(yaml, overrides)
+    return Parts(config, names, weights, target.absolute().parent, _is_exported(weights))
 
-    Raises:
-        YoloflowError: neither.
-    """
-    names = names_of_run(run) or config.data.stated_names
-    if names is None:
-        raise YoloflowError(
-            f"{run}: neither names.json nor settings state the classes; give data.names=[...] or data.nc=..."
-        )
-    return names
+
+def _is_exported(path: Path) -> bool:
+    """Returns whether a file is one of `yoloflow export`, not an ONNX file of another project."""
+    return path.suffix == EXPORT_SUFFIX and METADATA_KEY in read_onnx_metadata(path)
+
+
+def names_of_weights(path: Path) -> list[str] | None:
+    """Returns the classes that a weights file states, COCO's for a published file; None where neither."""
+    if _is_exported(path):
+        return ExportedNetwork(path).info.names
+    if any(row.file_name == path.name for row in list_published()):
+        return coco_names()
+    return read_weights(path).class_names
 
 
 def load_network(config: Config, num_classes: int, weights: Path) -> Network:

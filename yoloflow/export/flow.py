@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from yoloflow.config.reader import dump_config, load_config
+from yoloflow.config.reader import dump_config
 from yoloflow.config.schema import Config
 from yoloflow.data.index import as_one_class
 from yoloflow.data.sets import read_set
-from yoloflow.detector import Detector, DetectSettings, class_names, input_shape, load_network, weights_of
+from yoloflow.detector import Detector, DetectSettings, find_parts, input_shape, load_network
 from yoloflow.export.comparison import Comparison, compare
 from yoloflow.export.onnx_file import OPSETS, write_onnx
 from yoloflow.models import Network
@@ -109,9 +109,8 @@ def export(
     settings = settings or ExportSettings()
 
     # 1. The network, fused
-    config = load_config(run_or_recipe, overrides)
-    weight_path = weights_of(run_or_recipe, weight, overrides)
-    names = class_names(Path(run_or_recipe), config)
+    parts = find_parts(run_or_recipe, weight, overrides)
+    config, names, weight_path = parts.config, parts.required_names, parts.weights
     network = load_network(config, len(names), weight_path).fuse()
 
     # 2. The description inside the file

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloflow.models.class_rows import fit_classes
+from yoloflow.models.unfolded import unfold
 from yoloflow.structures import YoloflowError, nearest_names
 from yoloflow.weights.dialects import translate
 from yoloflow.weights.files import read_weights
@@ -40,6 +41,7 @@ class LoadReport:
         class_names: the file's classes; None where it does not say them.
         licence: as the file states it; None where it states none.
         producer: of the file, "" where it does not say.
+        is_folded: whether the file has BatchNorm folded into its convolutions: it serves evaluation alone.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -55,6 +57,7 @@ class LoadReport:
     class_names: list[str] | None = None
     licence: str | None = None
     producer: str = ""
+    is_folded: bool = False
 
     def describe(self, path: str | Path, network: nn.Module) -> str:
         """Returns what was taken over of a file and what begins anew, in a few lines."""
@@ -121,6 +124,8 @@ def load_pretrain(
     """
     file = read_weights(path)
     try:
+        if file.convolutions:
+            file.tensors = unfold(network, file.convolutions)
         found = translate(network, file.tensors)
     except YoloflowError as error:
         raise YoloflowError(f"{path}: {error}") from error
@@ -133,6 +138,7 @@ def load_pretrain(
         class_names=file.class_names,
         licence=file.licence,
         producer=file.producer,
+        is_folded=bool(file.convolutions),
     )
     weights: Mapping[str, Tensor] = found.tensors
     if strict is not True:

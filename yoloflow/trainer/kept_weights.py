@@ -20,10 +20,12 @@ class KeptWeights:
         context = self._context
         if not context.ranks.is_main:
             return
-        save_weights(context.run.weights / f"{stem}.safetensors", context.train_step.network.state_dict())
-        ema = context.train_step.ema
-        if ema is not None:
-            save_weights(context.run.weights / f"{stem}_ema.safetensors", ema.network.state_dict())
+        networks = {stem: context.train_step.network}
+        if (ema := context.train_step.ema) is not None:
+            networks[f"{stem}_ema"] = ema.network
+        for name, network in networks.items():
+            path = context.run.weights / f"{name}.safetensors"
+            save_weights(path, network.state_dict(), context.weights_facts)
 
     def keep(self, score: float, top_k: int) -> None:
         """Keeps the weights of this epoch if they are among the best.

@@ -14,6 +14,7 @@ from yoloflow.models.pretrain import freeze_layers, load_pretrain
 from yoloflow.optim.ema import EMA
 from yoloflow.run.checkpoint import newest_step
 from yoloflow.run.folder import RunFolder
+from yoloflow.structures import YoloflowError
 from yoloflow.trainer.settings import StartSettings
 from yoloflow.weights.published import weights_path
 
@@ -52,6 +53,12 @@ def start_weights(
     if settings.weight is not None and not has_state:
         path = weights_path(settings.weight, settings.recipe)
         report = load_pretrain(network, path, settings.strict_load, class_names)
+        if report.is_folded:
+            raise YoloflowError(
+                f"{path}: the file has BatchNorm folded into its convolutions: good for `yoloflow test`, "
+                "`predict` and `export`, but a training from it would learn little (AP 0.12 instead of 0.52 "
+                "in five epochs). Give the weights as they were trained"
+            )
         logger.info("%s", report.describe(path, network))
         origin = {"file": str(Path(path).absolute()), "sha256": sha256_of(path), **report.to_json()}
     freeze_layers(network, settings.freeze)

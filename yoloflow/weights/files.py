@@ -16,9 +16,10 @@ from torch import Tensor
 from yoloflow.files import write_atomically
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.mindspore import looks_like_mindspore, read_mindspore
+from yoloflow.weights.onnx_convolutions import Convolution, looks_like_onnx, read_onnx_convolutions
 from yoloflow.weights.pickled import read_pickled
 
-FORMATS = "safetensors, PyTorch (.pt, .pth), MindSpore (.ckpt)"
+FORMATS = "safetensors, PyTorch (.pt, .pth), MindSpore (.ckpt) and ONNX"
 """The formats that are read, recognised by their content."""
 
 _METADATA_KEY = "yoloflow"
@@ -31,11 +32,12 @@ class WeightsFile:
 
     Attributes:
         tensors: by the file's names, on the CPU.
-        format: "safetensors", "PyTorch" or "MindSpore".
+        format: "safetensors", "PyTorch", "MindSpore" or "ONNX".
         class_names: the classes in order; None where it does not say them.
         licence: as it states it; None where it states none.
         producer: version and date of what wrote it; "" where it does not say.
         facts: what our own files say beyond that, such as recipe and img_size.
+        convolutions: of a file without names, in the order of its computation; BatchNorm is folded into them.
     """
 
     tensors: dict[str, Tensor]
@@ -44,6 +46,7 @@ class WeightsFile:
     licence: str | None = None
     producer: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    convolutions: list[Convolution] = field(default_factory=list)
 
 
 def save_weights(
@@ -93,6 +96,8 @@ def read_weights(path: str | Path) -> WeightsFile:
     if head.startswith(b"PK\x03\x04"):
         found = read_pickled(path)
         return WeightsFile(dict(found), "PyTorch", found.class_names, found.licence, found.producer)
+    if looks_like_onnx(head):
+        return WeightsFile({}, "ONNX", convolutions=read_onnx_convolutions(path))
     if looks_like_mindspore(head):
         return WeightsFile(read_mindspore(path), "MindSpore")
     raise YoloflowError(f"{path}: {_describe_other(head)}; weights are read from {FORMATS} files")

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from yoloflow.files import write_atomically
 from yoloflow.structures import YoloflowError
+from yoloflow.weights.protobuf import VARINT, Field, block, read_fields, read_varint, tagged, varint
 
 DTYPES = {
     "Int8": torch.int8,
@@ -39,23 +39,13 @@ _TYPE_NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "str"}
 _CHECKSUM_MARK = b"crc_num"
 _CHECKSUM_BYTES = 10
 _PIECE_BYTES = 512 << 20
-_VARINT, _BYTES = 0, 2
-
-
-class _Field(NamedTuple):
-    """A field of a protobuf message: its number, and an integer or the span of its bytes in the file."""
-
-    number: int
-    value: int
-    start: int
-    end: int
 
 
 def looks_like_mindspore(head: bytes) -> bool:
     """Returns whether the first bytes of a file may begin a checkpoint with a named tensor."""
     try:
-        message = next(_fields(head, 0, len(head), is_whole=False))
-        tag = next(_fields(head, message.start, len(head), is_whole=False))
+        message = next(read_fields(head, 0, len(head), is_whole=False))
+        tag = next(read_fields(head, message.start, len(head), is_whole=False))
     except (YoloflowError, StopIteration):
         return False
     name = head[tag.start : tag.end]
@@ -74,7 +64,7 @@ def read_mindspore(path: Path) -> dict[str, Tensor]:
     pieces: list[bytes] = []
     current: tuple[str, list[int], str] | None = None
     try:
-        for message in _fields(content, 0, end):
+        for message in read_fields(content, 0, end):
             if message.number != 1:
                 raise YoloflowError(f"field {message.number} at byte {message.start} is of no checkpoint")
             name, dims, kind, piece = _tensor(content, message)
@@ -109,11 +99,11 @@ def write_mindspore(path: Path, tensors: Mapping[str, Tensor]) -> None:
         if tensor.dtype not in _TYPE_NAMES:
             raise YoloflowError(f"{path}: MindSpore has no type for {name}, which is {tensor.dtype}")
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        dims = b"".join(_tagged(1, _VARINT) + _varint(size) for size in tensor.shape)
-        kind = _block(2, _TYPE_NAMES[tensor.dtype].encode())
+        dims = b"".join(tagged(1, VARINT) + varint(size) for size in tensor.shape)
+        kind = block(2, _TYPE_NAMES[tensor.dtype].encode())
         for start in range(0, max(len(raw), 1), _PIECE_BYTES):
-            body = dims + kind + _block(3, raw[start : start + _PIECE_BYTES])
-            parts.append(_block(1, _block(1, name.encode()) + _block(2, body)))
+            body = dims + kind + block(3, raw[start : start + _PIECE_BYTES])
+            parts.append(block(1, block(1, name.encode()) + block(2, body)))
     write_atomically(path, b"".join(parts))
 
 
@@ -128,9 +118,9 @@ def _end_of_messages(path: Path, content: bytes) -> int:
     return end
 
 
-def _tensor(content: bytes, message: _Field) -> tuple[str, list[int], str, bytes]:
+def _tensor(content: bytes, message: Field) -> tuple[str, list[int], str, bytes]:
     """Returns name, dims, type and bytes of a message."""
-    parts = {field.number: field for field in _fields(content, message.start, message.end)}
+    parts = {field.number: field for field in read_fields(content, message.start, message.end)}
     if 3 in parts:
         raise YoloflowError(f"the value at byte {message.start} is a map, which networks do not have")
     if parts.keys() != {1, 2}:
@@ -138,13 +128,13 @@ def _tensor(content: bytes, message: _Field) -> tuple[str, list[int], str, bytes
     name = _text(content, parts[1])
     dims: list[int] = []
     kind, piece = "", None
-    for field in _fields(content, parts[2].start, parts[2].end):
+    for field in read_fields(content, parts[2].start, parts[2].end):
         if field.number == 1 and field.start == field.end:
             dims.append(field.value)
         elif field.number == 1:  # the packed form
             position = field.start
             while position < field.end:
-                size, position = _read_varint(content, position, field.end)
+                size, position = read_varint(content, position, field.end)
                 dims.append(size)
         elif field.number == 2:
             kind = _text(content, field)
@@ -167,65 +157,8 @@ def _joined(name: str, dims: list[int], kind: str, pieces: list[bytes]) -> Tenso
     return torch.frombuffer(data, dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
 
 
-def _text(content: bytes, field: _Field) -> str:
+def _text(content: bytes, field: Field) -> str:
     try:
         return content[field.start : field.end].decode()
     except UnicodeDecodeError:
         raise YoloflowError(f"the name at byte {field.start} is no text") from None
-
-
-def _fields(content: bytes, start: int, end: int, is_whole: bool = True) -> Iterator[_Field]:
-    """Yields the fields of a message between two places of a file.
-
-    Args:
-        content: the file.
-        start: of the message.
-        end: of the message.
-        is_whole: refuse fields that go beyond `end`; else they end there.
-    """
-    position = start
-    while position < end:
-        key, position = _read_varint(content, position, end)
-        number, wire_type = key >> 3, key & 7
-        value, position = _read_varint(content, position, end)
-        if wire_type == _VARINT:
-            yield _Field(number, value, position, position)
-        elif wire_type == _BYTES:
-            if is_whole and value > end - position:
-                raise YoloflowError(
-                    f"at byte {position} {value:,} bytes should follow, but there are {end - position:,}"
-                )
-            yield _Field(number, value, position, min(position + value, end))
-            position += value
-        else:
-            raise YoloflowError(f"byte {position} does not belong there")
-
-
-def _read_varint(content: bytes, position: int, end: int) -> tuple[int, int]:
-    """Returns a whole number of up to 63 bits, and the place after it."""
-    value = shift = 0
-    while position < end and shift < 63:
-        byte = content[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise YoloflowError(f"byte {position} does not belong there" if shift else f"it ends at byte {position}")
-
-
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value >= 0x80:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
-
-
-def _tagged(number: int, wire_type: int) -> bytes:
-    return _varint(number << 3 | wire_type)
-
-
-def _block(number: int, body: bytes) -> bytes:
-    return _tagged(number, _BYTES) + _varint(len(body)) + body

@@ -69,6 +69,11 @@ def list_published() -> list[PublishedWeights]:
         ]
 
 
+def coco_names() -> list[str]:
+    """Returns the classes of published weights in their order: COCO's 80."""
+    return Path(__file__).with_name("coco_names.txt").read_text(encoding="utf-8").splitlines()
+
+
 def find_published(name: str) -> PublishedWeights:
     """Returns the published weights of a recipe, those with the highest AP if there are several.
 
