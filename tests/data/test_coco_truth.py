@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from yoloflow import COCODataset
-from yoloflow.config.reader import load_config
 from yoloflow.data.coco_truth import ForeignTruthError
 from yoloflow.data.index import read_index
 from yoloflow.data.sets import read_set
 from yoloflow.data.settings import DataSettings
 from yoloflow.structures import DatasetIndex
+from yoloflow.weights.published import coco_names
 
 NAMES = ["dog", "cat"]
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}]
@@ -132,7 +132,7 @@ def test_yolo_labels_open_without_class_names(coco: Path) -> None:
 
 def test_coco_s_classes_carry_coco_s_ids_without_a_json_too(coco: Path) -> None:
     (coco / "annotations/instances_val2017.json").unlink()
-    names = load_config("yolox-nano-original").data.names or read_names()
+    names = coco_names()
     index = val_set(coco, names=names)
     assert len(index.names) == 80
     assert index.category_ids[[0, 10, 11, 12, 79]].tolist() == [1, 11, 13, 14, 90]
@@ -140,9 +140,3 @@ def test_coco_s_classes_carry_coco_s_ids_without_a_json_too(coco: Path) -> None:
     other = val_set(coco, names=names[:-1])
     assert other.category_ids.tolist() == list(range(1, 80))
     assert other.image_ids.tolist() == [1, 2, 3]
-
-
-def read_names() -> list[str]:
-    from yoloflow.data import coco_truth
-
-    return list(coco_truth._COCO_NAMES)

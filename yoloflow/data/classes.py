@@ -296,8 +296,8 @@ def _unknown_class(
         name = own.names[number]
         what = f"class {number} ({name}) is not in {network.owner} ({nearest_names(name, network.names)})"
     else:
-        known = len(own.names)
-        what = f"class {number} does not exist: {known} classes are numbered 0 to {known - 1}"
+        total = len(own.names)
+        what = f"class {number} does not exist: {total} classes are numbered 0 to {total - 1}"
     image = part.image_paths[part.box_images[row]]
     return Problem(file, line, "class-out-of-range", "drop-box", prefix + what, image)
 

@@ -11,90 +11,9 @@ import numpy as np
 from yoloflow.data.formats import coco_json, yolo_txt
 from yoloflow.data.formats.annotations import Annotations
 from yoloflow.structures import Int64Array, YoloflowError
+from yoloflow.weights.published import coco_names
 
-# The names of COCO's 80 classes as YOLO data sets number them, and the gaps in the ids of its categories.
-_COCO_NAMES = [
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "airplane",
-    "bus",
-    "train",
-    "truck",
-    "boat",
-    "traffic light",
-    "fire hydrant",
-    "stop sign",
-    "parking meter",
-    "bench",
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "elephant",
-    "bear",
-    "zebra",
-    "giraffe",
-    "backpack",
-    "umbrella",
-    "handbag",
-    "tie",
-    "suitcase",
-    "frisbee",
-    "skis",
-    "snowboard",
-    "sports ball",
-    "kite",
-    "baseball bat",
-    "baseball glove",
-    "skateboard",
-    "surfboard",
-    "tennis racket",
-    "bottle",
-    "wine glass",
-    "cup",
-    "fork",
-    "knife",
-    "spoon",
-    "bowl",
-    "banana",
-    "apple",
-    "sandwich",
-    "orange",
-    "broccoli",
-    "carrot",
-    "hot dog",
-    "pizza",
-    "donut",
-    "cake",
-    "chair",
-    "couch",
-    "potted plant",
-    "bed",
-    "dining table",
-    "toilet",
-    "tv",
-    "laptop",
-    "mouse",
-    "remote",
-    "keyboard",
-    "cell phone",
-    "microwave",
-    "oven",
-    "toaster",
-    "sink",
-    "refrigerator",
-    "book",
-    "clock",
-    "vase",
-    "scissors",
-    "teddy bear",
-    "hair drier",
-    "toothbrush",
-]
+# The gaps in the ids of COCO's 80 categories.
 _COCO_GAPS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 _COCO_IDS = [number for number in range(1, 91) if number not in _COCO_GAPS]
 
@@ -152,7 +71,7 @@ def read_truth(
 
 def category_ids_of(names: Sequence[str]) -> Int64Array:
     """Returns the ids that files for the user carry where no source has its own: COCO's for its names."""
-    if list(names) == _COCO_NAMES:
+    if list(names) == coco_names():
         return np.array(_COCO_IDS, np.int64)
     return np.arange(1, len(names) + 1)
 
@@ -166,7 +85,7 @@ def has_coco_ids(category_ids: Int64Array) -> bool:
 def image_ids_of(paths: Sequence[str], names: Sequence[str]) -> Int64Array | None:
     """Returns the ids that COCO's file names are, for a set of COCO's classes; None for any other."""
     stems = [PurePath(path).stem for path in paths]
-    if list(names) != _COCO_NAMES or not all(stem.isdecimal() and len(stem) < 19 for stem in stems):
+    if list(names) != coco_names() or not all(stem.isdecimal() and len(stem) < 19 for stem in stems):
         return None
     ids = np.array([int(stem) for stem in stems], np.int64)
     return ids if len(np.unique(ids)) == len(ids) else None

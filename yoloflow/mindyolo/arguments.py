@@ -19,6 +19,7 @@ from yoloflow.runtime.random_generators import set_determinism
 from yoloflow.runtime.ranks import Ranks, gather_over_ranks, init_ranks
 from yoloflow.settings import Section
 from yoloflow.structures import YoloflowError, nearest_names
+from yoloflow.weights.published import weights_path
 
 logger = logging.getLogger("yoloflow")
 
@@ -103,8 +104,8 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
             "sync_bn": config.sync_bn and ranks.world_size > 1,
             "rect": config.data.rect is True,
             "single_cls": config.data.single_cls,
-            "weight": config.weight or "",
-            "ema_weight": config.ema_weight or "",
+            "weight": _weights(config.weight, config),
+            "ema_weight": _weights(config.ema_weight, config),
             "ms_amp_level": config.amp_level,
             "ms_loss_scaler": config.loss_scaler,
             "ms_loss_scaler_value": config.loss_scaler_value,
@@ -170,22 +171,34 @@ def _network(config: Config, names: list[str]) -> dict[str, Any]:
     return {**table, "variant": config.variant, "names": names, **own}
 
 
+def _weights(weight: str | None, config: Config) -> str:
+    return "" if weight is None else str(weights_path(weight, config.recipe))
+
+
 def _loss(config: Config) -> dict[str, Any]:
     found = {"name": config.loss.name, **config.loss.hyper_parameters, "variant": config.variant}
-    return {**found, "stages": config.loss.stages} if config.loss.stages else found
+    stages = [config.loss.stages[stage] for stage, _ in _kept_stages(config)] if config.loss.stages else []
+    return {**found, "stages": stages} if stages else found
+
+
+def _kept_stages(config: Config) -> list[tuple[int, int]]:
+    """Returns number and length in epochs of the stages that are trained."""
+    data = config.data
+    if len(data.trans_list) == 1:
+        return [(0, config.epochs)]
+    if data.stage_epochs is None:
+        raise YoloflowError("data.train_transforms: MindYOLO's stages are in epochs; give stage_epochs")
+    lengths = fit_stages(data.stage_epochs, config.epochs)
+    return [(stage, length) for stage, length in enumerate(lengths) if length]
 
 
 def _data(config: Config, names: list[str]) -> dict[str, Any]:
     data = config.data
-    rows: Any = data.trans_list[0]
-    if len(data.trans_list) > 1:
-        if data.stage_epochs is None:
-            raise YoloflowError(
-                "data.train_transforms: MindYOLO's stages have lengths in epochs; give stage_epochs"
-            )
-        lengths = fit_stages(data.stage_epochs, config.epochs)
-        kept = [(length, part) for length, part in zip(lengths, data.trans_list, strict=True) if length]
-        rows = {"stage_epochs": [length for length, _ in kept], "trans_list": [part for _, part in kept]}
+    kept = _kept_stages(config)
+    rows: Any = data.trans_list[kept[0][0]]
+    if len(kept) > 1:
+        parts = [data.trans_list[stage] for stage, _ in kept]
+        rows = {"stage_epochs": [length for _, length in kept], "trans_list": parts}
     return {
         "dataset_name": data.dataset_name or "",
         "train_set": data.train_set,

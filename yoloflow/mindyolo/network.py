@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,9 +16,10 @@ from yoloflow.models.precision import AMP_LEVELS
 from yoloflow.optim import ema as ours
 from yoloflow.runtime.device import select_device
 from yoloflow.structures import YoloflowError, nearest_names
+from yoloflow.trainer.start import load_start
 
 _AMP_LEVEL = "amp_level"
-_TABLE, _OWN = "model_cfg", "own_keys"
+_TABLE, _OWN, _ORIGIN = "model_cfg", "own_keys", "origin"
 _OWN_KEYS = ("variant", "device", "ema_decay", "ema_tau", "names")
 
 
@@ -135,29 +136,35 @@ def load_pretrain(
     weight: str | None,
     ema: EMA | None = None,
     ema_weight: str | None = None,
-    strict: bool = True,
+    strict: bool | Literal["auto"] = "auto",
 ) -> None:
     """Loads start weights into a network and its average.
 
     Args:
-        network: takes the weights in place.
+        network: of `create_model`; takes the weights in place.
         weight: the file; "" or None for none.
         ema: takes `ema_weight`, or what the network has now.
         ema_weight: the file of the average; "" or None for none.
-        strict: refuse a file unless all names and shapes agree.
+        strict: see `yoloflow.load_pretrain`.
 
     Raises:
         YoloflowError: a file does not fit, or `ema_weight` has no average to go to.
     """
     refuse(bool(ema_weight) and ema is None, f"ema_weight={ema_weight}", "there is no average; give ema")
+    names = vars(network).get(_OWN, {}).get("names")
     if weight:
-        models.load_pretrain(network, weight, strict)
+        vars(network)[_ORIGIN] = load_start(network, weight, strict, names)
     if ema is None:
         return
     if ema_weight:
-        models.load_pretrain(ema.network, ema_weight, strict)
+        models.load_pretrain(ema.network, ema_weight, strict, names)
     else:
         ema.clone_from_model()
+
+
+def origin_of(network: nn.Module) -> dict[str, Any] | None:
+    """Returns the origin of the weights that `load_pretrain` loaded; None for random ones."""
+    return vars(network).get(_ORIGIN)
 
 
 def freeze_layers(network: Network, freeze: Sequence[int | str] = ()) -> list[str]:

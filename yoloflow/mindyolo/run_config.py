@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from yoloflow.config.reader import dump_config
 from yoloflow.config.schema import Config
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.mindyolo.data import COCODataset
@@ -17,10 +16,10 @@ from yoloflow.mindyolo.step import TrainStepFn
 from yoloflow.trainer.settings import TrainerSettings
 
 
-def config_text(
+def run_config(
     step_fn: TrainStepFn, loader: ConcatLoader, test_fn: Callable[..., Any] | None, settings: TrainerSettings
-) -> str:
-    """Returns the settings as YAML, so that `yoloflow test`, `predict` and `export` take the run.
+) -> Config:
+    """Returns the settings, so that `yoloflow test`, `predict` and `export` take the run.
 
     Args:
         step_fn: has network, loss and optimizer.
@@ -56,7 +55,7 @@ def config_text(
         **settings.model_dump(),
         **_thresholds(test_fn),
     }
-    return dump_config(Config(**content))
+    return Config(**content)
 
 
 def _data(loader: ConcatLoader, network: nn.Module) -> dict[str, Any]:

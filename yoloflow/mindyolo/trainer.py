@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ from yoloflow.callbacks import (
     TestFunction,
 )
 from yoloflow.callbacks.base import RunContext
+from yoloflow.config.run_files import begin_run, weights_facts
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.loader import StageLoader
-from yoloflow.data.problems import problems_report
 from yoloflow.losses import Loss
-from yoloflow.mindyolo.network import class_names_of
+from yoloflow.mindyolo.network import class_names_of, origin_of
 from yoloflow.mindyolo.optimizer import Optimizer
 from yoloflow.mindyolo.refusal import refuse, refuse_difference
-from yoloflow.mindyolo.run_config import config_text
+from yoloflow.mindyolo.run_config import run_config
 from yoloflow.mindyolo.step import TrainStepFn
 from yoloflow.optim.ema import EMA
 from yoloflow.run.folder import RunFolder, choose_run
@@ -243,14 +243,16 @@ class Trainer:
             sink_size=sink_size,
         )
         names = class_names_of(step.network, first.dataset.index.names)
-        text = config_text(step_fn, self.loader, wishes.test_fn, settings)
+        config = run_config(step_fn, self.loader, wishes.test_fn, settings)
+        origin = origin_of(step.network)
         run = _choose_run(wishes.save_dir, self.model_name, ranks)
         items = list(wishes.loss_item_name) or step_fn.loss_fn.loss_item_name
         test_fn = wishes.test_fn if wishes.run_eval else None
-        context = RunContext(run, ranks, step, test_fn, names, items)
+        facts = weights_facts(config, names, origin)
+        context = RunContext(run, ranks, step, test_fn, names, items, facts)
         trainer = ours.create_trainer(context, self.loader, callbacks, settings)
         if ranks.is_main:
-            run.create(text, names, {"train_set": problems_report(first.dataset.index)})
+            begin_run(run, config, {"train_set": replace(first.dataset.index, names=names)}, origin)
         return trainer.train_with_datasink(sink_size)
 
     def _check(self, wishes: _Wishes, ranks: Ranks) -> None:
