@@ -24,6 +24,7 @@ from yoloflow.config.reader import load_config
 from yoloflow.convert import Reading, convert
 from yoloflow.data.formats.outlines import join_parts, outline_of_mask, read_mask, split_parts
 from yoloflow.data.index import read_index
+from yoloflow.data.problems import PolicySetting
 from yoloflow.data.sets import read_set
 from yoloflow.structures import DatasetIndex, YoloflowError
 
@@ -171,6 +172,24 @@ def test_the_command_prints_the_account(tmp_path: Path) -> None:
     assert outcome.exit_code == 0, outcome.output
     assert "boxes: 2 listed = 1 used + 1 dropped (1 box-nan)" in outcome.output
     assert read_index(str(tmp_path / "out" / "train")).names == ["cat"]
+
+
+def test_the_classes_of_a_data_set_file_are_mapped_to_the_wanted_ones_by_name(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"a": "0 .5 .5 .2 .2\n1 .3 .3 .1 .1"})
+    source = tmp_path / "data.yaml"
+    source.write_text("train: list.txt\nnames: [dog, cat]\n")
+
+    def converted(*names: str, policy: PolicySetting = "repair") -> tuple[list[str], list[int]]:
+        out = tmp_path / "-".join(names)
+        convert([str(source)], "coco", out, reading=Reading(list(names), policy=policy))
+        index = read_index(str(out / "annotations" / "train.json"))
+        return index.names, index.classes.tolist()
+
+    assert converted("cat", "dog") == (["cat", "dog"], [1, 0])
+    assert converted("chien", "chat") == (["chien", "chat"], [0, 1])
+    assert converted("cat", policy={"class-out-of-range": "drop-box"}) == (["cat"], [0])
+    with pytest.raises(YoloflowError, match=r"class 1 \(cat\) is not in the classes of --name"):
+        converted("bird", "dog")
 
 
 # Outlines and masks

@@ -7,10 +7,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.support.data_sets import write_yolo
+from tests.support.data_sets import annotation, write_coco, write_yolo
 from tests.support.tiny_run import NAMES, tiny_run
 from yoloflow.cli import app
 from yoloflow.evaluate import evaluate_run
+from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.structures import YoloflowError
 
 BOX = ".5 .5 .5 .5\n"
@@ -49,12 +50,26 @@ def test_a_class_that_the_run_lacks_is_refused(run: Path, tmp_path: Path) -> Non
         evaluate_run(str(run), [data])
 
 
-def test_the_account_of_the_set_is_printed_and_in_the_json(run: Path, tmp_path: Path) -> None:
+def test_the_account_of_the_set_is_printed_and_in_the_json(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = write_described(tmp_path, NAMES, {"a": f"0 {BOX}", "gone": f"1 {BOX}"})
     (tmp_path / "images" / "gone.png").unlink()
     done = CliRunner().invoke(app, ["test", str(run), data, "--json", str(tmp_path / "out.json")])
     assert done.exit_code == 0, done.output
-    assert "data.val_set: images: 2 listed = 1 used + 1 dropped (1 missing-image)" in done.stderr
+    assert "data.val_set: images: 2 listed = 1 used + 1 dropped (1 missing-image)" in caplog.text
     report = json.loads((tmp_path / "out.json").read_text())["data_problems"]["val_set"]
     assert report["images"]["listed"] == 2
     assert report["images"]["dropped"] == {"missing-image": 1}
+
+
+def test_a_results_file_has_the_categories_of_its_json_only(run: Path, tmp_path: Path) -> None:
+    rows = [annotation(10, 5, (5, 5, 60, 50))]
+    source = write_coco(tmp_path, rows, num_images=1, categories=[{"id": 5, "name": "bee"}])
+    file = tmp_path / "found.json"
+    result = evaluate_run(str(run), [f"data.val_set={source}"], save_json=file)
+    found = {int(number) for one in result.detections.values() for number in one.classes}
+    assert found == {0, 1, 2}
+    assert {row["category_id"] for row in json.loads(file.read_text())} == {5}
+    bee = evaluate_coco(source, file).per_class[0]
+    assert bee == next(row for row in result.coco.per_class if row.name == "bee")

@@ -1,20 +1,24 @@
-"""Data sets from one format to another, with the account of what was repaired and what is lost."""
+"""Data sets written anew, in another format or in parts, with the account of what was repaired."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from yoloflow.config.dataset_file import read_dataset_file
 from yoloflow.config.document import read_yaml
+from yoloflow.data.classes import ClassChoice
+from yoloflow.data.formats import FORMATS
 from yoloflow.data.index import read_index
 from yoloflow.data.problems import PolicySetting, summarise_problems
-from yoloflow.data.writers import WRITERS, Target, write_split
+from yoloflow.data.split import split_images, take_images
+from yoloflow.data.writers import WRITERS, Target, Writer, write_split
 from yoloflow.structures import YoloflowError, nearest_names
 
 DATASET_FILE = "data.yaml"
@@ -25,7 +29,7 @@ class Reading:
     """Settings for reading the sources, see `read_index`.
 
     Attributes:
-        names: class names in class order; None takes the sources' own.
+        names: class names to write, in class order; None takes the sources' own.
         nc: number of classes of YOLO labels without names.
         policy: what is done about problems.
         image_folder: where the images are.
@@ -65,38 +69,110 @@ def convert(
     Raises:
         YoloflowError: the sources cannot be read, or the splits cannot be written.
     """
-    if to not in WRITERS:
-        raise YoloflowError(f"--to {to}: no such format; {nearest_names(to, WRITERS)}")
     reading = reading or Reading()
     folder, lines = Path(out), []
-    for part, source, names, nc in _splits(sources, split, reading):
-        index = read_index(source, names, None if names else nc, reading.policy, reading.image_folder)
-        described = _dataset_file(folder, index.names)
+    for part, source, classes in _splits(sources, split, reading):
+        index = read_index(source, classes, None, reading.policy, reading.image_folder)
         target = Target(index, folder, part, with_outlines)
-        written = write_split(WRITERS[to], target, link)
-        content = {part: os.path.relpath(written, folder), **described}
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        (folder / DATASET_FILE).write_text(text, encoding="utf-8")
-        lines.append(f"{part}: {index.source} -> {written}")
-        found = summarise_problems(index)
-        found += [f"lost: {count} {what}" for what, count in target.lost.items() if count]
-        lines += [f"  {line}" for line in found]
+        written, lost = _write(target, _writer(to), link)
+        lines += [f"{part}: {index.source} -> {written}"]
+        lines += [f"  {line}" for line in (*summarise_problems(index), *lost)]
     return [*lines, f"written: {folder / DATASET_FILE}"]
+
+
+def split_data(
+    sources: Sequence[str],
+    out: str | Path,
+    shares: Mapping[str, float],
+    to: str | None = None,
+    *,
+    seed: int = 0,
+    reading: Reading | None = None,
+    link: bool = False,
+) -> list[str]:
+    """Write data sets as parts of given shares, see `split_images`, and a data.yaml that names them.
+
+    Args:
+        sources: as for `convert`; the sets of a data set file are joined.
+        out: folder for all of it, without a data set.
+        shares: of each part, by its name; they sum to 1.
+        to: "coco", "voc" or "yolo"; None for the format of the sources (COCO, which holds all, if they have
+            several).
+        seed: other seeds give other parts.
+        reading: how they are read.
+        link: make symbolic links to the images instead of copying them.
+
+    Returns:
+        lines for people: the account of the sources, then the parts with their objects by class.
+
+    Raises:
+        YoloflowError: the sources cannot be read, are too few images, or the parts cannot be written.
+    """
+    reading = reading or Reading()
+    folder = Path(out)
+    sets = list(_splits(sources, "train", reading))
+    files = [file for _, found, _ in sets for file in found]
+    writer = _writer(to or _format_of(files))
+    places = [folder / DATASET_FILE, *(place for part in shares for place in writer.places(folder, part))]
+    if there := next((place for place in places if place.exists()), None):
+        raise YoloflowError(f"{there}: exists already; choose another --out, or remove it")
+    index = read_index(files, sets[0][2], None, reading.policy, reading.image_folder, decode=True)
+    lines = [index.source, *(f"  {line}" for line in summarise_problems(index))]
+    for part, images in zip(shares, split_images(index, list(shares.values()), seed), strict=True):
+        target = Target(take_images(index, images, part)[0], folder, part)
+        written, lost = _write(target, writer, link)
+        objects = np.bincount(target.index.classes[~target.index.is_crowd], minlength=len(index.names))
+        counts = ", ".join(f"{name} {count}" for name, count in zip(index.names, objects, strict=True))
+        lines.append(f"{part}: {len(images)} images, objects by class: {counts} -> {written}")
+        lines += [f"  {line}" for line in lost]
+    return [*lines, f"written: {folder / DATASET_FILE}"]
+
+
+def _writer(to: str) -> Writer:
+    if to not in WRITERS:
+        raise YoloflowError(f"--to {to}: no such format; {nearest_names(to, WRITERS)}")
+    return WRITERS[to]
+
+
+def _format_of(sources: Sequence[str]) -> str:
+    """The format of all sources; COCO if they have several."""
+    found = {next(name for name, form in FORMATS.items() if form.recognises(source)) for source in sources}
+    return found.pop() if len(found) == 1 else "coco"
+
+
+def _write(target: Target, writer: Writer, link: bool) -> tuple[Path, list[str]]:
+    """Writes a part and its line in the data set file; returns its place, and lines on what is lost."""
+    described = _dataset_file(target.folder, target.index.names)
+    written = write_split(writer, target, link)
+    content = {target.split: os.path.relpath(written, target.folder), **described}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    (target.folder / DATASET_FILE).write_text(text, encoding="utf-8")
+    return written, [f"lost: {count} {what}" for what, count in target.lost.items() if count]
 
 
 def _splits(
     sources: Sequence[str], split: str, reading: Reading
-) -> Iterator[tuple[str, list[str], Sequence[str] | None, int | None]]:
-    """Name, sources, class names and number of classes of each set to write."""
+) -> Iterator[tuple[str, list[str], ClassChoice]]:
+    """Name, sources and classes of each set to write."""
     described = [source for source in sources if source.endswith((".yaml", ".yml"))]
     if not described:
-        yield split, list(sources), reading.names, reading.nc
+        yield split, list(sources), ClassChoice(reading.names, None if reading.names else reading.nc)
     elif len(sources) > 1:
         raise YoloflowError(f"{described[0]}: a data set file is converted alone, not with other sources")
     else:
         sets, names, nc = read_dataset_file(Path(described[0]))
         for part, files in sets.items():
-            yield part, files, reading.names or names, reading.nc or nc
+            yield part, files, _classes(names, reading.nc or nc, reading.names)
+
+
+def _classes(names: Sequence[str] | None, nc: int | None, wanted: Sequence[str] | None) -> ClassChoice:
+    """The classes of a data set file: mapped to the wanted ones by name, unless these only rename them."""
+    if wanted is None or not names:
+        return ClassChoice(wanted or names, None if wanted or names else nc)
+    shared = set(names) & set(wanted)
+    if len(names) == len(wanted) and all(list(names).index(one) == list(wanted).index(one) for one in shared):
+        return ClassChoice(wanted)
+    return ClassChoice(names, None, wanted, "the classes of --name")
 
 
 def _dataset_file(folder: Path, names: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from yoloflow.config.fitting import naming_the_recipe
 from yoloflow.config.schema import Config
 from yoloflow.data.sets import log_problems, read_val_set
 from yoloflow.detector import find_parts
@@ -63,7 +64,8 @@ def evaluate_run(
         network = create_model(
             config.network.model_name, config.network_table(), len(index.names), variant=config.variant
         )
-        load_pretrain(network, path, strict=True)
+        with naming_the_recipe():
+            load_pretrain(network, path, strict=True)
     logger.info("%s on %d images", path, len(index))
     precision = create_precision(config, device.type)
     test_fn = create_test_fn(

@@ -6,6 +6,7 @@ from typing import Any
 
 from yoloflow.callbacks import RunContext, create_callback
 from yoloflow.callbacks.settings import callback_rows
+from yoloflow.config.fitting import naming_the_recipe
 from yoloflow.config.run_files import begin_run, tell_finished, weights_facts
 from yoloflow.config.schema import Config
 from yoloflow.data.sets import identity_of, log_problems, read_sets
@@ -32,10 +33,12 @@ from yoloflow.trainer.start import start_weights
 @shown_messages()
 @release_run_lock()
 @explain_rank_timeout("preparing to train")
-def train(config: Config) -> dict[str, Any]:
+@naming_the_recipe()
+def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     """Trains and evaluates as `config` says; returns the run's summary, as in its `summary.json`.
 
     It says what it does, unless the logger "yoloflow" has a level (`setLevel(logging.WARNING)`) or handler.
+    With `dry_run` it ends before the first step and leaves nothing behind; see `Trainer.dry_run`.
 
     Raises:
         YoloflowError: settings, data or run folder cannot be used; the message says what to do.
@@ -110,6 +113,8 @@ def train(config: Config) -> dict[str, Any]:
     context = RunContext(run, ranks, train_step_fn, test_fn, class_names, loss_fn.loss_item_name, facts)
     identity = identity_of(train_set, config.per_batch_size * ranks.world_size)
     trainer = create_trainer(context, loader, callbacks, config, identity=identity)
+    if dry_run:
+        return trainer.dry_run()
     if ranks.is_main:
         begin_run(run, config, sets, origin)
     return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()

@@ -134,6 +134,7 @@ class DatasetIndex:
         masks: run-length masks as the source has them, by box; the outline of an object goes along its mask.
         names: class names in class order.
         category_ids: (C,) int64 ids in files written for the user (COCO json's own, gaps kept; else 1-based).
+        unlisted_classes: classes that are no categories of the COCO json that it was read from.
         problems: everything found wrong, with the repair made.
         num_images_listed: images in the source before any was dropped.
         num_boxes_listed: boxes in the source before any was dropped; equals the boxes here, plus the problems
@@ -155,6 +156,7 @@ class DatasetIndex:
     polygon_points: Float32Array
     names: list[str]
     category_ids: Int64Array
+    unlisted_classes: list[int] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     num_images_listed: int = 0
     num_boxes_listed: int = 0

@@ -384,6 +384,15 @@ def test_transforms_are_replaced_as_a_whole() -> None:
     assert config.data.trans_list == [[{"func_name": "fliplr", "prob": 0.5}]]
 
 
+def test_names_that_change_places_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text("train: a\nval: b\nnames: [dog, cat]\n")
+    load_config("yolov8n", [f"data={path}", "data.names=[hound, cat]"])
+    assert not caplog.text
+    load_config("yolov8n", [f"data={path}", "data.names=[cat, dog]"])
+    assert f"number 0 in YOLO labels means cat, which was dog ({path}:3)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -431,7 +440,6 @@ def test_a_data_set_file_gives_the_data_section(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("val: a", "needs `train`"),
-        ("train: a", "needs `val`"),
         ("train: a\nval: 3", "a path, or a list of paths"),
         ("train: a\nval: b\nnames: {0: x, 2: y}", "names must be numbered 0 to 1 without gaps"),
         ("train: a\nval: b\nnames: {x: y}", "class numbers are expected in names, not 'x'"),

@@ -86,9 +86,11 @@ def test_classes_known_by_number_only_are_matched_by_their_order_and_that_is_sai
     source = write_yolo(tmp_path, {"a": f"1 {BOX}"})
     index = read_index(str(source), ClassChoice(["dog", "cat"], None, ["0", "1"]))
     assert (index.names, index.classes.tolist()) == (["0", "1"], [1])
-    assert any("(dog, cat) are taken for the network's (0, 1)" in line for line in summarise_problems(index))
+    assert any(
+        "(dog, cat) are taken for the network's classes (0, 1)" in line for line in summarise_problems(index)
+    )
     assert of_network(source, None, 2).classes.tolist() == [1]
-    with pytest.raises(YoloflowError, match=r"data.nc=3 but the network has 2 classes \(cat, dog\)"):
+    with pytest.raises(YoloflowError, match=r"data.nc=3 but the network.s classes are 2 \(cat, dog\)"):
         of_network(source, None, 3)
     json = write_categories(tmp_path / "coco", ["dog", "cat"], [1])
     with pytest.raises(YoloflowError, match="data.names=.* says which class is which of the 2 numbers"):
@@ -153,7 +155,7 @@ def test_a_root_category_of_the_classs_own_name_is_no_class(tmp_path: Path) -> N
     assert sets["val_set"].classes.tolist() == [0, 1]
     with pytest.raises(YoloflowError, match="ball stands there twice"):
         read_index(
-            str(write_categories(tmp_path / "one", ["ball"], [1])), ClassChoice(network=["ball", "ball"])
+            str(write_categories(tmp_path / "one", ["ball"], [1])), ClassChoice(wanted=["ball", "ball"])
         )
 
 

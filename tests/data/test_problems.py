@@ -1,5 +1,6 @@
 """Bad input: each thing wrong is named with file and line, repaired as said, and no count is lost."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,38 @@ def test_boxes_follow_the_exif_rotation(tmp_path: Path) -> None:
     index = read_index(str(source), nc=1)
     assert index.sizes_hw.tolist() == [[WIDTH, HEIGHT]]
     assert index.boxes_xyxy.tolist() == [[0, 25, HEIGHT, 75]]
+
+
+def test_what_pillow_warns_of_is_told_with_the_file(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": GOOD, "b": GOOD})
+    path = tmp_path / "images" / "b.png"
+    write_picture(tmp_path / "b.tiff")
+    data = bytearray((tmp_path / "b.tiff").read_bytes())
+    entry = data.index(struct.pack("<HHI", 259, 3, 1))  # the compression, said to be three numbers
+    data[entry + 4] = 2
+    path.write_bytes(data)
+    index = read_index(str(source), nc=1)
+    assert_account_closes(index)
+    (found,) = (problem for problem in index.problems if problem.kind == "odd-image-file")
+    assert (found.file, found.action) == (str(path), "keep")
+    assert "tag 259 had too many entries" in found.detail
+    assert len(read_index(str(source), nc=1, policy={"odd-image-file": "drop-image"})) == 1
+
+
+def test_what_the_decoder_prints_is_told_with_the_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = write_yolo(tmp_path, {"a": GOOD, "b": GOOD})
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "b.jpg")
+    data = (tmp_path / "b.jpg").read_bytes()
+    path = tmp_path / "images" / "b.png"
+    path.write_bytes(data[: len(data) // 2] + data[-2:])
+    index = read_index(str(source), nc=1, decode=True)
+    (found,) = (problem for problem in index.problems if problem.kind == "odd-image-file")
+    assert found.file == str(path)
+    assert "the decoder says: Corrupt JPEG data: premature end of data segment" in found.detail
+    assert capfd.readouterr().err == ""
 
 
 # Whole sources

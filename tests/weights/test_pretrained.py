@@ -14,11 +14,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from tests.support.yolox_original import RECIPE, original_network
+from tests.support.yolox_original import FILE, RECIPE, original_network
 from yoloflow.evaluate import evaluate_run
 from yoloflow.evaluation.nms import non_max_suppression
 from yoloflow.export import export
-from yoloflow.weights.files import save_weights
 
 SIDE, STRIDES = 416, (8, 16, 32)
 
@@ -73,12 +72,11 @@ def test_the_published_weights_predict_what_the_onnx_file_predicts(weights: Path
 
 
 @pytest.mark.oracle
-def test_the_published_weights_have_the_onnx_file_s_ap(weights: Path, shared: Path, tmp_path: Path) -> None:
-    save_weights(tmp_path / "nano.safetensors", original_network(weights).state_dict())
+def test_the_published_weights_have_the_onnx_file_s_ap(weights: Path, shared: Path) -> None:
     data = shared / "data/coco_free"
     truth = data / "coco/all.json"
     overrides = [f"data.val_set={truth}", f"data.image_folder={data / 'images'}", "device=cpu"]
-    result = evaluate_run(RECIPE, overrides, weight=str(tmp_path / "nano.safetensors"))
+    result = evaluate_run(RECIPE, overrides, weight=str(weights / FILE))
 
     original, rows = OriginalFile(weights), []
     content = json.loads(truth.read_text())
@@ -98,16 +96,14 @@ def test_the_published_weights_have_the_onnx_file_s_ap(weights: Path, shared: Pa
 
 @pytest.mark.full
 def test_the_exported_file_has_the_ap_of_the_weights(weights: Path, shared: Path, tmp_path: Path) -> None:
-    save_weights(tmp_path / "nano.safetensors", original_network(weights).state_dict())
     data = shared / "data/coco_free"
     overrides = [
         f"data.val_set={data / 'coco/all.json'}",
         f"data.image_folder={data / 'images'}",
         "device=cpu",
     ]
-    expected = evaluate_run(RECIPE, overrides, weight=str(tmp_path / "nano.safetensors"))
-    names = [str(number) for number in range(80)]
-    done = export(RECIPE, [f"data.names={json.dumps(names)}"], weight=str(tmp_path / "nano.safetensors"))
+    expected = evaluate_run(RECIPE, overrides, weight=str(weights / FILE))
+    done = export(RECIPE, weight=str(weights / FILE), out=tmp_path / "exported.onnx")
     found = evaluate_run(RECIPE, overrides, weight=str(done.path))
     assert found.stats == pytest.approx(expected.stats, abs=1e-3)
     for position, wanted in expected.detections.items():

@@ -5,31 +5,57 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
+import re
+from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from yoloflow.runtime.messages import message_handler
 
 if TYPE_CHECKING:
     from yoloflow.structures import YoloflowError
 
-app = typer.Typer(
-    name="yoloflow",
-    help="Train and evaluate YOLO detectors in eight visible steps.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
-
-class KeyValueCommand(TyperCommand):
-    """A command whose options may be given as `key=value` too: `conf_thres=0.5` for `--conf-thres 0.5`."""
+class Command(TyperCommand):
+    """A command that says how options of other trainers are written here."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the command line, or refuses options that there are not with the line to write instead."""
+        known = {"--help", "-h"}.union(
+            *(parameter.opts + parameter.secondary_opts for parameter in self.params)
+        )
+        options = [text.split("=")[0] for text in takewhile(lambda text: text != "--", args)]
+        if any(re.match(r"-+[a-zA-Z]", option) and option not in known for option in options):
+            from yoloflow.cli.foreign_options import rewrite
+
+            raise mistake(rewrite(ctx.command_path, args, self.params))
+        return list(super().parse_args(ctx, args))
+
+
+class Commands(TyperGroup):
+    """The commands, and what other trainers call them."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Finds the command, or names ours for another trainer's."""
+        if args and args[0] not in self.commands:
+            from yoloflow.config.foreign_names import COMMANDS
+
+            if "=" in args[0]:
+                raise mistake(f"{args[0]}: a command comes first: yoloflow train RECIPE {args[0]}")
+            if args[0] in COMMANDS:
+                raise mistake(f"there is no command {args[0]}; here it is: yoloflow {COMMANDS[args[0]]}")
+        return super().resolve_command(ctx, args)
+
+
+class KeyValueCommand(Command):
+    """A command whose options may be given as `key=value` too: `conf_thres=0.5` for `--conf-thres 0.5`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Makes options of `key=value`; other texts of that form, settings of a recipe, stay arguments."""
         options = {name: option for option in self.params for name in option.opts if name.startswith("--")}
         given: list[str] = []
@@ -38,7 +64,7 @@ class KeyValueCommand(TyperCommand):
             name = f"--{key.replace('_', '-')}"
             option = options.get(name) if sign and not key.startswith("-") else None
             given += [text] if option is None else _as_option(name, option, value)
-        return list(super().parse_args(ctx, given))
+        return super().parse_args(ctx, given)
 
 
 def _as_option(name: str, option: Any, value: str) -> list[str]:
@@ -46,7 +72,7 @@ def _as_option(name: str, option: Any, value: str) -> list[str]:
     if option.is_flag:
         if value.lower() not in ("true", "false"):
             raise mistake(f"{name.removeprefix('--').replace('-', '_')}={value}: must be true or false")
-        chosen = option.opts if value.lower() == "true" else option.secondary_opts
+        chosen: list[str] = option.opts if value.lower() == "true" else option.secondary_opts
         return chosen[:1]
     if value in ("null", "None", "none"):
         return []
@@ -54,7 +80,7 @@ def _as_option(name: str, option: Any, value: str) -> list[str]:
     return [part for single in several for part in (name, single.strip())]
 
 
-class SettingsCommand(TyperCommand):
+class SettingsCommand(Command):
     """A command whose help also lists every setting of a recipe and every transform."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -72,21 +98,64 @@ class SettingsCommand(TyperCommand):
             typer.echo(f"  {name} ({parameters or 'no parameters'})\n      {description}")
 
 
+app = typer.Typer(
+    name="yoloflow",
+    help="Train and evaluate YOLO detectors in eight visible steps.",
+    no_args_is_help=True,
+    cls=Commands,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _complete_recipe(incomplete: str) -> list[tuple[str, str]]:
+    from yoloflow.config.recipes import list_recipes
+
+    return [(info.name, info.summary) for info in list_recipes() if info.name.startswith(incomplete)]
+
+
+def _complete_setting(incomplete: str) -> list[tuple[str, str]]:
+    if not incomplete:  # files are offered at once, settings take a second
+        return []
+    from yoloflow.config.validation import describe_keys
+
+    found = ((f"{key}=", description) for key, _kind, _default, description in describe_keys())
+    return [(key, description) for key, description in found if key.startswith(incomplete)]
+
+
 Recipe = Annotated[
     str,
     typer.Argument(
-        metavar="RECIPE", help="a recipe's name (see `yoloflow recipes`), a YAML file or a run folder"
+        metavar="RECIPE",
+        help="a recipe's name (see `yoloflow recipes`), a YAML file or a run folder",
+        autocompletion=_complete_recipe,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="settings over the recipe's, such as optimizer.lr_init=0.02"),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="settings over the recipe's, such as optimizer.lr_init=0.02",
+        autocompletion=_complete_setting,
+    ),
 ]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        packages = ("yoloflow", "torch", "torchvision", "numpy", "opencv-python-headless")
+        for package in packages:
+            typer.echo(f"{package} {version(package)}")
+        typer.echo(f"python {platform.python_version()} ({platform.platform()})")
+        raise typer.Exit
 
 
 @app.callback()
 def _configure(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions and exit.")
+    ] = False,
 ) -> None:
     levels = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
     if log_level.lower() not in levels:

@@ -1,13 +1,16 @@
-"""The commands on data sets: check, convert, show."""
+"""The commands on data sets: check, convert, split, show."""
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import Overrides, Recipe, SettingsCommand, app, mistake, write, write_json
+from yoloflow.cli.console import Command, Overrides, Recipe, SettingsCommand, app, mistake, write, write_json
 
 EXIT_ERRORS_IN_DATA = 1
 _IMAGE_SUFFIXES = (".png", ".jpg")
@@ -32,7 +35,9 @@ def check_data(
     from yoloflow.config.reader import load_config
 
     config = load_config(recipe, overrides or [])
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    # A duplicate, as what is printed on the original meanwhile is taken for messages of image decoders.
+    terminal = os.fdopen(os.dup(sys.__stderr__.fileno()), "w") if sys.__stderr__ else None
+    with terminal or nullcontext(), Progress(console=Console(file=terminal), transient=True) as bar:
         task = bar.add_task("reading")
         done = check_data(
             config,
@@ -45,28 +50,73 @@ def check_data(
         raise typer.Exit(EXIT_ERRORS_IN_DATA)
 
 
-@data_app.command("convert")
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE", help="data sets to join, or one data set file (.yaml)")
+]
+Names = Annotated[
+    list[str] | None, typer.Option("--name", help="a class name; repeat it for all, in class order")
+]
+ClassCount = Annotated[int | None, typer.Option(min=1, help="number of classes of labels without names")]
+ImageFolder = Annotated[str | None, typer.Option(help="where the images lie")]
+Link = Annotated[bool, typer.Option(help="link to the images instead of copying them")]
+Outlines = Annotated[bool, typer.Option(help="write outlines and masks, not boxes only")]
+Problems = Annotated[
+    str, typer.Option(help="as data.problems: repair, error, or {KIND: ACTION, ...} (docs/data.md)")
+]
+
+
+@data_app.command("convert", cls=Command)
 def convert_data(
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="data sets to join, or one data set file (.yaml)")
-    ],
+    sources: Sources,
     to: Annotated[str, typer.Option(help="coco, voc or yolo")],
     out: Annotated[Path, typer.Option(help="folder to write to")],
     split: Annotated[str, typer.Option(help="name of the set that is written")] = "train",
-    name: Annotated[
-        list[str] | None, typer.Option(help="a class name; repeat it for all, in class order")
-    ] = None,
-    nc: Annotated[int | None, typer.Option(min=1, help="number of classes of labels without names")] = None,
-    image_folder: Annotated[str | None, typer.Option(help="where the images lie")] = None,
-    link: Annotated[bool, typer.Option(help="link to the images instead of copying them")] = False,
-    outlines: Annotated[bool, typer.Option(help="write outlines and masks, not boxes only")] = True,
+    name: Names = None,
+    nc: ClassCount = None,
+    image_folder: ImageFolder = None,
+    link: Link = False,
+    problems: Problems = "repair",
+    outlines: Outlines = True,
 ) -> None:
     """Write data sets in another format, and say what was repaired and what the format cannot hold."""
     from yoloflow.convert import Reading, convert
 
-    reading = Reading(name, nc, image_folder=image_folder)
+    reading = Reading(name, nc, _policy(problems), image_folder)
     for line in convert(sources, to, out, split, reading=reading, link=link, with_outlines=outlines):
         typer.echo(line)
+
+
+@data_app.command("split")
+def split_data(
+    sources: Sources,
+    out: Annotated[Path, typer.Option(help="folder to write to")],
+    val: Annotated[float, typer.Option(help="share of the images for validation")] = 0.2,
+    test: Annotated[float, typer.Option(help="share of the images for a test set")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="other seeds give other parts")] = 0,
+    to: Annotated[str | None, typer.Option(help="coco, voc or yolo (default: as the sources)")] = None,
+    name: Names = None,
+    nc: ClassCount = None,
+    image_folder: ImageFolder = None,
+    link: Link = False,
+) -> None:
+    """Split a data set into training and validation images, with alike shares of each class."""
+    from yoloflow.convert import Reading, split_data
+
+    if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
+        raise mistake(f"--val {val} --test {test}: must be shares of the images that leave some to train on")
+    shares = {"train": 1 - val - test, "val": val} | ({"test": test} if test else {})
+    reading = Reading(name, nc, image_folder=image_folder)
+    for line in split_data(sources, out, shares, to, seed=seed, reading=reading, link=link):
+        typer.echo(line)
+
+
+def _policy(text: str) -> str | dict[str, str]:
+    from yoloflow.config.document import read_value
+
+    policy: object = read_value(text, "--problems").plain()
+    if not isinstance(policy, str | dict):
+        raise mistake(f"--problems {text}: must be repair, error, or {{KIND: ACTION, ...}}")
+    return policy
 
 
 @data_app.command("show", cls=SettingsCommand)

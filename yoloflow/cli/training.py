@@ -7,11 +7,17 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import Overrides, Recipe, SettingsCommand, app, write_json
+from yoloflow.cli.console import Command, Overrides, Recipe, SettingsCommand, app, write_json
 
 
 @app.command(cls=SettingsCommand)
-def train(recipe: Recipe, overrides: Overrides = None) -> None:
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check everything up to the first step; train and write nothing")
+    ] = False,
+) -> None:
     """Train a recipe: `yoloflow train yolov8n data=coco.yaml epochs=100 name=first`."""
     from yoloflow import flow
     from yoloflow.config.reader import load_config
@@ -27,12 +33,12 @@ def train(recipe: Recipe, overrides: Overrides = None) -> None:
         place = {"save_dir": str(run.parent), "name": run.name} if config.resume == "auto" else {"name": None}
         config = config.model_copy(update=place)
     try:
-        flow.train(config)
+        flow.train(config, dry_run)
     except TrainingStopped as stopped:
         raise typer.Exit(stopped.exit_code) from None
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(
     recipe: Recipe,
     overrides: Overrides = None,
@@ -60,7 +66,7 @@ def plan(
     typer.echo(f"written: {out / 'plan.json'}, {out / 'plan.png'}")
 
 
-@app.command()
+@app.command(cls=Command)
 def recipes(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="print this one, resolved")] = None,
     overrides: Overrides = None,

@@ -1,4 +1,4 @@
-"""The commands on weights files: list, get."""
+"""The commands on weights files: list, get, convert."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import app
+from yoloflow.cli.console import Overrides, app
 
-weights_app = typer.Typer(help="Published weights: list and download them.", no_args_is_help=True)
+weights_app = typer.Typer(
+    help="List and download published weights, and convert weights files.", no_args_is_help=True
+)
 app.add_typer(weights_app, name="weights")
 
 
@@ -59,3 +61,21 @@ def get_weights(
             url, target, row.sha256_prefix, lambda done, total: bar.update(task, completed=done, total=total)
         )
     typer.echo(target)
+
+
+@weights_app.command("convert")
+def convert_weights(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="RUN|FILE|RECIPE", help="a run, a weights file, or a recipe with weight=FILE"),
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="a file: .ckpt for MindSpore, or .safetensors for yoloflow")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Write weights in another format: `yoloflow weights convert runs/pets pets.ckpt` for MindYOLO."""
+    from yoloflow.convert_weights import convert_weights
+
+    convert_weights(target, out, overrides or [])
+    typer.echo(out)

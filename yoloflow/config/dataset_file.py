@@ -67,13 +67,12 @@ def _keys_and_root(path: Path) -> tuple[dict[str, Located], Path]:
 
 def _section(path: Path) -> Located:
     keys, root = _keys_and_root(path)
-    section = {"nc": Located(None, str(path)), "names": Located(None, str(path))}
+    section = {key: Located(None, str(path)) for key in ("nc", "names", "val_set")}
+    if "train" not in keys:
+        raise YoloflowError(f"{path}: needs `train`, the images to train on")
     for theirs, ours in (("train", "train_set"), ("val", "val_set")):
-        if theirs not in keys:
-            raise YoloflowError(
-                f"{path}: needs `{theirs}`, the images to {'train on' if theirs == 'train' else 'test'}"
-            )
-        section[ours] = _sources(keys[theirs], root)
+        if theirs in keys:
+            section[ours] = _sources(keys[theirs], root)
     if "nc" in keys:
         section["nc"] = keys["nc"]
     if "names" in keys:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from yoloflow.config.schema import Config
 from yoloflow.config.validation import validate
 from yoloflow.settings import dotted_name
 from yoloflow.structures import YoloflowError, nearest_names
+
+logger = logging.getLogger("yoloflow")
 
 __all__ = ["RECIPES_FOLDER", "RecipeInfo", "dump_config", "list_recipes", "load_config"]
 
@@ -117,9 +120,27 @@ def _override(tree: Located, text: str) -> Located:
     node = read_value(value, place)
     if any(key.isdecimal() for key in keys):
         return _set(tree, keys, node, ())
+    if keys == ["data", "names"]:
+        _tell_of_moved_names(tree, node)
     for key in reversed(keys):
         node = Located({key: node}, place)
     return merge(tree, expand_dataset_file(translate_mindyolo(node), Path()))
+
+
+def _tell_of_moved_names(tree: Located, names: Located) -> None:
+    """Warns where an override gives the numbers of YOLO labels other names of the same list."""
+    data = tree.value.get("data") if isinstance(tree.value, dict) else None
+    before = data.value.get("names") if data is not None and isinstance(data.value, dict) else None
+    if before is None or not isinstance(before.value, list) or not isinstance(names.value, list):
+        return
+    old, new = before.plain(), names.plain()
+    for number, (was, now) in enumerate(zip(old, new, strict=False)):
+        if was != now and (was in new or now in old):
+            logger.warning(
+                "%s: number %d in YOLO labels means %s, which was %s (%s); other formats are matched by name",
+                *(names.place, number, now, was, before.place),
+            )
+            return
 
 
 def _set(tree: Located, keys: Sequence[str], node: Located, done: tuple[str, ...]) -> Located:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from yoloflow.config.foreign_names import RECIPE_NAMES, plain_name
 from yoloflow.structures import YoloflowError, nearest_names
 
 RECIPES_FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -65,6 +66,8 @@ def find_recipe(recipe_or_path: str | os.PathLike[str]) -> Path:
     text = os.fspath(recipe_or_path)
     path = Path(text).expanduser()
     is_file_name = path.suffix in (".yaml", ".yml") or path.parent != Path(".")
+    if "=" in text and not path.exists():
+        raise YoloflowError(_recipe_first(text))
     recipes = {recipe.name: recipe.path for recipe in list_recipes()}
     if text in recipes and not is_file_name:
         return recipes[text]
@@ -81,3 +84,13 @@ def find_recipe(recipe_or_path: str | os.PathLike[str]) -> Path:
     raise YoloflowError(
         f"{text}: unknown recipe; {nearest_names(text, recipes)} (a file is given as a path ending in .yaml)"
     )
+
+
+def _recipe_first(text: str) -> str:
+    key, _, value = text.partition("=")
+    if plain_name(key) not in RECIPE_NAMES:
+        return f"{text}: the recipe comes before the settings: RECIPE {text}, such as yolov8n {text}"
+    name = Path(value)
+    if name.suffix in (".pt", ".pth", ".safetensors"):
+        return f"{text}: the first argument is a recipe without a key: {name.stem} weight={value}"
+    return f"{text}: the first argument is a recipe without a key: {value}"

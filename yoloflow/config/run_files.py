@@ -30,6 +30,7 @@ def weights_facts(config: Config, names: Sequence[str], origin: Mapping[str, Any
     }
     needed = ("recipe", "variant", "img_size", *EvaluationSettings.model_fields)
     settings = config.model_dump(include={*needed, "network", "loss"})
+    settings["loss"]["stages"] = []  # they go with the stages of the training's data
     facts = {"class_names": list(names), "img_size": config.img_size, "config": settings | {"data": data}}
     if origin is not None:
         facts["licence"] = origin["licence"]

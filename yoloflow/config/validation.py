@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from yoloflow.config.document import Located
+from yoloflow.config.foreign_names import hint_for_key, hint_for_value
 from yoloflow.config.schema import Config
 from yoloflow.data.settings import Stages
 from yoloflow.families import part_names
@@ -95,8 +96,10 @@ def _model_at(keys: Keys) -> type[BaseModel] | None:
     return model
 
 
-def _unknown_key(keys: Keys) -> str:
+def _unknown_key(keys: Keys, value: object) -> str:
     key = str(keys[-1])
+    if hint := hint_for_key(key, value):
+        return f"unknown key; {hint}"
     model = _model_at(keys[:-1])
     known = list(model.model_fields) if model else []
     elsewhere = [dotted for dotted, _ in _fields(Config, "") if dotted.split(".")[-1] == key]
@@ -134,7 +137,9 @@ def _sentences(tree: Located, error: ValidationError) -> list[str]:
         if fault["type"] == "missing":
             keys = (*keys, fault["loc"][-1])
         elif fault["type"] == "extra_forbidden":
-            text = _unknown_key(keys)
+            text = _unknown_key(keys, node.plain())
+        elif hint := hint_for_value(dotted_name(keys), node.plain()):
+            text = f"{text}; write {hint}"
         texts = found.setdefault((node.place, dotted_name(keys)), [])
         if text not in texts:
             texts.append(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal
 
@@ -27,17 +27,19 @@ class ClassChoice:
     Attributes:
         names: class names in the order of the set's own numbers; None takes the sources' own.
         nc: number of classes; for sources that name none. "counted" says nothing of those that do.
-        network: class names of the network that the set is for, to which its classes are mapped by name;
-            None for a set that a network is yet to be made for.
+        wanted: class names that the set is to have, to which its own are mapped by name: those of the network
+            that it is for; None for a set that decides itself.
+        owner: whose names `wanted` are, for messages.
     """
 
     names: Sequence[str] | None = None
     nc: ClassCount = None
-    network: Sequence[str] | None = None
+    wanted: Sequence[str] | None = None
+    owner: str = "the network's classes"
 
     def words(self) -> list[object]:
         """Returns the choice as JSON-able data."""
-        return [self.names, self.nc, self.network]
+        return [self.names, self.nc, self.wanted, self.owner]
 
     @property
     def stated_nc(self) -> int | None:
@@ -51,12 +53,14 @@ class ClassList:
 
     Attributes:
         owner: whose names these are, for messages; advice: what can be done about a class that is missing.
+        unlisted: classes that are no categories of the json that the ids are of.
     """
 
     names: list[str]
     category_ids: Int64Array
     owner: str = "data.names"
     advice: str = ""
+    unlisted: list[int] = field(default_factory=list)
 
 
 def resolve_classes(
@@ -64,10 +68,10 @@ def resolve_classes(
 ) -> tuple[ClassList, list[Problem]]:
     """Settle the class list and turn each part's class ids into classes, in place; -1 where there is none.
 
-    Given names decide. Without them the network's do, where there is one; else the categories of the first
+    Given names decide. Without them the wanted ones do, where there are any; else the categories of the first
     COCO json, in the order of their ids; without a json the names found in VOC files, sorted; YOLO labels
     alone need names or their number. Named classes are mapped by name, numbers by the names that are given.
-    At last all are mapped to the network's classes by name.
+    At last all are mapped to the wanted classes by name.
 
     Returns:
         the classes, and a problem for each object whose class does not exist.
@@ -77,14 +81,22 @@ def resolve_classes(
     """
     own = _own_classes(parts, sources, choice)
     for part, source in zip(parts, sources, strict=True):
-        if choice.names is None and choice.network and part.categories and len(part.class_ids):
+        if choice.names is None and choice.wanted and part.categories and len(part.class_ids):
             _check_shares_a_class(source, list(part.categories.values()), own)
+    classes = own if choice.wanted is None else _with_ids(choice.wanted, parts, choice.owner)
     raw_ids = [part.class_ids for part in parts]
     problems = [problem for part in parts for problem in _map_ids(part, own)]
-    if choice.network is None or own.names == choice.network:
+    if own.names == classes.names:
         return own, problems
-    classes, number_of_own, remarks = _map_classes(own, choice.network, ", ".join(sources))
-    problems += remarks
+    if len(own.names) == len(classes.names) and (_are_numbers(own.names) or _are_numbers(classes.names)):
+        classes = replace(classes, category_ids=own.category_ids, unlisted=own.unlisted)
+        number_of_own = np.arange(len(classes.names))
+        lists = f"({_some(own.names)}) are taken for {classes.owner} ({_some(classes.names)})"
+        detail = f"its classes {lists} in this order"
+        problems.append(Problem(", ".join(sources), None, "class-order-assumed", "keep", detail))
+    else:
+        _check_shares_a_class(", ".join(sources), own.names, classes)
+        number_of_own = np.array(_numbers_by_name(own.names, classes), np.int64)
     for part, ids in zip(parts, raw_ids, strict=True):
         known = part.class_ids >= 0
         part.class_ids = np.where(known, number_of_own[part.class_ids], -1)
@@ -94,18 +106,18 @@ def resolve_classes(
 
 
 def _own_classes(parts: Sequence[Annotations], sources: Sequence[str], choice: ClassChoice) -> ClassList:
-    """The classes that the numbers and names of the set mean, before they are mapped to a network's."""
+    """The classes that the numbers and names of the set mean, before they are mapped to the wanted ones."""
     if choice.names is not None:
         _check_given(choice.names, choice.stated_nc)
         return _with_ids(choice.names, parts, "data.names")
-    if choice.network is not None:
-        nc, known = choice.stated_nc, choice.network
+    if choice.wanted is not None:
+        nc, known = choice.stated_nc, choice.wanted
         if nc is not None and nc != len(known) and any(part.categories is None for part in parts):
             raise YoloflowError(
-                f"{', '.join(sources)}: data.nc={nc} but the network has {len(known)} classes "
+                f"{', '.join(sources)}: data.nc={nc} but {choice.owner} are {len(known)} "
                 f"({_some(known)}); set data.names=[...] to what the numbers of the labels mean"
             )
-        return _with_ids(known, parts, "the network's classes")
+        return _with_ids(known, parts, choice.owner)
     stated = [
         (part, source)
         for part, source in zip(parts, sources, strict=True)
@@ -162,11 +174,9 @@ def _with_ids(names: Sequence[str], parts: Sequence[Annotations], owner: str) ->
     # Of two categories of one name the one that has objects is meant.
     id_of_name = {categories[number]: number for number in sorted(categories, key=lambda one: one in used)}
     free = count(max(categories) + 1)
-    return ClassList(
-        list(names),
-        np.array([id_of_name[name] if name in id_of_name else next(free) for name in names]),
-        owner,
-    )
+    ids = [id_of_name[name] if name in id_of_name else next(free) for name in names]
+    unlisted = [number for number, name in enumerate(names) if name not in id_of_name]
+    return ClassList(list(names), np.array(ids, np.int64), owner, unlisted=unlisted)
 
 
 def _found_names(parts: Sequence[Annotations], nc: ClassCount) -> list[str]:
@@ -239,27 +249,6 @@ def _numbers_by_name(names: Sequence[str], classes: ClassList) -> list[int]:
     return [number_of.get(name, -1) for name in names]
 
 
-def _map_classes(
-    own: ClassList, network: Sequence[str], source: str
-) -> tuple[ClassList, Int64Array, list[Problem]]:
-    """Returns the network's classes, and the (C,) number there of each own class, -1 where there is none."""
-    classes = ClassList(list(network), np.arange(1, len(network) + 1), "the network's classes")
-    remarks = []
-    if len(own.names) == len(network) and (_are_numbers(own.names) or _are_numbers(network)):
-        numbers = np.arange(len(network))
-        detail = (
-            f"its classes ({_some(own.names)}) are taken for the network's ({_some(network)}) in this order"
-        )
-        remarks.append(Problem(source, None, "class-order-assumed", "keep", detail))
-    else:
-        _check_shares_a_class(source, own.names, classes)
-        numbers = np.array(_numbers_by_name(own.names, classes), np.int64)
-    ids = dict(zip(numbers.tolist(), own.category_ids.tolist(), strict=True))
-    free = count(int(own.category_ids.max()) + 1)
-    all_ids = [ids[number] if number in ids else next(free) for number in range(len(network))]
-    return replace(classes, category_ids=np.array(all_ids, np.int64)), numbers, remarks
-
-
 def _are_numbers(names: Sequence[str]) -> bool:
     """Returns whether these are the names of classes of which only the number is known."""
     return list(names) == [str(number) for number in range(len(names))]
@@ -270,21 +259,21 @@ def _unknown_class(
     row: int,
     number: int,
     own: ClassList,
-    network: ClassList | None = None,
+    wanted: ClassList | None = None,
     hint: str = "",
 ) -> Problem:
-    """The problem of an object whose class the set lacks, or else the network.
+    """The problem of an object whose class the set lacks, or else the wanted classes.
 
     Args:
         part: the source.
         row: its box.
         number: class id that the source states.
         own: classes of the set.
-        network: classes of the network, if the set has the class.
+        wanted: the wanted classes, if the set has the class.
         hint: for the end of the message about an id that the source does not define.
     """
     file, line, prefix = part.place_of_box(row)
-    lacking = network or own
+    lacking = wanted or own
     if part.categories is not None and number in part.categories:
         name = part.categories[number]
         near = nearest_names(name, lacking.names)
@@ -292,12 +281,12 @@ def _unknown_class(
     elif part.categories is not None:
         known = ", ".join(map(str, part.categories)) if len(part.categories) <= _NAMED else "others"
         what = f"category_id {number} is not among the file's categories ({known}){hint}"
-    elif network is not None:
+    elif wanted is not None:
         name = own.names[number]
-        what = f"class {number} ({name}) is not in {network.owner} ({nearest_names(name, network.names)})"
+        what = f"class {number} ({name}) is not in {wanted.owner} ({nearest_names(name, wanted.names)})"
     else:
-        total = len(own.names)
-        what = f"class {number} does not exist: {total} classes are numbered 0 to {total - 1}"
+        count_own = len(own.names)
+        what = f"class {number} does not exist: {count_own} classes are numbered 0 to {count_own - 1}"
     image = part.image_paths[part.box_images[row]]
     return Problem(file, line, "class-out-of-range", "drop-box", prefix + what, image)
 

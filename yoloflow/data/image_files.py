@@ -68,6 +68,7 @@ class ImageHeader:
         problem_kind: None, or a kind of `data.problems`; detail: one sentence about it.
         file_format: Pillow's name of what the content is.
         is_turned: whether EXIF asks for a rotation or mirroring.
+        warnings: what Pillow warns of.
     """
 
     height: int = 0
@@ -76,6 +77,7 @@ class ImageHeader:
     detail: str = ""
     file_format: str = ""
     is_turned: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def inspect_image(path: str) -> ImageHeader:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.caches.files import digest
+from yoloflow.data.decoder_messages import map_with_messages
 from yoloflow.data.formats.annotations import Annotations
 from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, ImageHeader, decode_image, inspect_image
 from yoloflow.data.problems import Policy
 from yoloflow.data.threads import Progress, map_in_threads
 from yoloflow.structures import DatasetIndex, Int64Array, Problem, YoloflowError
-
-_DECODED_AT_A_TIME = 8
 
 
 @dataclass(slots=True)
@@ -125,7 +127,7 @@ def _read_headers(annotations: Annotations, inspected: InspectedImages) -> dict[
     chosen = np.flatnonzero(inspected.used).tolist()
     paths = annotations.image_paths
     sound: dict[int, ImageHeader] = {}
-    for image, fact in zip(chosen, map_in_threads(inspect_image, [paths[i] for i in chosen]), strict=True):
+    for image, fact in zip(chosen, _inspect_all([paths[i] for i in chosen]), strict=True):
         if fact.problem_kind is None:
             inspected.sizes_hw[image] = fact.height, fact.width
             sound[image] = fact
@@ -139,7 +141,31 @@ def _read_headers(annotations: Annotations, inspected: InspectedImages) -> dict[
     return sound
 
 
+def _inspect_all(paths: Sequence[str]) -> list[ImageHeader]:
+    """Returns the header of each image with Pillow's warnings, which do not name the file themselves."""
+    heard = threading.local()
+    show_others = warnings.showwarning
+
+    def hear(message: Warning | str, *place: Any, **more: Any) -> None:
+        if hasattr(heard, "texts"):
+            heard.texts.append(str(message))
+        else:
+            show_others(message, *place, **more)
+
+    def inspect(path: str) -> ImageHeader:
+        heard.texts = []
+        header = inspect_image(path)
+        return replace(header, warnings=tuple(dict.fromkeys(heard.texts))) if heard.texts else header
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = hear
+        return map_in_threads(inspect, paths)
+
+
 def _file_problems(path: str, fact: ImageHeader) -> Iterator[Problem]:
+    for text in fact.warnings:
+        yield Problem(path, None, "odd-image-file", "keep", text, path)
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES_OF_FORMAT.get(fact.file_format, (suffix,)):
         detail = f"is a {fact.file_format} file by its content"
@@ -172,15 +198,16 @@ def _read_pixels(
     chosen = np.flatnonzero(inspected.used).tolist()
     paths = [annotations.image_paths[image] for image in chosen]
     sizes = [tuple(inspected.sizes_hw[image].tolist()) for image in chosen]
-    outcomes = map_in_threads(
-        _digest_or_fault, list(zip(paths, sizes, strict=True)), _DECODED_AT_A_TIME, progress
-    )
+    outcomes = map_with_messages(_digest_or_fault, list(zip(paths, sizes, strict=True)), progress)
     digests = [""] * len(inspected.used)
     problems = []
-    for image, path, (name, fault) in zip(chosen, paths, outcomes, strict=True):
+    for image, path, ((name, fault), messages) in zip(chosen, paths, outcomes, strict=True):
         digests[image] = name
         if fault:
             problems.append(Problem(path, None, "damaged-image", "keep", fault, path))
+        elif messages:
+            detail = f"the decoder says: {'; '.join(messages)}"
+            problems.append(Problem(path, None, "odd-image-file", "keep", detail, path))
     inspected.digests = np.array(digests, np.str_)
     return problems
 

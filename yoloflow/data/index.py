@@ -6,10 +6,9 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
@@ -18,14 +17,18 @@ from yoloflow.data.classes import ClassChoice, ClassCount, ClassList, resolve_cl
 from yoloflow.data.coco_truth import image_ids_of, read_truth
 from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS
-from yoloflow.data.formats.annotations import Annotations, join_annotations, offsets_of, rows_of_ragged
+from yoloflow.data.formats.annotations import (
+    Annotations,
+    by_new_number,
+    join_annotations,
+    offsets_of,
+    rows_of_ragged,
+)
 from yoloflow.data.image_inspection import InspectedImages, inspect_images
 from yoloflow.data.problems import Policy, PolicySetting
 from yoloflow.data.repairs import BOX_KINDS, BoxRepair
 from yoloflow.data.threads import Progress
-from yoloflow.structures import DatasetIndex, Int64Array, YoloflowError, nearest_names
-
-Value = TypeVar("Value")
+from yoloflow.structures import DatasetIndex, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
 
@@ -108,7 +111,7 @@ def _read(
     if truth is None:
         parts = [_read_source(one, image_folder) for one in sources]
     else:
-        known = choice.names or choice.network
+        known = choice.names or choice.wanted
         parts = [read_truth(truth, one, image_folder, known, choice.stated_nc) for one in sources]
     classes, unknown_classes = resolve_classes(parts, sources, choice)
     annotations = join_annotations(parts)
@@ -160,7 +163,8 @@ def _repair_boxes(annotations: Annotations, inspected: InspectedImages, policy: 
 def as_one_class(index: DatasetIndex) -> DatasetIndex:
     """Returns the data set with all its classes taken as one."""
     one = np.zeros_like(index.classes)
-    return replace(index, classes=one, names=["object"], category_ids=np.ones(1, np.int64))
+    ids = np.ones(1, np.int64)
+    return replace(index, classes=one, names=["object"], category_ids=ids, unlisted_classes=[])
 
 
 def _embedded(source: str) -> str:
@@ -226,23 +230,17 @@ def _build(
         areas=np.where(np.isnan(areas), own_areas, areas),
         polygon_offsets=polygon_offsets,
         polygon_points=repair.polygon_points[points],
-        polygon_parts=_by_new_number(annotations.polygon_parts, boxes),
-        masks=_by_new_number(annotations.masks, boxes),
+        polygon_parts=by_new_number(annotations.polygon_parts, boxes),
+        masks=by_new_number(annotations.masks, boxes),
         names=classes.names,
         category_ids=classes.category_ids,
+        unlisted_classes=classes.unlisted,
         num_images_listed=annotations.num_images_listed,
         num_boxes_listed=annotations.num_boxes_listed,
         num_boxes_of_dropped_images=int((known & ~used[annotations.box_images]).sum())
         + inspected.num_lines_dropped,
         digests=None if inspected.digests is None else inspected.digests[images],
     )
-
-
-def _by_new_number(values: Mapping[int, Value], chosen: Int64Array) -> dict[int, Value]:
-    """Values of the chosen items, by their position among these."""
-    if not values:
-        return {}
-    return {new: values[old] for new, old in enumerate(chosen.tolist()) if old in values}
 
 
 def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:

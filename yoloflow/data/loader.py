@@ -20,7 +20,7 @@ from yoloflow.data.dataset import COCODataset
 from yoloflow.data.loading_time import LoadingTime
 from yoloflow.data.restarting_loader import RestartingLoader
 from yoloflow.data.samplers import Sampler, UniformSampler
-from yoloflow.data.shapes import Rectangular, Shape, Shapes
+from yoloflow.data.shapes import Fixed, Rectangular, Shape, Shapes
 from yoloflow.data.shared_batches import SharedBatchPool
 from yoloflow.data.worker import BatchKey, BatchMaker, LoadedBatch, start_worker
 from yoloflow.runtime.device import can_pin_memory
@@ -173,7 +173,8 @@ class StageLoader:
             return [BatchKey(epoch, tuple(images.tolist()), self.shapes.shape(images)) for images in alike]
         mine = order[self.rank :: self.world_size].tolist()
         starts = range(0, len(mine), self.batch_size)
-        return [BatchKey(epoch, tuple(mine[start : start + self.batch_size])) for start in starts]
+        shape = self.shapes.shape_hw if isinstance(self.shapes, Fixed) else None
+        return [BatchKey(epoch, tuple(mine[start : start + self.batch_size]), shape) for start in starts]
 
     def _full_batches(self, order: Int64Array, epoch: int) -> list[BatchKey]:
         total = self.batch_size * self.world_size

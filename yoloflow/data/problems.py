@@ -47,6 +47,7 @@ KINDS: dict[str, Kind] = {
     "damaged-image": Kind(
         "an image with a valid header that cannot be decoded", ("error", "drop-image"), needs_pixels=True
     ),
+    "odd-image-file": Kind("an image that Pillow or its decoder warns of", _NOTED, is_remark=True),
     "wrong-suffix": Kind("an image of another format than its name says; its content counts", _NOTED),
     "exif-rotated": Kind(
         "an image that its EXIF turns; boxes are taken to be drawn on the turned image",

@@ -12,6 +12,7 @@ from yoloflow.data.image_inspection import find_leaks
 from yoloflow.data.index import as_one_class, read_index
 from yoloflow.data.problems import Policy, summarise_problems
 from yoloflow.data.settings import DataSettings
+from yoloflow.data.split import split_images, take_images
 from yoloflow.data.statistics import set_remarks
 from yoloflow.data.threads import Progress
 from yoloflow.structures import DatasetIndex, YoloflowError
@@ -36,7 +37,7 @@ def read_sets(
     Args:
         settings: name the sets.
         img_size: side of the network input in pixels.
-        with_val: read the validation set.
+        with_val: read the validation set; one that is held out of the training set is there anyway.
         decode: decode every image, which finds damaged ones and equal ones.
         stop_at_errors: raise where the policy says "error".
         progress: told how many images of a set are decoded.
@@ -48,13 +49,19 @@ def read_sets(
     policy = Policy.of(settings.problems)
     how: dict[str, Any] = {"decode": decode, "stop_at_errors": stop_at_errors, "progress": progress}
     how["cache"] = settings.index_cache if cache is None else cache
-    sets = {"train_set": read_set(settings, "train_set", **how)}
-    if with_val:
+    if (share := settings.held_out_share) is not None:
+        val, train = _hold_out(settings, share, None, **how)
+        sets = {"train_set": train, "val_set": val}
+    else:
+        sets = {"train_set": read_set(settings, "train_set", **how)}
+    if with_val and "val_set" not in sets:
         val = sets["val_set"] = read_set(settings, "val_set", sets["train_set"].names, **how)
         if leaks := find_leaks(sets["train_set"], val):
             sets["train_set"].problems += leaks
             if policy.repair("leaked-image") == "drop-image":
                 sets["train_set"] = read_set(settings, "train_set", held_out=val, **how)
+    if settings.val_fraction != settings.held_out_share:
+        logger.info("data.val_fraction is not used: data.val_set is given")
     for key, index in sets.items():
         index.problems += set_remarks(index, img_size, is_trained_on=key == "train_set")
         if stop_at_errors:
@@ -83,10 +90,27 @@ def read_val_set(settings: DataSettings, img_size: int, network_names: Sequence[
     Raises:
         YoloflowError: it is not set, cannot be read, or has what the policy does not allow.
     """
-    index = read_set(settings, "val_set", None if settings.single_cls else network_names)
+    names = None if settings.single_cls else network_names
+    if (share := settings.held_out_share) is not None:
+        index, _ = _hold_out(settings, share, names)
+    else:
+        index = read_set(settings, "val_set", names)
     index.problems += set_remarks(index, img_size, is_trained_on=False)
     Policy.of(settings.problems).forbid_errors(index.problems)
     return as_one_class(index) if settings.single_cls else index
+
+
+def _hold_out(
+    settings: DataSettings, share: float, names: Sequence[str] | None, **how: Any
+) -> tuple[DatasetIndex, DatasetIndex]:
+    """Returns a part of the training set that is held out for validation, and the rest.
+
+    It is a function of the images alone. All are decoded, so that equal ones come into one part.
+    """
+    index = read_set(settings, "train_set", names, **{**how, "decode": True})
+    _, held_out = split_images(index, [1 - share, share])
+    logger.info("data.val_fraction: %d of %d images are held out for validation", len(held_out), len(index))
+    return take_images(index, held_out, f"{share:.0%} held out by data.val_fraction")
 
 
 def read_set(
@@ -105,9 +129,10 @@ def read_set(
     """
     source = getattr(settings, key)
     if source is None:
-        hint = " or run_eval=false" if key == "val_set" else ""
+        hint = ", data.val_fraction=0.2 or run_eval=false" if key == "val_set" else ""
+        file = f"data=FILE.yaml with `{key.removesuffix('_set')}`"
         raise YoloflowError(
-            f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), data=FILE.yaml{hint}"
+            f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), {file}{hint}"
         )
     how = {"cache": settings.index_cache, "policy": settings.problems, **how}
     how["image_folder"] = settings.image_folder

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from yoloflow.data.caches.decoded_images import Storage
 from yoloflow.data.problems import Policy, PolicyError, PolicySetting
@@ -74,11 +75,24 @@ def _known_actions(setting: PolicySetting) -> PolicySetting:
 Problems = Annotated[str | dict[str, str], AfterValidator(_known_actions)]
 
 
+def _one_side(value: object) -> object:
+    sides = re.split(r"[,x ]+", value.strip("()[]{} ")) if isinstance(value, str) else value
+    if not isinstance(sides, list) or not sides:
+        return value
+    numbers = [int(side) for side in sides if str(side).strip().isdecimal()]
+    raise ValueError(
+        "one number is expected: the network sees squares, images keep their shape inside and are padded "
+        f"(data.rect=true pads less); write img_size={max(numbers, default=640)}"
+    )
+
+
 class BatchSettings(Section):
     """The size of images and batches; top-level keys of a recipe."""
 
     per_batch_size: Count = Field(16, description="images in a batch on each device")
-    img_size: Count = Field(640, description="side of the square network input in pixels")
+    img_size: Annotated[Count, BeforeValidator(_one_side)] = Field(
+        640, description="side of the square network input in pixels"
+    )
 
 
 class DataSettings(Section):
@@ -91,6 +105,12 @@ class DataSettings(Section):
         "digits:train is the embedded quick-start set",
     )
     val_set: OneOrMore | None = Field(None, description="validation images, as train_set")
+    val_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the training images that is held out for validation where there is no val_set",
+    )
     image_folder: str | None = Field(
         None, description="where the images of a COCO json lie (null: beside it)"
     )
@@ -180,6 +200,11 @@ class DataSettings(Section):
         if self.nc is not None and self.names is not None and len(self.names) != self.nc:
             raise ValueError(f"nc is {self.nc} but {len(self.names)} names are given; leave one of them out")
         return self
+
+    @property
+    def held_out_share(self) -> float | None:
+        """Share of the training images that is the validation set; None where that is a set of its own."""
+        return None if self.val_set is not None else self.val_fraction
 
     @property
     def stage_epochs(self) -> list[int] | None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -213,7 +214,10 @@ class Detector:
         if classes is None:
             return None
         numbers = []
-        for given in [classes] if np.ndim(classes) == 0 else classes:
+        several: Iterable[Any] = [classes]
+        if isinstance(classes, Sequence | np.ndarray) and not isinstance(classes, str):
+            several = classes
+        for given in several:
             if isinstance(given, str) and given in self.names:
                 numbers.append(self.names.index(given))
             elif str(given).isdecimal() and int(given) < len(self.names):

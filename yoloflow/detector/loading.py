@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from yoloflow.config.document import write_yaml
+from yoloflow.config.fitting import naming_the_recipe, recipes_that_fit
 from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
 from yoloflow.models import Network, create_model, load_pretrain
@@ -18,6 +20,8 @@ from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import read_weights
 from yoloflow.weights.onnx_convolutions import read_onnx_metadata
 from yoloflow.weights.published import coco_names, list_published, weights_path
+
+logger = logging.getLogger("yoloflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +44,15 @@ class Parts:
 
     @property
     def required_names(self) -> list[str]:
-        """The class names.
-
-        Raises:
-            YoloflowError: nothing states them.
-        """
-        if self.names is None:
-            raise YoloflowError(
-                f"{self.weights}: neither the file nor settings state the classes; give data.names=[...] or "
-                "data.nc=..."
-            )
-        return self.names
+        """The class names; COCO's where nothing states them."""
+        if self.names is not None:
+            return self.names
+        logger.warning(
+            "%s: neither the file nor settings state the classes: COCO's 80 are taken (data.names=[...] for "
+            "others)",
+            self.weights,
+        )
+        return coco_names()
 
 
 def find_parts(target: str | Path, weight: str | None = None, overrides: Sequence[str] = ()) -> Parts:
@@ -101,9 +103,11 @@ def _parts_of_file(weights: Path, target: Path, overrides: Sequence[str]) -> Par
         file = read_weights(target)
         facts = file.facts
         if file.class_names is None or not isinstance(facts.get("config"), dict):
+            fitting = recipes_that_fit(target)
+            advice = f"; it fits the recipe {' or '.join(fitting)}" if fitting else ""
             raise YoloflowError(
-                f"{target}: the file does not say of which network it is, and lies in no run folder; give a "
-                f"recipe with it, such as yolov8n weight={target}"
+                f"{target}: the file does not say of which network it is, and lies in no run folder; give "
+                f"the recipe before it: {(fitting or ['RECIPE'])[0]} weight={target}{advice}"
             )
         settings, names = write_yaml(facts["config"]), file.class_names
     with TemporaryDirectory() as temporary:
@@ -136,7 +140,8 @@ def load_network(config: Config, num_classes: int, weights: Path) -> Network:
     network = create_model(
         config.network.model_name, config.network_table(), num_classes, variant=config.variant
     )
-    load_pretrain(network, weights, strict=True)
+    with naming_the_recipe():
+        load_pretrain(network, weights, strict=True)
     return network
 
 

@@ -60,11 +60,10 @@ class Result(Detections):
     def of(cls, found: Detections, frame: Frame, names: Sequence[str]) -> Result:
         """Joins detections with their image."""
         is_file = bool(frame.name) and frame.number is None
-        return cls(
-            *(found.boxes_xyxy, found.scores, found.classes, names, frame.name, frame.number),
-            *frame.image.shape[:2],
-            pixels=None if is_file else frame.image,
-        )
+        height, width = frame.image.shape[:2]
+        pixels = None if is_file else frame.image
+        arrays = (found.boxes_xyxy, found.scores, found.classes)
+        return cls(*arrays, names, frame.name, frame.number, height, width, pixels)
 
     def __iter__(self) -> Iterator[Detection]:
         return (self[k] for k in range(len(self)))

@@ -150,7 +150,7 @@ def _describe(settings: Mapping[str, Any]) -> str:
     parts = []
     if "shape" in settings:
         side = f"{settings['img_size']} px"
-        sides = f"up to {side}" if settings["shape"] == "rectangular" else side
+        sides = {"square": side, "rectangular": f"up to {side}"}.get(settings["shape"], "px")
         rows = "; ".join(_describe_row(row) for row in settings["test_transforms"])
         parts.append(f"{settings['shape']} {sides}, {rows}, shrunk {_SHRUNK[settings['test_shrink']]}")
     suppression = f"NMS iou {settings['iou_thres']:g}" if settings["nms"] else "no NMS (end-to-end head)"

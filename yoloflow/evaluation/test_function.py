@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from yoloflow.boxes import boxes_to_original
 from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array, result_rows
+from yoloflow.evaluation.coco_reader import Float64Array
 from yoloflow.evaluation.metrics import compute_metrics
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.evaluation.result import DetectedImage, EvaluationResult, EvaluationSeconds
@@ -252,6 +253,15 @@ def _to_original(rows: list[Tensor], batch: Batch) -> list[Detections]:
     return detections
 
 
+def _of_listed_classes(results: Float64Array, index: DatasetIndex) -> Float64Array:
+    """Returns the results without those of classes for which the json of the data set has no category."""
+    known = ~np.isin(results[:, 6], index.category_ids[index.unlisted_classes])
+    if not known.all():
+        names = ", ".join(index.names[number] for number in index.unlisted_classes)
+        logger.info("left out of the file: %d detections of %s, no categories there", (~known).sum(), names)
+    return results[known]
+
+
 def _write_json(path: Path, content: object) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -278,7 +288,7 @@ def _conclude(
         logger.warning("%d of %d images evaluated: the loader gives no others", len(detections), len(index))
     results = result_array(detections, index)
     if save_json is not None and synchronizer.is_main:
-        _write_json(Path(save_json), result_rows(results))
+        _write_json(Path(save_json), result_rows(_of_listed_classes(results, index)))
     image_ids = index.image_ids[list(detections)].tolist()
     truth = ground_truth_of(index)
     coco = evaluate_coco(truth, results, image_ids)

@@ -123,7 +123,7 @@ class ExportedNetwork(nn.Module):
         return {**self.__dict__, "_session": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        self.__dict__.update(state)
         self._session = _open_session(*self._file)
 
     @property
@@ -155,9 +155,9 @@ class ExportedNetwork(nn.Module):
                 f"the exported network takes images whose sides are multiples of {step} pixels, found "
                 f"{size_hw[0]} x {size_hw[1]}"
             )
-        if self.shape_hw not in (None, size_hw):
+        if self.shape_hw is not None and self.shape_hw != size_hw:
             raise YoloflowError(
-                f"the exported network takes images of {self.info.shape_hw[0]} x {self.info.shape_hw[1]} "
+                f"the exported network takes images of {self.shape_hw[0]} x {self.shape_hw[1]} "
                 f"pixels, found {size_hw[0]} x {size_hw[1]}; export again with --img-size"
             )
         (found,) = self._session.run(None, {"images": images.cpu().contiguous().numpy()})

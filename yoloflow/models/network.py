@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from yoloflow.models.layers.contract import Foldable, Head, HeadOutput, Layer
 from yoloflow.models.layers.normalization import (
+    MOMENTUM,
     frozen_norms,
     running_statistics_kept,
     synchronize_batch_norm,
@@ -30,6 +31,7 @@ logger = logging.getLogger("yoloflow")
 
 _TABLE_KEYS = {"backbone", "head", "depth_multiple", "width_multiple", "max_channels", "scale"}
 _SETTING_KEYS = {"stride", "anchors", "reg_max", "recompute", "recompute_layers", "model_name", "pixels"}
+_SETTING_KEYS |= {"norm_momentum"}
 # Keys of MindYOLO's files that its networks do not use either.
 _UNUSED_KEYS = {"nc", "input_size", "verbose_log"}
 _KNOWN_KEYS = _TABLE_KEYS | _SETTING_KEYS | _UNUSED_KEYS
@@ -181,7 +183,7 @@ def create_model(
         model_name: the family, such as "yolov8".
         model_cfg: the config's network section: `backbone` and `head` (see `models/table.py`),
             `depth_multiple`, `width_multiple`, `max_channels`, `stride` and what else the rows' words name;
-            `pixels`, see `Pixels`;
+            `pixels`, see `Pixels`; `norm_momentum` of all BatchNorms;
             `recompute` with `recompute_layers` = N trades time for memory: the first N rows keep no
             activations in training.
         num_classes: C, what the rows' word `nc` means.
@@ -199,6 +201,9 @@ def create_model(
     rows = build_rows(settings, num_classes, MINDYOLO_LAYERS if variant == "mindyolo" else {})
     recompute_layers = _recompute_layers(settings, len(rows))
     network = Network(rows, model_name, num_classes, recompute_layers, settings.get("pixels", "rgb_unit"))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = settings.get("norm_momentum", MOMENTUM)
     if sync_bn:
         synchronize_batch_norm(network)
     if checkpoint_path is not None:

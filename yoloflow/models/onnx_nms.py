@@ -37,7 +37,7 @@ def append_nms(model: Any, kind: HeadOutput, num_classes: int, nms: InnerNms) ->
     kept = _kept_scores(nodes, boxes, scores, nms)
     rows = _best_rows(nodes, boxes, kept, nms.max_det)
     model.graph.node.append(helper.make_node("Identity", [rows], [output.name]))
-    shape = ["batch", nms.max_det, 6]
+    shape: list[str | int | None] = ["batch", nms.max_det, 6]
     output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, shape))
 
 
@@ -48,7 +48,7 @@ class _Nodes:
         self._graph = graph
         self._numbers = count()
 
-    def add(self, operator: str, *inputs: str, **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Appends a node; returns the name of its output."""
         return self._append(operator, inputs, 1, attributes)[0]
 
@@ -76,7 +76,7 @@ class _Nodes:
         return self.add("Cast", values, to=TensorProto.FLOAT)
 
     def _append(
-        self, operator: str, inputs: tuple[str, ...], num_outputs: int, attributes: dict[str, object]
+        self, operator: str, inputs: tuple[str, ...], num_outputs: int, attributes: dict[str, Any]
     ) -> list[str]:
         from onnx import helper
 

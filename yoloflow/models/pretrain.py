@@ -23,6 +23,18 @@ logger = logging.getLogger("yoloflow")
 _COUNTER = "num_batches_tracked"
 
 
+_NAMED = 10
+"""Keys of each kind that a message names."""
+
+
+class WeightsMismatchError(YoloflowError):
+    """The error of a weights file that is of another network; `path` is the file."""
+
+    def __init__(self, path: str | Path, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = path
+
+
 @dataclass(slots=True)
 class LoadReport:
     """An account of every key of a weights file and of the network.
@@ -95,7 +107,12 @@ class LoadReport:
             ("shape", self.misshaped),
             ("constant", self.constants),
         )
-        return "".join(f"\n  {kind}: {key}" for kind, keys in kinds for key in keys)
+        lines = []
+        for kind, keys in kinds:
+            lines += [f"\n  {kind}: {key}" for key in keys[:_NAMED]]
+            if len(keys) > _NAMED:
+                lines.append(f"\n  {kind}: {len(keys) - _NAMED} more")
+        return "".join(lines)
 
 
 def load_pretrain(
@@ -128,7 +145,7 @@ def load_pretrain(
             file.tensors = unfold(network, file.convolutions)
         found = translate(network, file.tensors)
     except YoloflowError as error:
-        raise YoloflowError(f"{path}: {error}") from error
+        raise WeightsMismatchError(path, str(error)) from error
     _require_finite(path, found.tensors, found.file_names)
     report = LoadReport(
         unexpected=found.unexpected,
@@ -149,11 +166,12 @@ def load_pretrain(
     _account(report, weights, state)
     faults = report.faults()
     if not report.loaded:
-        raise YoloflowError(f"{path}: none of its {len(file.tensors)} keys fits the network:{faults}")
+        raise WeightsMismatchError(path, f"none of its {len(file.tensors)} keys fits the network:{faults}")
     if faults and strict is not False:
-        raise YoloflowError(
-            f"{path}: does not fit the network; strict_load=false takes over the {len(report.loaded)} keys "
-            f"that do:{faults}"
+        raise WeightsMismatchError(
+            path,
+            f"does not fit the network; strict_load=false takes over the {len(report.loaded)} keys that do:"
+            f"{faults}",
         )
     if faults:
         logger.warning("%s: %d of %d keys taken over:%s", path, len(report.loaded), len(state), faults)
@@ -161,6 +179,19 @@ def load_pretrain(
         for key in (*report.loaded, *report.partly):
             state[key].copy_(weights[key])
     return report
+
+
+def fits_but_for_classes(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+    """Returns whether a network has all tensors of a file, in shape too, those of its classes left aside."""
+    try:
+        found = translate(network, tensors)
+    except YoloflowError:
+        return False
+    report = LoadReport(unexpected=found.unexpected)
+    fit = fit_classes(network, found.tensors, None, None)
+    report.partly, report.anew = fit.partly, fit.anew
+    _account(report, fit.weights, network.state_dict())
+    return not report.faults()
 
 
 def _account(report: LoadReport, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

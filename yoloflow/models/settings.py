@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from yoloflow.models.layers.normalization import MOMENTUM
 from yoloflow.settings import Count, Section
 
 Pixels = Literal["rgb_unit", "bgr_byte"]
@@ -27,6 +28,12 @@ class NetworkSettings(Section):
     )
     pixels: Pixels = Field(
         "rgb_unit", description="what the first row sees: RGB in 0..1, or BGR in 0..255 as YOLOX's original"
+    )
+    norm_momentum: float = Field(
+        MOMENTUM,
+        gt=0,
+        le=1,
+        description="part of a batch's statistics in BatchNorm's running ones, each step",
     )
     backbone: list[list[Any]] = Field(
         description="rows [name, from, number, module, args] (name may be left out)"

@@ -46,12 +46,12 @@ class PredictedImage:
     @property
     def height(self) -> int:
         """The height in pixels."""
-        return self.image.shape[0]
+        return int(self.image.shape[0])
 
     @property
     def width(self) -> int:
         """The width in pixels."""
-        return self.image.shape[1]
+        return int(self.image.shape[1])
 
 
 @dataclass(frozen=True, slots=True)

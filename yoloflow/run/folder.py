@@ -151,8 +151,8 @@ def names_of_run(path: Path) -> list[str] | None:
     Args:
         path: a run folder, or a weights file in one.
     """
-    folders = path.absolute().parents[:2] if path.is_file() else (path,)
-    return next((names for folder in folders if (names := read_names(folder / file_names.NAMES))), None)
+    place = path.absolute()
+    return read_names((place.parents[1] if place.parent.name == "weights" else place) / file_names.NAMES)
 
 
 def _json_bytes(content: object) -> bytes:

@@ -6,6 +6,7 @@ import platform
 
 import torch
 
+from yoloflow.runtime.settings import check_device_name
 from yoloflow.structures import YoloflowError
 
 
@@ -19,6 +20,10 @@ def select_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     Raises:
         YoloflowError: the named device does not exist here.
     """
+    try:
+        check_device_name(name)
+    except ValueError as error:
+        raise YoloflowError(f"device: {error}") from error
     if name == "auto":
         # torch.accelerator may name CUDA on a machine without a GPU: ask for availability too.
         if torch.accelerator.is_available():

@@ -42,8 +42,9 @@ class _TerminalHandler(logging.Handler):
 class _CallHandler(logging.Handler):
     """Shows messages during calls from Python, as long as the root logger has no handler that does."""
 
-    def __init__(self) -> None:
+    def __init__(self, level_before: int) -> None:
         super().__init__()
+        self.level_before = level_before
         self.calls = 0
         self._shown = message_handler()
 
@@ -56,16 +57,15 @@ class _CallHandler(logging.Handler):
 def shown_messages() -> Iterator[None]:
     """Shows what a call from Python says, and leaves logging as it was.
 
-    Whoever has given the logger "yoloflow" a level or a handler is asked for no more, as the command does;
-    `logging.getLogger("yoloflow").setLevel(logging.WARNING)` makes calls silent. Calls in several threads
-    share one handler.
+    A level that the logger "yoloflow" has is kept: `logging.getLogger("yoloflow").setLevel(logging.WARNING)`
+    makes calls quiet. A handler of its own shows the messages instead. Calls in several threads share one.
     """
     with _lock:
         handler = next((found for found in logger.handlers if isinstance(found, _CallHandler)), None)
-        if handler is None and not logger.handlers and logger.level == logging.NOTSET:
-            handler = _CallHandler()
+        if handler is None and not logger.handlers:
+            handler = _CallHandler(logger.level)
             logger.addHandler(handler)
-            logger.setLevel(logging.INFO)
+            logger.setLevel(logger.level or logging.INFO)
         if handler is not None:
             handler.calls += 1
     try:
@@ -76,4 +76,4 @@ def shown_messages() -> Iterator[None]:
                 handler.calls -= 1
                 if handler.calls == 0:
                     logger.removeHandler(handler)
-                    logger.setLevel(logging.NOTSET)
+                    logger.setLevel(handler.level_before)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,11 +17,14 @@ from yoloflow.runtime.ranks import sum_over_ranks
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.trainer.activity import Activity
 from yoloflow.trainer.guards import Guards
+from yoloflow.trainer.guards.memory import forecast_memory
 from yoloflow.trainer.kept_weights import KeptWeights
 from yoloflow.trainer.settings import TrainerSettings
 from yoloflow.trainer.sink import is_log_step, steps_until_look
 from yoloflow.trainer.states import TrainingStates
 from yoloflow.trainer.training_time import TrainingTime
+
+logger = logging.getLogger("yoloflow")
 
 
 @dataclass
@@ -52,6 +57,30 @@ class Trainer:
             TrainingStopped: a signal asked for it; the state is saved.
         """
         return self.train_with_datasink(1)
+
+    def dry_run(self) -> dict[str, Any]:
+        """Tries the largest batch (`memory_forecast`) and loads the first one; nothing is trained or written.
+
+        Returns:
+            epochs, steps_per_epoch, and the images and their side of the first batch.
+
+        Raises:
+            YoloflowError: memory is too small, or a batch cannot be loaded.
+        """
+        context = self.context
+        if self.settings.memory_forecast:
+            forecast_memory(context.train_step, self.loader, context.ranks)
+        with closing(self.loader.batches(context.step)) as batches:
+            batch = next(batches)
+        counts = {"epochs": context.epochs, "steps_per_epoch": context.steps_per_epoch}
+        found = {**counts, "images": len(batch.images), "img_size": batch.images.shape[-1]}
+        if context.ranks.is_main:
+            logger.info(
+                "dry run: %d epochs x %d steps, %d images of %d px in the first batch; would train in %s. "
+                "Nothing was trained or written",
+                *(*found.values(), context.run.path),
+            )
+        return found
 
     def train_with_datasink(self, sink_size: int) -> dict[str, Any]:
         """Does as `train`, but the host looks at the device, and for signals, after `sink_size` steps only.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.structures import Float32Array, Int64Array, Problem, RunLengthMask
+
+Value = TypeVar("Value")
 
 
 @dataclass(slots=True)
@@ -139,3 +141,10 @@ def rows_of_ragged(offsets: Int64Array, chosen: Int64Array) -> tuple[Int64Array,
     new_offsets = offsets_of(counts)
     rows = np.arange(new_offsets[-1]) + np.repeat(offsets[:-1][chosen] - new_offsets[:-1], counts)
     return rows, new_offsets
+
+
+def by_new_number(values: Mapping[int, Value], chosen: Int64Array) -> dict[int, Value]:
+    """Returns the values of the chosen items, by their position among these."""
+    if not values:
+        return {}
+    return {new: values[old] for new, old in enumerate(chosen.tolist()) if old in values}

@@ -18,7 +18,7 @@ from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.evaluate import evaluate_run
 from yoloflow.evaluation.result import EvaluationResult
-from yoloflow.export import ExportSummary, export
+from yoloflow.export import ExportSettings, ExportSummary, export
 from yoloflow.flow import train
 from yoloflow.models import Network, create_model
 from yoloflow.models.exported import ExportedNetwork, require_packages
@@ -147,7 +147,7 @@ def test_an_exported_file_tells_no_path_of_the_machine(run: Path, exported: Expo
 def test_an_end_to_end_head_is_exported_with_its_last_step(tmp_path: Path) -> None:
     network = network_of("yolov10n", 3)
     weight, out = saved(network, tmp_path), tmp_path / "v10.onnx"
-    done = export("yolov10n", ["data.nc=3"], weight=weight, out=out, img_size=64)
+    done = export("yolov10n", ["data.nc=3"], weight=weight, out=out, settings=ExportSettings(img_size=64))
     assert done.info.output_kind.end_to_end
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     found = ExportedNetwork(done.path)(images)
@@ -168,7 +168,7 @@ def test_every_family_is_exported(recipe: str, tmp_path: Path) -> None:
         ["data.names=[a,b,c]"],
         weight=saved(network, tmp_path),
         out=tmp_path / "a.onnx",
-        img_size=side,
+        settings=ExportSettings(img_size=side),
     )
     assert done.deviation < 1e-4
 
@@ -181,7 +181,7 @@ def test_other_data_and_other_sizes_are_refused_in_words(exported: ExportSummary
     with pytest.raises(YoloflowError, match="takes images of 64 x 64 pixels, found 32 x 64"):
         network(torch.zeros(1, 3, 32, 64, dtype=torch.uint8))
     with pytest.raises(YoloflowError, match="img_size=50: must be a multiple of 32"):
-        export(str(run), img_size=50)
+        export(str(run), settings=ExportSettings(img_size=50))
     with pytest.raises(YoloflowError, match=r"exported networks are \.onnx files"):
         export(str(run), out="model.pt")
 
@@ -209,7 +209,7 @@ def test_a_missing_package_is_named_with_the_extra() -> None:
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run")
     with pytest.raises(YoloflowError, match="img_size=50: must be a multiple of 32"):
-        export(str(run), img_size=50)
+        export(str(run), settings=ExportSettings(img_size=50))
     with pytest.raises(YoloflowError, match=r"exported networks are \.onnx files"):
         export(str(run), out=tmp_path / "model.pt")
     with pytest.raises(YoloflowError, match="state the classes; give data.names"):

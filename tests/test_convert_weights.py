@@ -1,0 +1,131 @@
+"""Weights files that are used alone, or with a recipe's name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from yoloflow import load_config
+from yoloflow.config.fitting import recipes_that_fit
+from yoloflow.convert_weights import convert_weights
+from yoloflow.detector import Detector, find_parts
+from yoloflow.models import Network, create_model, load_pretrain
+from yoloflow.structures import YoloflowError
+from yoloflow.weights.dialects import dialects_of
+from yoloflow.weights.files import read_weights, save_weights
+from yoloflow.weights.published import find_published, weights_folder
+
+NARROW = ["network.width_multiple=0.125", "img_size=64"]
+IMAGE = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+
+
+def network_of(recipe: str, classes: int, *overrides: str) -> Network:
+    torch.manual_seed(0)
+    config = load_config(recipe, overrides)
+    return create_model(config.network.model_name, config.network_table(), classes)
+
+
+@pytest.fixture
+def torch_file(tmp_path: Path) -> Path:
+    """A file of another project: numbered rows and class names, in half precision."""
+    network = network_of("yolov8n", 2, *NARROW)
+    state = network.state_dict()
+    names = dict(dialects_of(network))["numbered rows"]
+    tensors = {f"model.{theirs}": state[ours].half() for theirs, ours in names.items()}
+    torch.save({"model": tensors, "names": ["cat", "dog"], "license": "MIT"}, tmp_path / "other.pt")
+    return tmp_path / "other.pt"
+
+
+def test_a_recipe_with_a_file_of_another_project_detects_with_its_classes(torch_file: Path) -> None:
+    detector = Detector.load("yolov8n", device="cpu", overrides=[*NARROW, f"weight={torch_file}"])
+    assert detector.names == ["cat", "dog"]
+    detector(IMAGE)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_converted_weights_detect_the_same(suffix: str, torch_file: Path, tmp_path: Path) -> None:
+    convert_weights("yolov8n", tmp_path / f"own{suffix}", [*NARROW, f"weight={torch_file}"])
+    first = Detector.load("yolov8n", device="cpu", overrides=[*NARROW, f"weight={torch_file}"])
+    if suffix == ".safetensors":
+        second = Detector.load(tmp_path / "own.safetensors", device="cpu")  # it says all itself
+    else:
+        overrides = [*NARROW, f"weight={tmp_path / 'own.ckpt'}", "data.names=[cat, dog]"]
+        second = Detector.load("yolov8n", device="cpu", overrides=overrides)
+    assert (second.names, second.img_size) == (["cat", "dog"], 64)
+    found = second.network.state_dict()
+    for name, tensor in first.network.state_dict().items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_conversion_overwrites_nothing_and_knows_two_formats(torch_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.ckpt").touch()
+    for name, message in (("there.ckpt", "exists already"), ("x.onnx", r"\.ckpt and \.safetensors")):
+        with pytest.raises(YoloflowError, match=message):
+            convert_weights("yolov8n", tmp_path / name, [*NARROW, f"weight={torch_file}"])
+
+
+@pytest.mark.training
+def test_a_file_alone_that_does_not_say_its_network_is_told_the_recipe(tmp_path: Path) -> None:
+    network = network_of("yolox-nano", 3)
+    state = network.state_dict()
+    tensors = {theirs: state[ours] for theirs, ours in dict(dialects_of(network))["YOLOX"].items()}
+    torch.save({"model": tensors}, tmp_path / "nano.pth")
+    assert recipes_that_fit(tmp_path / "nano.pth") == ["yolox-nano"]
+    with pytest.raises(
+        YoloflowError, match=r"recipe before it: yolox-nano weight=.*fits the recipe yolox-nano"
+    ):
+        find_parts(tmp_path / "nano.pth")
+
+
+@pytest.mark.training
+def test_weights_of_another_size_are_told_with_their_recipe(tmp_path: Path) -> None:
+    save_weights(tmp_path / "n.safetensors", network_of("yolov5n", 80).state_dict())
+    with pytest.raises(YoloflowError, match=r"does not fit the network[\s\S]*fits the recipe yolov5n"):
+        Detector.load("yolov5s", device="cpu", overrides=[f"weight={tmp_path / 'n.safetensors'}"])
+
+
+def test_a_recipe_without_weights_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(YoloflowError, match="give weight=FILE, or weight=published"):
+        find_parts("yolov8n")
+    with pytest.raises(YoloflowError, match="`yoloflow weights get yolov8n` downloads them"):
+        find_parts("yolov8n", overrides=["weight=published"])
+
+
+def test_published_weights_have_coco_s_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = weights_folder() / find_published("yolov8n").file_name
+    file.parent.mkdir(parents=True)
+    file.touch()
+    names = find_parts("yolov8n", "published").names
+    assert names is not None
+    assert (len(names), names[0], names[-1]) == (80, "person", "toothbrush")
+
+
+def test_an_onnx_file_of_convolutions_gives_yolox_its_weights(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper, numpy_helper
+
+    from yoloflow.models.unfolded import _in_order
+
+    network = network_of("yolox-nano", 2)
+    kernels, nodes = [], []
+    for number, (_, module) in enumerate(_in_order(network)):
+        conv = getattr(module, "conv", module)
+        kernel = np.full(conv.weight.shape, number, np.float32)
+        bias = np.full(len(kernel), number + 0.5, np.float32)
+        kernels += [
+            numpy_helper.from_array(kernel, f"w{number}"),
+            numpy_helper.from_array(bias, f"b{number}"),
+        ]
+        nodes.append(helper.make_node("Conv", [f"x{number}", f"w{number}", f"b{number}"], [f"x{number + 1}"]))
+    graph = helper.make_graph(nodes, "g", [], [], kernels)
+    onnx.save(helper.make_model(graph), tmp_path / "nano.onnx")
+    assert read_weights(tmp_path / "nano.onnx").format == "ONNX"
+    report = load_pretrain(network, tmp_path / "nano.onnx", strict=True)
+    assert report.is_folded
+    assert network.get_parameter("stem.conv.conv.weight").unique().tolist() == [0]
+    assert network.get_parameter("p2_down.depthwise.bn.bias").unique().tolist() == [1.5]
+    with pytest.raises(YoloflowError, match=r"has \d+ convolutions, the network \d+"):
+        load_pretrain(network_of("yolov8n", 2), tmp_path / "nano.onnx")
