@@ -57,8 +57,7 @@ def read_index(  # noqa: PLR0913
         nc: number of classes; needed for YOLO labels without `names`, checked elsewhere. See `ClassCount`.
         policy: what is done about problems, see `Policy.of`.
         image_folder: where the images are, if not where the format expects them.
-        truth: a COCO json that has the objects of the images of `source`, a YOLO list or folder, whose label
-            files are not read then.
+        truth: a COCO json with the objects of the images of YOLO sources, instead of their label files.
         decode: decode every image, which finds damaged ones and equal ones.
         stop_at_errors: raise where the policy says "error"; without it all is repaired and listed.
         held_out: another data set; images that are in it too are leaks.
@@ -77,7 +76,6 @@ def read_index(  # noqa: PLR0913
     if not sources:
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     decode = decode or rules.needs_pixels
-
     choice = names if isinstance(names, ClassChoice) else ClassChoice(names, nc)
     read = partial(_read, sources, choice, rules, image_folder, truth, decode, held_out, progress)
     if not cache:

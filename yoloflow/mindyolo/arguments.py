@@ -97,8 +97,7 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
             "callback": _callbacks(config),
             "rank": ranks.rank,
             "rank_size": ranks.world_size,
-            "is_parallel": ranks.world_size > 1,
-            "main_device": ranks.is_main,
+            **{"is_parallel": ranks.world_size > 1, "main_device": ranks.is_main},
             "total_batch_size": total,
             "accumulate": accumulate,
             "sync_bn": config.sync_bn and ranks.world_size > 1,
@@ -109,14 +108,12 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
             "ms_amp_level": config.amp_level,
             "ms_loss_scaler": config.loss_scaler,
             "ms_loss_scaler_value": config.loss_scaler_value,
-            "ms_jit": config.jit,
-            "ms_datasink": config.datasink,
+            **{"ms_jit": config.jit, "ms_datasink": config.datasink},
             "keep_checkpoint_max": config.keep_latest,
             "conf_free": not _has_objectness(config),
             "nms_time_limit": config.nms_time_limit or -1.0,
             "save_dir": _save_dir(config, ranks),
-            "enable_modelarts": False,
-            "train_url": "",
+            **{"enable_modelarts": False, "train_url": ""},
         }
     )
 

@@ -35,9 +35,7 @@ class COCODataset(ours.COCODataset):
 
     Attributes:
         dataset_path: the source as given.
-        dataset_column_names: of a batch; also as `column_names_collate`.
-        column_names_getitem: of a sample.
-        imgIds: ids of the images, COCO's where the source or the file names give them.
+        rect, stride, stated_batch_size, transforms_dict: the arguments as given.
     """
 
     def __init__(
@@ -61,61 +59,79 @@ class COCODataset(ours.COCODataset):
         names: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
-        """Index the data set and build its transforms.
+        """Index the data set.
 
         Args:
-            dataset_path: see `yoloflow.data.index.read_index`. For evaluation a COCO json beside a list file
-                is the truth, see `read_evaluated`.
+            dataset_path: see `read_index`; to evaluate, see `read_evaluated`.
             img_size: side of the network input in pixels.
             transforms_dict: rows of transforms; None: the letterbox.
-            is_training: whether the samples are to train on.
+            is_training: whether they are to train on.
             augment: images may be shrunk the fast way.
             rect: batches are rectangles that fit their images.
             single_cls: all classes are one.
-            batch_size: images of a batch of all ranks or of one; the loader must have the same. None: not
-                said.
+            batch_size: images of a batch of all ranks or of one, as the loader's; None: not said.
             stride: sides of rectangles are multiples of it.
-            num_cls: number of classes of labels that name none; None: as many as their highest number says.
+            num_cls: number of classes of labels that name none; None: as their highest number says.
             pad: 0.0 alone: a rectangle has no further border.
-            return_segments: False alone, as this project detects boxes.
-            return_keypoints: False alone, likewise.
-            nkpt: 0 alone, likewise.
-            ndim: 0 alone, likewise.
+            return_segments: False alone, as for the next three: this project detects boxes.
+            return_keypoints: False alone.
+            nkpt: 0 alone.
+            ndim: 0 alone.
             names: class names in class order.
-            seed: of all random draws of order and transforms.
+            seed: of all random draws.
 
         Raises:
             YoloflowError: bad data or transforms, or an argument that is refused.
         """
-        refuse(pad != 0.0, f"pad={pad}", "rectangles have no further border here; leave it at 0.0")
-        for name, value in (("return_segments", return_segments), ("return_keypoints", return_keypoints)):
-            refuse(value, f"{name}=True", "this project detects boxes; leave it at False")
-        for name, number in (("nkpt", nkpt), ("ndim", ndim)):
-            refuse(number != 0, f"{name}={number}", "there are no key points here; leave it at 0")
+        _refuse_other_tasks(pad, return_segments, return_keypoints, nkpt, ndim)
+        self._truths: dict[str, DatasetIndex] = {}
+        self._told: set[str] = set()
         index = _read(dataset_path, names, num_cls, is_training)
-        super().__init__(
-            as_one_class(index) if single_cls else index,
-            img_size,
-            [{"func_name": "letterbox"}] if transforms_dict is None else transforms_dict,
-            is_training,
-            augment,
-            single_cls=single_cls,
-            seed=seed,
-        )
+        index = as_one_class(index) if single_cls else index
+        rows = [{"func_name": "letterbox"}] if transforms_dict is None else transforms_dict
+        super().__init__(index, img_size, rows, is_training, augment, single_cls, seed)
         self.dataset_path = dataset_path
         self.rect, self.stride, self.stated_batch_size = rect, stride, batch_size
         self.transforms_dict = transforms_dict
-        self._truths: dict[str, DatasetIndex] = {}
-        self._told: set[str] = set()
-        self.dataset_column_names = TRAIN_COLUMNS if is_training else TEST_COLUMNS
-        self.column_names_collate = self.dataset_column_names
-        self.column_names_getitem = SAMPLE_COLUMNS
+
+    @property
+    def dataset_column_names(self) -> list[str]:
+        """Returns the names of a batch's columns."""
+        return TRAIN_COLUMNS if self.is_training else TEST_COLUMNS
+
+    column_names_collate = dataset_column_names
+
+    @property
+    def column_names_getitem(self) -> list[str]:
+        """Returns the names of a sample's columns."""
+        return SAMPLE_COLUMNS
 
     @property
     def imgIds(self) -> list[int]:  # noqa: N802  the name that scripts use
         """Returns the ids of the images, in order."""
         ids: list[int] = self.index.image_ids.tolist()
         return ids
+
+    def require_columns(
+        self, names: Sequence[str] | None, of_batch: Sequence[str] | None, of_sample: Sequence[str] | None
+    ) -> None:
+        """Refuses other columns than the data set's own; None says nothing.
+
+        Args:
+            names: `dataset_column_names`.
+            of_batch: `column_names_collate`.
+            of_sample: `column_names_getitem`.
+
+        Raises:
+            YoloflowError: they are others.
+        """
+        for name, given, own in (
+            ("dataset_column_names", names, self.dataset_column_names),
+            ("column_names_collate", of_batch, self.column_names_collate),
+            ("column_names_getitem", of_sample, self.column_names_getitem),
+        ):
+            if given is not None:
+                refuse_difference(name, list(given), own, "the data set")
 
     def tell_once(self, message: str, *values: object) -> None:
         """Logs a message, once for this data set."""
@@ -163,6 +179,16 @@ class COCODataset(ours.COCODataset):
     def test_collate_fn(self, samples: Sequence[Sample]) -> Batch:
         """Collates samples into a batch; where they came from is in it as well."""
         return collate(samples)
+
+
+def _refuse_other_tasks(
+    pad: float, return_segments: bool, return_keypoints: bool, nkpt: int, ndim: int
+) -> None:
+    refuse(pad != 0.0, f"pad={pad}", "rectangles have no further border here; leave it at 0.0")
+    for name, value in (("return_segments", return_segments), ("return_keypoints", return_keypoints)):
+        refuse(value, f"{name}=True", "this project detects boxes; leave it at False")
+    for name, number in (("nkpt", nkpt), ("ndim", ndim)):
+        refuse(number != 0, f"{name}={number}", "there are no key points here; leave it at 0")
 
 
 def _read(
@@ -243,25 +269,13 @@ def create_loader(
     Raises:
         YoloflowError: an argument that is refused, a number out of range, or too few images.
     """
-    expected = dataset.train_collate_fn if dataset.is_training else dataset.test_collate_fn
-    refuse(
-        batch_collate_fn != expected,
-        f"batch_collate_fn={getattr(batch_collate_fn, '__name__', batch_collate_fn)}",
-        f"worker processes collate as {expected.__name__} of this data set does; give that",
+    _check_collation(dataset, batch_collate_fn)
+    dataset.require_columns(dataset_column_names, column_names_collate, column_names_getitem)
+    known, stated = (
+        f"the data set was made for batches of {dataset.stated_batch_size}",
+        dataset.stated_batch_size,
     )
-    for name, given, own in (
-        ("dataset_column_names", dataset_column_names, dataset.dataset_column_names),
-        ("column_names_collate", column_names_collate, dataset.column_names_collate),
-        ("column_names_getitem", column_names_getitem, dataset.column_names_getitem),
-    ):
-        if given is not None:
-            refuse_difference(name, list(given), own, "the data set")
-    stated = dataset.stated_batch_size
-    refuse(
-        stated not in (None, batch_size, batch_size * rank_size),
-        f"batch_size={batch_size}",
-        f"the data set was made for batches of {stated}",
-    )
+    refuse(stated not in (None, batch_size, batch_size * rank_size), f"batch_size={batch_size}", known)
     workers = min(num_parallel_workers, (os.cpu_count() or 1) // rank_size) if python_multiprocessing else 0
     loader = create_stage_loader(
         dataset,
@@ -279,3 +293,13 @@ def create_loader(
         sizes_hw = resized_sizes(dataset.index.sizes_hw, dataset.img_size)
         parts["shapes"] = Rectangular(sizes_hw, dataset.stride, dataset.seed, shuffle)
     return Loader(**parts)
+
+
+def _check_collation(dataset: COCODataset, batch_collate_fn: Callable[..., Batch]) -> None:
+    """Refuses another function than the data set's own."""
+    expected = dataset.train_collate_fn if dataset.is_training else dataset.test_collate_fn
+    refuse(
+        batch_collate_fn != expected,
+        f"batch_collate_fn={getattr(batch_collate_fn, '__name__', batch_collate_fn)}",
+        f"worker processes collate as {expected.__name__} of this data set does; give that",
+    )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -50,14 +51,14 @@ def test(
     Args:
         network: of `create_model`.
         dataloader: of `create_loader`, of a data set with `is_training=False`.
-        anno_json_path: COCO json with the objects of the loader's images. Where there is no such file, the
-            data set's own objects are the truth, and the log says so.
+        anno_json_path: COCO json with the objects of the loader's images; if it is no file, the data set's
+            own are the truth, and the log says so.
         conf_thres: scores must be above it.
         iou_thres: largest IoU of two detections of a class.
         conf_free: whether predictions have no objectness, which the network's head says itself.
         num_class: number of classes.
         exec_nms: whether overlapping detections are suppressed, which the network's head says itself.
-        nms_time_limit: seconds of a batch; one that takes longer is warned of. 0 and less: no limit.
+        nms_time_limit: seconds of a batch until a warning; 0 and less: no limit.
         is_coco_dataset: whether detections carry COCO's category ids, which is decided by the data set.
         imgIds: ids of the images that count: all of the loader's.
         per_batch_size: images of a batch, -1 for not said.
@@ -72,6 +73,28 @@ def test(
         YoloflowError: an argument contradicts network, loader or process group.
     """
     refuse(task != "detect", f"task={task}", "this project detects boxes")
+    _check_head(network, conf_free, exec_nms, num_class)
+    dataset = _dataset_of(dataloader)
+    _check_loader(dataloader, rank, rank_size, per_batch_size, synchronizer)
+    index = _truth_of(dataset, network, anno_json_path)
+    _check_ids(index, dataset, is_coco_dataset, imgIds)
+    if cur_epoch != 0:
+        logger.info("evaluation of epoch %s", cur_epoch)
+    limits: dict[str, Any] = {"conf_thres": conf_thres, "iou_thres": iou_thres}
+    limits["nms_time_limit"] = nms_time_limit if nms_time_limit > 0 else None
+    how = {"precision": auto_mixed_precision(amp_level_of(network), device_of(network).type), **limits}
+    save_json = Path(save_dir) / "detections.json" if save_dir else None
+    ranks = synchronizer or Synchronizer(rank_size)
+    return ours(network, dataloader, index, synchronizer=ranks, save_json=save_json, **how)
+
+
+test.__test__ = False  # type: ignore[attr-defined]  # keeps pytest from collecting it
+
+
+def _check_head(
+    network: Network, conf_free: bool | None, exec_nms: bool | None, num_class: int | None
+) -> None:
+    """Refuses what the network's head says otherwise."""
     kind = network.output_kind
     if conf_free is not None and not kind.end_to_end:
         refuse_difference(
@@ -81,6 +104,12 @@ def test(
         refuse_difference("exec_nms", exec_nms, not kind.end_to_end, f"the head of {network.model_name}")
     if num_class is not None:
         refuse_difference("num_class", num_class, network.num_classes, "the network")
+
+
+def _check_loader(
+    dataloader: Loader, rank: int, rank_size: int, per_batch_size: int, synchronizer: Synchronizer | None
+) -> None:
+    """Refuses what the loader says otherwise."""
     refuse_difference("rank", rank, dataloader.rank, "the loader")
     refuse_difference("rank_size", rank_size, dataloader.world_size, "the loader")
     if per_batch_size != -1:
@@ -90,28 +119,15 @@ def test(
         "synchronizer=None",
         "several ranks need Synchronizer(rank_size)",
     )
+
+
+def _dataset_of(dataloader: Loader) -> COCODataset:
+    """Returns the data set to evaluate on."""
     dataset = dataloader.dataset
     refuse(not isinstance(dataset, COCODataset), "dataloader", "make it with yoloflow.mindyolo.create_loader")
     assert isinstance(dataset, COCODataset)
     refuse(dataset.is_training, "dataloader", "its data set has is_training=True, so its images are changed")
-    index = _truth_of(dataset, network, anno_json_path)
-    _check_ids(index, dataset, is_coco_dataset, imgIds)
-    if cur_epoch != 0:
-        logger.info("evaluation of epoch %s", cur_epoch)
-    return ours(
-        network,
-        dataloader,
-        index,
-        conf_thres=conf_thres,
-        iou_thres=iou_thres,
-        nms_time_limit=nms_time_limit if nms_time_limit > 0 else None,
-        precision=auto_mixed_precision(amp_level_of(network), device_of(network).type),
-        synchronizer=synchronizer or Synchronizer(rank_size),
-        save_json=Path(save_dir) / "detections.json" if save_dir else None,
-    )
-
-
-test.__test__ = False  # type: ignore[attr-defined]  # keeps pytest from collecting it
+    return dataset
 
 
 def _named(index: DatasetIndex, network: nn.Module) -> DatasetIndex:

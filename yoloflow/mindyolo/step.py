@@ -125,14 +125,7 @@ def create_train_step_fn(
     own = [id(parameter) for parameter in optimizer.parameters]
     of_reducer = [id(parameter) for parameter in vars(reducer).get("parameters", optimizer.parameters)]
     refuse(own != of_reducer, "reducer", "was made for other parameters than the optimizer's")
-    network_level, loss_level = amp_level_of(network), amp_level_of(loss_fn)
-    refuse(
-        network_level == "O0" and loss_level != "O0",
-        f"loss at {loss_level}",
-        "the network is in float32 (O0), so its loss is; call auto_mixed_precision for both",
-    )
-    device = device_of(network)
-    precision = auto_mixed_precision(network_level, device.type, keep_loss_fp32=loss_level == "O0")
+    precision = _precision_of(network, loss_fn)
     settings = StepSettings(
         accumulate=optimizer.length.accumulate,
         overflow_still_update=overflow_still_update,
@@ -142,7 +135,7 @@ def create_train_step_fn(
     )
     step = ours.create_train_step_fn(
         network,
-        loss_fn.to(device),
+        loss_fn.to(device_of(network)),
         optimizer.optimizer,
         optimizer.schedule(None),
         scaler=scaler,
@@ -153,3 +146,15 @@ def create_train_step_fn(
         loss_ratio=float(loss_ratio) / optimizer.settings.loss_scale,
     )
     return TrainStepFn(step, optimizer, loss_fn, reducer, precision, settings)
+
+
+def _precision_of(network: nn.Module, loss_fn: nn.Module) -> Precision:
+    """Returns the precision that `auto_mixed_precision` noted for both."""
+    network_level, loss_level = amp_level_of(network), amp_level_of(loss_fn)
+    refuse(
+        network_level == "O0" and loss_level != "O0",
+        f"loss at {loss_level}",
+        "the network is in float32 (O0), so its loss is; call auto_mixed_precision for both",
+    )
+    device = device_of(network)
+    return auto_mixed_precision(network_level, device.type, keep_loss_fp32=loss_level == "O0")

@@ -137,23 +137,11 @@ class Trainer:
         _refuse_platform(enable_modelarts, train_url)
         known = self.train_step_fn.settings.accumulate
         refuse_difference("accumulate", accumulate, known, "args.optimizer, of which the optimizer was made,")
-        wishes = _Wishes(
-            epochs,
-            main_device,
-            warmup_momentum,
-            warmup_step,
-            keep_checkpoint_max,
-            log_interval,
-            loss_item_name,
-            save_dir,
-            run_eval,
-            run_eval_interval,
-            test_fn,
-            overflow_still_update,
-            ms_jit,
-            rank_size,
-            profiler_step_num,
-        )
+        files = (keep_checkpoint_max, log_interval, loss_item_name, save_dir)
+        evaluation = (run_eval, run_eval_interval, test_fn)
+        step = (overflow_still_update, ms_jit, rank_size, profiler_step_num)
+        further = (*files, *evaluation, *step)
+        wishes = _Wishes(epochs, main_device, warmup_momentum, warmup_step, *further)
         return self._train(wishes, sink_size=1)
 
     def train_with_datasink(
@@ -208,23 +196,11 @@ class Trainer:
         _refuse_platform(enable_modelarts, train_url)
         # MindYOLO rounds the warm-up down to whole epochs where it is given in steps.
         warmup_step = (math.floor(warmup_epoch) + 1) * self.loader.steps_per_epoch
-        wishes = _Wishes(
-            epochs,
-            main_device,
-            warmup_momentum,
-            warmup_step,
-            keep_checkpoint_max,
-            log_interval,
-            loss_item_name,
-            save_dir,
-            run_eval,
-            run_eval_interval,
-            test_fn,
-            overflow_still_update,
-            ms_jit,
-            rank_size,
-            profiler_step_num,
-        )
+        files = (keep_checkpoint_max, log_interval, loss_item_name, save_dir)
+        evaluation = (run_eval, run_eval_interval, test_fn)
+        step = (overflow_still_update, ms_jit, rank_size, profiler_step_num)
+        further = (*files, *evaluation, *step)
+        wishes = _Wishes(epochs, main_device, warmup_momentum, warmup_step, *further)
         return self._train(wishes, sink_size=self.loader.steps_per_epoch)
 
     @release_run_lock()
