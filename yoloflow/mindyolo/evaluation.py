@@ -51,8 +51,7 @@ def test(
     Args:
         network: of `create_model`.
         dataloader: of `create_loader`, of a data set with `is_training=False`.
-        anno_json_path: COCO json with the objects of the loader's images; if it is no file, the data set's
-            own are the truth, and the log says so.
+        anno_json_path: COCO json with the objects; if it is no file, the data set's own count (logged).
         conf_thres: scores must be above it.
         iou_thres: largest IoU of two detections of a class.
         conf_free: whether predictions have no objectness, which the network's head says itself.
