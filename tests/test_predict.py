@@ -288,18 +288,6 @@ def test_the_detector_takes_files_and_pixels_one_or_several(run: Path, pictures:
     assert set(bees.classes.tolist()) == {1}
 
 
-def test_pictures_that_the_detector_cannot_take_are_clear_errors(run: Path, tmp_path: Path) -> None:
-    detector = Detector.load(run, device="cpu")
-    with pytest.raises(YoloflowError, match=r"gone\.jpg: the image cannot be read"):
-        detector(tmp_path / "gone.jpg")
-    wrong: list[np.ndarray] = [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)]
-    for pixels in wrong:
-        with pytest.raises(YoloflowError, match=r"images\[1\]: should be \(H, W, 3\) uint8"):
-            detector([np.zeros((8, 8, 3), np.uint8), pixels])
-    with pytest.raises(YoloflowError, match="no such file or folder"):
-        detector.stream(str(tmp_path / "gone.jpg"))
-
-
 def test_a_run_that_is_evaluated_in_rectangles_predicts_in_rectangles(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "rect", "yolov8n", "data.test_rect=true")
     sizes_hw = {"wide.png": (20, 64), "high.png": (64, 30), "square.png": (60, 64), "flat.png": (25, 64)}

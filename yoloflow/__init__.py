@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from yoloflow.optim.groups import create_group_param
     from yoloflow.optim.optimizer import create_optimizer
     from yoloflow.optim.schedule import create_lr_scheduler, create_warmup_momentum_scheduler
+    from yoloflow.run.signals import TrainingStopped
     from yoloflow.structures import Detections, YoloflowError
     from yoloflow.train_step.step import (
         auto_mixed_precision,
@@ -70,6 +71,7 @@ _HOMES = {
     "Trainer": "trainer.trainer",
     "create_trainer": "trainer.create",
     "train": "flow",
+    "TrainingStopped": "run.signals",
     "Detector": "detector",
     "Detections": "structures",
     "YoloflowError": "structures",
@@ -90,6 +92,7 @@ __all__ = [
     "SummaryCallback",
     "Synchronizer",
     "Trainer",
+    "TrainingStopped",
     "YoloflowError",
     "__version__",
     "auto_mixed_precision",

@@ -32,13 +32,13 @@ class Reading:
         names: class names to write, in class order; None takes the sources' own.
         nc: number of classes of YOLO labels without names.
         policy: what is done about problems.
-        image_folder: where the images are.
+        image_folder: where the images are; or by split.
     """
 
     names: Sequence[str] | None = None
     nc: int | None = None
     policy: PolicySetting = "repair"
-    image_folder: str | None = None
+    image_folder: str | Mapping[str, str] | None = None
 
 
 def convert(
@@ -72,7 +72,9 @@ def convert(
     reading = reading or Reading()
     folder, lines = Path(out), []
     for part, source, classes in _splits(sources, split, reading):
-        index = read_index(source, classes, None, reading.policy, reading.image_folder)
+        places = reading.image_folder
+        place = places.get(part) if isinstance(places, Mapping) else places
+        index = read_index(source, classes, None, reading.policy, place)
         target = Target(index, folder, part, with_outlines)
         written, lost = _write(target, _writer(to), link)
         lines += [f"{part}: {index.source} -> {written}"]
@@ -116,6 +118,8 @@ def split_data(
     places = [folder / DATASET_FILE, *(place for part in shares for place in writer.places(folder, part))]
     if there := next((place for place in places if place.exists()), None):
         raise YoloflowError(f"{there}: exists already; choose another --out, or remove it")
+    if not isinstance(reading.image_folder, str | None):
+        raise YoloflowError("image_folder: the sources of a split have one folder, not one for each part")
     index = read_index(files, sets[0][2], None, reading.policy, reading.image_folder, decode=True)
     lines = [index.source, *(f"  {line}" for line in summarise_problems(index))]
     for part, images in zip(shares, split_images(index, list(shares.values()), seed), strict=True):

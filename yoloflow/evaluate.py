@@ -18,6 +18,7 @@ from yoloflow.evaluation.test_function import EvaluationResult
 from yoloflow.models import create_model, load_pretrain
 from yoloflow.models.exported import ExportedNetwork
 from yoloflow.models.precision import create_precision
+from yoloflow.runtime.process_state import restored_process_state
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
 
@@ -25,6 +26,7 @@ logger = logging.getLogger("yoloflow")
 
 
 @explain_rank_timeout("evaluating")
+@restored_process_state()
 def evaluate_run(
     run_or_recipe: str,
     overrides: Sequence[str] = (),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,34 @@ NUMBER = (int, float)
 _WORDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", NUMBER: "a number"}
 
 
-def read_json(path: Path) -> Any:
-    """Reads the content of a JSON file; None where there is no such file.
+def read_json(
+    path: Path,
+    object_hook: Callable[[dict[str, Any]], Any] | None = None,
+    advice: str = "; restore the file, or remove it",
+) -> Any:
+    """Reads the content of a JSON file, in UTF-8, 16 or 32; None where there is no such file.
+
+    Args:
+        path: the file.
+        object_hook: called with each object, gives what stands for it.
+        advice: end of the message about a file that is no JSON.
 
     Raises:
-        YoloflowError: it cannot be read, or is no JSON that Python can hold.
+        YoloflowError: it cannot be read, or is no JSON that Python can hold; the message has line and column.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        return json.loads(path.read_bytes(), object_hook=object_hook)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise YoloflowError(f"{path}: cannot be read ({error.strerror})") from error
+    except json.JSONDecodeError as error:
+        place = f"{path}:{error.lineno}:{error.colno}"
+        raise YoloflowError(f"{place}: no valid JSON ({error.msg}){advice}") from error
     except RecursionError as error:
-        raise YoloflowError(
-            f"{path}: no valid JSON (nested too deeply); restore the file, or remove it"
-        ) from error
-    except ValueError as error:  # a syntax error, or a number of thousands of digits
-        raise YoloflowError(f"{path}: no valid JSON ({error}); restore the file, or remove it") from error
+        raise YoloflowError(f"{path}: no valid JSON (nested too deeply){advice}") from error
+    except ValueError as error:  # no text, or a number of thousands of digits
+        raise YoloflowError(f"{path}: no valid JSON ({error}){advice}") from error
 
 
 def read_checked(path: Path, form: object) -> Any:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from yoloflow.callbacks import RunContext, create_callback
 from yoloflow.callbacks.settings import callback_rows
 from yoloflow.config.fitting import naming_the_recipe
-from yoloflow.config.run_files import begin_run, tell_finished, weights_facts
+from yoloflow.config.run_files import (
+    begun_run,
+    naming_changed_settings,
+    tell_finished,
+    wants_more,
+    weights_facts,
+)
 from yoloflow.config.schema import Config
 from yoloflow.data.sets import identity_of, log_problems, read_sets
 from yoloflow.data.stage_loaders import create_stage_loaders
@@ -21,6 +28,7 @@ from yoloflow.optim.schedule import create_schedule
 from yoloflow.run.folder import choose_run
 from yoloflow.run.lock import release_run_lock
 from yoloflow.runtime.messages import shown_messages
+from yoloflow.runtime.process_state import restored_process_state
 from yoloflow.runtime.random_generators import seed_everything, set_determinism
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
@@ -29,7 +37,9 @@ from yoloflow.trainer.create import create_trainer
 from yoloflow.trainer.start import start_weights
 
 
-# However it ends: the run folder is free again, and a rank that waited for the others in vain says where.
+# However it ends: the run folder is free again, what was set for the whole process is as before, and a rank
+# that waited for the others in vain says where.
+@restored_process_state()
 @shown_messages()
 @release_run_lock()
 @explain_rank_timeout("preparing to train")
@@ -44,10 +54,11 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
         YoloflowError: settings, data or run folder cannot be used; the message says what to do.
     """
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
-    run = choose_run(config.save_dir, config.name, config.recipe or "run", config.resume, ranks)
+    place = config.save_dir, config.name, config.recipe or "run", config.resume
+    run = choose_run(*place, ranks, partial(wants_more, config))
     if (summary := run.finished_summary) is not None:
         if ranks.is_main:
-            tell_finished(run, config)
+            tell_finished(run, config, summary)
         return summary
     sets = read_sets(config.data, config.img_size, config.run_eval)
     train_set = sets["train_set"]
@@ -112,9 +123,10 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     facts = weights_facts(config, class_names, origin)
     context = RunContext(run, ranks, train_step_fn, test_fn, class_names, loss_fn.loss_item_name, facts)
     identity = identity_of(train_set, config.per_batch_size * ranks.world_size)
-    trainer = create_trainer(context, loader, callbacks, config, identity=identity)
+    with naming_changed_settings(run, config):
+        trainer = create_trainer(context, loader, callbacks, config, identity=identity)
     if dry_run:
         return trainer.dry_run()
-    if ranks.is_main:
-        begin_run(run, config, sets, origin)
-    return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()
+    trainer.check()
+    with begun_run(context, config, sets, origin):
+        return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()

@@ -125,17 +125,14 @@ def predict(
     # 2. The network, its classes and its input size
     detector = Detector.load(weights, settings.img_size, settings.device, settings.overrides)
     numbers = detector.class_numbers(settings.classes)
-    thresholds = settings.conf_thres, settings.iou_thres
-    wanted = DetectSettings(*thresholds, numbers, settings.max_det, settings.multi_label)
+    wanted = DetectSettings(
+        settings.conf_thres, settings.iou_thres, numbers, settings.max_det, settings.multi_label
+    )
     detector.check(wanted)
 
     # 3. Names and ids of images and classes in the files
     problems: list[Problem] = []
-    naming, ids = Naming(detector.names, scores=settings.scores), None
-    if settings.annotations is not None:
-        ids = CocoIds(settings.annotations, problems)
-        category_ids = ids.category_ids(detector.names, numbers)
-        naming = replace(naming, category_ids=category_ids, take_image_id=ids.take)
+    naming, ids = _naming(settings, detector.names, numbers, problems)
 
     # 4. Batch by batch: read, detect, write
     if save_dir is not None:
@@ -160,6 +157,19 @@ def predict(
     seconds = time.monotonic() - start
     summary = PredictSummary(folder, writer.paths, num_images, dict(counts.most_common()), problems, seconds)
     return _report(summary, settings, ids)
+
+
+def _naming(
+    settings: PredictSettings,
+    names: Sequence[str],
+    numbers: Sequence[int] | None,
+    problems: list[Problem],
+) -> tuple[Naming, CocoIds | None]:
+    naming = Naming(names, scores=settings.scores)
+    if settings.annotations is None:
+        return naming, None
+    ids = CocoIds(settings.annotations, problems)
+    return replace(naming, category_ids=ids.category_ids(names, numbers), take_image_id=ids.take), ids
 
 
 def _with_log(results: Iterator[tuple[Frame, Result]]) -> Iterator[tuple[Frame, Result]]:

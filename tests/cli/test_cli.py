@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from tests.support.tiny_run import NAMES, tiny_run, write_images
-from yoloflow.cli import main
+from yoloflow.cli import app, main
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.evaluation.metrics import METRICS
@@ -235,3 +236,44 @@ def test_plan_writes_its_figures(
     assert "1600 updates" in capsys.readouterr().out
     assert json.loads((out / "plan.json").read_text())["stage_epochs"] == [10, 10]
     assert (out / "plan.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["test", "r", "json=a.json"], {"json_file": Path("a.json")}),
+        (["test", "r", "json=a.json", "iou_thres=0.6"], {"overrides": ["iou_thres=0.6"]}),
+        (["test", "r", "weight=b.onnx"], {"weight": "b.onnx"}),
+        (["predict", "r", "a.jpg", "conf_thres=0.5"], {"conf_thres": 0.5, "sources": ["a.jpg"]}),
+        (["predict", "r", "a.jpg", "class=[cat, 'dog']"], {"classes": ["cat", "'dog'"]}),
+        (["predict", "r", "a.jpg", "save_images=false"], {"save_images": False}),
+        (["predict", "r", "a.jpg", "multi_label=true"], {"multi_label": True}),
+        (["predict", "r", "a.jpg", "batch_size=null"], {"batch_size": None}),
+        (["predict", "r", "a.jpg", "data.test_rect=true"], {"sources": ["a.jpg", "data.test_rect=true"]}),
+        (["export", "r", "half=true", "img_size=64x96"], {"half": True, "img_size": "64x96"}),
+    ],
+)
+def test_options_are_given_as_settings_too(arguments: list[str], expected: dict[str, object]) -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    params = group.commands[arguments[0]].make_context(arguments[0], arguments[1:]).params
+    assert {key: params[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "runs/none", "source=a.jpg"], "source=a.jpg: sources are given without a key: a.jpg"),
+        (["predict", "runs/none", "a.jpg", "multi_label=maybe"], "multi_label=maybe: must be true or false"),
+        (["export", "runs/none", "conf_thres=0.1"], "thresholds are in the file with --nms alone"),
+        (["export", "runs/none", "--img-size", "wide"], "--img-size wide: give a side in pixels (640)"),
+    ],
+)
+def test_settings_that_a_command_cannot_use_are_named(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["yoloflow", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err

@@ -1,8 +1,8 @@
 """Image files: sizes without decoding, pixels, and files that are not what they seem."""
 
-import io
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +15,8 @@ from yoloflow.structures import YoloflowError
 
 LOSSLESS = {".webp": {"lossless": True}}
 SUFFIXES = [".jpg", ".png", ".webp", ".tiff", ".bmp", ".gif"]
+MORE_SUFFIXES = [".jfif", ".jpe", ".jp2", ".j2k", ".avif", ".ppm", ".tga", ".apng", ".dib"]
+SAVED_AS = {".jfif": "JPEG", ".jpe": "JPEG", ".apng": "PNG", ".dib": "BMP"}
 
 
 def pillow_bgr(path: Path) -> np.ndarray:
@@ -22,9 +24,13 @@ def pillow_bgr(path: Path) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[..., ::-1]
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+def options_of(suffix: str) -> dict[str, Any]:
+    return {"format": SAVED_AS.get(suffix), **LOSSLESS.get(suffix, {})}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES + MORE_SUFFIXES)
 def test_every_format_has_its_size_and_pixels(tmp_path: Path, suffix: str) -> None:
-    path = write_picture(tmp_path / f"a{suffix}", 50, 30, **LOSSLESS.get(suffix, {}))
+    path = write_picture(tmp_path / f"a{suffix}", 50, 30, **options_of(suffix))
     facts = inspect_image(str(path))
     assert (facts.height, facts.width, facts.problem_kind) == (30, 50, None)
     image = decode_image(str(path))
@@ -33,7 +39,7 @@ def test_every_format_has_its_size_and_pixels(tmp_path: Path, suffix: str) -> No
     assert np.abs(image.astype(int) - pillow_bgr(path)).max() <= 2
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff", ".avif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_size_and_pixels_follow_the_exif_rotation(tmp_path: Path, suffix: str, orientation: int) -> None:
     exif = Image.Exif()
@@ -86,14 +92,14 @@ def test_an_image_of_one_pixel_is_an_image(tmp_path: Path) -> None:
     assert decode_image(str(path)).shape == (1, 1, 3)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES + MORE_SUFFIXES)
 def test_a_cut_image_is_found_without_decoding_whole_ones(tmp_path: Path, suffix: str) -> None:
-    path = write_picture(tmp_path / f"a{suffix}", 200, 150)
+    path = write_picture(tmp_path / f"a{suffix}", 200, 150, **options_of(suffix))
     data = path.read_bytes()
     for share in (0.5, 0.9):
         path.write_bytes(data[: int(len(data) * share)])
         assert inspect_image(str(path)).problem_kind == "truncated-image"
-        with pytest.raises(YoloflowError, match="damaged or cut off") as error:
+        with pytest.raises(YoloflowError, match="damaged or cut off|breaks off") as error:
             decode_image(str(path))
         assert str(path) in str(error.value)
 
@@ -111,8 +117,9 @@ def test_bytes_after_the_end_marker_do_no_harm(tmp_path: Path, padding: bytes) -
     [
         (b"", "empty-image-file", "zero bytes"),
         (b"hello, I am text", "not-an-image", "not an image"),
-        (b"\xff\xd8\xff\xe0", "not-an-image", "not an image"),
+        (b"\xff\xd8\xff\xe0", "not-an-image", "begins as JPEG, but breaks off"),
         (b"GIF89a", "not-an-image", "not an image"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported-image", "no HEIC images; save it as JPEG"),
     ],
 )
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes, kind: str, message: str) -> None:
@@ -143,8 +150,19 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
 def test_32_bit_samples_are_refused_by_name(tmp_path: Path) -> None:
     Image.fromarray(np.ones((4, 5), np.float32)).save(tmp_path / "f.tiff")
     assert inspect_image(str(tmp_path / "f.tiff")).problem_kind == "unsupported-image"
+    cv2.imwrite(str(tmp_path / "rgb.tiff"), np.ones((4, 5, 3), np.float32))
+    assert inspect_image(str(tmp_path / "rgb.tiff")).problem_kind == "unsupported-image"
     with pytest.raises(YoloflowError, match="8 or 16 bits"):
         decode_image(str(tmp_path / "f.tiff"))
+
+
+def test_the_thumbnail_of_a_raw_file_is_not_taken_for_the_image(tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.tiff", 16, 12).rename(tmp_path / "a.nef")
+    assert inspect_image(str(path)).problem_kind == "unsupported-image"
+    with pytest.raises(YoloflowError, match=r"no \.nef images; save it as JPEG or PNG"):
+        decode_image(str(path))
+    renamed = write_picture(tmp_path / "b.jpg").rename(tmp_path / "b.heic")
+    assert inspect_image(str(renamed)).problem_kind is None
 
 
 def test_an_image_too_large_to_decode_is_refused_without_decoding(tmp_path: Path) -> None:
@@ -160,13 +178,11 @@ def test_an_image_too_large_to_decode_is_refused_without_decoding(tmp_path: Path
 def test_no_damage_to_an_image_makes_anything_but_a_named_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "a.bin"
-    for suffix in SUFFIXES:
-        buffer = io.BytesIO()
-        Image.open(write_picture(tmp_path / f"a{suffix}", 24, 16)).save(
-            buffer, suffix[1:].replace("jpg", "jpeg")
-        )
+    for suffix in SUFFIXES + MORE_SUFFIXES:
+        path = path.with_suffix(".tga" if suffix == ".tga" else ".bin")
+        content = write_picture(tmp_path / f"a{suffix}", 24, 16, **options_of(suffix)).read_bytes()
         for _ in range(40):
-            data = np.frombuffer(buffer.getvalue(), np.uint8).copy()
+            data = np.frombuffer(content, np.uint8).copy()
             places = rng.integers(0, len(data), rng.integers(1, 8))
             data[places] = rng.integers(0, 256, len(places))
             path.write_bytes(data[: rng.integers(1, len(data) + 1)].tobytes())

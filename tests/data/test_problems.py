@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from tests.support.data_sets import (
     write_yolo,
 )
 from tests.support.rich_sets import assert_account_closes
+from yoloflow.data.dataset import COCODataset
 from yoloflow.data.index import read_index
 from yoloflow.data.problems import problems_report, summarise_problems
 from yoloflow.structures import DatasetIndex, YoloflowError
@@ -315,14 +317,53 @@ def test_a_stated_size_that_is_not_the_files_is_named(tmp_path: Path) -> None:
     assert index.sizes_hw.tolist() == [[HEIGHT, WIDTH]]
 
 
-@pytest.mark.parametrize(
-    "bad", [{"id": 20}, {"file_name": "2.png"}, {"id": 10, "file_name": "2.png"}, None, {}]
-)
+@pytest.mark.parametrize("bad", [{"id": 20}, {"file_name": "2.png"}, None, {}])
 def test_a_bad_image_entry_is_named_and_dropped(tmp_path: Path, bad: Any) -> None:
     images = [{"id": 10, "file_name": "1.png"}, bad]
     index = read_index(str(write_coco(tmp_path, [annotation()], images=images)))
     assert only_problem(index) == ("set.json", None, "malformed-image-entry", "drop-image")
     assert index.image_ids.tolist() == [10]
+
+
+def test_one_id_for_two_files_is_an_error_and_can_drop_both(tmp_path: Path) -> None:
+    images = [
+        *({"id": 10, "file_name": f"{number}.png"} for number in (1, 2)),
+        {"id": 30, "file_name": "3.png"},
+    ]
+    source = str(write_coco(tmp_path, [annotation(), annotation(30)], 3, images=images))
+    with pytest.raises(
+        YoloflowError, match=r"1\.png has the id 10 of 2\.png \(images\[1\]\) too; give .* \[ambiguous"
+    ):
+        read_index(source)
+    index = read_index(source, policy={"ambiguous-image-id": "drop-image"})
+    assert_account_closes(index)
+    assert (index.image_ids.tolist(), index.num_images_listed) == ([30], 3)
+    assert index.num_boxes_of_dropped_images == 1
+
+
+@pytest.mark.parametrize("more", [{"id": 11, "file_name": "1.png"}, {"id": 10, "file_name": "./1.png"}])
+def test_objects_of_an_image_with_several_entries_are_joined(tmp_path: Path, more: dict[str, Any]) -> None:
+    images = [{"id": 10, "file_name": "1.png"}, more]
+    boxes = [annotation(), annotation(more["id"], bbox=[50, 5, 20, 20])]
+    index = read_index(str(write_coco(tmp_path, boxes, images=images)))
+    assert only_problem(index) == ("set.json", None, "duplicate-image", "drop-image")
+    assert index.image_ids.tolist() == [10]
+    assert index.boxes_xyxy.tolist() == [[10, 10, 30, 40], [50, 5, 70, 25]]
+
+
+def test_two_xml_files_of_one_image_are_joined_and_keep_their_places(tmp_path: Path) -> None:
+    root = write_voc(tmp_path, {"a": voc_object("cat", 10, 10, 30, 40), "b": ""})
+    name = "<filename>b.png</filename>"
+    other = root / "Annotations" / "b.xml"
+    text = other.read_text().replace(name, "<filename>a.png</filename>")
+    objects = voc_object("cat", 50, 5, 70, 25) + voc_object("cat", 50, 5, 50, 25)
+    other.write_text(text.replace("</annotation>", objects + "</annotation>"))
+    index = read_index(str(root))
+    assert_account_closes(index)
+    assert index.boxes_xyxy.tolist() == [[10, 10, 30, 40], [50, 5, 70, 25]]
+    assert [(Path(p.file).name, p.kind) for p in index.problems if p.action == "drop-box"] == [
+        ("b.xml", "box-zero-area")
+    ]
 
 
 def test_ids_that_are_names_are_numbered(tmp_path: Path) -> None:
@@ -492,3 +533,80 @@ def test_no_json_value_crashes_or_loses_a_count(tmp_path: Path) -> None:
     assert_account_closes(index)
     assert index.num_boxes_listed == 400
     assert 0 < len(index.classes) < 400
+
+
+# Formats
+
+
+def test_images_that_no_library_reads_are_counted_and_named(tmp_path: Path) -> None:
+    for name in ("a.avif", "b.jfif", "c.jp2", "d.jpe"):
+        write_picture(tmp_path / "images" / name, format="JPEG" if ".j" in name and "2" not in name else None)
+    (tmp_path / "images" / "e.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "labels").mkdir()
+    for name in "abcde":
+        (tmp_path / "labels" / f"{name}.txt").write_text(GOOD)
+    index = read_index(str(tmp_path), names=NAMES)
+    assert only_problem(index) == ("e.heic", None, "unsupported-image", "drop-image")
+    assert [Path(path).suffix for path in index.image_paths] == [".avif", ".jfif", ".jp2", ".jpe"]
+
+
+# Outlines beside boxes
+
+
+FAR = [1, 30, 10, 30, 10, 60, 1, 60]
+
+
+def test_an_outline_elsewhere_is_named_and_the_box_is_trained_on(tmp_path: Path) -> None:
+    box = annotation(bbox=[70, 5, 20, 20], segmentation=[FAR])
+    source = str(write_coco(tmp_path, [box, annotation(20, segmentation=[[10, 10, 30, 10, 30, 40, 10, 40]])]))
+    index = read_index(source)
+    assert only_problem(index) == ("set.json", None, "outline-mismatch", "keep")
+    assert "are 70, 5, 90, 25 px, its outline's 1, 30, 10, 60 px" in index.problems[0].detail
+    assert np.diff(index.polygon_offsets).tolist() == [0, 4]
+    row = {"func_name": "random_perspective", "translate": 0, "scale": 0}
+    sample = COCODataset(source, WIDTH, [row], is_training=True).get(0, 0)
+    np.testing.assert_allclose(sample.boxes_xyxy, [[70, 15, 90, 35]], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("action", "images", "boxes"), [("keep", 2, 2), ("drop-box", 2, 1), ("drop-image", 1, 1)]
+)
+def test_a_box_with_an_outline_elsewhere_goes_where_the_policy_says(
+    tmp_path: Path, action: str, images: int, boxes: int
+) -> None:
+    source = str(write_coco(tmp_path, [annotation(segmentation=[FAR]), annotation(20)]))
+    index = read_index(source, policy={"outline-mismatch": action})
+    assert_account_closes(index)
+    assert (len(index), len(index.classes)) == (images, boxes)
+    with pytest.raises(YoloflowError, match="annotation 1: .*its outline's .*outline-mismatch"):
+        read_index(source, policy="error")
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        [10.5, 10.5, 29.5, 10.5, 29.5, 39.5, 10.5, 39.5],
+        [8.5, 10, 31.5, 10, 31.5, 41.5, 8.5, 41.5],
+        [10, 10, 30, 10, 20, 40],
+    ],
+)
+def test_an_outline_that_is_rounded_otherwise_stays(tmp_path: Path, outline: list[float]) -> None:
+    index = read_index(str(write_coco(tmp_path, [annotation(segmentation=[outline])])))
+    assert index.problems == []
+    assert index.polygon_points.ravel().tolist() == outline
+
+
+def test_an_outline_beyond_the_image_is_cut_where_its_box_is(tmp_path: Path) -> None:
+    outline = [80, 10, 140, 10, 140, 40, 80, 40]
+    index = read_index(str(write_coco(tmp_path, [annotation(bbox=[80, 10, 20, 30], segmentation=[outline])])))
+    assert index.problems == []
+    assert index.polygon_points.max(0).tolist() == [WIDTH, 40]
+
+
+def test_12_bit_samples_in_16_bits_are_a_remark_of_the_doctor(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": GOOD, "b": GOOD})
+    ramp = np.linspace(0, 4095, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), ramp)
+    assert read_index(str(source), names=NAMES).problems == []
+    index = read_index(str(source), names=NAMES, policy="error", decode=True)
+    assert only_problem(index) == ("a.png", None, "dark-image", "keep")

@@ -68,16 +68,18 @@ def test_an_error_of_the_batch_itself_is_not_taken_for_a_lost_worker() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("at", [1, 6, 12])
-def test_a_killed_process_is_replaced_and_the_batches_are_the_same(
-    at: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("at", "timeout_s"), [(1, 300), (6, 0), (12, 300)])
+def test_a_killed_process_is_replaced_soon_and_the_batches_are_the_same(
+    at: int, timeout_s: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     batches = []
-    for number, batch in enumerate(toy_loader(tmp_path)):
+    started = time.monotonic()
+    for number, batch in enumerate(toy_loader(tmp_path, timeout_s=timeout_s)):
         batches.append(batch)
         if number == at:
             kill_a_worker()
             time.sleep(0.2)  # the consumer is at work, and is not disturbed
+    assert time.monotonic() - started < 60  # far from the limit, which is for processes that hang
     assert_equal(batches, list(toy_loader(tmp_path, 0)))
     assert "DataLoader worker (pid" in caplog.text
     assert "no image is lost" in caplog.text
@@ -120,6 +122,30 @@ def test_a_read_that_hangs_again_is_refused_with_the_images_of_its_batch(tmp_pat
     with pytest.raises(YoloflowError, match=r"batch 2 of epoch 1.*for the second time") as refusal:
         next(batches)
     assert all(str(tmp_path / f"{number}.png") in str(refusal.value) for number in second)
+
+
+WITHOUT_GUARD = """
+import multiprocessing, sys
+from pathlib import Path
+multiprocessing.set_start_method(sys.argv[1], force=True)
+sys.path.insert(0, sys.argv[2])
+from tests.support.toy_loader import toy_loader
+batches = iter(toy_loader(Path(sys.argv[3]), 1, timeout_s=300))
+next(batches)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_a_script_without_its_guard_is_told_so_at_once(start_method: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_GUARD)
+    command = [sys.executable, str(script), start_method, str(Path(__file__).parents[2]), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert f"each of them first runs {script} once more" in done.stderr
+    assert done.stderr.rstrip().endswith("or set data.num_parallel_workers=0")
+    assert "started anew" not in done.stderr
 
 
 WITHOUT_SHARED_MEMORY = """

@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import sys
+import threading
 import tracemalloc
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -250,3 +252,65 @@ def test_the_command_takes_a_list_on_standard_input(
     assert not end.value.code
     rows = json.loads((out / "predictions.json").read_text())
     assert [Path(row["file"]).name for row in rows] == ["05.png", "02.png", "09.png"]
+
+
+class Camera(BaseHTTPRequestHandler):
+    """A camera in the network that breaks off after five images and answers twice."""
+
+    answers = 0
+
+    def do_GET(self) -> None:
+        type(self).answers += 1
+        if self.answers > 2:
+            self.send_error(503)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for level in range(5):
+            _, image = cv2.imencode(".jpg", np.full((48, 64, 3), 40 * level, np.uint8))
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+            self.wfile.write(head.encode() + image.tobytes() + b"\r\n")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_stream_that_breaks_off_is_opened_again_and_its_address_stays_whole(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("yoloflow.data.sources._WAITS_SECONDS", (0, 0.01))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/video"
+        problems: list[Problem] = []
+        frames = list(read_frames(open_sources([address]), problems))
+        server.shutdown()
+    assert [frame.number for frame in frames] == list(range(10))
+    assert {frame.name for frame in frames} == {address}
+    assert "broke off after 5 images; it is opened again" in caplog.text
+    (problem,) = problems
+    assert problem.file == address
+    assert problem.detail == "gives no more images after 10, and 2 tries to open it again failed"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("rtsp://127.0.0.1:9/door", "no video stream can be read there: no server answers"),
+        ("camera:http://127.0.0.1:9/door", "no video stream can be read there"),
+        ("https://127.0.0.1:9/bus.jpg", "images are not fetched from the web; fetch it"),
+        ("97", "there is no such camera"),
+        ("", "an empty text is no source"),
+    ],
+)
+def test_addresses_and_numbers_are_cameras(source: str, message: str) -> None:
+    with pytest.raises(YoloflowError, match=message):
+        open_sources([source])
+
+
+def test_a_file_whose_name_is_a_number_is_that_file(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pictures / "0").write_bytes((pictures / "00.png").read_bytes())
+    monkeypatch.chdir(pictures)
+    (frame,) = read_frames(open_sources(["0"]), [])
+    assert (frame.name, frame.number) == ("0", None)

@@ -25,7 +25,8 @@ from tests.support.diagnostics_oracle import (
     slow_rates,
 )
 from yoloflow.evaluation.coco import evaluate_coco
-from yoloflow.evaluation.coco_reader import read_detection_rows, read_ground_truth
+from yoloflow.evaluation.coco_reader import read_detection_rows
+from yoloflow.evaluation.coco_truth import read_ground_truth
 from yoloflow.evaluation.diagnostics import diagnose
 from yoloflow.evaluation.diagnostics.matching import Matches, Pairs, Tables, find_pairs, make_tables, match
 from yoloflow.structures import YoloflowError

@@ -10,7 +10,8 @@ import pytest
 from tests.support.cases import few_and_many
 from tests.support.coco_oracle import pycocotools_stats, random_case
 from yoloflow.evaluation.coco import evaluate_coco
-from yoloflow.evaluation.coco_reader import read_detection_rows, read_ground_truth
+from yoloflow.evaluation.coco_reader import read_detection_rows
+from yoloflow.evaluation.coco_truth import read_ground_truth
 from yoloflow.evaluation.diagnostics import Comparison, compare, diagnose
 from yoloflow.evaluation.diagnostics.intervals import (
     LEVEL,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from yoloflow.data.writers.coco_json import ground_truth_dict
 from yoloflow.evaluation.coco import CocoResult, evaluate_coco
-from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth
+from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth
 from yoloflow.evaluation.metrics import METRICS
 from yoloflow.evaluation.run_diagnostics import diagnose_result
 from yoloflow.evaluation.test_function import Synchronizer, test

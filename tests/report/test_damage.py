@@ -26,7 +26,9 @@ NOT_JSON = ['{"schema": 1,', TOO_DEEP, TOO_LONG]
 def test_a_file_that_is_no_json_is_named(name: str, text: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     (run / name).write_text(text)
-    with pytest.raises(YoloflowError, match=rf"{name}: no valid JSON .*; restore the file, or remove it"):
+    with pytest.raises(
+        YoloflowError, match=rf"{name}(:1:\d+)?: no valid JSON .*; restore the file, or remove it"
+    ):
         read_run(run)
 
 
@@ -97,7 +99,7 @@ def test_the_class_names_and_summary_of_a_run_are_read_with_the_same_care(tmp_pa
     assert names_of_run(run) == ["cat", "dog"]
     assert names_of_run(run / "config.yaml") is None
     (run / "names.json").write_text("[")
-    with pytest.raises(YoloflowError, match=r"names\.json: no valid JSON"):
+    with pytest.raises(YoloflowError, match=r"names\.json:1:2: no valid JSON"):
         names_of_run(run)
     (run / "summary.json").write_text("[]")
     with pytest.raises(YoloflowError, match=r"summary\.json: the content should be an object"):

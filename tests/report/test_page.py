@@ -215,7 +215,7 @@ def test_a_folder_that_is_no_run_and_a_damaged_file_are_named(tmp_path: Path) ->
         read_run(tmp_path)
     folder = write_run(tmp_path / "run")
     (folder / "diagnostics.json").write_text('{"schema": 1,')
-    with pytest.raises(YoloflowError, match=r"diagnostics\.json: no valid JSON"):
+    with pytest.raises(YoloflowError, match=r"diagnostics\.json:1:14: no valid JSON"):
         read_run(folder)
 
 

@@ -7,11 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from tests.support.tiny_run import NAMES, read_image, tiny_run, write_images, write_video
 from yoloflow.cli import main
+from yoloflow.data.index import read_index
 from yoloflow.data.sources import Frame
 from yoloflow.detector import Detector
 from yoloflow.evaluate import evaluate_run
@@ -224,6 +226,22 @@ def test_a_file_name_agrees_with_the_end_of_a_path_or_with_a_base_name_that_is_t
     assert CocoIds(path, []).take("elsewhere/only.jpg") == 3
 
 
+def test_ids_that_are_texts_and_names_of_other_systems_are_taken(tmp_path: Path) -> None:
+    images = [
+        {"id": "img1", "file_name": "images\\1\\a.jpg"},
+        {"id": "img2", "file_name": "images\\2\\a.jpg"},
+        {"id": "img3", "file_name": "b.jpg"},
+        {"id": "img4", "file_name": "b.jpg"},
+        {"file_name": "c.jpg"},
+    ]
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "ant"}]}))
+    ids = CocoIds(path, [])
+    assert ids.take("/data/images/2/a.jpg") == "img2"
+    assert ids.take("b.jpg") == "img3"
+    assert ids.num_left == 1
+
+
 def test_annotations_that_do_not_fit_are_clear_errors(run: Path, pictures: Path, tmp_path: Path) -> None:
     truth = annotated(run, pictures, CATEGORIES)
     content = json.loads(truth.read_text())
@@ -235,7 +253,7 @@ def test_annotations_that_do_not_fit_are_clear_errors(run: Path, pictures: Path,
     done = predict(run, [str(pictures / "a")], tmp_path / "out", replace(settings, classes=["ant", "7"]))
     assert {row["category_id"] for row in json.loads(done.paths["coco"].read_text())} <= {4, 9}
     truth.write_text('{"images": [{"id": 1}]}')
-    with pytest.raises(YoloflowError, match=r"val\.json: needs images .*file_name"):
+    with pytest.raises(YoloflowError, match=r'val\.json: is no COCO json: "categories" is missing'):
         predict(run, [str(pictures / "a")], tmp_path / "two", settings)
     with pytest.raises(YoloflowError, match="format coco, which is not asked for"):
         PredictSettings(annotations=truth)
@@ -286,3 +304,77 @@ def test_a_file_name_that_is_no_text_keeps_its_bytes_in_labels_csv(
     settings = replace(ALL, formats=("json", "yolo"))
     predict(run, [os.fsdecode(odd)], tmp_path / "out", settings)
     assert odd in (tmp_path / "out" / "labels.csv").read_bytes()
+
+
+def test_labels_without_scores_are_read_as_a_data_set(run: Path, pictures: Path, tmp_path: Path) -> None:
+    # Beside a folder `images` the labels lie where a YOLO data set has them.
+    folder = tmp_path / "set"
+    write_images(folder / "images", {"x.jpg": (50, 80), "y.png": (90, 64)})
+    settings = replace(ALL, formats=("yolo",), scores=False)
+    done = predict(run, [str(folder / "images")], folder, settings)
+    assert done.num_detections > 0
+    assert (folder / "classes.txt").read_text().split() == NAMES
+    index = read_index(str(folder / "images"), names=NAMES)
+    assert (
+        len(index.classes) + len([p for p in index.problems if p.action == "drop-box"]) == done.num_detections
+    )
+    assert not [problem for problem in index.problems if problem.action.startswith("drop-image")]
+
+
+def test_crops_hold_each_object_in_a_folder_of_its_class(run: Path, pictures: Path, tmp_path: Path) -> None:
+    source = write_video(pictures / "a" / "clip.avi", 2)
+    settings = replace(ALL, formats=("crops", "json"))
+    done = predict(run, [str(pictures / "a" / "x.jpg"), str(source)], tmp_path / "out", settings)
+    rows = json.loads(done.paths["json"].read_text())
+    with (tmp_path / "out" / "crops.csv").open() as file:
+        listed = list(csv.DictReader(file))
+    assert len(listed) == done.num_detections == sum(len(row["detections"]) for row in rows)
+    first, found = listed[0], rows[0]["detections"][0]
+    x1, y1, x2, y2 = found["box_xyxy"]
+    crop = read_image(tmp_path / "out" / "crops" / first["crop"])
+    assert Path(first["crop"]).parts == (found["name"], "x-1.jpg")
+    assert crop.shape[:2] == (int(np.ceil(y2)) - int(y1), int(np.ceil(x2)) - int(x1))
+    assert {row["frame"] for row in listed} == {"", "0", "1"}
+    assert all((tmp_path / "out" / "crops" / row["crop"]).is_file() for row in listed)
+
+
+def test_class_names_become_folder_names_that_differ(tmp_path: Path) -> None:
+    naming = Naming(["a/b", "a:b", "..", "x" * 300])
+    with PredictionWriter(tmp_path / "out", naming, ["crops"], save_images=False) as writer:
+        found = Detections(
+            np.array([[0, 0, 5, 5]] * 4, np.float32),
+            np.full(4, 0.5, np.float32),
+            np.arange(4, dtype=np.int64),
+        )
+        writer.write(Frame(Path("y" * 240 + ".jpg"), np.zeros((9, 9, 3), np.uint8)), found)
+    folders = sorted(path.name for path in (tmp_path / "out" / "crops").iterdir())
+    assert folders == ["2", "a-b", "a-b-1", "x" * 200]
+
+
+@pytest.mark.parametrize("fps", [119.987, 211.222, 90000.0, 59.94006, 0.0333])
+def test_a_video_of_any_rate_is_drawn(fps: float, tmp_path: Path) -> None:
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    with PredictionWriter(tmp_path / "out", Naming(NAMES)) as writer:
+        for number in range(3):
+            writer.write(Frame(Path("clip.avi"), np.zeros((16, 24, 3), np.uint8), number, fps), nothing)
+    written = cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4"))
+    assert written.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert written.get(cv2.CAP_PROP_FPS) == pytest.approx(min(fps, 65535), rel=0.01)
+
+
+def test_a_video_that_cannot_be_drawn_is_a_problem_of_that_video(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    problems: list[Problem] = []
+    with PredictionWriter(tmp_path / "out", Naming(NAMES), problems=problems) as writer:
+        for name, shape in (("wide.avi", (16, 9000, 3)), ("clip.avi", (16, 24, 3))):
+            for number in range(2):
+                writer.write(Frame(Path(name), np.zeros(shape, np.uint8), number, 25.0), nothing)
+    (problem,) = problems
+    assert (problem.file, problem.kind) == ("wide.avi", "not-drawn")
+    assert "cannot write MPEG-4 video of 9000 x 16 pixels" in problem.detail
+    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [row["picture"] for row in rows] == [None, None, "clip.mp4", "clip.mp4"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip.mp4", "predictions.json"]
+    assert "ERROR" not in capfd.readouterr().err

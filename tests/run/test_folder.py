@@ -15,7 +15,7 @@ from yoloflow.cli import main
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.run.checkpoint import remove_leftovers
 from yoloflow.run.folder import RunFolder, choose_run, find_weights, names_of_run
-from yoloflow.run.lock import AnotherProcessError, acquire_run_lock, release_run_lock
+from yoloflow.run.lock import AnotherProcessError, acquire_run_lock, is_training, release_run_lock
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import YoloflowError
 
@@ -61,7 +61,7 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_the_best_averaged_weights_are_the_ones_to_use(tmp_path: Path) -> None:
     run = begin_run(tmp_path, "pets")
-    with pytest.raises(YoloflowError, match="no weights are there"):
+    with pytest.raises(YoloflowError, match="this run has no weights yet"):
         find_weights(run.path)
     for name in ("last", "last_ema", "best", "best_ema"):
         (run.weights / f"{name}.safetensors").write_bytes(b"")
@@ -176,7 +176,7 @@ def test_a_run_is_continued_as_soon_as_a_killed_process_is_gone(tmp_path: Path) 
 
 
 def finish(run: RunFolder) -> None:
-    run.summary.write_text(json.dumps({"epochs": 1}))
+    run.summary.write_text(json.dumps({"epochs": 1000}))
 
 
 def test_without_a_name_the_run_that_is_not_finished_goes_on(tmp_path: Path) -> None:
@@ -242,7 +242,9 @@ def test_the_run_folder_that_the_command_names_is_the_one_that_goes_on(
 def test_damaged_class_names_are_a_clear_error(tmp_path: Path, content: str) -> None:
     run = begin_run(tmp_path, "pets")
     (run.path / "names.json").write_text(content)
-    with pytest.raises(YoloflowError, match=r"names\.json: (no valid JSON|the content.* should be a)"):
+    with pytest.raises(
+        YoloflowError, match=r"names\.json(:1:\d+)?: (no valid JSON|the content.* should be a)"
+    ):
         names_of_run(run.path)
 
 
@@ -260,3 +262,29 @@ def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path:
     assert all(path.exists() for path in others)  # other commands may be writing these
     assert sorted(path.name for path in run.weights.iterdir()) == sorted(kept)
     assert not list(run.plots.iterdir())
+
+
+@pytest.mark.process
+def test_within_a_process_a_folder_has_one_claim_and_one_owner(tmp_path: Path) -> None:
+    with release_run_lock():
+        acquire_run_lock(tmp_path / "mine")
+        with release_run_lock():
+            acquire_run_lock(tmp_path / "other")
+            for name in ("mine", "other"):
+                with pytest.raises(AnotherProcessError, match="another training of this process"):
+                    acquire_run_lock(tmp_path / name)
+        assert [path.name for path in (tmp_path / ".locks").iterdir()] == ["mine.lock"]
+        assert (is_training(tmp_path / "mine"), is_training(tmp_path / "other")) == (True, None)
+        holder = start_holder(tmp_path, "mine")
+        assert "by process" in holder.communicate(timeout=60)[1]
+    acquire_run_lock(tmp_path / "mine")
+
+
+@pytest.mark.process
+def test_a_process_that_was_killed_is_known_to_train_no_more(tmp_path: Path) -> None:
+    holder = start_holder(tmp_path, "pets")
+    assert first_line(holder) == "pets False"
+    assert is_training(tmp_path / "pets")
+    holder.kill()
+    holder.communicate(timeout=60)
+    assert is_training(tmp_path / "pets") is False

@@ -9,6 +9,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.toy_training import toy_step, toy_trainer
-from yoloflow.callbacks import BaseCallback, RunContext
+from tests.support.toy_training import ToyLoader, everything, toy_step, toy_trainer
+from yoloflow.callbacks import BaseCallback, MetricsFileCallback, RunContext
 from yoloflow.run.signals import TrainingStopped
-from yoloflow.structures import YoloflowError
+from yoloflow.structures import Batch, YoloflowError
 from yoloflow.train_step.step import StepSettings
 
 
@@ -141,6 +144,77 @@ def test_callbacks_may_come_and_go_and_a_lost_state_is_told(
     assert "figures of" not in caplog.text
     toy_trainer(tmp_path, toy_step(), None, Draws(), resumed=True)
     assert "has figures of Counts, which this training does not have" in caplog.text
+
+
+class HangingLoader(ToyLoader):
+    """Never gives the batch of a step; somebody asks for a stop meanwhile."""
+
+    def __init__(self, step: int, number: signal.Signals) -> None:
+        super().__init__()
+        self.step, self.number = step, number
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        for batch in super().batches(start_step):
+            start_step += 1
+            if start_step == self.step:
+                threading.Timer(0.1, os.kill, (os.getpid(), self.number)).start()
+                time.sleep(60)
+            yield batch
+
+
+@pytest.mark.parametrize("step", [1, 8, 13, 16])
+@pytest.mark.parametrize(("number", "sink"), [(signal.SIGTERM, 1), (signal.SIGINT, 5)])
+def test_a_signal_ends_the_wait_for_a_batch_and_the_run_goes_on_from_there(
+    tmp_path: Path, step: int, number: signal.Signals, sink: int
+) -> None:
+    whole, stopped = toy_step(), toy_step()
+    toy_trainer(tmp_path / "whole", whole, None, MetricsFileCallback()).train()
+    trainer = toy_trainer(tmp_path / "run", toy_step(), HangingLoader(step, number), MetricsFileCallback())
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else TrainingStopped):
+        trainer.train_with_datasink(sink)
+    assert trainer.context.step == step - 1
+    toy_trainer(tmp_path / "run", stopped, None, MetricsFileCallback(), resumed=True).train()
+    assert all(torch.equal(everything(stopped)[name], tensor) for name, tensor in everything(whole).items())
+    lines = [
+        [json.loads(line)["kind"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("run", "whole")
+    ]
+    assert lines[0] == lines[1]
+
+
+STOPPED_SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from tests.support.toy_training import toy_step, toy_trainer
+from yoloflow.callbacks import BaseCallback
+
+class Stop(BaseCallback):
+    def on_step_end(self, context):
+        if context.step == 3:
+            os.kill(os.getpid(), int(sys.argv[3]))
+
+try:
+    toy_trainer(Path(sys.argv[1]), toy_step(), None, Stop()).train()
+except KeyboardInterrupt as interrupt:
+    print("interrupted")
+    raise
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("number", "code", "output"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")]
+)
+def test_a_script_that_is_stopped_ends_with_the_signals_exit_code_and_no_traceback(
+    tmp_path: Path, number: signal.Signals, code: int, output: str
+) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", STOPPED_SCRIPT, str(tmp_path), str(root), str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (code, output)
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "weights" / "state-00000003.json").exists()
 
 
 SLOW_STATE = """

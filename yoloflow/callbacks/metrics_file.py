@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
@@ -38,7 +39,7 @@ class MetricsFileCallback(BaseCallback):
             return bool(record["step"] > context.step)
         if record["kind"] in _OF_EPOCH_ENDS:
             return context.epoch_open
-        return bool(record["kind"] == "stage")  # it begins with the step to come
+        return record["kind"] in ("stage", "stopped")  # a stage begins with the step to come
 
     def on_stage_begin(self, context: RunContext) -> None:
         """Writes a line for the stage."""
@@ -66,6 +67,11 @@ class MetricsFileCallback(BaseCallback):
         if result is None:
             return
         self._append(context, {"kind": "evaluation", "epoch": context.epoch + 1, **result.figures()})
+
+    def on_exception(self, context: RunContext) -> None:
+        """Writes a line that the training has ended before its time; a resumed one cuts it off."""
+        with suppress(OSError):  # which may be why it ends
+            self._append(context, {"kind": "stopped", "epoch": context.epoch + 1})
 
     def _append(self, context: RunContext, record: dict[str, Any]) -> None:
         if not context.ranks.is_main:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -58,6 +59,12 @@ Names = Annotated[
 ]
 ClassCount = Annotated[int | None, typer.Option(min=1, help="number of classes of labels without names")]
 ImageFolder = Annotated[str | None, typer.Option(help="where the images lie")]
+ImageFolders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image-folder", help="where the images lie, or SPLIT=FOLDER for each split of a data set file"
+    ),
+]
 Link = Annotated[bool, typer.Option(help="link to the images instead of copying them")]
 Outlines = Annotated[bool, typer.Option(help="write outlines and masks, not boxes only")]
 Problems = Annotated[
@@ -73,7 +80,7 @@ def convert_data(
     split: Annotated[str, typer.Option(help="name of the set that is written")] = "train",
     name: Names = None,
     nc: ClassCount = None,
-    image_folder: ImageFolder = None,
+    image_folder: ImageFolders = None,
     link: Link = False,
     problems: Problems = "repair",
     outlines: Outlines = True,
@@ -81,7 +88,7 @@ def convert_data(
     """Write data sets in another format, and say what was repaired and what the format cannot hold."""
     from yoloflow.convert import Reading, convert
 
-    reading = Reading(name, nc, _policy(problems), image_folder)
+    reading = Reading(name, nc, _policy(problems), _by_split(image_folder or []))
     for line in convert(sources, to, out, split, reading=reading, link=link, with_outlines=outlines):
         typer.echo(line)
 
@@ -117,6 +124,14 @@ def _policy(text: str) -> str | dict[str, str]:
     if not isinstance(policy, str | dict):
         raise mistake(f"--problems {text}: must be repair, error, or {{KIND: ACTION, ...}}")
     return policy
+
+
+def _by_split(folders: list[str]) -> str | dict[str, str] | None:
+    """Returns SPLIT=FOLDER texts as a dictionary; one folder without a split is that of all."""
+    parted = [re.fullmatch(r"(\w+)=(.*)", folder) for folder in folders]
+    if not all(parted):
+        return folders[0] if len(folders) == 1 else None
+    return {match[1]: match[2] for match in parted if match} or None
 
 
 @data_app.command("show", cls=SettingsCommand)

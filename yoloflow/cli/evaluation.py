@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from yoloflow.evaluation.coco import CocoResult
+    from yoloflow.evaluation.coco_truth import GroundTruth
     from yoloflow.evaluation.diagnostics import Comparison, Diagnostics
 
 CLASS_FIGURES = {
@@ -96,6 +97,8 @@ def _test_network(
     with_diagnostics: bool,
 ) -> Outcome:
     from yoloflow.evaluate import evaluate_run
+    from yoloflow.evaluation.coco_arrays import ground_truth_of
+    from yoloflow.evaluation.hints import crowding_hint
 
     evaluated = evaluate_run(run_or_recipe, overrides or [], weight, save_predictions)
     found = None
@@ -104,25 +107,47 @@ def _test_network(
 
         found = diagnose_result(evaluated, evaluated.index, weight or run_or_recipe)
     metrics = [f"{name} {value:.4f}" for name, value in evaluated.metrics.items()]
-    return Outcome(
-        evaluated.coco, evaluated.to_json(), [*metrics, evaluated.settings_line, evaluated.speed], found
-    )
+    hints = crowding_hint(ground_truth_of(evaluated.index))
+    remarks = [*metrics, evaluated.settings_line, evaluated.speed, *_as_remarks(hints)]
+    return Outcome(evaluated.coco, {**evaluated.to_json(), "hints": hints}, remarks, found)
 
 
 def _test_file(annotations: Path, predictions: Path, with_diagnostics: bool) -> Outcome:
-    found = None
+    from yoloflow.evaluation.coco_truth import read_ground_truth
+    from yoloflow.evaluation.hints import find_hints
+
+    truth, found = read_ground_truth(annotations), None
     if with_diagnostics:
         from yoloflow.evaluation.diagnostics import diagnose
 
-        found = diagnose(annotations, predictions, what=str(predictions))
+        found = diagnose(truth, predictions, what=str(predictions))
         result = found.coco
     else:
         from yoloflow.evaluation.coco import evaluate_coco
 
-        result = evaluate_coco(annotations, predictions)
-    settings = {"predictions": str(predictions), "annotations": str(annotations)}
-    remarks = [f"{predictions} as it is, against {annotations}"]
-    return Outcome(result, {**result.to_json(), "settings": settings}, remarks, found)
+        result = evaluate_coco(truth, predictions)
+    hints = find_hints(truth, predictions, result)
+    content = {
+        **result.to_json(),
+        "settings": {"predictions": str(predictions), "annotations": str(annotations)},
+        "data_problems": {"annotations": truth.account()},
+        "hints": hints,
+    }
+    remarks = [*_account(truth), f"{predictions} as it is, against {annotations}", *_as_remarks(hints)]
+    return Outcome(result, content, remarks, found)
+
+
+def _account(truth: GroundTruth) -> list[str]:
+    """Returns what was left out of a file of ground truth; nothing where all of it is used."""
+    from yoloflow.data.problems import describe_account
+
+    if not truth.problems:
+        return []
+    return [truth.source, *(f"  {line}" for line in describe_account(truth.account(), truth.problems))]
+
+
+def _as_remarks(hints: list[str]) -> list[str]:
+    return [f"hint: {hint}" for hint in hints]
 
 
 def _tell(outcome: Outcome, json_file: Path | None, diagnostics: Path | None) -> None:
@@ -138,12 +163,16 @@ def _tell(outcome: Outcome, json_file: Path | None, diagnostics: Path | None) ->
 
 def _compare(annotations: Path, predictions: Path, against: Path, json_file: Path | None) -> None:
     """Shows AP of both and by how much the first is better, with its interval; then each class."""
+    from yoloflow.evaluation.coco_truth import read_ground_truth
     from yoloflow.evaluation.diagnostics import compare
 
-    found = compare(annotations, predictions, against)
+    truth = read_ground_truth(annotations)
+    found = compare(truth, predictions, against)
     if json_file is not None:
-        write_json(json_file, found.to_json())
+        write_json(json_file, {**found.to_json(), "data_problems": {"annotations": truth.account()}})
     _show_comparison(found, predictions.name, against.name)
+    for line in _account(truth):
+        _console().print(line, highlight=False, soft_wrap=True)
 
 
 def _show_result(result: CocoResult, remarks: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,11 +26,16 @@ def export_network(  # noqa: PLR0913  one parameter for each option
     nms: Annotated[
         bool, typer.Option("--nms", help="put suppression into the file: it gives (B, max_det, 6)")
     ] = False,
-    conf_thres: Annotated[float, typer.Option(min=0, max=1, help="lowest score, with --nms")] = 0.25,
+    conf_thres: Annotated[
+        float | None, typer.Option(min=0, max=1, help="lowest score, with --nms (default: 0.25)")
+    ] = None,
     iou_thres: Annotated[
-        float, typer.Option(min=0, max=1, help="largest overlap of two of a class, with --nms")
-    ] = 0.7,
-    max_det: Annotated[int, typer.Option(min=1, help="detections of an image at most, with --nms")] = 300,
+        float | None,
+        typer.Option(min=0, max=1, help="largest overlap of two of a class, with --nms (default: 0.7)"),
+    ] = None,
+    max_det: Annotated[
+        int | None, typer.Option(min=1, help="detections of an image at most, with --nms (default: 300)")
+    ] = None,
     check_images: Annotated[
         int, typer.Option(min=0, help="validation images on which it is compared with torch")
     ] = 50,
@@ -38,12 +43,16 @@ def export_network(  # noqa: PLR0913  one parameter for each option
     """Write a network as an ONNX file that says how to use it, and check it against torch."""
     from yoloflow.export import ExportSettings, InnerNms, export
 
+    limits = {"conf_thres": conf_thres, "iou_thres": iou_thres, "max_det": max_det}
+    given: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
+    if given and not nms:
+        raise mistake(f"export: {', '.join(given)}: thresholds are in the file with --nms alone")
     settings = ExportSettings(
         img_size=None if img_size is None else _sides(img_size),
         dynamic=dynamic,
         opset=opset,
         half=half,
-        nms=InnerNms(conf_thres, iou_thres, max_det) if nms else None,
+        nms=InnerNms(**given) if nms else None,
         check_images=check_images,
     )
     done = export(run_or_recipe, overrides or [], weight=weight, out=out, settings=settings)

@@ -93,11 +93,7 @@ def detect(  # noqa: PLR0913  one parameter for each option
     """
     from yoloflow.predict import PredictSettings, predict
 
-    overrides = [text for text in sources if _SETTING.match(text) and not Path(text).exists()]
-    for text in overrides:
-        if text.startswith(("source=", "sources=")):
-            raise mistake(f"{text}: sources are given without a key: {text.partition('=')[2]}")
-    sources = [text for text in sources if text not in overrides]
+    files, overrides = _apart(sources)
     settings = PredictSettings(
         conf_thres=conf_thres,
         iou_thres=iou_thres,
@@ -122,7 +118,7 @@ def detect(  # noqa: PLR0913  one parameter for each option
 
     before = signal.signal(signal.SIGTERM, end)  # as Ctrl-C does it: the files hold what was done
     try:
-        done = predict(weights, sources, save_dir, settings)
+        done = predict(weights, files, save_dir, settings)
     except KeyboardInterrupt:
         raise typer.Exit(128 + asked[0]) from None
     finally:
@@ -131,3 +127,12 @@ def detect(  # noqa: PLR0913  one parameter for each option
         typer.echo(path)
     if done.problems:
         raise typer.Exit(EXIT_WITH_PROBLEMS)
+
+
+def _apart(texts: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the sources, and the settings among them."""
+    overrides = [text for text in texts if _SETTING.match(text) and not Path(text).exists()]
+    for text in overrides:
+        if text.startswith(("source=", "sources=")):
+            raise mistake(f"{text}: sources are given without a key: {text.partition('=')[2]}")
+    return [text for text in texts if text not in overrides], overrides

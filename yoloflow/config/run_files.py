@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from textwrap import shorten
 from typing import Any
 
+from yoloflow.callbacks import RunContext
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.problems import problems_report
 from yoloflow.evaluation.settings import EvaluationSettings
+from yoloflow.run.checkpoint import newest_step
 from yoloflow.run.folder import RunFolder
-from yoloflow.structures import DatasetIndex
+from yoloflow.structures import DatasetIndex, YoloflowError
+from yoloflow.train_step.state import OtherStateError
 
 logger = logging.getLogger("yoloflow")
+
+_OF_TENSORS = ("network.", "freeze", "ema", "optimizer.", "loss_scaler")
+"""The settings that decide which tensors a training state has begin so."""
 
 
 def weights_facts(config: Config, names: Sequence[str], origin: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -38,44 +47,117 @@ def weights_facts(config: Config, names: Sequence[str], origin: Mapping[str, Any
     return facts
 
 
-def begin_run(
-    run: RunFolder,
+@contextmanager
+def begun_run(
+    context: RunContext,
     config: Config,
     sets: Mapping[str, DatasetIndex],
     origin: Mapping[str, Any] | None = None,
-) -> None:
-    """Makes the run folder, now that nothing of settings, data and state can be refused any more.
+) -> Iterator[None]:
+    """Makes the run folder for a block that trains; removes it where that fails before its first step.
+
+    Nothing of settings, data, memory and state can be refused any more.
 
     Args:
-        run: where; the main rank alone calls this.
+        context: of the training; its main rank alone writes.
         config: the settings.
         sets: the data sets by their keys, `train_set` among them.
         origin: of the weights that it starts from, for `weights.json`; None leaves that file as it is.
     """
+    run = context.run
+    if not context.ranks.is_main:
+        yield
+        return
+    before = run.contents()
+    if run.extends:
+        logger.info(
+            "%s: was finished after %g epochs and goes on to %d: from here on with the learning rates and "
+            "stages of a training of %d epochs",
+            *(run.path, context.step / context.steps_per_epoch, config.epochs, config.epochs),
+        )
     if run.resumed and (changed := _changed_settings(run, config)):
-        logger.warning("%s: goes on with other settings than it began with: %s", run.path, ", ".join(changed))
+        names = ", ".join(dict.fromkeys(key.partition(".")[0] for key in changed))
+        logger.warning("%s: goes on with other settings than it began with: %s", run.path, names)
     named = config.model_copy(update={"name": run.path.name})
     report = {key: problems_report(index) for key, index in sets.items()}
     run.create(dump_config(named), sets["train_set"].names, report, origin)
+    run.summary.unlink(missing_ok=True)
+    try:
+        yield
+    except (YoloflowError, OSError, RuntimeError):
+        if not run.resumed and context.step == 0 and newest_step(run.weights) is None:
+            run.withdraw(before)
+        raise
 
 
-def tell_finished(run: RunFolder, config: Config) -> None:
-    """Logs that a run which is resumed has nothing left to train."""
+def wants_more(config: Config, summary: Mapping[str, Any]) -> bool:
+    """Returns whether the settings ask a finished run for more epochs than it has trained."""
+    stopped = summary.get("stopped_early")
+    may_wait = config.patience is None or config.patience > int((stopped or {}).get("patience", 0))
+    return may_wait and config.epochs > int(summary.get("epochs", config.epochs))
+
+
+def tell_finished(run: RunFolder, config: Config, summary: Mapping[str, Any]) -> None:
+    """Logs that a run which is resumed has nothing left to train.
+
+    Raises:
+        YoloflowError: more epochs are asked for, but `patience` has ended it.
+    """
+    changed = _changed_settings(run, config)
+    stopped = summary.get("stopped_early")
+    if stopped and "epochs" in changed and config.epochs > int(stopped["planned"]):
+        raise YoloflowError(
+            f"{run.path}: patience={stopped['patience']} ended it after {summary['epochs']} epochs: more "
+            f"epochs need a larger patience=... (or null) too"
+        )
     logger.info("%s is finished: nothing is left to train", run.path)
-    if changed := _changed_settings(run, config):
+    if changed:
         logger.warning(
-            "%s: these settings are not those it was trained with: %s. A finished run is not trained "
-            "further: begin another with name=... (and weight=FILE, one of those in %s)",
-            *(run.path, ", ".join(changed), run.weights),
+            "%s: these settings are not those it was trained with: %s. A finished run goes on with a larger "
+            "epochs=... alone: begin another with name=... (and weight=%s)",
+            *(run.path, ", ".join(dict.fromkeys(key.partition(".")[0] for key in changed)), run.path),
         )
 
 
-def _changed_settings(run: RunFolder, config: Config) -> list[str]:
-    """Returns the settings, by their top-level keys, that differ from those in a run folder."""
-    before = load_config(run.path)
-    where = {"resume", "name", "save_dir"}
-    return [
-        key
-        for key in Config.model_fields
-        if key not in where and getattr(before, key) != getattr(config, key)
-    ]
+@contextmanager
+def naming_changed_settings(run: RunFolder, config: Config) -> Iterator[None]:
+    """Names the settings to put back where a block finds the state of another training.
+
+    Raises:
+        YoloflowError: it does.
+    """
+    try:
+        yield
+    except OtherStateError as error:
+        changed = _changed_settings(run, config)
+        telling = {key: both for key, both in changed.items() if key.startswith(_OF_TENSORS)} or changed
+        settings = "; ".join(f"{key}: {then} then, {now} now" for key, (then, now) in telling.items())
+        raise YoloflowError(
+            f"{run.path}: cannot go on with other settings than it began with ({settings or error}). Put "
+            f"them back, or begin a new run with another name=... and weight={run.path}"
+        ) from error
+
+
+def _changed_settings(run: RunFolder, config: Config) -> dict[str, tuple[str, str]]:
+    """Returns the settings, by dotted key, that differ from those in a run folder: then and now."""
+    before, now = (_flat(settings.model_dump()) for settings in (load_config(run.path), config))
+    return {
+        key: (_shown(before.get(key)), _shown(now.get(key)))
+        for key in before | now
+        if before.get(key) != now.get(key) and key not in ("resume", "name", "save_dir")
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _shown(value: object) -> str:
+    """Writes a value as in YAML, cut where it is long."""
+    return shorten(json.dumps(value, ensure_ascii=False, default=str), 60, placeholder=" ...")

@@ -19,7 +19,7 @@ from yoloflow.models.settings import NetworkSettings
 from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.run.settings import RunSettings
 from yoloflow.runtime.settings import MachineSettings
-from yoloflow.settings import Count
+from yoloflow.settings import Count, key_error
 from yoloflow.train_step.settings import StepSettings
 from yoloflow.trainer.settings import StartSettings, TrainerSettings
 
@@ -68,6 +68,12 @@ class Config(
                 f"loss.stages has {loss} entries, but data.train_transforms has {data} stages; "
                 "give one mapping for each stage, or loss.stages=[]"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _patience_needs_figures(self) -> Self:
+        if self.patience is not None and not self.run_eval:
+            raise key_error("patience", "needs run_eval=true: it looks at the AP of the evaluations")
         return self
 
     @model_validator(mode="after")

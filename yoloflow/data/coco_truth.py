@@ -10,7 +10,7 @@ import numpy as np
 
 from yoloflow.data.formats import coco_json, yolo_txt
 from yoloflow.data.formats.annotations import Annotations
-from yoloflow.structures import Int64Array, YoloflowError
+from yoloflow.structures import Int64Array, Problem, YoloflowError
 from yoloflow.weights.published import coco_names
 
 # The gaps in the ids of COCO's 80 categories.
@@ -50,11 +50,13 @@ def read_truth(
         ForeignTruthError: it lacks an image, or has other classes.
         YoloflowError: a file cannot be read.
     """
-    listed = yolo_txt.listed_images(source, image_folder)
+    paths, lines, problems = yolo_txt.listed_images(source, image_folder)
     try:
-        found = coco_json.read(path, image_paths=listed)
+        found = coco_json.read(path, image_paths=list(dict.fromkeys(paths)))
     except YoloflowError as error:
         raise ForeignTruthError(str(error)) from error
+    found.problems += problems + _repeated(source, paths, lines)
+    found.num_images_listed = len(paths)
     assert found.categories is not None
     count = len(found.categories)
     if names is not None and list(names) == [str(number) for number in range(count)]:
@@ -67,6 +69,18 @@ def read_truth(
     if found.consulted is not None:
         found.consulted.append(source)
     return found
+
+
+def _repeated(source: str, paths: Sequence[str], lines: Sequence[int]) -> list[Problem]:
+    """Returns a problem for each line that lists an image again."""
+    first: dict[str, int] = {}
+    problems = []
+    for path, line in zip(paths, lines, strict=True):
+        if path in first:
+            detail = f"{path} is listed already, in line {first[path]}"
+            problems.append(Problem(source, line or None, "duplicate-image", "drop-image", detail, path))
+        first.setdefault(path, line)
+    return problems
 
 
 def category_ids_of(names: Sequence[str]) -> Int64Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from itertools import accumulate
 
 from yoloflow.data.loader import BatchExtent, StageLoader, require
 from yoloflow.data.loading_time import LoadingTime
+from yoloflow.data.shapes import Shape
 from yoloflow.structures import Batch
 
 
@@ -64,6 +66,12 @@ class ConcatLoader:
             max(extent.side for extent in extents),
             max(extent.label_rows for extent in extents),
         )
+
+    @property
+    def smallest_shape(self) -> Shape:
+        """Height and width of the smallest batch of one image in all stages that are trained."""
+        shapes = (stage.smallest_shape for stage, begin, end in self._spans() if end > begin)
+        return min(shapes, key=math.prod)
 
     @property
     def cache_memory(self) -> int:

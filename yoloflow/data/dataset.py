@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from yoloflow.data.caches.decoded_images import ImageCache, Storage, open_image_cache
 from yoloflow.data.formats.annotations import offsets_of, rows_of_ragged
-from yoloflow.data.image_files import decode_image
+from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, decode_image
 from yoloflow.data.index import read_index
 from yoloflow.data.loading_time import SpanTimer
 from yoloflow.data.transforms import Sample, TransformContext, create_transforms
@@ -258,7 +258,7 @@ def _read_reduced(path: str, size_hw: tuple[int, ...], target: int) -> Uint8Arra
     None where no such factor exists or the outcome is not as expected: the caller decodes in full then, and
     reports what is wrong with the file.
     """
-    if not path.lower().endswith((".jpg", ".jpeg")):
+    if not path.lower().endswith(SUFFIXES_OF_FORMAT["JPEG"]):
         return None
     for factor, flag in _REDUCED_FLAGS.items():
         if max(size_hw) >= factor * target:

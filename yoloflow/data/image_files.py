@@ -7,26 +7,31 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import cv2
 import numpy as np
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
     ImageOps,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
+    TgaImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
+    features,
 )
 
 from yoloflow.structures import Uint8Array, YoloflowError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
 # Pillow loads its readers when first asked for one, which two threads must not do at the same time; so they
 # are imported here. MPO comes as JPEG: its reader is entered from there.
 _PILLOW_FORMATS = (
@@ -36,25 +41,66 @@ _PILLOW_FORMATS = (
     PngImagePlugin.PngImageFile.format,
     TiffImagePlugin.TiffImageFile.format,
     WebPImagePlugin.WebPImageFile.format,
+    PpmImagePlugin.PpmImageFile.format,
+    *([Jpeg2KImagePlugin.Jpeg2KImageFile.format] if features.check("jpg_2000") else []),
+    *([AvifImagePlugin.AvifImageFile.format] if features.check("avif") else []),
 )
+# It has no mark at its beginning: any file might be one.
+_TGA, _TGA_SUFFIX = TgaImagePlugin.TgaImageFile.format, ".tga"
 
 SUFFIXES_OF_FORMAT: dict[str, tuple[str, ...]] = {
-    "BMP": (".bmp",),
+    "AVIF": (".avif", ".avifs"),
+    "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
-    "JPEG": (".jpeg", ".jpg"),
+    "JPEG": (".jpeg", ".jpg", ".jfif", ".jpe", ".jif"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "MPO": (".jpeg", ".jpg", ".mpo"),
-    "PNG": (".png",),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TGA": (_TGA_SUFFIX,),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
 """The suffixes that an image of each of Pillow's formats may have."""
 
+_UNREAD = frozenset(
+    [
+        ".arw",
+        ".cr2",
+        ".cr3",
+        ".dcm",
+        ".dng",
+        ".exr",
+        ".hdr",
+        ".heic",
+        ".heif",
+        ".hif",
+        ".jls",
+        ".jxl",
+        ".jxr",
+        ".nef",
+        ".orf",
+        ".pcx",
+        ".pfm",
+        ".psd",
+        ".raf",
+        ".rw2",
+        ".sgi",
+        ".srw",
+    ]
+)
+IMAGE_SUFFIXES = _UNREAD.union(*SUFFIXES_OF_FORMAT.values())
+"""Suffixes of all that is an image, be it one that can be read or not: what cannot be is counted."""
+
 _EXIF_ORIENTATION = 0x0112
+_MARKS = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG", "GIF": b"GIF8", "WebP": b"RIFF", "AVIF": b"\0\0\0 ftypavi"}
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_TIFF_MARKS = (b"II*\0", b"MM\0*")
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_STRIPS, _TIFF_TILES = (273, 279), (324, 325)
 _TAIL_BYTES = 64
 _JPEG_END = b"\xff\xd9"
-_ENDS = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
+_ENDS = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "JPEG2000": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 # 32-bit and float samples have no agreed white: nobody but the user can say how they become 8 bits.
 _MODES_WITHOUT_WHITE = ("I", "F")
 
@@ -67,7 +113,8 @@ class ImageHeader:
         height: in pixels after EXIF rotation, 0 where the file is not usable; width: likewise.
         problem_kind: None, or a kind of `data.problems`; detail: one sentence about it.
         file_format: Pillow's name of what the content is.
-        is_turned: whether EXIF asks for a rotation or mirroring.
+        orientation: how EXIF asks for the image to be turned or mirrored, 1 for not at all.
+        xmp_orientation: how XMP asks for it where EXIF does not; this is not done.
         warnings: what Pillow warns of.
     """
 
@@ -76,7 +123,8 @@ class ImageHeader:
     problem_kind: str | None = None
     detail: str = ""
     file_format: str = ""
-    is_turned: bool = False
+    orientation: int = 1
+    xmp_orientation: int = 1
     warnings: tuple[str, ...] = ()
 
 
@@ -91,7 +139,7 @@ def inspect_image(path: str) -> ImageHeader:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes == 0:
                 return ImageHeader(problem_kind="empty-image-file", detail="the file has zero bytes")
-            return _inspect_open_file(file, num_bytes)
+            return _inspect_open_file(path, file, num_bytes)
     except (FileNotFoundError, NotADirectoryError):
         return ImageHeader(problem_kind="missing-image", detail=f"there is no file {path}")
     except Image.DecompressionBombError:
@@ -99,28 +147,36 @@ def inspect_image(path: str) -> ImageHeader:
             problem_kind="image-too-large", detail="too many pixels to decode; cut it into tiles"
         )
     except (UnidentifiedImageError, IsADirectoryError):
-        return ImageHeader(problem_kind="not-an-image", detail=_what_it_is_instead(path))
+        kind, detail = _what_it_is_instead(path)
+        return ImageHeader(problem_kind=kind, detail=detail)
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError) as error:
         # Pillow's plug-ins raise all of these on headers that are damaged.
         return ImageHeader(problem_kind="not-an-image", detail=f"its header cannot be read ({error})")
 
 
-def _inspect_open_file(file: BinaryIO, num_bytes: int) -> ImageHeader:
+def _formats_of(path: str) -> tuple[str, ...]:
+    return (*_PILLOW_FORMATS, _TGA) if path.lower().endswith(_TGA_SUFFIX) else _PILLOW_FORMATS
+
+
+def _inspect_open_file(path: str, file: BinaryIO, num_bytes: int) -> ImageHeader:
     head = file.read(12)
-    # The one format that Pillow does not open at all when it is cut.
-    if head[:4] == b"RIFF" and head[8:] == b"WEBP" and int.from_bytes(head[4:8], "little") + 8 > num_bytes:
+    if _is_raw_of_camera(head, path):
+        raise UnidentifiedImageError(path)
+    is_webp = head[:4] == b"RIFF" and head[8:] == b"WEBP"
+    # The formats that Pillow does not open at all when they are cut.
+    if (is_webp and int.from_bytes(head[4:8], "little") + 8 > num_bytes) or (
+        head[4:11] == b"ftypavi" and not _boxes_inside(file, num_bytes)
+    ):
         return ImageHeader(
             problem_kind="truncated-image", detail=f"the file breaks off after {num_bytes} bytes"
         )
-    with Image.open(file, formats=_PILLOW_FORMATS) as image:
+    with Image.open(file, formats=_formats_of(path)) as image:
         width, height = _stored_size(image)
         if image.format == "TIFF" and image.mode in _MODES_WITHOUT_WHITE:
             return ImageHeader(
                 problem_kind="unsupported-image", detail="32-bit samples; save it with 8 or 16 bits a channel"
             )
-        # Reading the EXIF of a file that has none costs more than the rest of the inspection.
-        may_turn = "exif" in image.info or image.format in ("TIFF", "MPO")
-        orientation = _orientation(image) if may_turn else 1
+        orientation = _orientation(image)
         if orientation >= 5:
             width, height = height, width
         if not _ends_properly(image, file, num_bytes):
@@ -128,7 +184,8 @@ def _inspect_open_file(file: BinaryIO, num_bytes: int) -> ImageHeader:
                 image.load()
             except (OSError, ValueError, SyntaxError, EOFError) as error:
                 return ImageHeader(problem_kind="truncated-image", detail=f"the file breaks off ({error})")
-        return ImageHeader(height, width, file_format=str(image.format), is_turned=orientation != 1)
+        xmp = _valid_orientation(image.getexif()) if "xmp" in image.info and orientation == 1 else 1
+        return ImageHeader(height, width, None, "", str(image.format), orientation, xmp)
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
@@ -139,7 +196,23 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    """Returns EXIF's orientation, as OpenCV reads it; Pillow takes XMP's where EXIF has none."""
+    if image.format == "TIFF":
+        return _valid_orientation(getattr(image, "tag_v2", {}))
+    if "exif" not in image.info:
+        return 1
+    exif = Image.Exif()
+    exif.load(image.info["exif"])
+    return _valid_orientation(exif)
+
+
+def turned_by_exif(image: Image.Image) -> Image.Image:
+    """Returns a Pillow image turned as EXIF asks; as it is where only XMP asks."""
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def _valid_orientation(tags: Mapping[int, object]) -> int:
+    value = tags.get(_EXIF_ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
@@ -147,8 +220,10 @@ def _ends_properly(image: Image.Image, file: BinaryIO, num_bytes: int) -> bool:
     """Returns whether the file reaches its format's end; False where only decoding can tell."""
     if image.format == "TIFF":
         return _tiff_parts_inside(image, num_bytes)
-    if image.format == "WEBP":
+    if image.format in ("WEBP", "AVIF"):  # looked at before they were opened
         return True
+    if image.format in ("PPM", "TGA"):
+        return False
     position = file.tell()
     try:
         if image.format == "BMP":
@@ -174,16 +249,47 @@ def _tiff_parts_inside(image: Image.Image, num_bytes: int) -> bool:
     return False
 
 
-def _what_it_is_instead(path: str) -> str:
+def _is_raw_of_camera(head: bytes, path: str) -> bool:
+    """Returns whether a file is a TIFF by its mark only: what libraries read of it is a thumbnail."""
+    return head[:4] in _TIFF_MARKS and os.path.splitext(path)[1].lower() in _UNREAD
+
+
+def _boxes_inside(file: BinaryIO, num_bytes: int) -> bool:
+    """Returns whether the boxes of which an AVIF file is made end in it."""
+    position = 0
+    while position < num_bytes:
+        file.seek(position)
+        head = file.read(16)
+        size = int.from_bytes(head[:4], "big")
+        size = {0: num_bytes - position, 1: int.from_bytes(head[8:], "big")}.get(size, size)
+        if size < 8:
+            return False
+        position += size
+    return position == num_bytes
+
+
+def _what_it_is_instead(path: str) -> tuple[str, str]:
+    """Returns the kind of problem of a file that Pillow does not open, and a sentence."""
     if os.path.isdir(path):
-        return "it is a folder"
+        return "not-an-image", "it is a folder"
     with open(path, "rb") as file:
-        return _what_begins_with(file.read(16))
+        return _what_begins_with(file.read(16), path)
 
 
-def _what_begins_with(head: bytes) -> str:
+def _what_begins_with(head: bytes, path: str) -> tuple[str, str]:
+    suffix = os.path.splitext(path)[1].lower()
+    is_heif = head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+    if is_heif or suffix in _UNREAD:
+        name = "HEIC" if is_heif else suffix
+        return "unsupported-image", f"the installed libraries read no {name} images; save it as JPEG or PNG"
+    if head[:4] in _TIFF_MARKS:
+        detail = "a TIFF of float samples, or of another kind that cannot be read; save it with 8 or 16 bits"
+        return "unsupported-image", f"{detail} a channel"
+    for name, mark in _MARKS.items():
+        if head.startswith(mark):
+            return "not-an-image", f"begins as {name}, but breaks off or is damaged before its size is given"
     supported = ", ".join(name.lower() for name in _PILLOW_FORMATS)
-    return f"its content (it begins with {head!r}) is none of {supported}"
+    return "not-an-image", f"its content (it begins with {head!r}) is none of {supported}"
 
 
 def decode_image(path: str) -> Uint8Array:
@@ -194,7 +300,7 @@ def decode_image(path: str) -> Uint8Array:
     pixels stay as they are in the file. Of an animation, the first frame.
 
     Args:
-        path: a bmp, gif, jpeg, mpo, png, tiff or webp file.
+        path: a file of a format of `SUFFIXES_OF_FORMAT`.
 
     Returns:
         (H, W, 3) uint8, BGR.
@@ -218,6 +324,12 @@ def decode_bytes(data: bytes, path: str) -> Uint8Array:
     """
     if not data:
         raise YoloflowError(f"{path}: the image file has zero bytes; remove it or fetch it again")
+    if _is_raw_of_camera(data, path):
+        raise YoloflowError(
+            f"{path}: not an image that can be read ({_what_begins_with(data[:16], path)[1]})"
+        )
+    if data[4:11] == b"ftypavi":  # OpenCV does not turn it
+        return _decode_with_pillow(path, data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -230,13 +342,13 @@ def decode_bytes(data: bytes, path: str) -> Uint8Array:
 
 def _decode_with_pillow(path: str, data: bytes) -> Uint8Array:
     try:
-        with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_formats_of(path)) as image:
             if image.mode.startswith(_MODES_WITHOUT_WHITE):
                 raise YoloflowError(f"{path}: {image.mode} samples; save it with 8 or 16 bits a channel")
-            rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            rgb = np.asarray(turned_by_exif(image).convert("RGB"))
     except UnidentifiedImageError as error:
         raise YoloflowError(
-            f"{path}: not an image, whatever its name says ({_what_begins_with(data[:16])})"
+            f"{path}: not an image that can be read ({_what_begins_with(data[:16], path)[1]})"
         ) from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise YoloflowError(f"{path}: the image is damaged or cut off ({error}); fetch it again") from error

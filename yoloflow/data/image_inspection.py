@@ -16,9 +16,12 @@ from yoloflow.data.caches.files import digest
 from yoloflow.data.decoder_messages import map_with_messages
 from yoloflow.data.formats.annotations import Annotations
 from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, ImageHeader, decode_image, inspect_image
+from yoloflow.data.orientation import turn_raw_annotations
 from yoloflow.data.problems import Policy
 from yoloflow.data.threads import Progress, map_in_threads
 from yoloflow.structures import DatasetIndex, Int64Array, Problem, YoloflowError
+
+_DARK = 16  # 12-bit samples in a file of 16 bits reach 255 / 16
 
 
 @dataclass(slots=True)
@@ -79,15 +82,19 @@ def inspect_images(
         np.zeros((len(annotations.image_paths), 2), np.int64), ~annotations.image_dropped
     )
     inspected.problems += [p for p in annotations.problems if p.action == "drop-image"]
-    inspected.problems += _listed_twice(annotations, inspected)
+    first_entries = _first_entries(annotations, inspected)
+    inspected.problems += _listed_twice(annotations, inspected, first_entries)
     facts = _read_headers(annotations, inspected)
+    headers = {image: facts[first] for image, first in enumerate(first_entries) if first in facts}
+    raw_frames = turn_raw_annotations(annotations, headers)
+    _join_entries(annotations, first_entries)
     inspected.settle(annotations, [p for p in annotations.problems if p.action != "drop-image"], policy)
     oddities = [
         problem
         for image, fact in facts.items()
         for problem in (
             *_file_problems(annotations.image_paths[image], fact),
-            *_label_problems(annotations, image, fact),
+            *_label_problems(annotations, image, fact, raw_frames.get(image)),
         )
     ]
     inspected.settle(annotations, oddities, policy)
@@ -110,16 +117,41 @@ def find_leaks(index: DatasetIndex, held_out: DatasetIndex) -> list[Problem]:
     return _leaks(index.image_paths.tolist(), digests, held_out)
 
 
-def _listed_twice(annotations: Annotations, inspected: InspectedImages) -> list[Problem]:
+def _first_entries(annotations: Annotations, inspected: InspectedImages) -> list[int]:
+    """Returns for each image the first one with its path, of those that are used."""
+    first: dict[str, int] = {}
+    return [
+        first.setdefault(path, image) if used else image
+        for image, (path, used) in enumerate(
+            zip(annotations.image_paths, inspected.used.tolist(), strict=True)
+        )
+    ]
+
+
+def _listed_twice(
+    annotations: Annotations, inspected: InspectedImages, first_entries: Sequence[int]
+) -> list[Problem]:
     problems: list[Problem] = []
-    first_place: dict[str, int] = {}
-    for image, path in enumerate(annotations.image_paths):
-        if inspected.used[image] and first_place.setdefault(path, image) != image:
+    for image, first in enumerate(first_entries):
+        if image != first:
             inspected.used[image] = False
             file, line = annotations.place_of_image(image)
-            detail = f"{path} is listed already"
-            problems.append(Problem(file, line, "duplicate-image", "drop-image", detail, path))
+            path = annotations.image_paths[image]
+            problems.append(
+                Problem(file, line, "duplicate-image", "drop-image", f"{path} is listed already", path)
+            )
     return problems
+
+
+def _join_entries(annotations: Annotations, first_entries: Sequence[int]) -> None:
+    """Gives the boxes of further entries of an image to the first; a label file read twice counts once."""
+    target = np.arange(len(first_entries))
+    for image, first in enumerate(first_entries):
+        label = annotations.label_files[image]
+        if label != annotations.label_files[first] or label.endswith(".json"):
+            target[image] = first
+    annotations.box_entries = annotations.box_images
+    annotations.box_images = target[annotations.box_images]
 
 
 def _read_headers(annotations: Annotations, inspected: InspectedImages) -> dict[int, ImageHeader]:
@@ -170,16 +202,21 @@ def _file_problems(path: str, fact: ImageHeader) -> Iterator[Problem]:
     if suffix not in SUFFIXES_OF_FORMAT.get(fact.file_format, (suffix,)):
         detail = f"is a {fact.file_format} file by its content"
         yield Problem(path, None, "wrong-suffix", "keep", detail, path)
-    if fact.is_turned:
+    if fact.orientation != 1:
         detail = f"is turned or mirrored by its EXIF, to {fact.width} x {fact.height} (width x height)"
         yield Problem(path, None, "exif-rotated", "keep", detail, path)
 
 
-def _label_problems(annotations: Annotations, image: int, fact: ImageHeader) -> Iterator[Problem]:
+def _label_problems(
+    annotations: Annotations, image: int, fact: ImageHeader, raw_frame: Problem | None
+) -> Iterator[Problem]:
     path, label = annotations.image_paths[image], annotations.label_files[image]
     if annotations.label_missing[image]:
         detail = f"no {label}; taken as background (an empty label file would say so)"
         yield Problem(path, None, "missing-label", "keep", detail, path)
+    if raw_frame is not None:
+        yield raw_frame
+        return
     stated_h, stated_w = annotations.stated_sizes_hw[image].tolist()
     height, width = fact.height, fact.width
     if stated_h > 0 and stated_w > 0 and (stated_h, stated_w) != (height, width):
@@ -201,10 +238,10 @@ def _read_pixels(
     outcomes = map_with_messages(_digest_or_fault, list(zip(paths, sizes, strict=True)), progress)
     digests = [""] * len(inspected.used)
     problems = []
-    for image, path, ((name, fault), messages) in zip(chosen, paths, outcomes, strict=True):
+    for image, path, ((name, kind, fault), messages) in zip(chosen, paths, outcomes, strict=True):
         digests[image] = name
-        if fault:
-            problems.append(Problem(path, None, "damaged-image", "keep", fault, path))
+        if kind:
+            problems.append(Problem(path, None, kind, "keep", fault, path))
         elif messages:
             detail = f"the decoder says: {'; '.join(messages)}"
             problems.append(Problem(path, None, "odd-image-file", "keep", detail, path))
@@ -212,19 +249,23 @@ def _read_pixels(
     return problems
 
 
-def _digest_or_fault(entry: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
-    """Returns a name for the pixels and "", or "" and what is wrong."""
+def _digest_or_fault(entry: tuple[str, tuple[int, ...]]) -> tuple[str, str, str]:
+    """Returns a name for the pixels, empty where there are none, and kind and detail of what is wrong."""
     path, size_hw = entry
     try:
         image = decode_image(path)
     except YoloflowError as error:
-        return "", str(error).removeprefix(f"{path}: ")
+        return "", "damaged-image", str(error).removeprefix(f"{path}: ")
     if image.shape[:2] != size_hw:
-        return "", (
+        return (
+            "",
+            "damaged-image",
             f"decodes to {image.shape[1]} x {image.shape[0]} (width x height), its header says "
-            f"{size_hw[1]} x {size_hw[0]}"
+            f"{size_hw[1]} x {size_hw[0]}",
         )
-    return digest(str(image.shape), image.tobytes()), ""
+    brightest = int(image.max())
+    is_dark, detail = brightest <= _DARK, f"its brightest sample is {brightest} of 255"
+    return digest(str(image.shape), image.tobytes()), "dark-image" if is_dark else "", detail
 
 
 def _equal_images(annotations: Annotations, inspected: InspectedImages) -> list[Problem]:

@@ -214,6 +214,9 @@ def _build(
     kept = np.flatnonzero(repair.kept)
     boxes = kept[np.argsort(annotations.box_images[kept], kind="stable")]
     points, polygon_offsets = rows_of_ragged(annotations.polygon_offsets, boxes)
+    counts, has_outline = np.diff(polygon_offsets), ~repair.without_outline[boxes]
+    points = points[np.repeat(has_outline, counts)]
+    polygon_parts = {k: v for k, v in annotations.polygon_parts.items() if not repair.without_outline[k]}
     corners = repair.boxes_xyxy[boxes]
     own_areas = (corners[:, 2:] - corners[:, :2]).prod(1)
     areas = annotations.areas[boxes]
@@ -226,9 +229,9 @@ def _build(
         classes=annotations.class_ids[boxes],
         is_crowd=annotations.is_crowd[boxes],
         areas=np.where(np.isnan(areas), own_areas, areas),
-        polygon_offsets=polygon_offsets,
+        polygon_offsets=offsets_of(counts * has_outline),
         polygon_points=repair.polygon_points[points],
-        polygon_parts=by_new_number(annotations.polygon_parts, boxes),
+        polygon_parts=by_new_number(polygon_parts, boxes),
         masks=by_new_number(annotations.masks, boxes),
         names=classes.names,
         category_ids=classes.category_ids,
@@ -245,7 +248,11 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
     source = index.source
     first = f": {index.problems[0]}" if index.problems else ""
     if len(index) == 0:
-        raise YoloflowError(f"{source}: none of its {index.num_images_listed} images can be used{first}")
+        is_elsewhere = {problem.kind for problem in index.problems} == {"missing-image"}
+        advice = "; set data.image_folder to the folder where the images lie" if is_elsewhere else ""
+        raise YoloflowError(
+            f"{source}: none of its {index.num_images_listed} images can be used{first}{advice}"
+        )
     if len(index.classes):
         return
     if index.num_boxes_listed:

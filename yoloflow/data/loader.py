@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from yoloflow.data.collate import rows_for
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.loading_time import LoadingTime
-from yoloflow.data.restarting_loader import RestartingLoader
+from yoloflow.data.restarting_loader import POLL_SECONDS, RestartingLoader
 from yoloflow.data.samplers import Sampler, UniformSampler
 from yoloflow.data.shapes import Fixed, Rectangular, Shape, Shapes
 from yoloflow.data.shared_batches import SharedBatchPool
@@ -106,6 +106,7 @@ class StageLoader:
             start_step,
             self.num_parallel_workers,
             self._describe,
+            self.timeout_s,
         )
         started = time.perf_counter()
         for loaded in loader:
@@ -133,7 +134,7 @@ class StageLoader:
             sampler=self._requests(start_step, end_step, pool),
             prefetch_factor=_PREFETCHED if workers else None,
             num_workers=workers,
-            timeout=self.timeout_s if workers else 0,
+            timeout=min(POLL_SECONDS, self.timeout_s or POLL_SECONDS) if workers else 0,
             pin_memory=can_pin_memory(),
             worker_init_fn=start_worker,
             # Torch draws a seed for the workers, which nothing here uses: not from the training's generator.
@@ -157,6 +158,12 @@ class StageLoader:
         """The bounds of its batches."""
         rows = self.max_labels or rows_for(self.dataset.most_objects)
         return BatchExtent(self.batch_size, self.dataset.img_size, rows)
+
+    @property
+    def smallest_shape(self) -> Shape:
+        """Height and width of the smallest batch of one image that there may be."""
+        side = self.dataset.img_size
+        return (side, side) if self.shapes is None else self.shapes.smallest
 
     def _describe(self, step: int) -> str:
         epoch, number = divmod(step, self.steps_per_epoch)

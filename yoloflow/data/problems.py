@@ -41,25 +41,44 @@ KINDS: dict[str, Kind] = {
     "not-an-image": Kind("a file that is no image, whatever its name says", _UNUSABLE),
     "truncated-image": Kind("an image that breaks off before its end", _UNUSABLE),
     "unsupported-image": Kind(
-        "an image whose samples cannot become 8 bits without the user's decision", _UNUSABLE
+        "an image of a format that no installed library reads, or whose samples cannot become 8 bits "
+        "without the user's decision",
+        _UNUSABLE,
     ),
     "image-too-large": Kind("an image of too many pixels", _UNUSABLE),
     "damaged-image": Kind(
         "an image with a valid header that cannot be decoded", ("error", "drop-image"), needs_pixels=True
     ),
+    "dark-image": Kind(
+        "an image that is nearly black, as 10- or 12-bit samples in a file of 16 bits are: scale them to 16",
+        _NOTED,
+        needs_pixels=True,
+        is_remark=True,
+    ),
     "odd-image-file": Kind("an image that Pillow or its decoder warns of", _NOTED, is_remark=True),
     "wrong-suffix": Kind("an image of another format than its name says; its content counts", _NOTED),
     "exif-rotated": Kind(
-        "an image that its EXIF turns; boxes are taken to be drawn on the turned image",
+        "an image that its EXIF turns; boxes are taken to be drawn on the turned image, unless the "
+        "annotation states the size before the rotation",
         _NOTED,
         is_remark=True,
     ),
-    "duplicate-image": Kind("an image listed twice", _UNUSABLE),
+    "duplicate-image": Kind("an image listed twice; the objects of all its entries are joined", _UNUSABLE),
+    "ambiguous-image-id": Kind("one image id for two files", ("error", "drop-image")),
+    "image-path-mended": Kind(
+        "images that are not where the source says, found elsewhere by the end of their names", _SET_WIDE
+    ),
+    "image-path-unclear": Kind("one file that several names may mean; it is not used for them", _SET_WIDE),
     "same-picture": Kind(
         "an image with exactly the pixels of another one of the set", _NOTED, needs_pixels=True
     ),
     "leaked-image": Kind("a training image that is in the validation set too", _NOTED),
     "size-mismatch": Kind("the annotation states another size than the file has; the file's is used", _NOTED),
+    "raw-frame-boxes": Kind(
+        "an annotation of the image before its EXIF rotation (or after one by XMP, which is not done), as "
+        "the stated sizes say; its boxes are turned with the image",
+        _NOTED,
+    ),
     "image-ids-renumbered": Kind(
         "image ids that are no whole numbers; numbered from 1 in file order", _SET_WIDE, is_remark=True
     ),
@@ -74,6 +93,11 @@ KINDS: dict[str, Kind] = {
         "an outline that is neither a list of at least three x y pairs nor a run-length mask; the box is "
         "kept without it",
         _NOTED,
+    ),
+    "outline-mismatch": Kind(
+        "an outline that ends elsewhere than its box, by over 2 px and over 2 % of the box's side; the "
+        "box is kept without it",
+        ("keep", "drop-box", "drop-image", "error"),
     ),
     "wrong-column-count": Kind("a label line that is neither a box nor a polygon", _BAD_LINE),
     "class-not-a-number": Kind("a class that is no whole number", _BAD_LINE),
@@ -218,40 +242,53 @@ def problems_report(index: DatasetIndex) -> dict[str, Any]:
     Listed = used + dropped holds for images and for boxes; boxes that went with a dropped image stand under
     "with-dropped-image". "background" counts the used images without a box.
     """
+    background = int((index.box_offsets[1:] == index.box_offsets[:-1]).sum())
+    images, boxes = (index.num_images_listed, len(index)), (index.num_boxes_listed, len(index.classes))
+    report = account(index.problems, images, boxes, background, int(index.is_crowd.sum()))
+    if index.num_boxes_of_dropped_images:
+        report["boxes"]["dropped"]["with-dropped-image"] = index.num_boxes_of_dropped_images
+    return report
+
+
+def account(
+    problems: Sequence[Problem], images: tuple[int, int], boxes: tuple[int, int], background: int, crowd: int
+) -> dict[str, Any]:
+    """Returns the account of problems; images and boxes are given as listed and used."""
     by_action: dict[str, Counter[str]] = {
         action: Counter() for action in ("drop-image", "drop-box", "clip-box", "keep")
     }
-    for problem in index.problems:
+    for problem in problems:
         by_action[problem.action][problem.kind] += 1
-    dropped_boxes = dict(by_action["drop-box"])
-    if index.num_boxes_of_dropped_images:
-        dropped_boxes["with-dropped-image"] = index.num_boxes_of_dropped_images
     return {
         "images": {
-            "listed": index.num_images_listed,
-            "used": len(index),
-            "background": int((index.box_offsets[1:] == index.box_offsets[:-1]).sum()),
+            "listed": images[0],
+            "used": images[1],
+            "background": background,
             "background_without_label_file": by_action["keep"]["missing-label"],
             "dropped": dict(by_action["drop-image"]),
         },
         "boxes": {
-            "listed": index.num_boxes_listed,
-            "used": len(index.classes),
-            "crowd": int(index.is_crowd.sum()),
+            "listed": boxes[0],
+            "used": boxes[1],
+            "crowd": crowd,
             "clipped": dict(by_action["clip-box"]),
-            "dropped": dropped_boxes,
+            "dropped": dict(by_action["drop-box"]),
         },
         "kept": dict(by_action["keep"]),
         "problems": [
             {name: getattr(problem, name) for name in ("file", "line", "kind", "action", "detail", "image")}
-            for problem in index.problems
+            for problem in problems
         ],
     }
 
 
 def summarise_problems(index: DatasetIndex) -> list[str]:
     """Lines for people: the account of images and boxes, then the first few problems of each kind."""
-    report = problems_report(index)
+    return describe_account(problems_report(index), index.problems)
+
+
+def describe_account(report: Mapping[str, Any], problems: Sequence[Problem]) -> list[str]:
+    """Returns lines for people: an account as `problems_report` has it, and examples of the problems."""
     images, boxes = report["images"], report["boxes"]
     lines = [
         f"images: {images['listed']} listed = {images['used']} used + {_total(images['dropped'])} dropped"
@@ -269,7 +306,7 @@ def summarise_problems(index: DatasetIndex) -> list[str]:
     if boxes["clipped"]:
         lines.append(f"clipped: {_total(boxes['clipped'])}{_by_kind(boxes['clipped'])}")
     examples: dict[str, list[Problem]] = {}
-    for problem in index.problems:
+    for problem in problems:
         examples.setdefault(problem.kind, []).append(problem)
     for kind, found in examples.items():
         lines.append(f"{kind} ({len(found)}): {KINDS[kind].meaning}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,15 @@ from yoloflow.data.formats.annotations import Annotations, rows_of_ragged
 from yoloflow.data.problems import Policy
 from yoloflow.structures import Float32Array, Int64Array, Problem
 
-BOX_KINDS = ("box-nan", "box-negative", "box-zero-area", "box-over-one", "duplicate-box")
+BOX_KINDS = ("box-nan", "box-negative", "box-zero-area", "box-over-one", "outline-mismatch", "duplicate-box")
 """The kinds of problems that are found here."""
 
 EDGE_TOLERANCE_PX = 0.5
 """A box that passes the edge of the image by no more than this was rounded; it stays as written."""
+
+OUTLINE_TOLERANCE_PX = 2.0
+OUTLINE_TOLERANCE = 0.02
+"""An outline may end so far from its box, in pixels or in parts of the box's side, whichever is more."""
 
 
 def boxes_to_pixels(
@@ -35,7 +40,7 @@ class BoxRepair:
 
     Attributes:
         boxes_xyxy: (M, 4) float64 pixels; polygon_points: (P, 2) float32 pixels.
-        kept: (M,) bool, boxes not dropped so far.
+        kept: (M,) bool, boxes not dropped so far; without_outline: (M,) bool, boxes that lose their outline.
         problems: what was found.
     """
 
@@ -44,6 +49,7 @@ class BoxRepair:
     ) -> None:
         self.boxes_xyxy, self.polygon_points = boxes_to_pixels(annotations, sizes_hw)
         self.kept = kept.copy()
+        self.without_outline = np.zeros(len(kept), bool)
         self.problems: list[Problem] = []
         self._annotations = annotations
         self._policy = policy
@@ -58,6 +64,7 @@ class BoxRepair:
             self._drop("box-negative", np.any(sizes < 0, axis=1))
             self._drop("box-zero-area", np.any(sizes == 0, axis=1))
             self._clip_to_image()
+            self._part_from_outlines()
         self._drop_duplicates()
 
     def _clip_to_image(self) -> None:
@@ -73,6 +80,31 @@ class BoxRepair:
             points, offsets = rows_of_ragged(self._annotations.polygon_offsets, chosen)
             limits = np.repeat(self._limits[chosen, 2:], np.diff(offsets), axis=0)
             self.polygon_points[points] = np.clip(self.polygon_points[points], 0, limits)
+
+    def _part_from_outlines(self) -> None:
+        """Drops outlines that end elsewhere than their boxes: where there is one, transforms move it."""
+        counts = np.diff(self._annotations.polygon_offsets)
+        boxes = np.flatnonzero(counts > 0)
+        if not len(boxes):
+            return
+        inside = np.clip(self.polygon_points, 0, np.repeat(self._limits[:, 2:], counts, axis=0))
+        beyond = np.any(np.abs(inside - self.polygon_points) > EDGE_TOLERANCE_PX, axis=1)
+        self.polygon_points[beyond] = inside[beyond]
+        starts = self._annotations.polygon_offsets[:-1][boxes]
+        extents = np.hstack((np.minimum.reduceat(inside, starts), np.maximum.reduceat(inside, starts)))
+        sides = np.tile(self.boxes_xyxy[boxes, 2:] - self.boxes_xyxy[boxes, :2], 2)
+        allowed = np.maximum(OUTLINE_TOLERANCE_PX, OUTLINE_TOLERANCE * sides)
+        far = np.zeros(len(self.kept), bool)
+        far[boxes] = np.any(np.abs(extents - self.boxes_xyxy[boxes]) > allowed, axis=1)
+        if self._policy.repair("outline-mismatch") == "drop-box":
+            self._drop("outline-mismatch", far)
+        self.without_outline = far & self.kept
+        first = len(self.problems)
+        self._note("outline-mismatch", "keep", np.flatnonzero(self.without_outline))
+        for number, extent in enumerate(extents[self.without_outline[boxes]], first):
+            ends = ", ".join(f"{end:g}" for end in extent)
+            detail = f"{self.problems[number].detail}, its outline's {ends} px"
+            self.problems[number] = replace(self.problems[number], detail=detail)
 
     def _drop_duplicates(self) -> None:
         rows = np.flatnonzero(self.kept)

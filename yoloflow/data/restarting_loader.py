@@ -6,15 +6,24 @@ import logging
 import multiprocessing
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
+from yoloflow.runtime.start_method import missing_guard, refuse_to_start_twice
 from yoloflow.structures import YoloflowError
 
 T = TypeVar("T")
 
 logger = logging.getLogger("yoloflow")
+
+POLL_SECONDS = 1.0
+"""Torch's loader looks at its processes as often while a batch is awaited."""
+
+_DIED, _NO_BATCH_YET = "DataLoader worker (pid", "DataLoader timed out"
+"""Errors of torch's loader: a process died; none did within the time that a batch was awaited."""
 
 
 class RestartingLoader(Generic[T]):
@@ -30,17 +39,25 @@ class RestartingLoader(Generic[T]):
         start: int,
         num_workers: int,
         describe: Callable[[int], str],
+        timeout_s: float = 0.0,
     ) -> None:
         """Start loading.
 
         Args:
-            load_from: (batch, num_workers) to an iterator over the batches from there on, by torch's loader.
+            load_from: (batch, num_workers) to an iterator over the batches from there on, by torch's loader
+                with a timeout of `POLL_SECONDS` or less.
             start: number of the first batch.
             num_workers: worker processes; 0 loads in this one.
             describe: a batch's number to what is in it, for messages.
+            timeout_s: seconds that a batch may take before its processes are restarted; 0 for no limit.
+
+        Raises:
+            YoloflowError: see `refuse_to_start_twice`.
         """
+        if num_workers:
+            refuse_to_start_twice()
         self._load_from, self._num_workers, self._describe = load_from, num_workers, describe
-        self._next, self._lost_at = start, -1
+        self._next, self._lost_at, self._timeout_s = start, -1, timeout_s
         self._batches = self._open()
 
     def __iter__(self) -> Iterator[T]:
@@ -50,31 +67,67 @@ class RestartingLoader(Generic[T]):
         """Return the next batch.
 
         Raises:
-            YoloflowError: its worker was lost twice.
+            YoloflowError: its worker was lost twice, or workers cannot start at all.
         """
-        try:
-            batch = next(self._batches)
-        except RuntimeError as error:
-            if not _is_lost_worker(error):
+        since = time.monotonic()
+        while True:
+            try:
+                batch = next(self._batches)
+            except RuntimeError as error:
+                waited_s = time.monotonic() - since
+                if str(error).startswith(_DIED):
+                    self._refuse_without_guard()
+                    self._restart(str(error))
+                elif not str(error).startswith(_NO_BATCH_YET):
+                    raise
+                elif self._timeout_s and waited_s >= self._timeout_s:
+                    self._restart(f"loading timed out after {self._timeout_s:g} s (data.load_timeout)")
+                else:
+                    continue
+                since = time.monotonic()
+            except (KeyboardInterrupt, SystemExit):
+                # Else torch waits 5 s for each process that hangs.
+                self._end_processes()
                 raise
-            self._restart(error)
-            return next(self)
-        self._next += 1
-        return batch
+            else:
+                self._next += 1
+                return batch
 
-    def _restart(self, error: RuntimeError) -> None:
-        what = f"{error} at {self._describe(self._next)}"
+    def _restart(self, loss: str) -> None:
+        what = f"{loss} at {self._describe(self._next)}"
+        self._end_processes()
         if self._lost_at == self._next:
             raise YoloflowError(
                 f"{what}: for the second time; is memory short, does the storage hang, or is a file damaged? "
                 "Fewer data.num_parallel_workers need less memory; resume=auto goes on"
-            ) from error
+            )
         logger.warning("%s: its processes are started anew, no image is lost", what)
         self._lost_at = self._next
         del self._batches
         self._batches = self._open()
 
+    def _processes(self) -> list[BaseProcess]:
+        """The worker processes of torch's loader."""
+        return list(getattr(self._batches, "_workers", []))
+
+    def _end_processes(self) -> None:
+        """Kill processes that may hang or be stopped; nothing that they are at is used."""
+        for process in self._processes():
+            process.kill()
+
+    def _refuse_without_guard(self) -> None:
+        """Say that no process can start, where each of them ends as it runs the script once more.
+
+        Raises:
+            YoloflowError: they end so.
+        """
+        # Python's exit code for an error; of a process that is killed it is a signal's number below 0.
+        is_spawned = multiprocessing.get_start_method() != "fork"
+        if is_spawned and self._next == self._opened_at and 1 in (p.exitcode for p in self._processes()):
+            raise YoloflowError(missing_guard())
+
     def _open(self) -> Iterator[T]:
+        self._opened_at = self._next
         try:
             # As many locks as torch's loader makes, which leaves a traceback on the screen where it cannot.
             num_locks = 4 * self._num_workers + 8 if self._num_workers else 0
@@ -88,13 +141,14 @@ class RestartingLoader(Generic[T]):
                 error,
             )
             self._num_workers = 0
-        with _without_sigchld_handler():
-            return self._load_from(self._next, self._num_workers)
-
-
-def _is_lost_worker(error: RuntimeError) -> bool:
-    """Tell whether torch's loader says that a process died or is overdue, not what went wrong in it."""
-    return str(error).startswith(("DataLoader worker (pid", "DataLoader timed out"))
+        try:
+            with _without_sigchld_handler():
+                return self._load_from(self._next, self._num_workers)
+        except (EOFError, ConnectionError) as error:
+            # The server that should fork them ended as it ran the script once more.
+            if multiprocessing.get_start_method() != "forkserver":
+                raise
+            raise YoloflowError(missing_guard()) from error
 
 
 @contextmanager

@@ -135,7 +135,8 @@ def read_set(
             f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), {file}{hint}"
         )
     how = {"cache": settings.index_cache, "policy": settings.problems, **how}
-    how["image_folder"] = settings.image_folder
+    folder = settings.image_folder
+    how["image_folder"] = folder.get(key) if isinstance(folder, dict) else folder
     classes = ClassChoice(settings.names, settings.nc, names)
     return read_evaluated(source, classes, **how) if key == "val_set" else read_index(source, classes, **how)
 

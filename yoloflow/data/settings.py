@@ -111,8 +111,10 @@ class DataSettings(Section):
         lt=1,
         description="share of the training images that is held out for validation where there is no val_set",
     )
-    image_folder: str | None = Field(
-        None, description="where the images of a COCO json lie (null: beside it)"
+    image_folder: str | dict[Literal["train_set", "val_set"], str] | None = Field(
+        None,
+        description="where the images of a COCO json or a list file lie (null: beside it); or for each set, "
+        "as {train_set: images/train, val_set: images/val}",
     )
     nc: Count | None = Field(None, description="number of classes (null: as many as the data names)")
     names: Words | None = Field(None, description="class names in class order (null: the data's own)")

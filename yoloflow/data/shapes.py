@@ -29,6 +29,11 @@ class MultiScale:
         """Return the (k, T) images of the global batches of an epoch as they are."""
         return groups
 
+    @property
+    def smallest(self) -> Shape:
+        """The shape of the smallest batch that there may be."""
+        return min(self.sides), min(self.sides)
+
     def shape(self, images: Int64Array, epoch: int, batch: int) -> Shape:
         """Return the shape of global batch number `batch`: a square."""
         side = int(np.random.default_rng((self.seed, epoch, batch)).choice(self.sides))
@@ -74,9 +79,19 @@ class Rectangular:
             regrouped = np.random.default_rng((self.seed, epoch)).permutation(regrouped)
         return regrouped
 
+    @property
+    def smallest(self) -> Shape:
+        """The shape of the smallest batch of one image that there may be."""
+        return self.shape(np.array([self._needed(self.sizes_hw).prod(1).argmin()]))
+
+    def _needed(self, sizes_hw: Int64Array) -> Int64Array:
+        """Sizes in cells of the stride that sizes in pixels need."""
+        cells: Int64Array = -(-sizes_hw // self.stride)
+        return cells
+
     def shape(self, images: Int64Array, epoch: int = 0, batch: int = 0) -> Shape:
         """Return the shape of a batch that all its images fit into."""
-        height, width = (-(-self.sizes_hw[images].max(0) // self.stride) * self.stride).tolist()
+        height, width = (self._needed(self.sizes_hw[images].max(0)) * self.stride).tolist()
         return height, width
 
     def alike(self, images: Int64Array, batch_size: int) -> list[Int64Array]:
@@ -84,7 +99,7 @@ class Rectangular:
 
         So an image's shape, and with it what the network sees of it, does not depend on the batch.
         """
-        needed = -(-self.sizes_hw[images] // self.stride)
+        needed = self._needed(self.sizes_hw[images])
         _, group = np.unique(needed, axis=0, return_inverse=True)
         groups = [images[group == number] for number in np.unique(group)]
         return [

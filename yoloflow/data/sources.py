@@ -100,7 +100,7 @@ class Camera:
 
     @property
     def is_live(self) -> bool:
-        """Whether it has no end of its own: a device, or a stream of unknown length."""
+        """True if it has no end of its own: a device, or a stream of unknown length."""
         if self.device.isdecimal():
             return True
         return bool(_STREAM.match(self.device)) and self.capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from yoloflow.data.image_files import decode_bytes, decode_image
+from yoloflow.data.image_files import decode_bytes, decode_image, turned_by_exif
 from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.sources import STANDARD_INPUT, VIDEO_SUFFIXES, Frame, camera_device, open_sources
 from yoloflow.structures import Uint8Array, YoloflowError
@@ -98,7 +98,7 @@ def _advice(image: np.ndarray) -> str:
 def _of_pillow(image: Image.Image, place: str) -> Uint8Array:
     """Returns the pixels as `decode_image` gives them of a file: turned as EXIF says, 8 bits, BGR."""
     try:
-        turned = ImageOps.exif_transpose(image)
+        turned = turned_by_exif(image)
         if turned.mode in ("I", "F"):
             raise YoloflowError(f"{place}: a PIL image of mode {turned.mode}; make it one of 8 bits")
         if turned.mode.startswith("I;16"):

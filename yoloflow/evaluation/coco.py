@@ -15,7 +15,8 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth, read_detections, read_ground_truth
+from yoloflow.evaluation.coco_reader import read_detections
+from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, read_ground_truth
 from yoloflow.structures import YoloflowError
 
 # In pycocotools' order. AP and AR over IoU 0.50:0.95 unless named otherwise; small below 32^2 pixels, large

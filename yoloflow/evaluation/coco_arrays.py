@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth, ground_truth_from_rows
+from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, ground_truth_from_rows
 from yoloflow.structures import DatasetIndex, Detections, Int64Array
 
 BOX_DECIMALS = 3

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from yoloflow.evaluation.coco_reader import read_coco_json
+from yoloflow.data.formats.coco_entries import key_of, load, read_categories, read_image_entries
+from yoloflow.data.formats.image_search import parts_of
 from yoloflow.structures import Problem, YoloflowError, nearest_names
+
+ImageId = int | str
+"""The id of an image as the file has it."""
 
 
 class CocoIds:
@@ -22,23 +26,25 @@ class CocoIds:
         Raises:
             YoloflowError: the file cannot be read, or lacks what is needed.
         """
-        content = read_coco_json(path, _without_annotation)
-        try:
-            names = [(str(entry["file_name"]), int(entry["id"])) for entry in content["images"]]
-            categories = {str(entry["name"]): int(entry["id"]) for entry in content["categories"]}
-        except (KeyError, TypeError, ValueError) as error:
-            raise YoloflowError(
-                f"{path}: needs images (id, file_name) and categories (id, name); {error!r}"
-            ) from error
+        content = load(path, with_outlines=False)
+        entries = read_image_entries(str(path), content["images"])
+        names = read_categories(str(path), content["categories"])
+        own_ids = {
+            key_of(entry["id"]): entry["id"]
+            for entry in content["images"]
+            if isinstance(entry, dict) and "id" in entry
+        }
         self.path = path
-        self._categories = categories
+        self._categories = {name: number for number, name in names.items()}
         self._problems = problems
-        self._by_base_name: dict[str, list[tuple[tuple[str, ...], int]]] = {}
-        for name, image_id in names:
-            parts = PurePosixPath(name).parts
-            self._by_base_name.setdefault(parts[-1], []).append((parts, image_id))
-        self._num_images = len(names)
-        self._taken: set[int] = set()
+        self._by_base_name: dict[str, list[tuple[list[str], ImageId]]] = {}
+        # Of entries of one name the first stands for all.
+        ids_of_names = dict(zip(reversed(entries.names), reversed(entries.keys), strict=True))
+        for name, key in ids_of_names.items():
+            parts = parts_of(name) or [name]
+            self._by_base_name.setdefault(parts[-1], []).append((parts, own_ids[key]))
+        self._num_images = len(ids_of_names)
+        self._taken: set[ImageId] = set()
         self._last_refused: str | None = None
 
     @property
@@ -65,13 +71,13 @@ class CocoIds:
                 )
         return ids
 
-    def take(self, file: str) -> int | None:
+    def take(self, file: str) -> ImageId | None:
         """Returns the id of an image; None, and a problem, where there is none or another file has it.
 
         A name in the file that has folders must agree with the end of the path. Where none does, a base name
         that occurs once is enough.
         """
-        parts = Path(file).parts
+        parts = list(Path(file).parts)
         candidates = self._by_base_name.get(parts[-1], []) if parts else []
         fitting = [image_id for known, image_id in candidates if parts[-len(known) :] == known]
         if not fitting and len(candidates) == 1:
@@ -89,8 +95,3 @@ class CocoIds:
             )
             self._problems.append(Problem(file, None, "no-image-id", "drop-image", detail))
         return None
-
-
-def _without_annotation(entry: dict[str, object]) -> dict[str, object]:
-    """Drops an object's annotation as soon as it is parsed: annotations are most of the file."""
-    return {} if "image_id" in entry else entry

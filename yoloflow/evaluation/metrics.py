@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from yoloflow.evaluation.coco import CocoResult
-from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth
+from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth
 from yoloflow.structures import YoloflowError
 
 Metric = Callable[[CocoResult, GroundTruth, Float64Array], float]

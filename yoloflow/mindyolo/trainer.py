@@ -20,7 +20,7 @@ from yoloflow.callbacks import (
     TestFunction,
 )
 from yoloflow.callbacks.base import RunContext
-from yoloflow.config.run_files import begin_run, weights_facts
+from yoloflow.config.run_files import begun_run, weights_facts
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.loader import StageLoader
 from yoloflow.losses import Loss
@@ -32,6 +32,7 @@ from yoloflow.mindyolo.step import TrainStepFn
 from yoloflow.optim.ema import EMA
 from yoloflow.run.folder import RunFolder, choose_run
 from yoloflow.run.lock import release_run_lock
+from yoloflow.runtime.messages import shown_messages
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import Ranks, init_ranks
 from yoloflow.train_step.grad_reducer import GradReducer
@@ -203,6 +204,7 @@ class Trainer:
         wishes = _Wishes(epochs, main_device, warmup_momentum, warmup_step, *further)
         return self._train(wishes, sink_size=self.loader.steps_per_epoch)
 
+    @shown_messages()
     @release_run_lock()
     @explain_rank_timeout("preparing to train")
     def _train(self, wishes: _Wishes, sink_size: int) -> dict[str, Any]:
@@ -227,9 +229,8 @@ class Trainer:
         facts = weights_facts(config, names, origin)
         context = RunContext(run, ranks, step, test_fn, names, items, facts)
         trainer = ours.create_trainer(context, self.loader, callbacks, settings)
-        if ranks.is_main:
-            begin_run(run, config, {"train_set": replace(first.dataset.index, names=names)}, origin)
-        return trainer.train_with_datasink(sink_size)
+        with begun_run(context, config, {"train_set": replace(first.dataset.index, names=names)}, origin):
+            return trainer.train_with_datasink(sink_size)
 
     def _check(self, wishes: _Wishes, ranks: Ranks) -> None:
         """Refuses what contradicts the parts."""

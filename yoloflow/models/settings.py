@@ -45,7 +45,8 @@ class ModelSettings(Section):
     """Settings of the network's start weights and of its computation."""
 
     weight: str | None = Field(
-        None, description="weights to start from: a file, or published for the recipe's downloaded ones"
+        None,
+        description="weights to start from: a file, a run folder, or published (downloaded, of the recipe)",
     )
     strict_load: bool | Literal["auto"] = Field(
         "auto",

@@ -148,7 +148,9 @@ class AverageSettings(Section):
     ema: bool = Field(True, description="average the weights; evaluation uses the average")
     ema_decay: float = Field(0.9999, gt=0, lt=1, description="decay after many updates")
     ema_tau: float = Field(2000.0, gt=0, description="updates until the decay is near its end")
-    ema_weight: str | None = Field(None, description="weights of the averaged network to start from")
+    ema_weight: str | None = Field(
+        None, description="weights of the averaged network to start from: a file or a run folder"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

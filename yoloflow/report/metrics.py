@@ -31,6 +31,7 @@ _FORMS: dict[str, dict[str, object]] = {
     "evaluation": {"epoch": int, "step": int, "time?": NUMBER},
     "stage": {"epoch": int, "stage": int, "step": int, "steps_per_epoch?": NUMBER, "time?": NUMBER},
     "loading": {"waited_share?": NUMBER},
+    "stopped": {"step": int, "time?": NUMBER},
 }
 
 
@@ -42,6 +43,7 @@ class Metrics:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
     loading: list[dict[str, Any]] = field(default_factory=list)
+    stopped: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def loss_names(self) -> list[str]:
@@ -179,6 +181,7 @@ def read_metrics(path: str | Path, *, is_growing: bool = False) -> Metrics:
         "evaluation": metrics.evaluations,
         "stage": metrics.stages,
         "loading": metrics.loading,
+        "stopped": metrics.stopped,
     }
     with Path(path).open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):

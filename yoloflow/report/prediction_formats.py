@@ -68,7 +68,7 @@ class Naming:
 
     names: Sequence[str]
     category_ids: Sequence[int] | None = None
-    take_image_id: Callable[[str], int | None] | None = None
+    take_image_id: Callable[[str], int | str | None] | None = None
     scores: bool = True
 
     def category_id(self, number: int) -> int:

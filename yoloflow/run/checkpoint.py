@@ -4,6 +4,9 @@ A state is two files, `state-<step>.safetensors` (tensors) and `state-<step>.jso
 file's SHA-256 and one of all this). The JSON file is written last, so a state without it, or with a wrong
 sum, does not count; the newest good one is continued. No pickle is ever read or written. A training writes
 them in a thread (`StateWriter`) and waits for a copy of the tensors, not for the disk.
+
+A finished run keeps one state, from which more epochs can go on. Its tensors file is
+`state-<step>-rest.safetensors` and lacks the weights, which lie in files of their own.
 """
 
 from __future__ import annotations
@@ -11,17 +14,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from yoloflow.files import sha256_of, write_atomically
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.files import load_weights, save_weights
+from yoloflow.weights.files import save_weights
 
 logger = logging.getLogger("yoloflow")
 
@@ -51,14 +57,74 @@ def save_state(folder: Path, step: int, state: TrainingState, keep_latest: int =
     tensors_path = folder / f"state-{step:08d}.safetensors"
     save_weights(tensors_path, state.tensors)
     manifest = {"schema": SCHEMA, "step": step, "sha256": sha256_of(tensors_path), "numbers": state.numbers}
-    manifest["sum"] = _sum(manifest)
     manifest_path = tensors_path.with_suffix(".json")
-    write_atomically(manifest_path, json.dumps(manifest, indent=1).encode())
+    _write_manifest(manifest_path, manifest)
     upto = [path for path in _manifests(folder) if path <= manifest_path]
     for old in upto[keep_latest:]:
-        old.unlink(missing_ok=True)
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+        _remove(old)
     return manifest_path
+
+
+def keep_last_state(folder: Path, step: int, weights: Mapping[str, Path]) -> None:
+    """Keeps of the states of a finished run the newest, without the weights that lie in other files.
+
+    A process that is killed meanwhile leaves a good state.
+
+    Args:
+        folder: where states lie.
+        step: the last of the run; a state of another one keeps its weights.
+        weights: by the beginning of tensors' names, the file in `folder` that has them by the rest of it.
+    """
+    manifests = _manifests(folder)
+    if not manifests:
+        return
+    newest = manifests[0]
+    try:
+        if _step_of(newest) == step:
+            _leave_out(newest, weights)
+    except (OSError, ValueError) as error:
+        logger.warning("%s: stays as large as it is (%s)", newest, error)
+    for old in manifests[1:]:
+        _remove(old)
+
+
+def _leave_out(manifest_path: Path, weights: Mapping[str, Path]) -> None:
+    """Writes a state anew without the weights that lie in other files, if that is not done."""
+    manifest = json.loads(manifest_path.read_bytes())
+    if "weights" not in manifest:
+        state = _load(manifest_path)
+        rest = {
+            name: tensor
+            for name, tensor in state.tensors.items()
+            if not any(name.startswith(prefix) for prefix in weights)
+        }
+        rest_path = _tensor_files(manifest_path)[1]
+        save_weights(rest_path, rest)
+        del manifest["sum"]
+        manifest["weights"] = {prefix: [path.name, sha256_of(path)] for prefix, path in weights.items()}
+        _write_manifest(manifest_path, {**manifest, "sha256": sha256_of(rest_path)})
+    _tensor_files(manifest_path)[0].unlink(missing_ok=True)
+
+
+def newest_tensors(folder: Path) -> Path | None:
+    """Returns the file with the tensors of the newest state that holds its weights; None without one."""
+    files = (_tensor_files(path)[0] for path in _manifests(folder))
+    return next((path for path in files if path.is_file()), None)
+
+
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps({**manifest, "sum": _sum(manifest)}, indent=1).encode())
+
+
+def _tensor_files(manifest_path: Path) -> tuple[Path, Path]:
+    """Returns the file of all tensors of a state, and that of those that are no weights."""
+    rest = manifest_path.with_name(f"{manifest_path.stem}-rest.safetensors")
+    return manifest_path.with_suffix(".safetensors"), rest
+
+
+def _remove(manifest_path: Path) -> None:
+    for path in (manifest_path, *_tensor_files(manifest_path)):
+        path.unlink(missing_ok=True)
 
 
 class StateWriter:
@@ -152,7 +218,11 @@ def remove_leftovers(run: Path, weights: Path) -> int:
     Returns:
         how many files.
     """
-    tensors = [path for path in weights.glob("state-*.safetensors") if not path.with_suffix(".json").exists()]
+    tensors = [
+        path
+        for path in weights.glob("state-*.safetensors")
+        if not path.with_name(f"{path.stem.removesuffix('-rest')}.json").exists()
+    ]
     # Not everywhere: `predict`, `test` and `report` may be writing in the folder, as long as they like.
     partial = [
         path for folder in (weights, run / "plots", run / "faults") for path in folder.glob(".*.partial")
@@ -173,7 +243,7 @@ def set_aside_newer(folder: Path, step: int) -> None:
     """
     for manifest_path in _manifests(folder):
         if _step_of(manifest_path) > step:
-            for path in (manifest_path, manifest_path.with_suffix(".safetensors")):
+            for path in (manifest_path, *_tensor_files(manifest_path)):
                 with suppress(FileNotFoundError):
                     path.rename(path.with_name(f"{path.name}.damaged"))
             logger.warning("%s: is called %s.damaged now", manifest_path, manifest_path.name)
@@ -193,10 +263,22 @@ def _load(manifest_path: Path) -> TrainingState:
         raise ValueError("it has changed since it was written")
     if manifest_path.stem != f"state-{manifest['step']:08d}":
         raise ValueError(f"it is the state of step {manifest['step']}")
-    tensors_path = manifest_path.with_suffix(".safetensors")
-    if not tensors_path.exists() or sha256_of(tensors_path) != manifest["sha256"]:
-        raise ValueError("its tensors file is missing or has changed")
-    return TrainingState(load_weights(tensors_path), manifest["numbers"])
+    weights = manifest.get("weights", {})
+    tensors = _load_checked(_tensor_files(manifest_path)[bool(weights)], manifest["sha256"])
+    for prefix, (name, sha256) in weights.items():
+        found = _load_checked(manifest_path.with_name(name), sha256)
+        tensors |= {f"{prefix}{key}": tensor for key, tensor in found.items()}
+    return TrainingState(tensors, manifest["numbers"])
+
+
+def _load_checked(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Loads a file of tensors; ValueError says why it does not count."""
+    if not path.exists() or sha256_of(path) != sha256:
+        raise ValueError(f"its tensors file {path.name} is missing or has changed")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _sum(manifest: dict[str, Any]) -> str:

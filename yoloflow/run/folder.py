@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch.distributed as dist
 
 from yoloflow.files import read_checked, read_names, write_atomically
 from yoloflow.run import file_names
+from yoloflow.run.checkpoint import newest_step, newest_tensors
 from yoloflow.run.lock import AnotherProcessError, acquire_run_lock
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import YoloflowError
@@ -30,10 +32,12 @@ class RunFolder:
     Attributes:
         path: `<save_dir>/<name>`.
         resumed: whether the folder was there before and is continued.
+        extends: whether its training had finished and more epochs are wanted.
     """
 
     path: Path
     resumed: bool
+    extends: bool = False
 
     @property
     def weights(self) -> Path:
@@ -93,12 +97,37 @@ class RunFolder:
 
     @property
     def finished_summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, else None."""
-        summary: dict[str, Any] | None = read_checked(self.summary, {})
+        """The summary of a finished run, else None; None too where that run is extended."""
+        summary: dict[str, Any] | None = None if self.extends else read_checked(self.summary, {})
         return summary
 
+    def contents(self) -> set[Path]:
+        """Returns the files and folders that lie in it."""
+        return set(self.path.iterdir()) if self.path.is_dir() else set()
 
-def choose_run(save_dir: str, name: str | None, default_name: str, resume: str, ranks: Ranks) -> RunFolder:
+    def withdraw(self, kept: set[Path]) -> None:
+        """Removes what a training that took no step has left.
+
+        Args:
+            kept: `contents` before that training.
+        """
+        for path in self.contents() - kept:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()  # only if it is empty
+
+
+def choose_run(
+    save_dir: str,
+    name: str | None,
+    default_name: str,
+    resume: str,
+    ranks: Ranks,
+    wants_more: Callable[[dict[str, Any]], bool] = lambda _: False,
+) -> RunFolder:
     """Finds and locks the folder of a new run, or of a run to continue; nothing is written there yet.
 
     Args:
@@ -107,7 +136,8 @@ def choose_run(save_dir: str, name: str | None, default_name: str, resume: str, 
         default_name: the recipe's name.
         resume: "never" refuses an existing `name`; "auto" continues it. Without a name the one that is not
             finished is continued.
-        ranks: rank 0 looks and claims, the others are outcome.
+        ranks: rank 0 looks and claims, the others hear what came of it.
+        wants_more: whether a finished run is to be trained further, asked with its summary.
 
     Raises:
         YoloflowError: the name is taken and `resume` is "never"; several runs could be continued; or another
@@ -116,7 +146,7 @@ def choose_run(save_dir: str, name: str | None, default_name: str, resume: str, 
     outcome: list[RunFolder | YoloflowError | None] = [None]
     if ranks.is_main:
         try:
-            outcome = [_choose(Path(save_dir), name, default_name, resume)]
+            outcome = [_choose(Path(save_dir), name, default_name, resume, wants_more)]
         except YoloflowError as error:
             outcome = [error]
     if ranks.world_size > 1:
@@ -131,6 +161,9 @@ def choose_run(save_dir: str, name: str | None, default_name: str, resume: str, 
 def find_weights(path: Path) -> Path:
     """Returns the best weights of a run, else the last; averaged ones where there is an average.
 
+    A run that was stopped before its first evaluation has a training state only: then it is that file, of
+    which `load_weights` reads the weights.
+
     Args:
         path: a run folder, or a weights file.
 
@@ -142,6 +175,10 @@ def find_weights(path: Path) -> Path:
     for name in ("best_ema", "best", "last_ema", "last"):
         if (weights := path / "weights" / f"{name}.safetensors").is_file():
             return weights
+    if (state := newest_tensors(path / "weights")) is not None:
+        return state
+    if _is_run(path):
+        raise YoloflowError(f"{path}: this run has no weights yet: it was stopped before it saved a state")
     raise YoloflowError(f"{path}: no weights are there; give a run folder or a .safetensors file (--weight)")
 
 
@@ -159,9 +196,16 @@ def _json_bytes(content: object) -> bytes:
     return json.dumps(content, indent=1, ensure_ascii=False).encode()
 
 
-def _choose(root: Path, name: str | None, default_name: str, resume: str) -> RunFolder:
+def _choose(
+    root: Path,
+    name: str | None,
+    default_name: str,
+    resume: str,
+    wants_more: Callable[[dict[str, Any]], bool],
+) -> RunFolder:
     if resume == "auto":
-        return _to_continue(root / name if name is not None else _unfinished(root, default_name))
+        path = root / name if name is not None else _unfinished(root, default_name)
+        return _to_continue(path, wants_more)
     if name is not None:
         path = root / name
         if not _is_run(path):
@@ -183,12 +227,20 @@ def _choose(root: Path, name: str | None, default_name: str, resume: str) -> Run
     raise AssertionError("the numbers do not end")
 
 
-def _to_continue(path: Path) -> RunFolder:
+def _to_continue(path: Path, wants_more: Callable[[dict[str, Any]], bool]) -> RunFolder:
     run = RunFolder(path, resumed=True)
-    if run.finished_summary is not None:
+    summary = run.finished_summary
+    if summary is not None and not wants_more(summary):
         return run
     acquire_run_lock(path, patience_s=_PATIENCE_SECONDS)
-    return RunFolder(path, resumed=_is_run(path))
+    if summary is None:
+        return RunFolder(path, resumed=_is_run(path))
+    if newest_step(run.weights) is None:
+        raise YoloflowError(
+            f"{path}: is finished, and no training state is left in {run.weights} to go on from: begin a new "
+            f"run with another name=... and weight={path}"
+        )
+    return replace(run, extends=True)
 
 
 def _unfinished(root: Path, default_name: str) -> Path:

@@ -21,10 +21,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ECHO_SECONDS = 1.0
 
 
-class TrainingStopped(BaseException):
+class TrainingStopped(SystemExit):
     """A training ended early by a signal; its state is saved.
 
-    Like KeyboardInterrupt no Exception, so that nobody takes it for a fault and goes on.
+    Where nobody catches it Python ends, without a traceback and with `exit_code`. SIGINT raises the subclass
+    `TrainingInterrupted`, so that `except KeyboardInterrupt` sees Ctrl-C.
 
     Attributes:
         signal_number: of the signal that asked.
@@ -33,11 +34,21 @@ class TrainingStopped(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
+        self.code = self.exit_code
+
+    @classmethod
+    def by(cls, signal_number: int) -> TrainingStopped:
+        """Returns the exception of a signal."""
+        return TrainingInterrupted(signal_number) if signal_number == signal.SIGINT else cls(signal_number)
 
     @property
     def exit_code(self) -> int:
         """Exit code as shells give it: 130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.signal_number
+
+
+class TrainingInterrupted(TrainingStopped, KeyboardInterrupt):
+    """A training ended early by SIGINT, which is Ctrl-C; its state is saved."""
 
 
 class StopRequest:
@@ -85,7 +96,7 @@ class StopRequest:
         self._raises = self._world_size == 1
         try:
             if self._raises and self._signal_number is not None:
-                raise TrainingStopped(self._signal_number)
+                raise TrainingStopped.by(self._signal_number)
             yield
         finally:
             self._raises = False
@@ -107,7 +118,7 @@ class StopRequest:
         """Raises `TrainingStopped` on all ranks if one of them was sent a signal; all must call it."""
         number, _ = self.agree()
         if number is not None:
-            raise TrainingStopped(number)
+            raise TrainingStopped.by(number)
 
     def wait_for_all(self) -> None:
         """Waits for all ranks."""
@@ -118,7 +129,7 @@ class StopRequest:
         self._signal_number = number
         if self._raises:
             self._raises = False
-            raise TrainingStopped(number)
+            raise TrainingStopped.by(number)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def write_summary(
     run: RunFolder,
     ranks: Ranks,
     device: torch.device,
-    counts: Mapping[str, int],
+    counts: Mapping[str, Any],
     figures: Mapping[str, Any],
     best: Mapping[str, Any],
     speed: Mapping[str, float],
@@ -33,7 +33,7 @@ def write_summary(
         run: the run folder.
         ranks: this process among its peers.
         device: of this rank.
-        counts: epochs, steps and skipped updates.
+        counts: epochs, steps and skipped updates; why it stopped early.
         figures: of the last evaluation; empty without one.
         best: epoch and figures of the best evaluation; empty without one.
         speed: wall seconds and images per second.

@@ -13,6 +13,8 @@ import torch
 from yoloflow.runtime.settings import Determinism
 from yoloflow.structures import YoloflowError, nearest_names
 
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
 
 def set_determinism(level: str) -> None:
     """Sets how much of a training a second one repeats; call it before anything runs on the device.
@@ -33,7 +35,7 @@ def set_determinism(level: str) -> None:
     is_bitwise = level == "bitwise"
     if is_bitwise:
         # Read by cuBLAS when it starts: without a fixed workspace its sums depend on the stream.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
     torch.use_deterministic_algorithms(is_bitwise)
     # It would fill all new memory, which costs a fifth of a step and matters only to a read of it by mistake.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

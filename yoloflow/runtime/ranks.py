@@ -19,6 +19,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from yoloflow.runtime.device import select_device
+from yoloflow.runtime.start_method import refuse_to_start_twice
 from yoloflow.structures import YoloflowError
 
 T = TypeVar("T")
@@ -62,7 +63,11 @@ def init_ranks(
 
     Returns:
         this process's place and its device.
+
+    Raises:
+        YoloflowError: the device cannot be used, not all ranks come, or see `refuse_to_start_twice`.
     """
+    refuse_to_start_twice()
     ranks = Ranks(
         rank=int(os.environ.get("RANK", 0)),
         world_size=int(os.environ.get("WORLD_SIZE", 1)),

@@ -17,6 +17,10 @@ from yoloflow.train_step.running_statistics import RunningStatistics
 _UNFINISHED = "unfinished."
 
 
+class OtherStateError(YoloflowError):
+    """A training state has other tensors than the training that should go on from it."""
+
+
 class StepState:
     """Collects the tensors of network, EMA and its counter, optimizer, scaler and an unfinished update."""
 
@@ -101,7 +105,7 @@ def _require_same_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) 
         given: the state's.
 
     Raises:
-        YoloflowError: a tensor is missing, unexpected or of another shape.
+        OtherStateError: a tensor is missing, unexpected or of another shape.
     """
     missing = sorted(own.keys() - given.keys())
     unexpected = sorted(given.keys() - own.keys())
@@ -112,7 +116,7 @@ def _require_same_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) 
         ("has misshaped", sorted(misshaped)),
     ):
         if names:
-            raise YoloflowError(
+            raise OtherStateError(
                 f"the training state {fault} {len(names)} tensors, first {names[0]}: "
                 "it is of another network or config; resume with the run's own config.yaml"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from yoloflow.callbacks.base import RunContext
@@ -26,6 +27,14 @@ class KeptWeights:
         for name, network in networks.items():
             path = context.run.weights / f"{name}.safetensors"
             save_weights(path, network.state_dict(), context.weights_facts)
+
+    def by_prefix(self, stem: str) -> dict[str, Path]:
+        """Returns the files of `save` by the beginning of the names that their tensors have in a state."""
+        folder = self._context.run.weights
+        files = {"network.": folder / f"{stem}.safetensors"}
+        if self._context.train_step.ema is not None:
+            files["ema.network."] = folder / f"{stem}_ema.safetensors"
+        return files
 
     def keep(self, score: float, top_k: int) -> None:
         """Keeps the weights of this epoch if they are among the best.

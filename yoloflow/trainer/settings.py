@@ -36,6 +36,9 @@ class TrainerSettings(Section):
     non_finite: Literal["stop", "skip"] = Field(
         "stop", description="what to do at the first loss, gradient or weight that is not finite"
     )
+    patience: Count | None = Field(
+        None, description="end the training when AP has not risen for so many epochs (null: never)"
+    )
     max_unassigned: Count | None = Field(
         50,
         description="stop when the loss assigned no object of so many batches in a row (null: never)",

@@ -13,7 +13,7 @@ from yoloflow.files import sha256_of
 from yoloflow.models.pretrain import freeze_layers, load_pretrain
 from yoloflow.optim.ema import EMA
 from yoloflow.run.checkpoint import newest_step
-from yoloflow.run.folder import RunFolder
+from yoloflow.run.folder import RunFolder, find_weights
 from yoloflow.structures import YoloflowError
 from yoloflow.trainer.settings import StartSettings
 from yoloflow.weights.published import weights_path
@@ -51,7 +51,7 @@ def start_weights(
     has_state = run.resumed and newest_step(run.weights) is not None
     origin = None
     if settings.weight is not None and not has_state:
-        path = weights_path(settings.weight, settings.recipe)
+        path = _file(settings.weight, settings.recipe)
         origin = load_start(network, path, settings.strict_load, class_names)
     freeze_layers(network, settings.freeze)
     if not settings.ema:
@@ -60,7 +60,7 @@ def start_weights(
         return Start(EMA(network, settings.ema_decay, settings.ema_tau), origin)
     ema = EMA(network, settings.ema_decay, settings.ema_tau, updates=0)
     if not has_state:
-        path = weights_path(settings.ema_weight, settings.recipe)
+        path = _file(settings.ema_weight, settings.recipe)
         load_pretrain(ema.network, path, settings.strict_load, class_names)
     return Start(ema, origin)
 
@@ -91,3 +91,9 @@ def load_start(
         )
     logger.info("%s", report.describe(path, network))
     return {"file": str(Path(path).absolute()), "sha256": sha256_of(path), **report.to_json()}
+
+
+def _file(weight: str, recipe: str | None) -> str | Path:
+    """Returns the weights file that a setting names: a file, a run folder, or "published"."""
+    folder = Path(weight).expanduser()
+    return find_weights(folder) if folder.is_dir() else weights_path(weight, recipe)

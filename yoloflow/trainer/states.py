@@ -11,6 +11,7 @@ from yoloflow.callbacks import BaseCallback, RunContext
 from yoloflow.run.checkpoint import (
     StateWriter,
     TrainingState,
+    keep_last_state,
     load_newest_state,
     newest_step,
     remove_leftovers,
@@ -122,6 +123,12 @@ class TrainingStates:
     def wait(self) -> None:
         """Returns when nothing is left to write."""
         self._writer.wait()
+
+    def conclude(self) -> None:
+        """Keeps of the states of a finished run what goes on to more epochs (rank 0)."""
+        self.wait()
+        if self._context.ranks.is_main:
+            keep_last_state(self._context.run.weights, self._context.step, self._weights.by_prefix("last"))
 
     def restore(self) -> None:
         """Restores the newest state of the run, if there is one; all ranks must call. Nothing is written.

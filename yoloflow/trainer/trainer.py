@@ -46,6 +46,7 @@ class Trainer:
     stop: StopRequest
     _batches: Iterator[Batch] = field(default_factory=lambda: iter(()))
     _entered_stage: int | None = None
+    _is_checked: bool = False
 
     def train(self) -> dict[str, Any]:
         """Trains to the last epoch and returns the content of `summary.json`.
@@ -93,6 +94,7 @@ class Trainer:
         self.time.begin()
         context.epoch = min(context.step // steps_per_epoch, context.epochs - 1)
         with self.guards.explaining(partial(self._notify, "on_exception"), self.states.wait):
+            self.check()
             with self.guards.running():
                 self._notify("on_train_begin")
                 if context.epoch_open:  # the run was stopped in an evaluation
@@ -100,6 +102,8 @@ class Trainer:
                     self._end_epoch()
                 self._batches = self.loader.batches(context.step)
                 for epoch in range(context.step // steps_per_epoch, context.epochs):
+                    if self._has_stalled(epoch):
+                        break
                     context.epoch = epoch
                     self.time.begin_epoch()
                     self._enter_stage()
@@ -110,21 +114,58 @@ class Trainer:
                     self._end_epoch()
             self.states.wait()
             self.weights.save("last")
-            counts = {"epochs": context.epochs, "steps": context.step}
+            self.states.conclude()
+            counts: dict[str, Any] = {"epochs": context.step // steps_per_epoch, "steps": context.step}
             counts["skipped_updates"] = int(context.train_step.skipped_updates)
+            if counts["epochs"] < context.epochs:
+                counts["stopped_early"] = {"patience": self.settings.patience, "planned": context.epochs}
             results = (counts, context.figures, context.best, self.time.to_json())
             summary = write_summary(context.run, context.ranks, context.train_step.device, *results)
             self._notify("on_train_end")
         return summary
 
+    def check(self) -> None:
+        """Lets the guards look at the training before anything of it is written; once, all ranks.
+
+        Raises:
+            YoloflowError: memory is too small for the largest batch, or the smallest has too few cells.
+        """
+        if not self._is_checked:
+            self.guards.before_training()
+            self._is_checked = True
+
+    def _has_stalled(self, epochs_done: int) -> bool:
+        """Returns whether the newest evaluation came `patience` epochs or more after the best one."""
+        context, patience = self.context, self.settings.patience
+        if patience is None or not context.best or context.test_fn is None:
+            return False
+        if epochs_done - context.best["epoch"] < patience or not self._is_evaluated(epochs_done):
+            return False
+        if context.ranks.is_main:
+            logger.info(
+                "AP has not risen for %d epochs (patience=%d; best %.4f after epoch %d): the training ends "
+                "after epoch %d of %d",
+                *(epochs_done - context.best["epoch"], patience, context.best["map"], context.best["epoch"]),
+                *(epochs_done, context.epochs),
+            )
+        return True
+
+    def _is_evaluated(self, epoch: int) -> bool:
+        """Returns whether the network is evaluated after an epoch (from 1) of the present stage."""
+        context = self.context
+        return any(plan.is_due(epoch, context.epochs, context.stage) for plan in self._plans())
+
+    def _plans(self) -> list[EvalWhileTrain]:
+        return [callback for callback in self.callbacks if isinstance(callback, EvalWhileTrain)]
+
     def _take_steps(self, sink_size: int) -> None:
         """Takes a sink of steps and looks at the device only after the last one."""
         context = self.context
         self._enter_stage()
-        last = context.step + steps_until_look(context.step, sink_size, self.loader, self.settings)
+        first = context.step
+        last = first + steps_until_look(first, sink_size, self.loader, self.settings)
         while context.step < last:
-            self.activity.begin(f"loading the batch of step {context.step + 1}")
-            context.batch = batch = next(self._batches)
+            context.batch = batch = self._load(first)
             self._notify("on_step_begin")
             self.activity.begin(f"taking step {context.step + 1}")
             context.loss_items = loss_items = context.train_step(batch.images, batch.labels).loss_items
@@ -141,6 +182,25 @@ class Trainer:
             context.loss_items = sum_over_ranks(loss_items) / context.ranks.world_size
             context.images_per_second = self.time.end_lap()
         self._notify("on_step_end")
+
+    def _load(self, sink_begin: int) -> Batch:
+        """Waits for the next batch; a signal ends the wait, and the state before that batch is saved.
+
+        Args:
+            sink_begin: step after which the host has not looked at the device.
+        """
+        context = self.context
+        self.activity.begin(f"loading the batch of step {context.step + 1}")
+        try:
+            with self.stop.at_once():
+                return next(self._batches)
+        except TrainingStopped:
+            if context.step > sink_begin:
+                self.guards.after_steps()
+            # A stage that begins with the awaited batch begins again.
+            context.stage = self.loader.stage_of(max(context.step - 1, 0))
+            self.states.save()
+            raise
 
     def _enter_stage(self) -> None:
         """Switches to the stage of the coming step where it is another; a stage may begin within an epoch."""
@@ -165,9 +225,8 @@ class Trainer:
             self.states.save()
         try:
             self._notify("on_epoch_end")
-            plans = [callback for callback in self.callbacks if isinstance(callback, EvalWhileTrain)]
-            if any(plan.is_due(context.epoch + 1, context.epochs, context.stage) for plan in plans):
-                self._evaluate(max(plan.keep_top_k for plan in plans))
+            if self._is_evaluated(context.epoch + 1):
+                self._evaluate(max(plan.keep_top_k for plan in self._plans()))
         except TrainingStopped:
             self.states.save()
             raise
@@ -199,7 +258,7 @@ class Trainer:
         if is_due or signal_number is not None:
             self.states.save()
         if signal_number is not None:
-            raise TrainingStopped(signal_number)
+            raise TrainingStopped.by(signal_number)
 
     def _notify(self, hook: str) -> None:
         self.activity.begin(f"{hook} of the callbacks (after step {self.context.step})")

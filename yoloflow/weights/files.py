@@ -75,6 +75,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 def read_weights(path: str | Path) -> WeightsFile:
     """Reads a weights file of any known format; no code of a file ever runs.
 
+    Of a training state (`state-<step>.safetensors`) it reads the averaged weights, else the network's.
+
     Args:
         path: the file; its format is recognised by its content.
 
@@ -119,6 +121,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
     except ValueError:
         facts = {}
     facts = facts if isinstance(facts, dict) else {}
+    tensors = _of_training_state(tensors)
     names, licence = facts.get("class_names"), facts.get("licence")
     return WeightsFile(
         tensors,
@@ -127,6 +130,20 @@ def _read_safetensors(path: Path) -> WeightsFile:
         licence if isinstance(licence, str) else None,
         facts=facts,
     )
+
+
+def _of_training_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the weights in a training state, the averaged ones if it has an average; else the tensors."""
+    if "skipped_updates" in tensors:
+        for prefix in ("ema.network.", "network."):
+            found = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+            if found:
+                return found
+    return tensors
 
 
 def _describe_other(head: bytes) -> str:

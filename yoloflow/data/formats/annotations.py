@@ -37,6 +37,7 @@ class Annotations:
         polygon_offsets: (M + 1,) int64; polygon_points: (P, 2) float32, in the boxes' unit.
         polygon_parts: by box, points of each part of an outline that is joined of several.
         masks: by box, run-length masks.
+        box_entries: (M,) position of the image whose label file has the box; None where that is its own.
         consulted: files and folders beside these whose change could change the outcome; None if unknown.
         problems: what was found wrong while reading.
         num_images_listed: images in the source; num_boxes_listed: its lines, valid or not.
@@ -63,6 +64,7 @@ class Annotations:
     polygon_points: Float32Array
     polygon_parts: dict[int, list[int]] = field(default_factory=dict)
     masks: dict[int, RunLengthMask] = field(default_factory=dict)
+    box_entries: Int64Array | None = None
     consulted: list[str] | None = None
     problems: list[Problem] = field(default_factory=list)
     num_images_listed: int = 0
@@ -70,7 +72,8 @@ class Annotations:
 
     def place_of_box(self, box: int) -> tuple[str, int | None, str]:
         """File, line and a prefix for the detail of a problem with a box."""
-        file, number = self.label_files[self.box_images[box]], int(self.box_numbers[box])
+        entries = self.box_images if self.box_entries is None else self.box_entries
+        file, number = self.label_files[entries[box]], int(self.box_numbers[box])
         return (file, None, f"annotation {number}: ") if file.endswith(".json") else (file, number, "")
 
     def place_of_image(self, image: int) -> tuple[str, int | None]:

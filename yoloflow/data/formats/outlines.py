@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from hotcoco import mask as run_lengths
 
-from yoloflow.structures import Float32Array, RunLengthMask
+from yoloflow.structures import Float32Array, RunLengthMask, Uint8Array
 
 _LARGEST_MASK = 2**28
 NO_POLYGON = np.empty((0, 2), np.float32)
@@ -64,10 +64,23 @@ def read_mask(value: Mapping[str, object], size_hw: tuple[int, int]) -> RunLengt
 
 def outline_of_mask(mask: RunLengthMask) -> Float32Array:
     """Returns (K, 2) the outline through the border pixels' centres, parts joined and holes filled."""
-    pixels = np.ascontiguousarray(run_lengths.decode(_with_bytes(mask)))
+    pixels = pixels_of_mask(mask)
     contours, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     parts = [contour[:, 0].astype(np.float32) + 0.5 for contour in contours if len(contour) >= 3]
     return join_parts(sorted(parts, key=len, reverse=True)) if parts else NO_POLYGON
+
+
+def pixels_of_mask(mask: RunLengthMask) -> Uint8Array:
+    """Returns the (H, W) pixels of a mask, 1 inside."""
+    return np.ascontiguousarray(run_lengths.decode(_with_bytes(mask)))
+
+
+def mask_of_pixels(pixels: Uint8Array) -> RunLengthMask:
+    """Returns the mask of (H, W) pixels that are not 0 inside."""
+    encoded = run_lengths.encode(np.asfortranarray(pixels))
+    counts = encoded["counts"]
+    height, width = pixels.shape
+    return {"size": [height, width], "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
 def _with_bytes(mask: RunLengthMask) -> dict[str, object]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.formats.annotations import Annotations, offsets_of
+from yoloflow.data.formats.image_search import find_images
 from yoloflow.data.formats.list_file import UTF16_MARKS, read_list_file
 from yoloflow.data.image_files import IMAGE_SUFFIXES
 from yoloflow.data.threads import map_in_threads
@@ -45,11 +46,12 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
         YoloflowError: the source lists no image, or a file cannot be read.
     """
     folders: set[str] = set()
-    paths, listed_lines = _image_paths(source, image_folder, folders)
+    paths, listed_lines, remarks = _image_paths(source, image_folder, folders)
     if not paths:
         raise YoloflowError(f"{source}: lists no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
     labels = map_in_threads(_read_label_file, paths)
     annotations = _flatten(source, paths, listed_lines, labels)
+    annotations.problems += remarks
     # Which folders a pattern looks into is glob's own business.
     if os.path.exists(source):
         # A label or an orphan that appears changes its folder.
@@ -58,24 +60,27 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     return annotations
 
 
-def listed_images(source: str, image_folder: str | None = None) -> list[str]:
-    """Returns the absolute paths of the images of a source, without their labels; arguments as `read`."""
-    return _image_paths(source, image_folder, set())[0]
+def listed_images(source: str, image_folder: str | None = None) -> tuple[list[str], list[int], list[Problem]]:
+    """Returns the images of a source without their labels: absolute paths, lines, problems; see `read`."""
+    return _image_paths(source, image_folder, set())
 
 
-def _image_paths(source: str, image_folder: str | None, folders: set[str]) -> tuple[list[str], list[int]]:
+def _image_paths(
+    source: str, image_folder: str | None, folders: set[str]
+) -> tuple[list[str], list[int], list[Problem]]:
     """Returns paths and lines of the images; the folders that were looked into are added to `folders`."""
     if os.path.isdir(source):
         paths = sorted(_image_files_below(source, folders))
     elif os.path.isfile(source):
         base = os.path.abspath(image_folder or os.path.dirname(source) or ".")
         rows = read_list_file(source)
-        return [os.path.normpath(os.path.join(base, name)) for name, _ in rows], [
-            number for _, number in rows
-        ]
+        below = None if image_folder is None else base
+        found = find_images(source, [name for name, _ in rows], [base], below)
+        folders.update(map(os.path.dirname, found.paths))
+        return found.paths, [number for _, number in rows], found.problems
     else:
         paths = sorted(path for path in glob.glob(source, recursive=True) if _is_image_file(path))
-    return [os.path.abspath(path) for path in paths], [0] * len(paths)
+    return [os.path.abspath(path) for path in paths], [0] * len(paths), []
 
 
 def _image_files_below(folder: str, visited: set[str]) -> Iterable[str]:

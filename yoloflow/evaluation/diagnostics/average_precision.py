@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.evaluation.coco_reader import Float64Array
+from yoloflow.evaluation.coco_truth import Float64Array
 
 RECALLS = np.linspace(0, 1, 101)
 # linspace is a bit above the nearest number to 0.35 and others, so that 35 of 100 objects do not reach it.

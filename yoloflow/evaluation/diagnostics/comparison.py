@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from yoloflow.evaluation.coco import CocoResult, evaluate_read
-from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth, read_detection_rows, read_ground_truth
+from yoloflow.evaluation.coco_reader import read_detection_rows
+from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, read_ground_truth
 from yoloflow.evaluation.diagnostics.intervals import LEVEL, draw_images, interval, rank_classes, resampled_ap
 from yoloflow.evaluation.diagnostics.matching import find_pairs, make_tables
 from yoloflow.structures import YoloflowError

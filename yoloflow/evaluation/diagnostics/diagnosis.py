@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from yoloflow.evaluation.coco import STAT_NAMES, CocoResult, evaluate_read
-from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth, read_detection_rows, read_ground_truth
+from yoloflow.evaluation.coco_reader import read_detection_rows
+from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, read_ground_truth
 from yoloflow.evaluation.diagnostics import average_precision, curves, images, intervals
 from yoloflow.evaluation.diagnostics.calibration import Calibration, calibrate
 from yoloflow.evaluation.diagnostics.confusion import BACKGROUND, CONVENTION, confusion_matrix, mix_ups

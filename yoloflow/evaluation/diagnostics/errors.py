@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yoloflow.evaluation.coco_reader import Float64Array
+from yoloflow.evaluation.coco_truth import Float64Array
 from yoloflow.evaluation.diagnostics.average_precision import interpolated_ap
 from yoloflow.evaluation.diagnostics.matching import BoolArray, Matches, Pairs, Tables
 from yoloflow.evaluation.diagnostics.operating_point import OperatingPoint

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.evaluation.coco_reader import Float64Array
+from yoloflow.evaluation.coco_truth import Float64Array
 from yoloflow.evaluation.diagnostics.average_precision import interpolated_ap
 from yoloflow.evaluation.diagnostics.matching import BoolArray, Pairs, Tables, match
 from yoloflow.structures import Int64Array

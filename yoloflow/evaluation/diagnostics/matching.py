@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.evaluation.coco_reader import Float64Array, GroundTruth
+from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth
 from yoloflow.structures import Int64Array
 
 BoolArray = NDArray[np.bool_]

@@ -14,9 +14,10 @@ import yaml
 from yoloflow.files import read_checked
 from yoloflow.report.metrics import Metrics, TrainingCurves, curves_of, finite, read_metrics
 from yoloflow.run import file_names
+from yoloflow.run.lock import is_training
 from yoloflow.structures import YoloflowError
 
-State = Literal["waiting", "running", "silent", "finished"]
+State = Literal["waiting", "running", "silent", "interrupted", "finished"]
 
 _SILENT_SECONDS = 120.0
 """So long without a line is worth a word, if lines used to come much quicker."""
@@ -31,7 +32,8 @@ class Progress:
 
     Attributes:
         run: the folder.
-        state: "waiting" before the first logged step; "silent" where nothing was written for long.
+        state: "waiting" before the first logged step; "silent" where nothing was written for long;
+            "interrupted" where its process has stopped before the end.
         metrics: its records.
         curves: of these records.
         epochs: planned; None where config.yaml does not say.
@@ -101,6 +103,8 @@ class ProgressReader:
         state: State = "running"
         if summary is not None:
             state = "finished"
+        elif self._is_interrupted():
+            state = "interrupted"
         elif not metrics.steps and not metrics.evaluations:
             state = "waiting"  # reading a large data set takes its time
         elif silent_seconds > max(_SILENT_SECONDS, 5 * longest):
@@ -129,6 +133,11 @@ class ProgressReader:
             self._metrics = Metrics() if seen is None else read_metrics(path, is_growing=True)
             self._curves = curves_of(self._metrics)
             self._seen = seen
+
+    def _is_interrupted(self) -> bool:
+        """Returns whether the training has said that it stopped, or its process is gone."""
+        is_alive = is_training(self.run)
+        return is_alive is False or (is_alive is None and bool(self._metrics.stopped))
 
     def _last_write(self) -> float:
         """When the run last wrote; a run that goes on writes its settings anew."""

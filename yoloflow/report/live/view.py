@@ -17,7 +17,13 @@ from yoloflow.report.live.text_plot import Curve, plot
 from yoloflow.report.metrics import NO_OBJECTS, has_ap, known_points, smooth
 
 _LOADER_BOUND = 0.1
-_STATE_STYLES = {"waiting": "yellow", "running": "green", "silent": "red", "finished": "cyan"}
+_STATE_STYLES = {
+    "waiting": "yellow",
+    "running": "green",
+    "silent": "red",
+    "interrupted": "red",
+    "finished": "cyan",
+}
 _MIN_PLOT_WIDTH, _MAX_PLOTS = 38, 3
 _CLASS_WIDTH, _CLASS_FIGURES = 36, 21
 _CLASS_ROW = {"name": str, "num_objects": int, "ap": NUMBER, "ap50": NUMBER}
@@ -82,10 +88,13 @@ def _state(progress: Progress) -> Text:
     state: str = progress.state
     if progress.state == "silent":
         state = f"nothing written for {_duration(progress.silent_seconds)}: stopped, killed or hanging"
+    elif progress.state == "interrupted":
+        state = f"interrupted {_duration(progress.silent_seconds)} ago, resume=auto goes on"
     elif progress.state == "waiting":
         state = f"no step logged yet, last written {_duration(progress.silent_seconds)} ago"
     elif summary is not None and isinstance(seconds := summary.get("wall_seconds"), int | float):
-        state = f"finished in {_duration(seconds)}"
+        is_early = "stopped_early" in summary
+        state = f"finished {'early (patience) ' if is_early else ''}in {_duration(seconds)}"
     if metrics.stages and progress.state != "finished":
         state = f"stage {metrics.stages[-1]['stage'] + 1}, {state}"
     return Text(state, style=_STATE_STYLES[progress.state])

@@ -7,6 +7,7 @@ from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.run.signals import StopRequest
 from yoloflow.trainer.activity import Activity
 from yoloflow.trainer.guards.assignment import AssignmentGuard
+from yoloflow.trainer.guards.batch_norm import BatchNormGuard
 from yoloflow.trainer.guards.disk import DiskGuard
 from yoloflow.trainer.guards.guard import Guard, Guards
 from yoloflow.trainer.guards.memory import MemoryGuard
@@ -33,6 +34,7 @@ def create_guards(
         NonFiniteGuard(context, loader, states, settings.non_finite),
         StallWatchdog(activity),
         DiskGuard(context.run.path),
+        BatchNormGuard(context.train_step, loader),
     ]
     if settings.max_unassigned is not None:
         guards.append(AssignmentGuard(context, settings.max_unassigned))

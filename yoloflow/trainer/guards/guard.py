@@ -18,6 +18,13 @@ class Guard:
         """Returns the context in which the training runs."""
         return nullcontext()
 
+    def before_training(self) -> None:
+        """Looks at the training before anything of it is written; all ranks call it.
+
+        Raises:
+            YoloflowError: it cannot go well.
+        """
+
     def after_steps(self) -> None:
         """Looks at the training after a sink of steps.
 
@@ -44,6 +51,11 @@ class Guards(Guard):
             for guard in self.guards:
                 contexts.enter_context(guard.running())
             yield
+
+    def before_training(self) -> None:
+        """Asks all guards."""
+        for guard in self.guards:
+            guard.before_training()
 
     def after_steps(self) -> None:
         """Asks all guards."""

@@ -13,8 +13,7 @@ middle of a loss. After each try all hear what came of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -73,12 +72,10 @@ class MemoryGuard(Guard):
     def __init__(self, train_step: TrainStep, loader: ConcatLoader, activity: Activity) -> None:
         self._train_step, self._loader, self._activity = train_step, loader, activity
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Tries it first; `YoloflowError` says how many images fit."""
+    def before_training(self) -> None:
+        """Tries it; `YoloflowError` says how many images fit."""
         self._activity.begin("trying the largest batch")
         forecast_memory(self._train_step, self._loader, self._activity.ranks)
-        yield
 
 
 def forecast_memory(train_step: TrainStep, loader: ConcatLoader, ranks: Ranks) -> None:

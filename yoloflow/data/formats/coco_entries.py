@@ -1,0 +1,283 @@
+"""Entries of a COCO json: ids in any spelling, and each faulty entry named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.data.formats.outlines import NO_POLYGON, join_parts, outline_of_mask, read_mask
+from yoloflow.files import read_json
+from yoloflow.structures import Problem, RunLengthMask, YoloflowError
+
+_INT64_BOUND = 2**63
+
+Key = int | str
+"""The id of an image in a spelling that equal ids share."""
+
+
+def load(source: str | Path, *, with_outlines: bool = True) -> dict[str, Any]:
+    """Returns the content of the file, with its three lists.
+
+    Args:
+        source: the file.
+        with_outlines: keep the segmentations, which are most of the file.
+
+    Raises:
+        YoloflowError: it cannot be read, or is no COCO json.
+    """
+    content = read_json(Path(source), None if with_outlines else _without_segmentation, advice="")
+    if content is None and not Path(source).exists():
+        raise YoloflowError(f"{source}: cannot be read (there is no such file)")
+    return checked(content, str(source))
+
+
+def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("segmentation", None)
+    return entry
+
+
+def checked(content: object, source: str) -> dict[str, Any]:
+    """Returns a content that has COCO's three lists; annotations may be absent.
+
+    Raises:
+        YoloflowError: it has not.
+    """
+    if isinstance(content, list):
+        raise YoloflowError(
+            f"{source}: is a list (of detections?), not an annotation file with images and categories"
+        )
+    if not isinstance(content, Mapping):
+        raise YoloflowError(f"{source}: is no COCO json (an object with images, annotations and categories)")
+    found = {}
+    for key in ("images", "annotations", "categories"):
+        found[key] = content.get(key, [] if key == "annotations" else None)
+        if not isinstance(found[key], Sequence) or isinstance(found[key], str):
+            raise YoloflowError(f'{source}: is no COCO json: "{key}" is missing or no list')
+    return found
+
+
+def read_categories(source: str, entries: Sequence[Any]) -> dict[int, str]:
+    """Returns the name of each category id, in the order of the ids.
+
+    Raises:
+        YoloflowError: a category has no id or no name, or two have one id.
+    """
+    found: dict[int, str] = {}
+    for position, entry in enumerate(entries):
+        number = whole(entry.get("id")) if isinstance(entry, Mapping) else None
+        if number is None or not isinstance(entry.get("name"), str):
+            raise YoloflowError(f"{source}: categories[{position}] needs a whole number id and a name")
+        if number in found:
+            raise YoloflowError(
+                f"{source}: category id {number} is given to {found[number]} and to {entry['name']}"
+            )
+        found[number] = entry["name"]
+    if not found:
+        raise YoloflowError(f"{source}: lists no categories, so its boxes can have no class")
+    return dict(sorted(found.items()))
+
+
+def whole(value: object) -> int | None:
+    """Returns a whole number, also written as 3.0 or "3"; None for anything else."""
+    if type(value) is int and abs(value) < _INT64_BOUND:
+        return value
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
+        value = int(value)
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _INT64_BOUND:
+        return value
+    return None
+
+
+def key_of(value: object) -> Key:
+    """Returns a key that equal ids share: 7, 7.0 and "7" are the same image."""
+    if type(value) is int:
+        return value
+    number = whole(value)
+    return str(value) if number is None else number
+
+
+@dataclass(slots=True)
+class ImageEntries:
+    """The images of the file, an entry for each id.
+
+    Attributes:
+        names: `file_name` of each; keys: its id; sizes_hw: its stated size, 0 where there is none.
+        paths: its file, or what else names it in problems.
+        number_of_key: position of each key.
+        repeated: entries with a key that another one has: position in the file, name, position of the other.
+        problems: entries that cannot be used.
+        num_listed: entries in the file.
+    """
+
+    names: list[str] = field(default_factory=list)
+    keys: list[Key] = field(default_factory=list)
+    sizes_hw: list[tuple[int, int]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    number_of_key: dict[Key, int] = field(default_factory=dict)
+    repeated: list[tuple[int, str, int]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    num_listed: int = 0
+
+    def numbers(self, source: str) -> list[int]:
+        """Returns the ids as whole numbers; a remark says where all are numbered anew from 1."""
+        if all(isinstance(key, int) and abs(key) < _INT64_BOUND for key in self.keys):
+            return [int(key) for key in self.keys]
+        detail = "some image ids are no whole numbers; all images are numbered from 1 in file order"
+        self.problems.append(Problem(source, None, "image-ids-renumbered", "keep", detail))
+        return list(range(1, len(self.keys) + 1))
+
+
+def read_image_entries(source: str, entries: Sequence[Any], *, need_names: bool = True) -> ImageEntries:
+    """Returns the images, without their paths.
+
+    Args:
+        source: the file.
+        entries: its images.
+        need_names: an entry without `file_name` cannot be used; else its id is its name.
+    """
+    images = ImageEntries(num_listed=len(entries))
+    for position, entry in enumerate(entries):
+        name, identity = (
+            (entry.get("file_name"), entry.get("id")) if isinstance(entry, Mapping) else (None, None)
+        )
+        if name in (None, "") and not need_names and identity is not None:
+            name = f"id {identity}"
+        if not isinstance(name, str) or not name.strip() or identity is None:
+            detail = f"images[{position}] needs an id and a file_name"
+            images.problems.append(Problem(source, None, "malformed-image-entry", "drop-image", detail))
+            continue
+        key = key_of(identity)
+        if key in images.number_of_key:
+            images.repeated.append((position, name, images.number_of_key[key]))
+            continue
+        images.number_of_key[key] = len(images.names)
+        images.names.append(name)
+        images.keys.append(key)
+        height, width = whole(entry.get("height")), whole(entry.get("width"))
+        images.sizes_hw.append((height or 0, width or 0))
+    return images
+
+
+@dataclass(slots=True)
+class ObjectEntries:
+    """The valid annotations of the file, one entry each in every list.
+
+    Attributes:
+        images: position of the image; numbers: its own id, else its position in the file.
+        areas: NaN where none is stated.
+        problems: annotations that cannot be used, or not as they stand.
+        num_listed: annotations in the file.
+    """
+
+    images: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    boxes_xywh: list[tuple[float, float, float, float]] = field(default_factory=list)
+    categories: list[int] = field(default_factory=list)
+    is_crowd: list[bool] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    polygons: list[NDArray[np.float32]] = field(default_factory=list)
+    polygon_parts: dict[int, list[int]] = field(default_factory=dict)
+    masks: dict[int, RunLengthMask] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    num_listed: int = 0
+
+    def add_outline(self, outline: tuple[list[NDArray[np.float32]], RunLengthMask | None]) -> None:
+        """The outline of the next box; crowd regions, which nobody trains on, keep their mask only."""
+        box = len(self.polygons)
+        parts, mask = outline
+        if mask is not None:
+            self.masks[box] = mask
+            self.polygons.append(NO_POLYGON if self.is_crowd[box] else outline_of_mask(mask))
+            return
+        self.polygons.append(join_parts(parts) if parts else NO_POLYGON)
+        if len(parts) > 1:
+            self.polygon_parts[box] = [len(part) for part in parts]
+
+
+def read_objects(
+    source: str, entries: Sequence[Any], images: ImageEntries, *, with_outlines: bool = True
+) -> ObjectEntries:
+    """Returns the annotations of the images, whose paths are known; segmentations only where asked for."""
+    boxes = ObjectEntries(num_listed=len(entries))
+
+    def note(kind: str, action: str, detail: str, image_number: int | None) -> None:
+        path = None if image_number is None else images.paths[image_number]
+        boxes.problems.append(Problem(source, None, kind, action, f"annotations[{position}]: {detail}", path))
+
+    for position, entry in enumerate(entries):
+        try:
+            number = whole(entry.get("id"))
+            image, category = entry["image_id"], entry["category_id"]
+            x, y, w, h = entry["bbox"]
+            box = (float(x), float(y), float(w), float(h))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            kind, why = _what_is_wrong(entry, error)
+            known = entry.get("image_id") if isinstance(entry, Mapping) else None
+            note(kind, "drop-box", why, images.number_of_key.get(key_of(known)))
+            continue
+        image_number = images.number_of_key.get(key_of(image))
+        category_id = whole(category)
+        if image_number is None:
+            note("unknown-image-id", "drop-box", f"no image has the id {image!r}", None)
+            continue
+        if category_id is None:
+            note("class-not-a-number", "drop-box", f"category_id is {category!r}", image_number)
+            continue
+        drawn = entry.get("segmentation") if with_outlines else None
+        outline = _segmentation(drawn, images.sizes_hw[image_number])
+        if outline is None:
+            detail = (
+                "its segmentation is neither a list of polygons nor a run-length mask of the image's size"
+            )
+            note("polygon-malformed", "keep", detail, image_number)
+        boxes.images.append(image_number)
+        boxes.numbers.append(position if number is None else number)
+        boxes.boxes_xywh.append(box)
+        boxes.categories.append(category_id)
+        boxes.is_crowd.append(entry.get("iscrowd") in (1, "1"))
+        area = entry.get("area")
+        boxes.areas.append(float(area) if isinstance(area, (int, float)) and 0 <= area < 1e18 else math.nan)
+        boxes.add_outline(outline or ([], None))
+    return boxes
+
+
+def _what_is_wrong(entry: object, error: Exception) -> tuple[str, str]:
+    """Kind and sentence for an annotation that could not be read."""
+    if not isinstance(entry, Mapping):
+        return "malformed-entry", "is no object"
+    missing = [name for name in ("image_id", "category_id", "bbox") if name not in entry]
+    if missing:
+        return "malformed-entry", f"has no {missing[0]}"
+    box = entry["bbox"]
+    if not isinstance(box, list) or len(box) != 4:
+        return "wrong-column-count", f"bbox is {str(box)[:60]}, not [x, y, width, height]"
+    return "box-not-a-number", f"bbox is {str(box)[:60]} ({error})"
+
+
+def _segmentation(
+    value: object, size_hw: tuple[int, int]
+) -> tuple[list[NDArray[np.float32]], RunLengthMask | None] | None:
+    """Parts (K, 2) of an object's outline, and its run-length mask if it has one; None if it is malformed."""
+    if not value:
+        return [], None
+    if isinstance(value, dict):
+        mask = read_mask(value, size_hw)
+        return None if mask is None else ([], mask)
+    if not isinstance(value, list):
+        return None
+    try:
+        parts = [np.array(part, np.float64) for part in value]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    for part in parts:
+        if part.ndim != 1 or len(part) < 6 or len(part) % 2 or not (np.abs(part) < 1e9).all():
+            return None
+    return [part.reshape(-1, 2).astype(np.float32) for part in parts], None

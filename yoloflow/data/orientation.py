@@ -1,0 +1,123 @@
+"""Boxes given in another frame than the image is decoded in: found by the stated sizes, turned."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from yoloflow.data.formats.annotations import Annotations, offsets_of, rows_of_ragged
+from yoloflow.data.formats.outlines import mask_of_pixels, pixels_of_mask
+from yoloflow.data.image_files import ImageHeader
+from yoloflow.structures import Int64Array, Problem
+
+# By EXIF's orientation: the axes that are mirrored first, and whether they are exchanged then.
+_MIRRORS_X, _MIRRORS_Y = (2, 3, 7, 8), (3, 4, 6, 7)
+_EXCHANGES = 5
+_INVERSE = {6: 8, 8: 6}
+_OVER_PX = 1.0
+
+
+def turn_raw_annotations(annotations: Annotations, headers: Mapping[int, ImageHeader]) -> dict[int, Problem]:
+    """Turns what was drawn on images in another frame than they are decoded in, in place.
+
+    A json, or a folder of XML files, whose stated sizes are those before EXIF's rotation and whose boxes fit
+    them was written by a program that does not look at EXIF: all its images that EXIF turns are meant so,
+    also where both sizes are equal. Likewise for programs that follow XMP, which decoding does not.
+
+    Args:
+        annotations: of the source.
+        headers: of images by number.
+
+    Returns:
+        a problem for each image whose annotation was turned.
+    """
+    by_image = np.argsort(annotations.box_images, kind="stable")
+    offsets = offsets_of(np.bincount(annotations.box_images, minlength=len(annotations.image_paths)))
+    frames: dict[tuple[str, str], dict[int, _Frame]] = defaultdict(dict)
+    for image, header in headers.items():
+        frame = _other_frame(header)
+        if frame is not None:
+            found = by_image[offsets[image] : offsets[image + 1]]
+            frame.boxes = found[~annotations.is_normalised[found]]
+            label = annotations.label_files[image]
+            source = label if label.endswith(".json") else os.path.dirname(label)
+            frames[source, frame.reason][image] = frame
+    problems = {}
+    for (source, reason), of_source in frames.items():
+        if not _is_meant(annotations, of_source):
+            continue
+        for image, frame in of_source.items():
+            _turn(annotations, frame)
+            path, label = annotations.image_paths[image], annotations.label_files[image]
+            detail = (
+                f"{path}: what was drawn on it is turned, because the sizes in {source} are those {reason}"
+            )
+            problems[image] = Problem(label, None, "raw-frame-boxes", "keep", detail, path)
+    return problems
+
+
+@dataclass(slots=True)
+class _Frame:
+    """Another frame of an image: its size, the size as decoded, and how EXIF's numbers lead from it there."""
+
+    size_hw: tuple[int, int]
+    decoded_hw: tuple[int, int]
+    orientation: int
+    reason: str
+    boxes: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+def _other_frame(header: ImageHeader) -> _Frame | None:
+    decoded = (header.height, header.width)
+    asked = header.orientation if header.orientation != 1 else header.xmp_orientation
+    size = decoded[::-1] if asked >= _EXCHANGES else decoded
+    if header.orientation != 1:
+        return _Frame(size, decoded, asked, "before the rotation by EXIF")
+    back = _INVERSE.get(asked, asked)
+    return None if asked == 1 else _Frame(size, decoded, back, "after the rotation by XMP, which is not done")
+
+
+def _is_meant(annotations: Annotations, frames: Mapping[int, _Frame]) -> bool:
+    """Returns whether sizes and boxes agree with the other frame of images, and not with the decoded one."""
+    num_agreeing = 0
+    for image, frame in frames.items():
+        stated = tuple(annotations.stated_sizes_hw[image].tolist())
+        if frame.size_hw == frame.decoded_hw or stated not in (frame.size_hw, frame.decoded_hw):
+            continue
+        reach_yx = np.nan_to_num(annotations.boxes_xyxy[frame.boxes][:, [3, 2]]).max(0, initial=0)
+        fits, fits_decoded = (
+            (reach_yx <= np.array(size) + _OVER_PX).all() for size in (frame.size_hw, frame.decoded_hw)
+        )
+        if stated == frame.decoded_hw or (fits_decoded and not fits):
+            return False
+        num_agreeing += 1
+    return num_agreeing > 0
+
+
+def _turn(annotations: Annotations, frame: _Frame) -> None:
+    boxes, orientation = frame.boxes, frame.orientation
+    height, width = frame.size_hw
+    # A box of negative width keeps it, and is found later.
+    corners = annotations.boxes_xyxy[boxes]
+    if orientation in _MIRRORS_X:
+        corners[:, [0, 2]] = width - corners[:, [2, 0]]
+    if orientation in _MIRRORS_Y:
+        corners[:, [1, 3]] = height - corners[:, [3, 1]]
+    annotations.boxes_xyxy[boxes] = corners[:, [1, 0, 3, 2]] if orientation >= _EXCHANGES else corners
+    rows, _ = rows_of_ragged(annotations.polygon_offsets, boxes)
+    points = annotations.polygon_points[rows]
+    if orientation in _MIRRORS_X:
+        points[:, 0] = width - points[:, 0]
+    if orientation in _MIRRORS_Y:
+        points[:, 1] = height - points[:, 1]
+    annotations.polygon_points[rows] = points[:, ::-1] if orientation >= _EXCHANGES else points
+    for box in boxes.tolist():
+        if box in annotations.masks:
+            pixels = pixels_of_mask(annotations.masks[box])
+            pixels = pixels[:, ::-1] if orientation in _MIRRORS_X else pixels
+            pixels = pixels[::-1] if orientation in _MIRRORS_Y else pixels
+            annotations.masks[box] = mask_of_pixels(pixels.T if orientation >= _EXCHANGES else pixels)
