@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from yoloflow.config.dataset_file import read_dataset_file
+from yoloflow.config.dataset_file import DATASET_FILE_SUFFIXES, read_dataset_file
 from yoloflow.config.document import read_yaml
 from yoloflow.data.classes import ClassChoice
 from yoloflow.data.formats import FORMATS
 from yoloflow.data.index import read_index
 from yoloflow.data.problems import PolicySetting, summarise_problems
 from yoloflow.data.split import split_images, take_images
-from yoloflow.data.writers import WRITERS, Target, Writer, write_split
-from yoloflow.structures import YoloflowError, nearest_names
+from yoloflow.data.writers import WRITERS, Target, Writer, check_target, write_split
+from yoloflow.structures import DatasetIndex, YoloflowError, nearest_names
 
 DATASET_FILE = "data.yaml"
 
@@ -33,12 +33,14 @@ class Reading:
         nc: number of classes of YOLO labels without names.
         policy: what is done about problems.
         image_folder: where the images are; or by split.
+        kpt_shape: keypoints, and figures of each, that follow the box in a line of YOLO labels.
     """
 
     names: Sequence[str] | None = None
     nc: int | None = None
     policy: PolicySetting = "repair"
     image_folder: str | Mapping[str, str] | None = None
+    kpt_shape: Sequence[int] | None = None
 
 
 def convert(
@@ -69,16 +71,22 @@ def convert(
     Raises:
         YoloflowError: the sources cannot be read, or the splits cannot be written.
     """
-    reading = reading or Reading()
+    reading, writer = reading or Reading(), _writer(to)
     folder, lines = Path(out), []
-    for part, source, classes in _splits(sources, split, reading):
-        places = reading.image_folder
-        place = places.get(part) if isinstance(places, Mapping) else places
-        index = read_index(source, classes, None, reading.policy, place)
-        target = Target(index, folder, part, with_outlines)
-        written, lost = _write(target, _writer(to), link)
-        lines += [f"{part}: {index.source} -> {written}"]
-        lines += [f"  {line}" for line in (*summarise_problems(index), *lost)]
+    targets: list[Target] = []
+    # All that can be refused is refused before anything is written.
+    for part, source, classes, how in _splits(sources, split, reading):
+        # The classes of the first set are those of all, as in a training.
+        known = classes.wanted or (targets[0].index.names if targets else None)
+        targets.append(
+            Target(_read(source, replace(classes, wanted=known), how, part), folder, part, with_outlines)
+        )
+        check_target(writer, targets[-1])
+        _dataset_file(folder, targets[-1].index.names)
+    for target in targets:
+        written, lost = _write(target, writer, link)
+        lines += [f"{target.split}: {target.index.source} -> {written}"]
+        lines += [f"  {line}" for line in (*summarise_problems(target.index), *lost)]
     return [*lines, f"written: {folder / DATASET_FILE}"]
 
 
@@ -113,14 +121,14 @@ def split_data(
     reading = reading or Reading()
     folder = Path(out)
     sets = list(_splits(sources, "train", reading))
-    files = [file for _, found, _ in sets for file in found]
+    files = [file for _, found, *_ in sets for file in found]
     writer = _writer(to or _format_of(files))
     places = [folder / DATASET_FILE, *(place for part in shares for place in writer.places(folder, part))]
     if there := next((place for place in places if place.exists()), None):
         raise YoloflowError(f"{there}: exists already; choose another --out, or remove it")
     if not isinstance(reading.image_folder, str | None):
         raise YoloflowError("image_folder: the sources of a split have one folder, not one for each part")
-    index = read_index(files, sets[0][2], None, reading.policy, reading.image_folder, decode=True)
+    index = _read(files, sets[0][2], sets[0][3], decode=True)
     lines = [index.source, *(f"  {line}" for line in summarise_problems(index))]
     for part, images in zip(shares, split_images(index, list(shares.values()), seed), strict=True):
         target = Target(take_images(index, images, part)[0], folder, part)
@@ -154,19 +162,29 @@ def _write(target: Target, writer: Writer, link: bool) -> tuple[Path, list[str]]
     return written, [f"lost: {count} {what}" for what, count in target.lost.items() if count]
 
 
+def _read(
+    files: Sequence[str], classes: ClassChoice, how: Reading, part: str = "", *, decode: bool = False
+) -> DatasetIndex:
+    places = how.image_folder
+    place = places.get(part) if isinstance(places, Mapping) else places
+    return read_index(files, classes, None, how.policy, place, kpt_shape=how.kpt_shape, decode=decode)
+
+
 def _splits(
     sources: Sequence[str], split: str, reading: Reading
-) -> Iterator[tuple[str, list[str], ClassChoice]]:
-    """Name, sources and classes of each set to write."""
-    described = [source for source in sources if source.endswith((".yaml", ".yml"))]
+) -> Iterator[tuple[str, list[str], ClassChoice, Reading]]:
+    """Name, sources and classes of each set to write, and how it is read."""
+    described = [source for source in sources if source.lower().endswith(DATASET_FILE_SUFFIXES)]
     if not described:
-        yield split, list(sources), ClassChoice(reading.names, None if reading.names else reading.nc)
+        classes = ClassChoice(reading.names, None if reading.names else reading.nc)
+        yield split, list(sources), classes, reading
     elif len(sources) > 1:
         raise YoloflowError(f"{described[0]}: a data set file is converted alone, not with other sources")
     else:
-        sets, names, nc = read_dataset_file(Path(described[0]))
-        for part, files in sets.items():
-            yield part, files, _classes(names, reading.nc or nc, reading.names)
+        file = read_dataset_file(Path(described[0]))
+        classes = _classes(file.names, reading.nc or file.nc, reading.names)
+        for part, files in file.sets.items():
+            yield part, files, classes, replace(reading, kpt_shape=reading.kpt_shape or file.kpt_shape)
 
 
 def _classes(names: Sequence[str] | None, nc: int | None, wanted: Sequence[str] | None) -> ClassChoice:

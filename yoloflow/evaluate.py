@@ -51,8 +51,7 @@ def evaluate_run(
     exported = ExportedNetwork(path, device.type) if parts.is_exported else None
     names = exported.info.names if exported else parts.names
     index = read_val_set(config.data, config.img_size, names)
-    if ranks.is_main:
-        log_problems({"val_set": index})
+    log_problems({"val_set": index}, ranks)
     network: nn.Module
     shape_hw = None
     if exported:

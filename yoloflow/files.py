@@ -114,6 +114,15 @@ def default_cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "yoloflow"
 
 
+def is_utf8(path: str | Path) -> bool:
+    """Returns whether a path is UTF-8; OpenCV ends the process where it is given one that is not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sha256_of(path: str | Path) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal digits."""
     with Path(path).open("rb") as file:

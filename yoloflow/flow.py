@@ -29,11 +29,12 @@ from yoloflow.run.folder import choose_run
 from yoloflow.run.lock import release_run_lock
 from yoloflow.runtime.messages import shown_messages
 from yoloflow.runtime.process_state import restored_process_state
-from yoloflow.runtime.random_generators import seed_everything, set_determinism
+from yoloflow.runtime.random_generators import set_determinism
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
 from yoloflow.train_step.step import create_train_step_fn, get_gradreducer, get_loss_scaler
 from yoloflow.trainer.create import create_trainer
+from yoloflow.trainer.dry_run import dry_run as run_dry
 from yoloflow.trainer.start import start_weights
 
 
@@ -47,8 +48,8 @@ from yoloflow.trainer.start import start_weights
 def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     """Trains and evaluates as `config` says; returns the run's summary, as in its `summary.json`.
 
-    It says what it does, unless the logger "yoloflow" has a level (`setLevel(logging.WARNING)`) or handler.
-    With `dry_run` it ends before the first step and leaves nothing behind; see `Trainer.dry_run`.
+    With `dry_run` it ends before the first step and leaves nothing behind. Its messages are shown, unless the
+    logger "yoloflow" has a level (`setLevel(logging.WARNING)`) or handler.
 
     Raises:
         YoloflowError: settings, data or run folder cannot be used; the message says what to do.
@@ -57,16 +58,12 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     place = config.save_dir, config.name, config.recipe or "run", config.resume
     run = choose_run(*place, ranks, partial(wants_more, config))
     if (summary := run.finished_summary) is not None:
-        if ranks.is_main:
-            tell_finished(run, config, summary)
-        return summary
+        return tell_finished(run, config, summary, ranks)
     sets = read_sets(config.data, config.img_size, config.run_eval)
     train_set = sets["train_set"]
     class_names, nc = train_set.names, len(train_set.names)
-    if ranks.is_main:
-        log_problems(sets)
-    set_determinism(config.determinism)
-    seed_everything(config.seed)
+    log_problems(sets, ranks)
+    set_determinism(config.determinism, config.seed)
 
     # 1. Network, and its running average, which is what is evaluated
     network = create_model(
@@ -126,7 +123,7 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     with naming_changed_settings(run, config):
         trainer = create_trainer(context, loader, callbacks, config, identity=identity)
     if dry_run:
-        return trainer.dry_run()
-    trainer.check()
+        return run_dry(trainer)
+    trainer.guards.before_training()
     with begun_run(context, config, sets, origin):
         return trainer.train_with_datasink(config.sink_size) if config.datasink else trainer.train()

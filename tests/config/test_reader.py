@@ -387,6 +387,8 @@ def test_transforms_are_replaced_as_a_whole() -> None:
 def test_names_that_change_places_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "data.yaml"
     path.write_text("train: a\nval: b\nnames: [dog, cat]\n")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
     load_config("yolov8n", [f"data={path}", "data.names=[hound, cat]"])
     assert not caplog.text
     load_config("yolov8n", [f"data={path}", "data.names=[cat, dog]"])

@@ -374,3 +374,54 @@ def test_the_outlines_of_the_balloons_have_the_stated_areas(shared: Path) -> Non
         assert shoelace == pytest.approx(index.areas[box], rel=0.01)
         np.testing.assert_allclose(points.min(0), index.boxes_xyxy[box, :2], atol=1)
         np.testing.assert_allclose(points.max(0), index.boxes_xyxy[box, 2:], atol=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("data.yaml", "train: x", "data.yaml describes a data set: data="),
+        ("obj.names", "cat\n\ndog\n", r"obj.names names 2: 'data.names=\[cat, dog\]'"),
+        ("classes.txt", "cat\nhot, dog\n", "classes.txt names 2: data.nc=2"),
+        ("labels/classes.txt", "cat\n", r"data.names=\[cat\]"),
+    ],
+)
+def test_files_that_name_classes_are_pointed_at(tmp_path: Path, name: str, content: str, advice: str) -> None:
+    source = write_yolo(tmp_path, {"a": "0 .5 .5 .2 .2\n"})
+    (tmp_path / name).write_text(content)
+    for place in (source, tmp_path / "images"):
+        with pytest.raises(YoloflowError, match=f"name no classes; set data.nc=COUNT .*; .*{advice}"):
+            read_index(str(place))
+
+
+def test_a_data_set_file_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("train: x")
+    with pytest.raises(YoloflowError, match="describes a data set, it is none itself; give data="):
+        read_index(str(tmp_path / "data.yaml"))
+
+
+def test_a_link_to_itself_stops_nothing(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"a": "0 .5 .5 .2 .2\n"})
+    (tmp_path / "images" / "loop.png").symlink_to("loop.png")
+    (tmp_path / "images" / "loop").symlink_to("loop")
+    index = read_index(str(tmp_path / "images"), nc=1)
+    assert [problem.action for problem in index.problems] == ["drop-image"]
+    assert (len(index), index.num_images_listed) == (1, 2)
+
+
+@pytest.mark.parametrize(("image", "label"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
+def test_two_spellings_of_an_accent_are_one_name(tmp_path: Path, image: str, label: str) -> None:
+    write_yolo(tmp_path, {image: "0 .5 .5 .2 .2\n"})
+    (tmp_path / f"labels/{image}.txt").rename(tmp_path / f"labels/{label}.txt")
+    index = read_index(str(tmp_path / "images"), nc=1)
+    assert (len(index.classes), index.problems) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "start", ["data/set/images/", "data\\set\\images\\", "C:\\me\\set\\images\\", "/gone/set/images/"]
+)
+def test_the_list_of_a_label_tool_finds_the_folder_beside_it(tmp_path: Path, start: str) -> None:
+    source = write_yolo(tmp_path, {"a": "0 .5 .5 .2 .2\n", "b": ""})
+    source.write_bytes(f"{start}a.png\r\n{start}b.png\r\n".encode())
+    index = read_index(str(source), nc=1)
+    assert (len(index), len(index.classes)) == (2, 1)
+    assert [problem.kind for problem in index.problems] == ["image-path-mended"]

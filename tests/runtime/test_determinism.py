@@ -49,15 +49,15 @@ def test_each_level_sets_what_it_promises_and_takes_back_what_another_set(
 ) -> None:
     try:
         for before in ("none", "data", "bitwise"):
-            set_determinism(before)
-            set_determinism(level)
+            set_determinism(before, 0)
+            set_determinism(level, 0)
             assert torch.are_deterministic_algorithms_enabled() == is_bitwise
             assert torch.backends.cudnn.deterministic == is_bitwise
             assert torch.backends.cudnn.benchmark == tries_kernels
     finally:
-        set_determinism("data")
+        set_determinism("data", 0)
 
 
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(YoloflowError, match="determinism=bits: did you mean bitwise"):
-        set_determinism("bits")
+        set_determinism("bits", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +175,15 @@ def test_half_precision_reference_weights_are_widened() -> None:
     }
     load_mindyolo(network, arrays)
     assert network.get_parameter("0.conv.weight").dtype == torch.float32
+
+
+def test_weights_in_a_folder_whose_name_is_no_utf_8_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    weights = {"a": torch.arange(6.0).reshape(2, 3)}
+    save_weights(folder / "a.safetensors", weights)
+    found = load_weights(folder / "a.safetensors")
+    assert torch.equal(found["a"], weights["a"])
+    (folder / "a.safetensors").write_bytes((folder / "a.safetensors").read_bytes()[:-1])
+    with pytest.raises(YoloflowError, match="not a readable safetensors file"):
+        load_weights(folder / "a.safetensors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -17,9 +17,6 @@ from yoloflow.data.loading_time import describe_work
 from yoloflow.report.metrics import NO_OBJECTS
 from yoloflow.run.folder import find_weights
 from yoloflow.runtime.messages import is_notebook
-
-if TYPE_CHECKING:
-    from IPython.display import DisplayHandle
 
 logger = logging.getLogger("yoloflow")
 
@@ -42,7 +39,7 @@ class ConsoleCallback(BaseCallback):
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._live: Live | None = None
-        self._cell: DisplayHandle | None = None
+        self._cell: Any = None  # a DisplayHandle; IPython has no types
         self._progress = Progress(0, 0, 0, 0)
         self._losses: list[tuple[str, float]] = []
         self._start_seconds = self._shown_seconds = 0.0
@@ -67,7 +64,7 @@ class ConsoleCallback(BaseCallback):
         if is_notebook():
             from IPython.display import display
 
-            self._cell = display(self._text(), raw=True, display_id=True)
+            self._cell = display(self._text(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
         elif sys.stderr.isatty() and self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(get_renderable=self._render, console=self._console)
             self._live.start()

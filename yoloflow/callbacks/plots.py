@@ -38,7 +38,7 @@ class PicturesCallback(BaseCallback):
         self._stage_drawn = context.stage
         tiles = draw_batch_images(context.batch, context.class_names)[: self.images]
         path = context.run.plots / f"train_batch_stage{context.stage + 1}.jpg"
-        cv2.imwrite(str(path), draw_grid(tiles, self.columns))
+        _write_jpeg(path, draw_grid(tiles, self.columns))
 
     def on_evaluation(self, context: RunContext) -> None:
         """Writes the curves so far, and the detections."""
@@ -50,7 +50,7 @@ class PicturesCallback(BaseCallback):
             for image in context.evaluation.examples[: self.images]
         ]
         if tiles:
-            cv2.imwrite(str(context.run.plots / "detections.jpg"), draw_grid(tiles, self.columns))
+            _write_jpeg(context.run.plots / "detections.jpg", draw_grid(tiles, self.columns))
 
     def on_train_end(self, context: RunContext) -> None:
         """Writes the whole curves."""
@@ -94,3 +94,8 @@ def draw_batch_images(batch: Batch, names: list[str]) -> list[Uint8Array]:
         boxes = np.concatenate((centre - half, centre + half), 1) * size
         drawn.append(draw_detections(bgr, boxes, rows[:, 1].astype(np.int64), None, names))
     return drawn
+
+
+def _write_jpeg(path: Path, image_bgr: Uint8Array) -> None:
+    # OpenCV ends the process where the name of a file is no UTF-8.
+    path.write_bytes(cv2.imencode(".jpg", image_bgr)[1].tobytes())

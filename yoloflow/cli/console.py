@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import platform
 import re
+import sys
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
@@ -160,6 +162,9 @@ def _configure(
     levels = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
     if log_level.lower() not in levels:
         raise mistake(f"--log-level {log_level}: known are debug, info, warning and error")
+    # A file name that is no UTF-8 is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("yoloflow")
     if not logger.handlers:
         logger.addHandler(message_handler())

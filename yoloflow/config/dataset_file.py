@@ -1,17 +1,27 @@
-"""The small YAML files that describe a data set for other YOLO programs: path, train, val, nc, names."""
+"""The small files that describe a data set for other YOLO programs: YAML, or Darknet's `obj.data`."""
 
 from __future__ import annotations
 
 import logging
-import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from yoloflow.config.dataset_paths import locate_sets
 from yoloflow.config.document import Located, read_yaml
+from yoloflow.data.formats.list_file import read_list_file
 from yoloflow.structures import YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
 
 _SETS = ("train", "val", "test")
+_USED = ("path", "train", "val", "nc", "names", "kpt_shape", "channels")
+_YAML_SUFFIXES = (".yaml", ".yml")
+_DARKNET_SUFFIX = ".data"
+DATASET_FILE_SUFFIXES = (*_YAML_SUFFIXES, _DARKNET_SUFFIX)
+"""How the names of such files end."""
+
+_OF_DARKNET = {"classes": "nc", "valid": "val"}
+_CHANNELS = 3
 
 
 def expand_dataset_file(tree: Located, folder: Path) -> Located:
@@ -30,11 +40,15 @@ def expand_dataset_file(tree: Located, folder: Path) -> Located:
     if data is None or not isinstance(data.value, str):
         return tree
     path = folder / Path(data.value).expanduser()
+    if path.is_dir():
+        inside = sorted(one.name for one in path.iterdir() if one.suffix.lower() in DATASET_FILE_SUFFIXES)
+        hint = f"; data={path / inside[0]} is there" if inside else "; give its images as data.train_set=..."
+        raise YoloflowError(f"{data.place}: data: {data.value}: there is no such file: it is a folder{hint}")
     if not path.is_file():
         others = [file.name for file in path.parent.glob("*.y*ml")]
         near = f"; {nearest_names(path.name, others)}" if others else ""
         raise YoloflowError(f"{data.place}: data: {data.value}: there is no such file{near}")
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix.lower() not in DATASET_FILE_SUFFIXES:
         raise YoloflowError(
             f"{data.place}: data: {data.value} is no YAML file that describes a data set; "
             "give one, or the section's own keys (data.train_set=..., data.val_set=...)"
@@ -42,63 +56,165 @@ def expand_dataset_file(tree: Located, folder: Path) -> Located:
     return Located({**tree.value, "data": _section(path)}, tree.place)
 
 
-def read_dataset_file(path: Path) -> tuple[dict[str, list[str]], list[str] | None, int | None]:
-    """The sets that a data set file names (train, val, test), their class names and their number of classes.
+@dataclass(frozen=True, slots=True)
+class DatasetFile:
+    """The content of a data set file.
+
+    Attributes:
+        sets: sources of each set (train, val, test) that it names.
+        names: class names; nc: number of classes.
+        kpt_shape: keypoints of a label line, and the figures of each.
+    """
+
+    sets: dict[str, list[str]]
+    names: list[str] | None
+    nc: int | None
+    kpt_shape: list[int] | None
+
+
+def read_dataset_file(path: Path) -> DatasetFile:
+    """Read a data set file with all its sets.
 
     Raises:
-        YoloflowError: the file cannot be read or names no set.
+        YoloflowError: the file cannot be read, names no set, or says what cannot be.
     """
-    keys, root = _keys_and_root(path)
-    sets = {name: _sources(keys[name], root).plain() for name in _SETS if name in keys}
+    keys = _checked_keys(path)
+    sets = {name: keys[name] for name in _SETS if name in keys}
     if not sets:
         raise YoloflowError(f"{path}: names none of {', '.join(_SETS)}")
-    names = _names(keys["names"]).plain() if "names" in keys else None
-    nc = keys["nc"].plain() if "nc" in keys else None
-    return {name: [one] if isinstance(one, str) else one for name, one in sets.items()}, names, nc
-
-
-def _keys_and_root(path: Path) -> tuple[dict[str, Located], Path]:
-    """The file's keys, and the folder where its relative paths begin."""
-    document = read_yaml(path)
-    assert isinstance(document.value, dict)
-    keys = document.value
-    return keys, path.parent / str(keys["path"].value) if "path" in keys else path.parent
+    located = {name: one.plain() for name, one in locate_sets(sets, keys.get("path"), path).items()}
+    names, nc, kpt_shape = (
+        keys[key].plain() if key in keys else None for key in ("names", "nc", "kpt_shape")
+    )
+    return DatasetFile(
+        {name: [one] if isinstance(one, str) else one for name, one in located.items()}, names, nc, kpt_shape
+    )
 
 
 def _section(path: Path) -> Located:
-    keys, root = _keys_and_root(path)
-    section = {key: Located(None, str(path)) for key in ("nc", "names", "val_set")}
+    keys = _checked_keys(path)
+    for theirs in ("train", "val"):
+        akin = [key for key in keys if key.lower().startswith(theirs)]
+        if akin and theirs not in keys:
+            raise YoloflowError(f"{path}: its key {akin[0]} would have to be called {theirs}")
     if "train" not in keys:
         raise YoloflowError(f"{path}: needs `train`, the images to train on")
-    for theirs, ours in (("train", "train_set"), ("val", "val_set")):
-        if theirs in keys:
-            section[ours] = _sources(keys[theirs], root)
-    if "nc" in keys:
-        section["nc"] = keys["nc"]
-    if "names" in keys:
-        section["names"] = _names(keys["names"])
-    ignored = sorted(set(keys) - {"path", "train", "val", "nc", "names"})
+    named = {key: node for key, node in keys.items() if key in ("train", "val")}
+    sets = locate_sets(named, keys.get("path"), path)
+    section = {key: Located(None, str(path)) for key in ("nc", "names", "kpt_shape", "val_set")}
+    section |= {f"{key}_set": node for key, node in sets.items()}
+    section |= {key: keys[key] for key in ("nc", "names", "kpt_shape") if key in keys}
+    ignored = sorted(set(keys) - set(_USED))
     if ignored:
         logger.info("%s: not used: %s", path, ", ".join(ignored))
     return Located(section, str(path))
 
 
-def _sources(node: Located, root: Path) -> Located:
-    if isinstance(node.value, list):
-        return Located([_sources(child, root) for child in node.value], node.place)
-    if not isinstance(node.value, str):
-        raise YoloflowError(f"{node.place}: a path, or a list of paths, is expected")
-    return Located(os.path.normpath(root / node.value), node.place)
+def _checked_keys(path: Path) -> dict[str, Located]:
+    """Returns the keys that have a value; classes, their number and keypoints in our form."""
+    document = _read_darknet(path) if path.suffix.lower() == _DARKNET_SUFFIX else read_yaml(path)
+    assert isinstance(document.value, dict)
+    keys = {key: node for key, node in document.value.items() if node.value not in (None, "")}
+    for key in ("train", "val"):
+        if key in document.value and key not in keys:
+            place = document.value[key].place
+            raise YoloflowError(f"{place}: {key}: a path, or a list of paths, is expected")
+    if "names" in keys:
+        keys["names"] = _names(keys["names"])
+    if "nc" in keys:
+        keys["nc"] = _whole_number(keys["nc"], "nc")
+    if "kpt_shape" in keys:
+        keys["kpt_shape"] = _kpt_shape(keys["kpt_shape"])
+    _check_count(keys)
+    _check_channels(keys)
+    return keys
+
+
+def _read_darknet(path: Path) -> Located:
+    """Returns the keys of Darknet's `obj.data`, by their names in YAML files, with the names of its file."""
+    keys: dict[str, Located] = {}
+    for line, number in read_list_file(str(path)):
+        if line.startswith(("#", ";")):
+            continue
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not equals:
+            raise YoloflowError(f"{path}:{number}: `key = value` is expected, not {line!r}")
+        keys[_OF_DARKNET.get(key, key)] = Located(value, f"{path}:{number}")
+    if "names" in keys:
+        node = locate_sets({"names": keys["names"]}, None, path)["names"]
+        if not Path(str(node.value)).is_file():
+            raise YoloflowError(f"{node.place}: names: there is no file {node.value}; correct the path")
+        names = [Located(name, f"{node.value}:{number}") for name, number in read_list_file(str(node.value))]
+        keys["names"] = Located([*names], node.place)
+    return Located({**keys}, str(path))
 
 
 def _names(node: Located) -> Located:
-    if not isinstance(node.value, dict):
-        return node
-    numbered = {}
-    for key, child in node.value.items():
+    children = node.value
+    if isinstance(children, dict):
+        children = _in_order(children, node.place)
+    if not isinstance(children, list) or not children:
+        raise YoloflowError(f"{node.place}: names: a list of class names is expected, not {node.plain()!r}")
+    seen: set[str] = set()
+    for child in children:
+        # Numbers are names, as in the digits; true, null and lists are mistakes.
+        if isinstance(child.value, bool) or not isinstance(child.value, str | int):
+            text = f"names: a class name is expected, not {child.plain()!r}; put a name in quotes"
+            raise YoloflowError(f"{child.place}: {text}")
+        if str(child.value) in seen:
+            raise YoloflowError(f"{child.place}: names: {child.value} stands there twice")
+        seen.add(str(child.value))
+    return Located([Located(str(child.value), child.place) for child in children], node.place)
+
+
+def _in_order(numbered: dict[str, Located], place: str) -> list[Located]:
+    """Returns the names of `{0: cat, 1: dog}`, by number."""
+    for key, child in numbered.items():
         if not key.isdecimal():
             raise YoloflowError(f"{child.place}: class numbers are expected in names, not {key!r}")
-        numbered[int(key)] = child
-    if sorted(numbered) != list(range(len(numbered))):
-        raise YoloflowError(f"{node.place}: names must be numbered 0 to {len(numbered) - 1} without gaps")
-    return Located([numbered[number] for number in range(len(numbered))], node.place)
+    by_number = {int(key): child for key, child in numbered.items()}
+    if sorted(by_number) != list(range(len(by_number))):
+        raise YoloflowError(f"{place}: names must be numbered 0 to {len(by_number) - 1} without gaps")
+    return [by_number[number] for number in range(len(by_number))]
+
+
+def _whole_number(node: Located, key: str) -> Located:
+    """Returns a number from 1 that may be written as '2' or 2.0."""
+    value = node.value
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise YoloflowError(f"{node.place}: {key}: a whole number from 1 is expected, not {node.plain()!r}")
+    return Located(value, node.place)
+
+
+def _kpt_shape(node: Located) -> Located:
+    children = node.value if isinstance(node.value, list) else []
+    if len(children) != 2:
+        text = "[number of keypoints, 2 or 3 figures of each] is expected"
+        raise YoloflowError(f"{node.place}: kpt_shape: {text}, not {node.plain()!r}")
+    return Located([_whole_number(child, "kpt_shape") for child in children], node.place)
+
+
+def _check_count(keys: dict[str, Located]) -> None:
+    names, nc = (keys[key].plain() if key in keys else None for key in ("names", "nc"))
+    if names and nc and nc != len(names):
+        raise YoloflowError(
+            f"{keys['nc'].place}: data: nc is {nc} but {len(names)} names are given; leave one of them out"
+        )
+
+
+def _check_channels(keys: dict[str, Located]) -> None:
+    """Images of other than three channels would lose what makes them worth keeping."""
+    if "channels" not in keys:
+        return
+    count = _whole_number(keys["channels"], "channels")
+    if count.value == 1:
+        logger.info("%s: channels: 1: grey images are read as three equal channels", count.place)
+    elif count.value != _CHANNELS:
+        raise YoloflowError(
+            f"{count.place}: channels: {count.value}: networks take {_CHANNELS} channels, others would be "
+            f"lost; save images of {_CHANNELS} channels and remove the line"
+        )

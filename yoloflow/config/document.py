@@ -37,10 +37,17 @@ _SCALAR_PATTERNS = (
 )
 
 
+_NO_UTF8 = re.compile("[\\udc80-\\udcff]")
+
+
 class _Loader(yaml.SafeLoader):
     """Composes nodes only; values are made by `_Converter`."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
+
+    def check_printable(self, data: str) -> None:
+        """Refuses control characters, but not what stands for bytes of a file name that are no UTF-8."""
+        super().check_printable(_NO_UTF8.sub("?", data))
 
 
 class _Dumper(yaml.SafeDumper):
@@ -179,7 +186,10 @@ def _compose(text: str, name: str, has_lines: bool = True) -> list[yaml.Node]:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}" if mark and has_lines else name
         context = f"{error.context}, " if error.context else ""
-        raise YoloflowError(f"{place}: not valid YAML: {context}{error.problem}") from error
+        # People write Windows' paths so.
+        is_escape = "unknown escape character" in str(error.problem)
+        hint = "; within double quotes \\ begins an escape: write / or single quotes" if is_escape else ""
+        raise YoloflowError(f"{place}: not valid YAML: {context}{error.problem}{hint}") from error
     except yaml.YAMLError as error:
         raise YoloflowError(f"{name}: not valid YAML: {error}") from error
     except RecursionError as error:

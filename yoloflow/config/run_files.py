@@ -16,6 +16,7 @@ from yoloflow.data.problems import problems_report
 from yoloflow.evaluation.settings import EvaluationSettings
 from yoloflow.run.checkpoint import newest_step
 from yoloflow.run.folder import RunFolder
+from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import DatasetIndex, YoloflowError
 from yoloflow.train_step.state import OtherStateError
 
@@ -97,8 +98,8 @@ def wants_more(config: Config, summary: Mapping[str, Any]) -> bool:
     return may_wait and config.epochs > int(summary.get("epochs", config.epochs))
 
 
-def tell_finished(run: RunFolder, config: Config, summary: Mapping[str, Any]) -> None:
-    """Logs that a run which is resumed has nothing left to train.
+def tell_finished(run: RunFolder, config: Config, summary: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """Logs that a run which is resumed has nothing left to train (main rank); returns its summary.
 
     Raises:
         YoloflowError: more epochs are asked for, but `patience` has ended it.
@@ -110,13 +111,15 @@ def tell_finished(run: RunFolder, config: Config, summary: Mapping[str, Any]) ->
             f"{run.path}: patience={stopped['patience']} ended it after {summary['epochs']} epochs: more "
             f"epochs need a larger patience=... (or null) too"
         )
-    logger.info("%s is finished: nothing is left to train", run.path)
-    if changed:
+    if ranks.is_main:
+        logger.info("%s is finished: nothing is left to train", run.path)
+    if changed and ranks.is_main:
         logger.warning(
             "%s: these settings are not those it was trained with: %s. A finished run goes on with a larger "
             "epochs=... alone: begin another with name=... (and weight=%s)",
             *(run.path, ", ".join(dict.fromkeys(key.partition(".")[0] for key in changed)), run.path),
         )
+    return summary
 
 
 @contextmanager

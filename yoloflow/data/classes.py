@@ -47,6 +47,10 @@ class ClassChoice:
         return None if self.nc == "counted" else self.nc
 
 
+class NoClassesError(YoloflowError):
+    """The labels name no classes, and nobody else does."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClassList:
     """Names in class order, and the (C,) int64 ids that files written for the user carry.
@@ -186,7 +190,7 @@ def _found_names(parts: Sequence[Annotations], nc: ClassCount) -> list[str]:
         nc = None if found else max(int(part.class_ids.max(initial=0)) for part in parts) + 1
     if not found:
         if nc is None:
-            raise YoloflowError(
+            raise NoClassesError(
                 "YOLO text labels name no classes; set data.nc=COUNT or data.names=[NAME, ...]"
             )
         if nc < 1:

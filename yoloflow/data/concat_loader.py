@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
@@ -88,7 +88,7 @@ class ConcatLoader:
         require(0 <= step < len(self), f"step {step} is not among the {len(self)} of this training")
         return bisect_right(self._ends, step)
 
-    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+    def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches from a global step on, exactly those that an uninterrupted run would see."""
         for loader, begin, end in self._spans():
             if max(begin, start_step) < end:

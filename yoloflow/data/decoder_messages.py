@@ -1,4 +1,4 @@
-"""What libraries in C print while they decode images, with the image that it is about."""
+"""Decoding in threads, with what libraries in C print meanwhile given to the image that it is about."""
 
 from __future__ import annotations
 

@@ -6,17 +6,17 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from yoloflow.data.caches.index import cached_index
-from yoloflow.data.classes import ClassChoice, ClassCount, ClassList, resolve_classes
+from yoloflow.data.classes import ClassChoice, ClassCount, ClassList, NoClassesError, resolve_classes
 from yoloflow.data.coco_truth import image_ids_of, read_truth
 from yoloflow.data.digits import digits_dataset
-from yoloflow.data.formats import FORMATS
+from yoloflow.data.formats import FORMATS, other_labels
 from yoloflow.data.formats.annotations import (
     Annotations,
     by_new_number,
@@ -25,6 +25,7 @@ from yoloflow.data.formats.annotations import (
     rows_of_ragged,
 )
 from yoloflow.data.image_inspection import InspectedImages, inspect_images
+from yoloflow.data.names_nearby import describe_names_nearby
 from yoloflow.data.problems import Policy, PolicySetting
 from yoloflow.data.repairs import BOX_KINDS, BoxRepair
 from yoloflow.data.threads import Progress
@@ -33,7 +34,7 @@ from yoloflow.structures import DatasetIndex, YoloflowError, nearest_names
 logger = logging.getLogger("yoloflow")
 
 
-def read_index(  # noqa: PLR0913
+def read_index(  # noqa: PLR0913  one parameter for each thing that decides the outcome
     source: str | Sequence[str],
     names: Sequence[str] | ClassChoice | None = None,
     nc: ClassCount = None,
@@ -41,6 +42,7 @@ def read_index(  # noqa: PLR0913
     image_folder: str | None = None,
     *,
     truth: str | None = None,
+    kpt_shape: Sequence[int] | None = None,
     decode: bool = False,
     stop_at_errors: bool = True,
     held_out: DatasetIndex | None = None,
@@ -58,6 +60,7 @@ def read_index(  # noqa: PLR0913
         policy: what is done about problems, see `Policy.of`.
         image_folder: where the images are, if not where the format expects them.
         truth: a COCO json with the objects of the images of YOLO sources, instead of their label files.
+        kpt_shape: keypoints, and figures of each, that follow the box in a line of YOLO labels.
         decode: decode every image, which finds damaged ones and equal ones.
         stop_at_errors: raise where the policy says "error"; without it all is repaired and listed.
         held_out: another data set; images that are in it too are leaks.
@@ -77,41 +80,40 @@ def read_index(  # noqa: PLR0913
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     decode = decode or rules.needs_pixels
     choice = names if isinstance(names, ClassChoice) else ClassChoice(names, nc)
-    read = partial(_read, sources, choice, rules, image_folder, truth, decode, held_out, progress)
+    read_source = partial(_read_source, image_folder=image_folder, kpt_shape=kpt_shape)
+    if truth is not None:
+        read_source = partial(_read_truth, truth, choice, image_folder)
+    read = partial(_read, sources, read_source, choice, rules, decode, held_out, progress)
     if not cache:
         index = read()[0]
     else:
-        how = [
-            [os.path.abspath(one) for one in sources],
-            choice.words(),
-            dict(rules.actions),
-            image_folder,
-            decode,
-            truth,
-        ]
+        paths = [os.path.abspath(one) for one in sources]
+        how = [paths, choice.words(), dict(rules.actions), image_folder, kpt_shape, decode, truth]
         index = cached_index((json.dumps(how), *_words_of(held_out)), read)
     if stop_at_errors:
         rules.forbid_errors(index.problems)
     return index
 
 
+def _read_truth(truth: str, choice: ClassChoice, image_folder: str | None, source: str) -> Annotations:
+    return read_truth(truth, source, image_folder, choice.names or choice.wanted, choice.stated_nc)
+
+
 def _read(
     sources: Sequence[str],
+    read_source: Callable[[str], Annotations],
     choice: ClassChoice,
     policy: Policy,
-    image_folder: str | None,
-    truth: str | None,
     decode: bool,
     held_out: DatasetIndex | None,
     progress: Progress | None,
 ) -> tuple[DatasetIndex, list[str] | None]:
     """Returns the index, and the files and folders that it depends on."""
-    if truth is None:
-        parts = [_read_source(one, image_folder) for one in sources]
-    else:
-        known = choice.names or choice.wanted
-        parts = [read_truth(truth, one, image_folder, known, choice.stated_nc) for one in sources]
-    classes, unknown_classes = resolve_classes(parts, sources, choice)
+    parts = [read_source(one) for one in sources]
+    try:
+        classes, unknown_classes = resolve_classes(parts, sources, choice)
+    except NoClassesError as error:
+        raise YoloflowError(f"{error}{describe_names_nearby(sources[0])}") from error
     annotations = join_annotations(parts)
     annotations.problems += unknown_classes
     if not annotations.has_own_ids:
@@ -171,18 +173,23 @@ def _embedded(source: str) -> str:
     return str(digits_dataset(split)) if name == "digits" else source
 
 
-def _read_source(source: str, image_folder: str | None) -> Annotations:
+def _read_source(source: str, image_folder: str | None, kpt_shape: Sequence[int] | None) -> Annotations:
     if not os.path.exists(source) and not glob.has_magic(source):
         folder, name = os.path.split(os.path.abspath(source))
         known = os.listdir(folder) if os.path.isdir(folder) else []
         hint = f" ({nearest_names(name, known)})" if 0 < len(known) <= 200 else ""
         raise YoloflowError(f"{source}: there is no such file or folder{hint}")
     try:
-        for form in FORMATS.values():
+        for name, form in FORMATS.items():
             if form.recognises(source):
-                return form.read(source, image_folder)
+                more = {"kpt_shape": kpt_shape} if form.has_keypoints else {}
+                annotations = form.read(source, image_folder, **more)
+                annotations.problems += other_labels(source, name)
+                return annotations
     except OSError as error:
         raise YoloflowError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
+    if source.endswith((".yaml", ".yml", ".data")):
+        raise YoloflowError(f"{source}: describes a data set, it is none itself; give data={source}")
     raise YoloflowError(
         f"{source}: no data set of a known kind; give a COCO .json, a list file .txt, or a folder of "
         "images or VOC .xml files"

@@ -85,6 +85,7 @@ KINDS: dict[str, Kind] = {
     "malformed-image-entry": Kind("an entry of an image without the fields that it needs", _UNUSABLE),
     "missing-label": Kind("an image without label file; taken as background", _NOTED),
     "orphan-label": Kind("a label file whose image does not exist", _SET_WIDE),
+    "other-labels": Kind("labels of another format in the same folder, which are not read", _SET_WIDE),
     "label-not-text": Kind("a label file that is no readable text", _UNUSABLE),
     "xml-malformed": Kind("an annotation file that is no well-formed XML of PASCAL VOC's form", _UNUSABLE),
     "malformed-entry": Kind("an entry of an object without the fields that it needs", _BAD_LINE),
@@ -100,6 +101,15 @@ KINDS: dict[str, Kind] = {
         ("keep", "drop-box", "drop-image", "error"),
     ),
     "wrong-column-count": Kind("a label line that is neither a box nor a polygon", _BAD_LINE),
+    "extra-columns": Kind(
+        "a label line with a tracker's confidence and id after the box; they are not used", _NOTED
+    ),
+    "unused-keypoints": Kind(
+        "label lines with keypoints, as kpt_shape says; they are not used", _SET_WIDE, is_remark=True
+    ),
+    "maybe-keypoints": Kind(
+        "label lines read as outlines that can be boxes with keypoints; data.kpt_shape says which", _SET_WIDE
+    ),
     "class-not-a-number": Kind("a class that is no whole number", _BAD_LINE),
     "class-out-of-range": Kind(
         "a class that the data set does not have", ("error", "drop-box", "drop-image")
@@ -110,6 +120,7 @@ KINDS: dict[str, Kind] = {
         is_remark=True,
     ),
     "box-not-a-number": Kind("a coordinate that is no number", _BAD_LINE),
+    "not-normalised": Kind("a coordinate that is no share of the image, such as one in pixels", _BAD_LINE),
     "box-nan": Kind("a coordinate that is NaN or infinite", _BAD_LINE),
     "box-negative": Kind(
         "a box that begins left of or above the image, or of negative width or height", _BEYOND_EDGE

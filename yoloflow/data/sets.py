@@ -15,6 +15,7 @@ from yoloflow.data.settings import DataSettings
 from yoloflow.data.split import split_images, take_images
 from yoloflow.data.statistics import set_remarks
 from yoloflow.data.threads import Progress
+from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import DatasetIndex, YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -75,7 +76,7 @@ def read_train_set(settings: DataSettings, img_size: int, run_eval: bool) -> Dat
     A validation set may be missing; one that is named is read, as images of both may be dropped.
     """
     sets = read_sets(settings, img_size, run_eval and settings.val_set is not None)
-    log_problems(sets)
+    log_problems(sets, Ranks())
     return sets["train_set"]
 
 
@@ -134,7 +135,7 @@ def read_set(
         raise YoloflowError(
             f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), {file}{hint}"
         )
-    how = {"cache": settings.index_cache, "policy": settings.problems, **how}
+    how = {"cache": settings.index_cache, "kpt_shape": settings.kpt_shape, "policy": settings.problems, **how}
     folder = settings.image_folder
     how["image_folder"] = folder.get(key) if isinstance(folder, dict) else folder
     classes = ClassChoice(settings.names, settings.nc, names)
@@ -168,9 +169,9 @@ def read_evaluated(source: str | Sequence[str], classes: ClassChoice, **how: Any
     return read_index(source, classes, **how)
 
 
-def log_problems(sets: Mapping[str, DatasetIndex]) -> None:
-    """Logs what was found wrong with each data set."""
-    for key, index in sets.items():
+def log_problems(sets: Mapping[str, DatasetIndex], ranks: Ranks) -> None:
+    """Logs what was found wrong with each data set (main rank)."""
+    for key, index in sets.items() if ranks.is_main else ():
         for line in summarise_problems(index):
             logger.info("data.%s: %s", key, line)
 

@@ -118,6 +118,13 @@ class DataSettings(Section):
     )
     nc: Count | None = Field(None, description="number of classes (null: as many as the data names)")
     names: Words | None = Field(None, description="class names in class order (null: the data's own)")
+    kpt_shape: list[Count] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="[keypoints, figures of each] that follow the box in a line of YOLO labels; they are "
+        "read over (null: further figures are an outline)",
+    )
     single_cls: bool = Field(False, description="train and test all classes as one")
     num_parallel_workers: int = Field(
         4,

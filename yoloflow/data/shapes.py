@@ -119,6 +119,11 @@ class Fixed:
 
     shape_hw: Shape
 
+    @property
+    def smallest(self) -> Shape:
+        """The shape."""
+        return self.shape_hw
+
     def arrange(self, groups: Int64Array, epoch: int) -> Int64Array:
         """Return the (k, T) images of the global batches of an epoch as they are."""
         return groups

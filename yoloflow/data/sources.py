@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from yoloflow.data.image_files import IMAGE_SUFFIXES, decode_image
+from yoloflow.files import is_utf8
 from yoloflow.structures import Problem, Uint8Array, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
@@ -263,6 +264,10 @@ class _Known:
 
 
 def _video_readings(path: Path) -> Iterator[Reading]:
+    if not is_utf8(path):
+        detail = "its name is no UTF-8, and OpenCV opens no such video; rename it"
+        yield _Known(Problem(str(path), None, "unreadable-video", "drop-image", detail))
+        return
     capture = cv2.VideoCapture(str(path))
     announced = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     count = 0

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from yoloflow.boxes import boxes_to_original
 from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array, result_rows
-from yoloflow.evaluation.coco_reader import Float64Array
+from yoloflow.evaluation.coco_truth import Float64Array
 from yoloflow.evaluation.metrics import compute_metrics
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.evaluation.result import DetectedImage, EvaluationResult, EvaluationSeconds

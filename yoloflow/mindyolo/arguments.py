@@ -76,7 +76,7 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
     accumulate = config.micro_batches_per_update(ranks.world_size)
     names = _names(config)
     total = config.per_batch_size * ranks.world_size
-    set_determinism(config.determinism)
+    set_determinism(config.determinism, config.seed)
     return Arguments(
         {
             **config.model_dump(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yoloflow.files import is_utf8
 from yoloflow.models.layers.contract import HeadOutput
 from yoloflow.structures import YoloflowError
 
@@ -184,6 +185,7 @@ def _open_session(path: Path, device_type: str) -> Any:
     providers = [name for name in (*wanted, "CPUExecutionProvider") if name in available]
     faults = onnxruntime.capi.onnxruntime_pybind11_state
     try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
+        file = path if is_utf8(path) else path.read_bytes()
+        return onnxruntime.InferenceSession(file, options, providers=providers)
     except (faults.InvalidProtobuf, faults.InvalidGraph, faults.InvalidArgument, faults.Fail) as error:
         raise YoloflowError(f"{path}: not a readable ONNX file ({error}); export or copy it again") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from yoloflow.files import is_utf8
 from yoloflow.structures import Uint8Array, YoloflowError
 
 _JPEG_QUALITY = 95
@@ -99,6 +100,10 @@ def video_rate(fps: float) -> float:
 
 
 def _open_video(path: Path, fps: float, size_wh: tuple[int, int]) -> cv2.VideoWriter:
+    if not is_utf8(path):
+        raise YoloflowError(
+            f"{path}: its name is no UTF-8, and OpenCV writes no such video; choose another folder"
+        )
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says it better
     try:

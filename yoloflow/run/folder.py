@@ -193,7 +193,8 @@ def names_of_run(path: Path) -> list[str] | None:
 
 
 def _json_bytes(content: object) -> bytes:
-    return json.dumps(content, indent=1, ensure_ascii=False).encode()
+    # Names of files that are no UTF-8 become JSON's escapes, which are read as the same names.
+    return json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _choose(

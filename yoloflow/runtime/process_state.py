@@ -50,7 +50,7 @@ def _saved() -> ExitStack:
         warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     switches: list[tuple[Any, str]] = [
-        (torch.utils.deterministic, "fill_uninitialized_memory"),  # type: ignore[attr-defined]
+        (torch.utils.deterministic, "fill_uninitialized_memory"),
         (torch.backends.cudnn, "deterministic"),
         (torch.backends.cudnn, "benchmark"),
     ]

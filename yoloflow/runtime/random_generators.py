@@ -16,8 +16,10 @@ from yoloflow.structures import YoloflowError, nearest_names
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
-def set_determinism(level: str) -> None:
-    """Sets how much of a training a second one repeats; call it before anything runs on the device.
+def set_determinism(level: str, seed: int) -> None:
+    """Sets how much of a training a second one repeats, and seeds Python, NumPy and torch.
+
+    Call it before anything runs on the device. Data samples have generators of their own.
 
     What is learnt from (samples, their order, what is drawn for them, first weights) is a function of the
     seed at every level. "none": the device may try several kernels and take the fastest. "data": it does not,
@@ -26,6 +28,7 @@ def set_determinism(level: str) -> None:
 
     Args:
         level: "none", "data" or "bitwise".
+        seed: of the three global generators.
 
     Raises:
         YoloflowError: another level.
@@ -41,6 +44,7 @@ def set_determinism(level: str) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = is_bitwise
     torch.backends.cudnn.benchmark = level == "none"
+    seed_everything(seed)
 
 
 def seed_everything(seed: int) -> None:

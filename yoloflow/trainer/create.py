@@ -9,6 +9,7 @@ from yoloflow.callbacks import BaseCallback, RunContext, check_hooks
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.run.signals import StopRequest
 from yoloflow.trainer.activity import Activity
+from yoloflow.trainer.evaluation_plan import EvaluationPlan
 from yoloflow.trainer.guards import create_guards
 from yoloflow.trainer.kept_weights import KeptWeights
 from yoloflow.trainer.settings import TrainerSettings
@@ -56,6 +57,7 @@ def create_trainer(
         weights=weights,
         guards=create_guards(context, loader, states, settings, activity, stop),
         time=time,
+        plan=EvaluationPlan(callbacks, settings.patience),
         activity=activity,
         stop=stop,
     )

@@ -17,6 +17,7 @@ from yoloflow.run.checkpoint import (
     remove_leftovers,
     set_aside_newer,
 )
+from yoloflow.run.signals import StopRequest, TrainingStopped
 from yoloflow.runtime.random_generators import rng_state, set_rng_state
 from yoloflow.runtime.ranks import gather_over_ranks
 from yoloflow.structures import YoloflowError
@@ -67,6 +68,16 @@ class TrainingStates:
         by_step = settings.save_steps is not None and self._context.step % settings.save_steps == 0
         minutes = (time.monotonic() - self._saved) / 60
         return by_step or (settings.save_minutes is not None and minutes >= settings.save_minutes)
+
+    def save_if_due(self, stop: StopRequest) -> None:
+        """Saves the state within an epoch where the settings or a signal ask for it; a signal stops."""
+        if self._context.step % self._context.steps_per_epoch == 0:
+            return
+        signal_number, is_due = stop.agree(self.is_due())
+        if is_due or signal_number is not None:
+            self.save()
+        if signal_number is not None:
+            raise TrainingStopped.by(signal_number)
 
     def save(self) -> None:
         """Begins to write the state after this step (rank 0; all must call at the same step).

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from yoloflow.callbacks import BaseCallback, EvalWhileTrain, RunContext
+from yoloflow.callbacks import BaseCallback, RunContext
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.run.signals import StopRequest, TrainingStopped
-from yoloflow.run.summary import write_summary
 from yoloflow.runtime.ranks import sum_over_ranks
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.trainer.activity import Activity
+from yoloflow.trainer.conclusion import conclude
+from yoloflow.trainer.evaluation_plan import EvaluationPlan
 from yoloflow.trainer.guards import Guards
-from yoloflow.trainer.guards.memory import forecast_memory
 from yoloflow.trainer.kept_weights import KeptWeights
 from yoloflow.trainer.settings import TrainerSettings
 from yoloflow.trainer.sink import is_log_step, steps_until_look
 from yoloflow.trainer.states import TrainingStates
 from yoloflow.trainer.training_time import TrainingTime
 
-logger = logging.getLogger("yoloflow")
-
 
 @dataclass
 class Trainer:
-    """Takes steps, evaluates, keeps the best weights and saves states; `create_trainer` makes one.
-
-    Callbacks watch what the loop does; guards stop it where it cannot go on well.
-    """
+    """Takes steps, evaluates, keeps the best weights and saves states; `create_trainer` makes one."""
 
     context: RunContext
     loader: ConcatLoader
@@ -43,10 +36,10 @@ class Trainer:
     guards: Guards
     time: TrainingTime
     activity: Activity
+    plan: EvaluationPlan
     stop: StopRequest
     _batches: Iterator[Batch] = field(default_factory=lambda: iter(()))
     _entered_stage: int | None = None
-    _is_checked: bool = False
 
     def train(self) -> dict[str, Any]:
         """Trains to the last epoch and returns the content of `summary.json`.
@@ -59,30 +52,6 @@ class Trainer:
         """
         return self.train_with_datasink(1)
 
-    def dry_run(self) -> dict[str, Any]:
-        """Tries the largest batch (`memory_forecast`) and loads the first one; nothing is trained or written.
-
-        Returns:
-            epochs, steps_per_epoch, and the images and their side of the first batch.
-
-        Raises:
-            YoloflowError: memory is too small, or a batch cannot be loaded.
-        """
-        context = self.context
-        if self.settings.memory_forecast:
-            forecast_memory(context.train_step, self.loader, context.ranks)
-        with closing(self.loader.batches(context.step)) as batches:
-            batch = next(batches)
-        counts = {"epochs": context.epochs, "steps_per_epoch": context.steps_per_epoch}
-        found = {**counts, "images": len(batch.images), "img_size": batch.images.shape[-1]}
-        if context.ranks.is_main:
-            logger.info(
-                "dry run: %d epochs x %d steps, %d images of %d px in the first batch; would train in %s. "
-                "Nothing was trained or written",
-                *(*found.values(), context.run.path),
-            )
-        return found
-
     def train_with_datasink(self, sink_size: int) -> dict[str, Any]:
         """Does as `train`, but the host looks at the device, and for signals, after `sink_size` steps only.
 
@@ -94,7 +63,7 @@ class Trainer:
         self.time.begin()
         context.epoch = min(context.step // steps_per_epoch, context.epochs - 1)
         with self.guards.explaining(partial(self._notify, "on_exception"), self.states.wait):
-            self.check()
+            self.guards.before_training()
             with self.guards.running():
                 self._notify("on_train_begin")
                 if context.epoch_open:  # the run was stopped in an evaluation
@@ -102,7 +71,7 @@ class Trainer:
                     self._end_epoch()
                 self._batches = self.loader.batches(context.step)
                 for epoch in range(context.step // steps_per_epoch, context.epochs):
-                    if self._has_stalled(epoch):
+                    if self.plan.has_stalled(context, epoch):
                         break
                     context.epoch = epoch
                     self.time.begin_epoch()
@@ -110,53 +79,11 @@ class Trainer:
                     self._notify("on_epoch_begin")
                     while context.step < (epoch + 1) * steps_per_epoch:
                         self._take_steps(sink_size)
-                        self._save_if_due()
+                        self.states.save_if_due(self.stop)
                     self._end_epoch()
-            self.states.wait()
-            self.weights.save("last")
-            self.states.conclude()
-            counts: dict[str, Any] = {"epochs": context.step // steps_per_epoch, "steps": context.step}
-            counts["skipped_updates"] = int(context.train_step.skipped_updates)
-            if counts["epochs"] < context.epochs:
-                counts["stopped_early"] = {"patience": self.settings.patience, "planned": context.epochs}
-            results = (counts, context.figures, context.best, self.time.to_json())
-            summary = write_summary(context.run, context.ranks, context.train_step.device, *results)
+            summary = conclude(context, self.states, self.weights, self.time, self.plan)
             self._notify("on_train_end")
         return summary
-
-    def check(self) -> None:
-        """Lets the guards look at the training before anything of it is written; once, all ranks.
-
-        Raises:
-            YoloflowError: memory is too small for the largest batch, or the smallest has too few cells.
-        """
-        if not self._is_checked:
-            self.guards.before_training()
-            self._is_checked = True
-
-    def _has_stalled(self, epochs_done: int) -> bool:
-        """Returns whether the newest evaluation came `patience` epochs or more after the best one."""
-        context, patience = self.context, self.settings.patience
-        if patience is None or not context.best or context.test_fn is None:
-            return False
-        if epochs_done - context.best["epoch"] < patience or not self._is_evaluated(epochs_done):
-            return False
-        if context.ranks.is_main:
-            logger.info(
-                "AP has not risen for %d epochs (patience=%d; best %.4f after epoch %d): the training ends "
-                "after epoch %d of %d",
-                *(epochs_done - context.best["epoch"], patience, context.best["map"], context.best["epoch"]),
-                *(epochs_done, context.epochs),
-            )
-        return True
-
-    def _is_evaluated(self, epoch: int) -> bool:
-        """Returns whether the network is evaluated after an epoch (from 1) of the present stage."""
-        context = self.context
-        return any(plan.is_due(epoch, context.epochs, context.stage) for plan in self._plans())
-
-    def _plans(self) -> list[EvalWhileTrain]:
-        return [callback for callback in self.callbacks if isinstance(callback, EvalWhileTrain)]
 
     def _take_steps(self, sink_size: int) -> None:
         """Takes a sink of steps and looks at the device only after the last one."""
@@ -184,21 +111,16 @@ class Trainer:
         self._notify("on_step_end")
 
     def _load(self, sink_begin: int) -> Batch:
-        """Waits for the next batch; a signal ends the wait, and the state before that batch is saved.
-
-        Args:
-            sink_begin: step after which the host has not looked at the device.
-        """
-        context = self.context
-        self.activity.begin(f"loading the batch of step {context.step + 1}")
+        """Waits for the next batch; a signal ends the wait, and the state before that batch is saved."""
+        self.activity.begin(f"loading the batch of step {self.context.step + 1}")
         try:
             with self.stop.at_once():
                 return next(self._batches)
         except TrainingStopped:
-            if context.step > sink_begin:
+            if self.context.step > sink_begin:  # the host has not looked at the device since
                 self.guards.after_steps()
             # A stage that begins with the awaited batch begins again.
-            context.stage = self.loader.stage_of(max(context.step - 1, 0))
+            self.context.stage = self.loader.stage_of(max(self.context.step - 1, 0))
             self.states.save()
             raise
 
@@ -225,8 +147,8 @@ class Trainer:
             self.states.save()
         try:
             self._notify("on_epoch_end")
-            if self._is_evaluated(context.epoch + 1):
-                self._evaluate(max(plan.keep_top_k for plan in self._plans()))
+            if self.plan.is_due(context, context.epoch + 1):
+                self._evaluate()
         except TrainingStopped:
             self.states.save()
             raise
@@ -235,7 +157,7 @@ class Trainer:
         if context.step < context.epochs * context.steps_per_epoch:
             self.stop.raise_if_asked()
 
-    def _evaluate(self, keep_top_k: int) -> None:
+    def _evaluate(self) -> None:
         """Evaluates the network, and keeps its weights if it is the best so far."""
         context = self.context
         if context.test_fn is None:
@@ -247,18 +169,8 @@ class Trainer:
         if result.map > context.best.get("map", -1.0):
             context.best = {"epoch": context.epoch + 1, "map": result.map, "map50": result.map50}
             self.weights.save("best")
-        self.weights.keep(result.map, keep_top_k)
+        self.weights.keep(result.map, self.plan.keep_top_k)
         self._notify("on_evaluation")
-
-    def _save_if_due(self) -> None:
-        """Saves the state within an epoch where the settings or a signal ask for it; a signal stops."""
-        if self.context.step % self.context.steps_per_epoch == 0:
-            return
-        signal_number, is_due = self.stop.agree(self.states.is_due())
-        if is_due or signal_number is not None:
-            self.states.save()
-        if signal_number is not None:
-            raise TrainingStopped.by(signal_number)
 
     def _notify(self, hook: str) -> None:
         self.activity.begin(f"{hook} of the callbacks (after step {self.context.step})")

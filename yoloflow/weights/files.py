@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from yoloflow.files import write_atomically
+from yoloflow.files import is_utf8, write_atomically
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.mindspore import looks_like_mindspore, read_mindspore
 from yoloflow.weights.onnx_convolutions import Convolution, looks_like_onnx, read_onnx_convolutions
@@ -109,11 +109,21 @@ def _looks_like_safetensors(head: bytes, size: int) -> bool:
     return len(head) > 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= size - 8
 
 
+def _load_by_name(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, "pt") as file:
+        return load_file(path), file.metadata() or {}
+
+
+def _load_content(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns tensors and metadata of a file that safetensors would not open by its name."""
+    tensors = load(data)
+    header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+    return tensors, header.get("__metadata__", {})
+
+
 def _read_safetensors(path: Path) -> WeightsFile:
     try:
-        tensors = load_file(path)
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+        tensors, metadata = _load_by_name(path) if is_utf8(path) else _load_content(path.read_bytes())
     except (SafetensorError, OSError) as error:
         raise YoloflowError(f"{path}: not a readable safetensors file ({error}); copy it again") from error
     try:

@@ -5,9 +5,10 @@ right and bottom edge up to the size). PASCAL's own files, which name "The VOC20
 count pixels from 1 and include the last: there 1 is subtracted from xmin and ymin. Objects marked difficult
 are regions to ignore (`is_crowd`), as in PASCAL's own evaluation. Boxes of an object's parts are not read.
 
-The source is a folder of XML files, a folder that has a folder Annotations, or a list file (an XML file or a
-image's stem a line, as in ImageSets/Main). Images lie beside the XML, or in JPEGImages or images beside
-its folder, under the name that the XML gives or else under its own stem.
+The source is a folder with XML files in it or below, or a list file (an XML file or an image's stem a line,
+as in ImageSets/Main). Images lie beside the XML, or in JPEGImages or images beside its folder Annotations (in
+the same subfolder, or on top), under the name that the XML gives or else under its own stem. An image there
+without XML is one without objects.
 """
 
 from __future__ import annotations
@@ -20,27 +21,28 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from yoloflow.data.formats.annotations import Annotations
-from yoloflow.data.formats.list_file import read_list_file
-from yoloflow.data.image_files import IMAGE_SUFFIXES
+from yoloflow.data.formats.voc_files import (
+    ImageFinder,
+    annotation_files,
+    images_without_annotation,
+    is_annotated,
+    listed_annotations,
+)
 from yoloflow.data.threads import map_in_threads
 from yoloflow.structures import Problem, YoloflowError
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _PASCAL_SOURCE = "The VOC"
-_LISTS_ANNOTATIONS = ("../Annotations", "../../Annotations", ".", "Annotations")
-_IMAGE_FOLDERS = (".", "../JPEGImages", "../images", "../../images", "../../JPEGImages")
+_TRUE = ("1", "1.0", "true", "yes")
 
 
 def recognises(source: str) -> bool:
-    """Returns whether the source is a folder with XML files, or a list of them."""
+    """Returns whether the source is a folder that is labelled by XML files, or a list of them."""
     if os.path.isdir(source):
-        return bool(_xml_files(source) or _xml_files(os.path.join(source, "Annotations")))
+        return is_annotated(source)
     if not (source.lower().endswith(".txt") and os.path.isfile(source)):
         return False
-    names = read_list_file(source)
-    if not names or os.path.splitext(names[0][0])[1].lower() in IMAGE_SUFFIXES:
-        return False
-    return any(os.path.isfile(_listed_xml(source, name)) for name, _ in names)
+    return listed_annotations(source) is not None
 
 
 def read(source: str, image_folder: str | None = None) -> Annotations:
@@ -53,33 +55,27 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     Raises:
         YoloflowError: the source lists no XML file, or a file cannot be read.
     """
+    content = None
     if os.path.isdir(source):
-        paths = _xml_files(source) or _xml_files(os.path.join(source, "Annotations"))
-        lines = [0] * len(paths)
+        content = annotation_files(source)
+        rows = [(path, 0) for path in content.xmls]
     else:
-        rows = read_list_file(source)
-        paths, lines = [_listed_xml(source, name) for name, _ in rows], [number for _, number in rows]
-    if not paths:
+        rows = listed_annotations(source) or []
+    if not rows:
         raise YoloflowError(f"{source}: lists no XML files")
-    files = map_in_threads(_parse, paths)
-    finder = _ImageFinder(image_folder)
-    annotations = _flatten(source, files, lines, finder)
-    annotations.consulted = [source, os.path.join(source, "Annotations"), *finder.folders]
+    files = map_in_threads(_parse, [path for path, _ in rows])
+    finder = ImageFinder(image_folder)
+    paths = [finder.find(file.path, file.fields.get("filename", "")) for file in files]
+    if content is not None:
+        for image, path in images_without_annotation(source, content, paths):
+            files.append(_XmlFile(path, is_missing=True))
+            rows.append((path, 0))
+            paths.append(image)
+    annotations = _flatten(source, files, [line for _, line in rows], paths)
+    places = {os.path.dirname(path) for path, _ in rows} | {os.path.dirname(path) for path in paths}
+    found = set() if content is None else content.folders
+    annotations.consulted = [source, *finder.folders, *sorted(places | found)]
     return annotations
-
-
-def _xml_files(folder: str) -> list[str]:
-    if not os.path.isdir(folder):
-        return []
-    folder = os.path.abspath(folder)
-    return sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.lower().endswith(".xml"))
-
-
-def _listed_xml(source: str, name: str) -> str:
-    base = os.path.dirname(os.path.abspath(source))
-    name = name if name.lower().endswith(".xml") else name + ".xml"
-    candidates = [os.path.normpath(os.path.join(base, folder, name)) for folder in _LISTS_ANNOTATIONS]
-    return next((path for path in candidates if os.path.isfile(path)), candidates[0])
 
 
 @dataclass(slots=True)
@@ -93,11 +89,15 @@ class _Object:
 class _XmlFile:
     """An annotation file; expat and not ElementTree, because expat knows the line."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, is_missing: bool = False) -> None:
         self.path = path
+        self.is_missing = is_missing
         self.fields: dict[str, str] = {}
         self.objects: list[_Object] = []
+        self.stray_boxes: list[int] = []  # lines of <bndbox> outside of objects
         self.problem: Problem | None = None
+        self._num_annotations = 0
+        self._root = ""
         self._open: list[str] = []
         self._parser = xml.parsers.expat.ParserCreate()
         self._parser.buffer_text = True
@@ -110,7 +110,13 @@ class _XmlFile:
         """Read the whole file; `problem` says if that was not possible."""
         try:
             self._parser.Parse(data, True)
-            if not self.fields and not self.objects:
+            if not self._num_annotations:
+                self._refuse(1, f"it is <{self._root}>...: there is no <annotation> as PASCAL VOC has it")
+            elif self._num_annotations > 1:
+                self._refuse(
+                    1, f"it has {self._num_annotations} <annotation>; an image has a file of its own"
+                )
+            elif not self.fields and not self.objects:
                 self._refuse(1, "it has nothing of <annotation><object>...")
         except xml.parsers.expat.ExpatError as error:
             self._refuse(error.lineno, f"no well-formed XML ({xml.parsers.expat.ErrorString(error.code)})")
@@ -118,19 +124,33 @@ class _XmlFile:
             self._refuse(self._parser.CurrentLineNumber, f"cannot be read as XML ({error})")
 
     def _refuse(self, line: int, detail: str) -> None:
-        self.objects = []
+        self.objects, self.stray_boxes = [], []
         self.problem = Problem(self.path, line, "xml-malformed", "drop-image", detail)
 
     def _start(self, name: str, _attributes: dict[str, str]) -> None:
+        # Some programs write names in capitals, or with the prefix of a namespace.
+        name = name.rpartition(":")[2].lower()
         self._open.append(name)
-        if self._open == ["annotation", "object"]:
+        self._root = self._root or name
+        self._num_annotations += name == "annotation"
+        inner = self._inner()
+        if inner == ["object"]:
             self.objects.append(_Object(self._parser.CurrentLineNumber))
+        elif name == "bndbox" and inner[:1] != ["object"]:
+            self.stray_boxes.append(self._parser.CurrentLineNumber)
+
+    def _inner(self) -> list[str]:
+        """The open elements below <annotation>, without a wrapper of the objects."""
+        if "annotation" not in self._open:
+            return []
+        inner = self._open[self._open.index("annotation") + 1 :]
+        return inner[1:] if inner[:1] == ["objects"] else inner
 
     def _end(self, _name: str) -> None:
         self._open.pop()
 
     def _text(self, text: str) -> None:
-        key = "/".join(self._open[1:])
+        key = "/".join(self._inner())
         if key.startswith("object/"):
             fields = self.objects[-1].fields
             fields[key[7:]] = fields.get(key[7:], "") + text
@@ -155,50 +175,17 @@ def _parse(path: str) -> _XmlFile:
     return file
 
 
-class _ImageFinder:
-    """Finds the image of an XML file; every folder is listed once."""
-
-    def __init__(self, image_folder: str | None) -> None:
-        self._first = [os.path.abspath(image_folder)] if image_folder else []
-        self._listings: dict[str, dict[str, str]] = {}
-
-    def find(self, file: _XmlFile) -> str:
-        """Absolute path of the image; if there is none, the path where it would be first looked for."""
-        base, own_name = os.path.split(file.path)
-        stem = os.path.splitext(own_name)[0]
-        stated = os.path.basename(file.fields.get("filename", "").strip().replace("\\", "/"))
-        folders = self._first + [os.path.normpath(os.path.join(base, folder)) for folder in _IMAGE_FOLDERS]
-        wanted = [name for name in (stated, os.path.splitext(stated)[0], stem) if name]
-        for name in wanted:
-            for folder in folders:
-                found = self._listing(folder).get(name)
-                if found:
-                    return os.path.join(folder, found)
-        return os.path.join(folders[0], stated or stem + ".jpg")
-
-    @property
-    def folders(self) -> list[str]:
-        """All folders that were looked into."""
-        return list(self._listings)
-
-    def _listing(self, folder: str) -> dict[str, str]:
-        if folder not in self._listings:
-            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-            names = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
-            by_stem = {os.path.splitext(name)[0]: name for name in names}
-            self._listings[folder] = by_stem | {name: name for name in names}
-        return self._listings[folder]
-
-
-def _flatten(source: str, files: list[_XmlFile], lines: list[int], finder: _ImageFinder) -> Annotations:
+def _flatten(source: str, files: list[_XmlFile], lines: list[int], paths: list[str]) -> Annotations:
     problems: list[Problem] = []
     class_of: dict[str, int] = {}
     boxes: list[list[float]] = []
     classes, images, numbers, difficult = [], [], [], []
-    paths = [finder.find(file) for file in files]
     for image, file in enumerate(files):
         if file.problem:
             problems.append(replace(file.problem, image=paths[image]))
+        for line in file.stray_boxes:
+            detail = "a <bndbox> that is in no <object> of the <annotation>"
+            problems.append(Problem(file.path, line, "malformed-entry", "drop-box", detail, paths[image]))
         shift = float(file.fields.get("source/database", "").strip().startswith(_PASCAL_SOURCE))
         for item in file.objects:
             corners = _corners(file.path, paths[image], item, problems)
@@ -207,7 +194,7 @@ def _flatten(source: str, files: list[_XmlFile], lines: list[int], finder: _Imag
                 classes.append(class_of.setdefault(item.fields["name"].strip(), len(class_of)))
                 images.append(image)
                 numbers.append(item.line)
-                difficult.append(item.fields.get("difficult", "0").strip() == "1")
+                difficult.append(item.fields.get("difficult", "").strip().lower() in _TRUE)
     num_images, num_boxes = len(files), len(boxes)
     return Annotations(
         image_paths=paths,
@@ -217,7 +204,7 @@ def _flatten(source: str, files: list[_XmlFile], lines: list[int], finder: _Imag
         image_ids=np.arange(1, num_images + 1),
         has_own_ids=False,
         stated_sizes_hw=np.array([_stated_size(file) for file in files], np.int64).reshape(-1, 2),
-        label_missing=np.zeros(num_images, bool),
+        label_missing=np.array([file.is_missing for file in files], bool),
         image_dropped=np.array([file.problem is not None for file in files], bool),
         box_images=np.array(images, np.int64),
         box_numbers=np.array(numbers, np.int64),
@@ -231,7 +218,7 @@ def _flatten(source: str, files: list[_XmlFile], lines: list[int], finder: _Imag
         polygon_points=np.empty((0, 2), np.float32),
         problems=problems,
         num_images_listed=num_images,
-        num_boxes_listed=sum(len(file.objects) for file in files),
+        num_boxes_listed=sum(len(file.objects) + len(file.stray_boxes) for file in files),
     )
 
 

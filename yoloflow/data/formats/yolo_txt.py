@@ -1,10 +1,12 @@
 """YOLO text labels: one file an image, a line an object, all figures in parts of the image (0..1).
 
 A line is `class centre_x centre_y width height`, or a polygon `class x1 y1 x2 y2 x3 y3 ...` whose box is the
-tight box of its points; both may stand in one file. The source is a list file (an image path a line,
-absolute or relative to the list file), a folder of images with all folders below it, or a glob pattern. The
-label of `.../images/a/b.jpg` is `.../labels/a/b.txt` (the last `images` of the path counts), else `b.txt`
-beside the image. An empty label file is an image without objects.
+tight box of its points; both may stand in one file. Where `kpt_shape` says so, keypoints follow the box.
+
+The source is a list file (an image path a line, absolute or relative to the list file), a folder of images
+with all folders below it, or a glob pattern. The label of `.../images/a/b.jpg` is `.../labels/a/b.txt` (the
+last `images` of the path counts), else `b.txt` beside the image. An empty label file is an image without
+objects.
 """
 
 from __future__ import annotations
@@ -13,21 +15,20 @@ import codecs
 import glob
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from unicodedata import normalize
 
 import numpy as np
-from numpy.typing import NDArray
 
 from yoloflow.data.formats.annotations import Annotations, offsets_of
 from yoloflow.data.formats.image_search import find_images
 from yoloflow.data.formats.list_file import UTF16_MARKS, read_list_file
+from yoloflow.data.formats.yolo_lines import Lines, describe_columns, is_known_form
 from yoloflow.data.image_files import IMAGE_SUFFIXES
 from yoloflow.data.threads import map_in_threads
-from yoloflow.structures import Float32Array, Int64Array, Problem, YoloflowError
-
-_BOX_COLUMNS = 5
-_LEAST_POLYGON_COLUMNS = 7
+from yoloflow.structures import Problem, YoloflowError
 
 
 def recognises(source: str) -> bool:
@@ -35,12 +36,13 @@ def recognises(source: str) -> bool:
     return os.path.isdir(source) or glob.has_magic(source) or source.lower().endswith(".txt")
 
 
-def read(source: str, image_folder: str | None = None) -> Annotations:
+def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] | None = None) -> Annotations:
     """Read the labels of all images of a source.
 
     Args:
         source: list file, folder or glob pattern.
         image_folder: where relative paths of a list file begin; the list file's folder if None.
+        kpt_shape: keypoints, and figures of each, that follow the box in a line.
 
     Raises:
         YoloflowError: the source lists no image, or a file cannot be read.
@@ -49,8 +51,8 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     paths, listed_lines, remarks = _image_paths(source, image_folder, folders)
     if not paths:
         raise YoloflowError(f"{source}: lists no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-    labels = map_in_threads(_read_label_file, paths)
-    annotations = _flatten(source, paths, listed_lines, labels)
+    labels = map_in_threads(partial(_read_label_file, kpt_shape=kpt_shape), paths)
+    annotations = _flatten(source, paths, listed_lines, labels, kpt_shape)
     annotations.problems += remarks
     # Which folders a pattern looks into is glob's own business.
     if os.path.exists(source):
@@ -91,7 +93,8 @@ def _image_files_below(folder: str, visited: set[str]) -> Iterable[str]:
     visited.add(real)
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
+            # A link that leads to itself is no folder, and no reason to stop.
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 yield from _image_files_below(entry.path, visited)
             elif _is_image_file(entry.name):
                 yield entry.path
@@ -106,7 +109,15 @@ def label_paths(image_path: str) -> list[str]:
     stem = os.path.splitext(image_path)[0]
     beside = stem + ".txt"
     head, part, tail = stem.rpartition(f"{os.sep}images{os.sep}")
-    return [f"{head}{os.sep}labels{os.sep}{tail}.txt", beside] if part else [beside]
+    paths = [f"{head}{os.sep}labels{os.sep}{tail}.txt", beside] if part else [beside]
+    if os.path.basename(stem).isascii():
+        return paths
+    # macOS writes an accent as a character of its own, other systems with its letter: both look the same.
+    split = [os.path.split(path) for path in paths]
+    spelled = [
+        os.path.join(folder, normalize(form, name)) for form in ("NFC", "NFD") for folder, name in split
+    ]
+    return list(dict.fromkeys((*paths, *spelled)))
 
 
 @dataclass(slots=True)
@@ -128,12 +139,12 @@ class _LabelFile:
         self.problems.append(Problem(self.path, number, kind, "drop-box", detail, self.image_path))
 
 
-def _read_label_file(image_path: str) -> _LabelFile:
+def _read_label_file(image_path: str, kpt_shape: Sequence[int] | None) -> _LabelFile:
     candidates = label_paths(image_path)
     for path in candidates:
         try:
             with open(path, "rb") as file:
-                return _parse(path, image_path, file.read())
+                return _parse(path, image_path, file.read(), kpt_shape)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
@@ -141,7 +152,7 @@ def _read_label_file(image_path: str) -> _LabelFile:
     return _LabelFile(candidates[0], image_path, is_missing=True)
 
 
-def _parse(path: str, image_path: str, data: bytes) -> _LabelFile:
+def _parse(path: str, image_path: str, data: bytes, kpt_shape: Sequence[int] | None) -> _LabelFile:
     label = _LabelFile(path, image_path)
     data = data.removeprefix(codecs.BOM_UTF8)
     if data.startswith(UTF16_MARKS):
@@ -158,13 +169,13 @@ def _parse(path: str, image_path: str, data: bytes) -> _LabelFile:
         label.values = [_figure(token) for tokens, _ in rows for token in tokens]
         label.columns = [len(tokens) for tokens, _ in rows]
         label.numbers = [number for _, number in rows]
-        if all(map(_is_known_form, label.columns)):
+        if all(is_known_form(columns, kpt_shape) for columns in set(label.columns)):
             return label
     except ValueError:
         pass  # some line is no row of figures: the careful reading below says which
     label.values, label.columns, label.numbers = [], [], []
     for tokens, number in rows:
-        _parse_line(label, tokens, number)
+        _parse_line(label, tokens, number, kpt_shape)
     return label
 
 
@@ -175,11 +186,7 @@ def _figure(token: bytes) -> float:
     return float(token)
 
 
-def _is_known_form(columns: int) -> bool:
-    return columns == _BOX_COLUMNS or (columns >= _LEAST_POLYGON_COLUMNS and columns % 2 == 1)
-
-
-def _parse_line(label: _LabelFile, tokens: list[bytes], number: int) -> None:
+def _parse_line(label: _LabelFile, tokens: list[bytes], number: int, kpt_shape: Sequence[int] | None) -> None:
     """Parses a line with all checks; slow, for files in which something is wrong."""
     values: list[float] = []
     for column, token in enumerate(tokens, 1):
@@ -190,17 +197,15 @@ def _parse_line(label: _LabelFile, tokens: list[bytes], number: int) -> None:
             shown = token[:40].decode("utf-8", errors="replace")
             label.drop_line(number, kind, f'column {column} is "{shown}", not a number')
             return
-    if not _is_known_form(len(values)):
-        hint = "; a score after the box?" if len(values) == _BOX_COLUMNS + 1 else ""
-        detail = f"{len(values)} columns, not 5 (class cx cy w h) or 7, 9, ... (class and a polygon){hint}"
-        label.drop_line(number, "wrong-column-count", detail)
+    if not is_known_form(len(values), kpt_shape):
+        label.drop_line(number, "wrong-column-count", describe_columns(len(values), kpt_shape))
         return
     label.values += values
     label.columns.append(len(values))
     label.numbers.append(number)
 
 
-def _orphans(labels: list[_LabelFile]) -> list[Problem]:
+def _orphans(labels: list[_LabelFile], kpt_shape: Sequence[int] | None) -> list[Problem]:
     """Label files in the folders of the set's labels beside whose images' folder has no such image."""
     image_folders: dict[str, set[str]] = {}
     for label in labels:
@@ -215,22 +220,28 @@ def _orphans(labels: list[_LabelFile]) -> list[Problem]:
         stems = {os.path.splitext(name)[0] for name in names if _is_image_file(name)}
         for name in sorted(os.listdir(folder)):
             (stem, suffix), path = os.path.splitext(name), os.path.join(folder, name)
-            if suffix == ".txt" and stem not in stems and path not in listed and _is_label(path):
+            if suffix == ".txt" and stem not in stems and path not in listed and _is_label(path, kpt_shape):
                 detail = f"there is no image {stem} in {' or '.join(sorted(folders_of_images))}"
                 problems.append(Problem(path, None, "orphan-label", "keep", detail))
     return problems
 
 
-def _is_label(path: str) -> bool:
+def _is_label(path: str, kpt_shape: Sequence[int] | None) -> bool:
     """Returns whether a text file has label lines: lists of names and images lie in such folders too."""
     if not os.path.isfile(path):
         return False
     with open(path, "rb") as file:
-        label = _parse(path, path, file.read())
+        label = _parse(path, path, file.read(), kpt_shape)
     return bool(label.numbers) and not label.problems
 
 
-def _flatten(source: str, paths: list[str], listed_lines: list[int], labels: list[_LabelFile]) -> Annotations:
+def _flatten(
+    source: str,
+    paths: list[str],
+    listed_lines: list[int],
+    labels: list[_LabelFile],
+    kpt_shape: Sequence[int] | None,
+) -> Annotations:
     num_images = len(paths)
     values = np.array([value for label in labels for value in label.values], np.float64)
     columns = np.array([count for label in labels for count in label.columns], np.int64)
@@ -239,17 +250,27 @@ def _flatten(source: str, paths: list[str], listed_lines: list[int], labels: lis
     starts = offsets_of(columns)[:-1]
     raw_classes = values[starts]
     problems = [problem for label in labels for problem in label.problems]
-    problems += _orphans(labels)
+    problems += _orphans(labels, kpt_shape)
+
+    def problem_of(row: int, kind: str, action: str, detail: str) -> Problem:
+        label = labels[box_images[row]]
+        return Problem(label.path, int(numbers[row]), kind, action, detail, label.image_path)
+
     # The bound keeps the cast exact; whether a class exists is checked where the classes are known.
     sound = (np.abs(raw_classes) < 2**53) & (np.floor(raw_classes) == raw_classes)
-    for row in np.flatnonzero(~sound):
+    for row in np.flatnonzero(~sound).tolist():
         detail = f"class {raw_classes[row]:g} is no whole number"
-        label = labels[box_images[row]]
-        place = (label.path, int(numbers[row]))
-        problems.append(Problem(*place, "class-not-a-number", "drop-box", detail, label.image_path))
-    starts, columns = starts[sound], columns[sound]
-    boxes, polygon_offsets, points = _shapes(values, starts, columns)
-    num_boxes = len(starts)
+        problems.append(problem_of(row, "class-not-a-number", "drop-box", detail))
+    rows = np.flatnonzero(sound)
+    lines = Lines.of(values, starts[rows], columns[rows], kpt_shape)
+    for fault in lines.settle():
+        if fault.row is None:
+            problems.append(Problem(source, None, fault.kind, fault.action, fault.detail))
+        else:
+            problems.append(problem_of(int(rows[fault.row]), fault.kind, fault.action, fault.detail))
+    rows = rows[lines.used_columns > 0]
+    boxes, polygon_offsets, points = lines.shapes()
+    num_boxes = len(rows)
     return Annotations(
         image_paths=paths,
         listed_in=[source] * num_images,
@@ -260,11 +281,11 @@ def _flatten(source: str, paths: list[str], listed_lines: list[int], labels: lis
         stated_sizes_hw=np.zeros((num_images, 2), np.int64),
         label_missing=np.array([label.is_missing for label in labels], bool),
         image_dropped=np.array([label.is_dropped for label in labels], bool),
-        box_images=box_images[sound],
-        box_numbers=numbers[sound],
+        box_images=box_images[rows],
+        box_numbers=numbers[rows],
         boxes_xyxy=boxes,
         is_normalised=np.ones(num_boxes, bool),
-        class_ids=raw_classes[sound].astype(np.int64),
+        class_ids=raw_classes[rows].astype(np.int64),
         categories=None,
         is_crowd=np.zeros(num_boxes, bool),
         areas=np.full(num_boxes, math.nan),
@@ -274,24 +295,3 @@ def _flatten(source: str, paths: list[str], listed_lines: list[int], labels: lis
         num_images_listed=num_images,
         num_boxes_listed=sum(label.num_lines for label in labels),
     )
-
-
-def _shapes(
-    values: NDArray[np.float64], starts: Int64Array, columns: Int64Array
-) -> tuple[NDArray[np.float64], Int64Array, Float32Array]:
-    """Boxes (M, 4) xyxy, polygon offsets (M + 1,) and points (P, 2) of the lines that begin at `starts`."""
-    boxes = np.empty((len(starts), 4))
-    is_box = columns == _BOX_COLUMNS
-    rows = values[starts[is_box, None] + np.arange(1, _BOX_COLUMNS)]
-    with np.errstate(over="ignore", invalid="ignore"):
-        boxes[is_box] = np.hstack((rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2))
-        num_points = np.where(is_box, 0, (columns - 1) // 2)
-        offsets = offsets_of(num_points)
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], num_points)
-        first = np.repeat(starts + 1, num_points) + 2 * within
-        points = np.stack((values[first], values[first + 1]), 1) if len(first) else np.empty((0, 2))
-        if len(first):
-            polygon_starts = offsets[:-1][~is_box]
-            boxes[~is_box, :2] = np.minimum.reduceat(points, polygon_starts)
-            boxes[~is_box, 2:] = np.maximum.reduceat(points, polygon_starts)
-        return boxes, offsets, points.astype(np.float32)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from yoloflow.data.writers import coco_json, voc_xml, yolo_txt
-from yoloflow.data.writers.target import Target, Writer, write_split
+from yoloflow.data.writers.target import Target, Writer, check_target, write_split
 
-__all__ = ["WRITERS", "Target", "Writer", "write_split"]
+__all__ = ["WRITERS", "Target", "Writer", "check_target", "write_split"]
 
 WRITERS: Mapping[str, Writer] = MappingProxyType(
     {

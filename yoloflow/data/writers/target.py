@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,14 @@ from pathlib import Path
 
 from yoloflow.data.threads import map_in_threads
 from yoloflow.structures import DatasetIndex, YoloflowError
+
+# Control characters, and what Python makes of bytes that are no UTF-8.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\udc80-\udcff]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """Returns a character of a file name as %-escapes of its bytes."""
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape"))
 
 
 @dataclass(slots=True)
@@ -32,11 +41,15 @@ class Target:
     lost: Counter[str] = field(default_factory=Counter)
 
     def names(self) -> list[str]:
-        """Returns a file name for each image; equal ones (but for the suffix) are numbered."""
+        """Returns a name for each image, UTF-8 in a line; equal ones (but for the suffix) are numbered."""
         taken: set[str] = set()
         names = []
         for path in self.index.image_paths.tolist():
-            stem, suffix = os.path.splitext(os.path.basename(path))
+            own = os.path.basename(path)
+            stem, suffix = os.path.splitext(_UNSAFE.sub(_escaped, own))
+            self.lost["images got another name, because theirs is no UTF-8 or no line"] += (
+                stem + suffix != own
+            )
             name, number = stem, 1
             while name.lower() in taken:
                 number += 1
@@ -60,8 +73,19 @@ class Writer:
     places: Callable[[Path, str], tuple[Path, Path]]
 
 
+def check_target(writer: Writer, target: Target) -> None:
+    """Refuse a split that would be written over another.
+
+    Raises:
+        YoloflowError: the split is there already.
+    """
+    for place in writer.places(target.folder, target.split):
+        if place.exists():
+            raise YoloflowError(f"{place}: exists already; choose another folder or split, or remove it")
+
+
 def write_split(writer: Writer, target: Target, link: bool) -> Path:
-    """Write one split, its images first.
+    """Write one split that `check_target` let pass, its images first.
 
     Args:
         writer: of the format.
@@ -72,12 +96,9 @@ def write_split(writer: Writer, target: Target, link: bool) -> Path:
         what a recipe names as the set.
 
     Raises:
-        YoloflowError: the split is there already, or a file cannot be written.
+        YoloflowError: a file cannot be written.
     """
-    image_folder, labels = writer.places(target.folder, target.split)
-    for place in (image_folder, labels):
-        if place.exists():
-            raise YoloflowError(f"{place}: exists already; choose another folder or split, or remove it")
+    image_folder, _labels = writer.places(target.folder, target.split)
     names = target.names()
     sources = target.index.image_paths.tolist()
     try:

@@ -43,6 +43,7 @@ class Guards(Guard):
     def __init__(self, guards: Sequence[Guard]) -> None:
         """Takes the guards in the order in which they begin."""
         self.guards = list(guards)
+        self._has_begun = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -53,9 +54,10 @@ class Guards(Guard):
             yield
 
     def before_training(self) -> None:
-        """Asks all guards."""
-        for guard in self.guards:
+        """Asks all guards, when it is called first."""
+        for guard in self.guards if not self._has_begun else ():
             guard.before_training()
+        self._has_begun = True
 
     def after_steps(self) -> None:
         """Asks all guards."""

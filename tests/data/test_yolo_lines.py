@@ -1,0 +1,96 @@
+"""Label lines of other forms than boxes and outlines: keypoints, tracks, pixels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.data_sets import HEIGHT, WIDTH, write_yolo
+from yoloflow.check import check_data
+from yoloflow.config.reader import load_config
+from yoloflow.convert import convert
+from yoloflow.data.index import read_index
+from yoloflow.structures import DatasetIndex, YoloflowError
+
+BOX = "0 .5 .5 .4 .2"
+CORNERS = [0.3 * WIDTH, 0.4 * HEIGHT, 0.7 * WIDTH, 0.6 * HEIGHT]
+IN_2D = " .4 .45 .6 .55"
+IN_3D = " .4 .45 1 .6 .55 2"
+
+
+def read_lines(root: Path, lines: str, kpt_shape: list[int] | None = None) -> DatasetIndex:
+    source = write_yolo(root, {"a": f"{lines}\n", "b": "1 .2 .2 .1 .1\n"})
+    return read_index(str(source), nc=2, kpt_shape=kpt_shape)
+
+
+def kinds_of(index: DatasetIndex) -> list[tuple[str, str]]:
+    return [(problem.kind, problem.action) for problem in index.problems if problem.kind != "unused-class"]
+
+
+@pytest.mark.parametrize(("points", "shape"), [(IN_2D, [2, 2]), (IN_3D, [2, 3]), (" 0 0 0" * 17, [17, 3])])
+def test_the_box_before_keypoints_is_read_where_kpt_shape_says_so(
+    tmp_path: Path, points: str, shape: list[int]
+) -> None:
+    index = read_lines(tmp_path, f"{BOX}{points}\n{BOX.replace('0 ', '1 ', 1)}", shape)
+    np.testing.assert_allclose(index.boxes_xyxy[:2], [CORNERS] * 2)
+    assert not len(index.polygon_points)
+    assert kinds_of(index) == [("unused-keypoints", "keep")]
+    assert index.num_boxes_listed == len(index.classes) == 3
+
+
+def test_lines_that_contradict_kpt_shape_are_named(tmp_path: Path) -> None:
+    index = read_lines(tmp_path, f"{BOX}{IN_2D}", [2, 3])
+    assert kinds_of(index) == [("wrong-column-count", "drop-box")]
+    assert "9 columns, not 5 (class cx cy w h) or 11" in index.problems[0].detail
+
+
+def test_keypoints_that_nobody_announced_are_said(tmp_path: Path) -> None:
+    index = read_lines(tmp_path, f"{BOX}{IN_2D}\n1 .3 .3 .2 .2 .25 .35 .31 .29")
+    assert kinds_of(index) == [("maybe-keypoints", "keep")]
+    assert "data.kpt_shape=[2, 2]" in index.problems[0].detail
+    assert len(index.polygon_points) == 8
+
+
+@pytest.mark.parametrize("points", [IN_3D, IN_3D + IN_3D, IN_3D * 2 + " .5 .5 0"])
+def test_keypoints_with_visibility_are_never_an_outline(tmp_path: Path, points: str) -> None:
+    index = read_lines(tmp_path, f"{BOX}{points}\n{BOX}{points.replace('2', '1')}")
+    assert kinds_of(index) == [("wrong-column-count", "drop-box")] * 2
+    count = len(points.split()) // 3
+    assert all(f"data.kpt_shape=[{count}, 3]" in problem.detail for problem in index.problems)
+
+
+@pytest.mark.parametrize("identity", ["17", "1", "0", "3.0"])
+def test_the_box_of_a_tracker_s_line_is_read(tmp_path: Path, identity: str) -> None:
+    index = read_lines(tmp_path, f"{BOX} .91 {identity}")
+    np.testing.assert_allclose(index.boxes_xyxy[0], CORNERS)
+    assert kinds_of(index) == [("extra-columns", "keep")]
+    assert f"({float(identity):g})" in index.problems[0].detail
+
+
+def test_a_triangle_beside_other_outlines_stays_a_triangle(tmp_path: Path) -> None:
+    index = read_lines(tmp_path, "0 .5 .5 .4 .2 .91 1\n1 .1 .1 .9 .1 .9 .9 .1 .9")
+    assert kinds_of(index) == []
+    assert index.polygon_offsets.tolist() == [0, 3, 7, 7]
+
+
+def test_an_outline_that_leaves_the_image_a_little_is_clipped_still(tmp_path: Path) -> None:
+    index = read_lines(tmp_path, "0 -.2 .1 1.4 .1 .9 .9 .1 .9 .1 .5")
+    assert kinds_of(index) == [("box-negative", "clip-box")]
+
+
+def test_pixels_are_named_with_their_line_and_never_clipped(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"a": "0 20 10 60 50\n"})
+    with pytest.raises(YoloflowError, match=r"none of its 1 boxes.*a\.txt:1: column 2 is 20, .*pixels\?"):
+        read_index(str(tmp_path / "list.txt"), nc=1)
+
+
+def test_kpt_shape_of_a_data_set_file_reaches_every_command(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"a": f"{BOX}{IN_2D}\n"})
+    path = tmp_path / "data.yaml"
+    path.write_text("train: images\nval: images\nnames: [cat]\nkpt_shape: [2, 2]\nflip_idx: [1, 0]\n")
+    config = load_config("yolov8n", [f"data={path}"])
+    assert config.data.kpt_shape == [2, 2]
+    for index in check_data(config).sets.values():
+        np.testing.assert_allclose(index.boxes_xyxy, [CORNERS])
+    convert([str(path)], "yolo", tmp_path / "out")
+    assert (tmp_path / "out/labels/val/a.txt").read_text() == "0 0.5 0.5 0.4 0.2\n"

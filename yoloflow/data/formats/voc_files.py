@@ -1,0 +1,245 @@
+"""Files of PASCAL VOC sets: annotations below a folder or in a list, their images, images without any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from yoloflow.data.formats.list_file import read_list_file
+from yoloflow.data.formats.yolo_txt import label_paths
+from yoloflow.data.image_files import IMAGE_SUFFIXES
+
+_ANNOTATIONS = "annotations"
+_IMAGE_FOLDERS = ("jpegimages", "images")
+_FLAGS = ("1", "0", "-1")
+
+
+@dataclass(slots=True)
+class Content:
+    """The files in a folder and below.
+
+    Attributes:
+        xmls: annotation files, images: image files, both absolute and sorted.
+        folders: all folders that were looked into, by their real paths.
+    """
+
+    xmls: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    folders: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, folder: str) -> Content:
+        """Look into a folder; linked folders too, each real folder once."""
+        content = cls()
+        if os.path.isdir(folder):
+            content._look_into(os.path.abspath(folder))
+        content.xmls.sort()
+        content.images.sort()
+        return content
+
+    def _look_into(self, folder: str) -> None:
+        real = os.path.realpath(folder)
+        if real in self.folders:
+            return
+        self.folders.add(real)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                    self._look_into(entry.path)
+                elif entry.name.lower().endswith(".xml"):
+                    self.xmls.append(entry.path)
+                elif _is_image(entry.name):
+                    self.images.append(entry.path)
+
+    def num_labelled(self) -> tuple[int, int]:
+        """Returns how many of the images have an annotation file of their name, and a YOLO label."""
+        stems = {_stem(path) for path in self.xmls}
+        with_text = sum(any(map(os.path.isfile, label_paths(image))) for image in self.images)
+        return sum(_stem(image) in stems for image in self.images), with_text
+
+
+def annotation_files(source: str) -> Content:
+    """Returns the annotation files of a folder; of a folder of images those in `annotations` beside it."""
+    content = Content.of(source)
+    if not content.xmls:
+        root, below = _root(os.path.abspath(source), _IMAGE_FOLDERS)
+        for beside in _named(os.path.dirname(root), [_ANNOTATIONS] if root else []):
+            content.xmls = Content.of(os.path.join(beside, below)).xmls
+    return content
+
+
+def is_annotated(source: str) -> bool:
+    """Returns whether a folder is labelled by XML files, and not by more YOLO labels.
+
+    Where all images have both, the files on top of the folder or in its folder Annotations decide for XML.
+    """
+    content = annotation_files(source)
+    if not content.xmls:
+        return False
+    with_xml, with_text = content.num_labelled()
+    if with_text and with_xml == with_text:
+        places = [os.path.abspath(source), *_named(source, [_ANNOTATIONS])]
+        return any(os.path.dirname(path) in places for path in content.xmls)
+    return with_text == 0 or with_xml > with_text
+
+
+def listed_annotations(source: str) -> list[tuple[str, int]] | None:
+    """Returns the annotation files that a list names, with their lines; None if it is no list of such files.
+
+    A line is an XML file, a stem (with 1, 0 or -1 behind it in the lists of one class), the name of an image
+    whose annotation is found, or an image and its XML file.
+    """
+    rows = read_list_file(source)
+    base = os.path.dirname(os.path.abspath(source))
+    # A list of images that exist as they stand is YOLO's.
+    if not rows or (_is_image(rows[0][0]) and os.path.isfile(os.path.join(base, rows[0][0]))):
+        return None
+    above = (os.path.normpath(os.path.join(base, up)) for up in ("..", "../..", "."))
+    places = [*(place for folder in above for place in _named(folder, [_ANNOTATIONS])), base]
+    found = [next(filter(os.path.isfile, _places_of_line(name, places)), None) for name, _ in rows]
+    if not any(found):
+        return None
+    return [
+        (path or next(_places_of_line(name, places)), number)
+        for path, (name, number) in zip(found, rows, strict=True)
+    ]
+
+
+def _places_of_line(line: str, places: Sequence[str]) -> Iterator[str]:
+    """Where the annotation file of a line of a list may lie, the likeliest first."""
+    for name in _names_of_line(line):
+        yield from (os.path.normpath(os.path.join(place, name)) for place in places)
+
+
+def _names_of_line(line: str) -> Iterator[str]:
+    yield line if line.lower().endswith(".xml") and len(line.split()) == 1 else f"{line}.xml"
+    *first, last = line.split()
+    if first and last.lower().endswith(".xml"):
+        yield last
+    if first and last in _FLAGS:
+        yield f"{line[: -len(last)].strip()}.xml"
+    if _is_image(line):
+        yield f"{os.path.splitext(line)[0]}.xml"
+
+
+class ImageFinder:
+    """Finds the image of an annotation file; every folder is listed once."""
+
+    def __init__(self, image_folder: str | None) -> None:
+        self._first = [os.path.abspath(image_folder)] if image_folder else []
+        self._listings: dict[str, dict[str, str]] = {}
+
+    def find(self, xml: str, file_name: str) -> str:
+        """Absolute path of the image; if there is none, the path where it would be first looked for.
+
+        Args:
+            xml: path of the annotation file.
+            file_name: that it states, with or without folders.
+        """
+        stated = os.path.basename(file_name.strip().replace("\\", "/"))
+        stem = _stem(xml)
+        wanted = [name for name in (stated, os.path.splitext(stated)[0], stem) if name]
+        folders = self._folders_for(os.path.dirname(xml))
+        for name in wanted:
+            for folder in folders:
+                found = self._listing(folder).get(name)
+                if found:
+                    return os.path.join(folder, found)
+        return os.path.join(folders[0], stated or f"{stem}.jpg")
+
+    @property
+    def folders(self) -> list[str]:
+        """All folders that were looked into."""
+        return list(self._listings)
+
+    def _folders_for(self, place: str) -> list[str]:
+        """Folders of the images of annotations in `place`, the likeliest first."""
+        root, below = _root(place, [_ANNOTATIONS])
+        beside = _named(os.path.dirname(root), _IMAGE_FOLDERS) if root else []
+        found = [*self._with_below(self._first, below), place, *(os.path.join(one, below) for one in beside)]
+        for up in ("..", "../.."):
+            found += _named(os.path.join(place, up), _IMAGE_FOLDERS)
+        found += beside
+        if root:
+            found += self._with_below([os.path.dirname(root)], below)
+        return list(dict.fromkeys(map(os.path.normpath, found)))
+
+    @staticmethod
+    def _with_below(folders: Iterable[str], below: str) -> list[str]:
+        return [place for folder in folders for place in (os.path.join(folder, below), folder)]
+
+    def _listing(self, folder: str) -> dict[str, str]:
+        if folder not in self._listings:
+            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+            names = [name for name in names if _is_image(name)]
+            by_stem = {os.path.splitext(name)[0]: name for name in names}
+            self._listings[folder] = by_stem | {name: name for name in names}
+        return self._listings[folder]
+
+
+def _root(place: str, names: Sequence[str]) -> tuple[str, str]:
+    """Returns the folder of one of these names that a folder is or is in, and the path from there; or ""."""
+    root = place
+    while os.path.basename(root).lower() not in names:
+        parent = os.path.dirname(root)
+        if parent == root:
+            return "", ""
+        root = parent
+    return root, os.path.relpath(place, root)
+
+
+def images_without_annotation(
+    source: str, content: Content, found: Iterable[str]
+) -> Iterator[tuple[str, str]]:
+    """Images of a folder that no annotation file names, with the annotation file that each should have.
+
+    These are the images beside others that have one, and those below JPEGImages or images; not the masks and
+    other images that such sets have too.
+
+    Args:
+        source: the folder.
+        content: its files.
+        found: images of the annotation files.
+    """
+    taken = set(found)
+    whole = os.path.abspath(source)
+    root, below = _root(whole, [_ANNOTATIONS])
+    images = list(content.images)
+    for beside in _named(os.path.dirname(root), _IMAGE_FOLDERS) if root else []:
+        images += Content.of(os.path.join(beside, below)).images
+    is_of_images = not any(path.startswith(whole + os.sep) for path in content.xmls)
+    places = {os.path.dirname(path) for path in taken}
+    for image in dict.fromkeys(images):
+        place = os.path.dirname(image)
+        parts = os.path.relpath(place, os.path.dirname(whole)).lower().split(os.sep)
+        is_beside = is_of_images or place in places or bool(set(parts) & set(_IMAGE_FOLDERS))
+        if image not in taken and is_beside:
+            yield image, _annotation_of(image)
+
+
+def _annotation_of(image: str) -> str:
+    """Where the annotation file of an image should be."""
+    place, name = os.path.split(image)
+    root, below = _root(place, _IMAGE_FOLDERS)
+    for folder in _named(os.path.dirname(root), [_ANNOTATIONS]) if root else []:
+        place = os.path.normpath(os.path.join(folder, below))
+    return os.path.join(place, f"{os.path.splitext(name)[0]}.xml")
+
+
+def _named(folder: str, names: Iterable[str]) -> list[str]:
+    """Folders in a folder whose names are these in whatever case, in their order."""
+    try:
+        entries = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    paths = [os.path.join(folder, entry) for name in names for entry in entries if entry.lower() == name]
+    return [os.path.normpath(path) for path in paths if os.path.isdir(path)]
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

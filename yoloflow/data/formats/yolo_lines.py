@@ -1,0 +1,212 @@
+"""Lines of YOLO labels by their figures: boxes, outlines, keypoints, the columns of trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.data.formats.annotations import offsets_of
+from yoloflow.structures import Float32Array, Int64Array
+
+Float64Array = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+BOX_COLUMNS = 5
+_LEAST_OUTLINE_COLUMNS = 7
+_TRACK_COLUMNS = 7
+# A figure outside is no share of an image: an object does not reach a whole image beyond its edge.
+_LEAST, _MOST = -1.0, 2.0
+_EDGE = 0.01
+_BESIDE_BOX = 0.6
+_LEAST_LINES = 2
+
+
+def is_known_form(columns: int, kpt_shape: Sequence[int] | None) -> bool:
+    """Returns whether a line of so many columns can be read."""
+    if columns == BOX_COLUMNS:
+        return True
+    if kpt_shape is not None:
+        return columns == BOX_COLUMNS + kpt_shape[0] * kpt_shape[1]
+    return columns >= _LEAST_OUTLINE_COLUMNS and columns % 2 == 1
+
+
+def describe_columns(columns: int, kpt_shape: Sequence[int] | None) -> str:
+    """Returns what is wrong with the number of columns of a line."""
+    if kpt_shape is not None:
+        count, figures = kpt_shape
+        return (
+            f"{columns} columns, not {BOX_COLUMNS} (class cx cy w h) or {BOX_COLUMNS + count * figures} "
+            f"(and {count} keypoints of {figures} figures, as kpt_shape says)"
+        )
+    hint = ""
+    if columns == BOX_COLUMNS + 1:
+        hint = "; a score or a track id after the box?"
+    elif columns > BOX_COLUMNS and (columns - BOX_COLUMNS) % 3 == 0:
+        hint = f"; keypoints? {_advice((columns - BOX_COLUMNS) // 3, 3)}"
+    return f"{columns} columns, not 5 (class cx cy w h) or 7, 9, ... (class and a polygon){hint}"
+
+
+def _advice(count: int | str, figures: int | str) -> str:
+    return f"data.kpt_shape=[{count}, {figures}], or kpt_shape in the data set file, says so"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault of a line.
+
+    Attributes:
+        row: the line; None where it is about all lines.
+        kind: of problem; action: what was done; detail: one sentence.
+    """
+
+    row: int | None
+    kind: str
+    action: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Lines:
+    """M lines of a known form, whose figures stand in one row.
+
+    Attributes:
+        values: figures of all lines; starts: (M,) where each begins; columns: (M,) its number of figures.
+        kpt_shape: keypoints, and figures of each, that follow the box; None where there are none.
+        used_columns: (M,) columns that are read: 5 of a box, all of an outline, 0 of what is neither.
+    """
+
+    values: Float64Array
+    starts: Int64Array
+    columns: Int64Array
+    kpt_shape: Sequence[int] | None
+    used_columns: Int64Array
+
+    @classmethod
+    def of(
+        cls, values: Float64Array, starts: Int64Array, columns: Int64Array, kpt_shape: Sequence[int] | None
+    ) -> Lines:
+        """Lines that are taken for what their number of columns says."""
+        used = columns.copy() if kpt_shape is None else np.minimum(columns, BOX_COLUMNS)
+        return cls(values, starts, columns, kpt_shape, used)
+
+    def settle(self) -> Iterator[Fault]:
+        """Sets `used_columns` by what the figures can be; says where that is not what their number says."""
+        if self.kpt_shape is not None:
+            if (count := int((self.columns > BOX_COLUMNS).sum())) > 0:
+                detail = f"{count} label lines have keypoints after the box (kpt_shape), which are not used"
+                yield Fault(None, "unused-keypoints", "keep", detail)
+        else:
+            yield from self._settle_tracks()
+        far = self._are_far()
+        long = np.flatnonzero(self.used_columns > BOX_COLUMNS)
+        keypoints = self._keypoints(long)
+        if keypoints and keypoints[1] > 2:
+            far[long] = True
+        elif keypoints and len(long) >= _LEAST_LINES and not far[long].any():
+            count, figures = keypoints
+            yield Fault(
+                None,
+                "maybe-keypoints",
+                "keep",
+                f"all {len(long)} lines of over {BOX_COLUMNS} columns are read as outlines, but can be a box "
+                f"and {count} keypoints; {_advice(count, figures)}",
+            )
+        for row in np.flatnonzero(far).tolist():
+            yield self._far_fault(row, keypoints)
+        self.used_columns[far] = 0
+
+    def shapes(self) -> tuple[Float64Array, Int64Array, Float32Array]:
+        """Boxes (K, 4) xyxy, polygon offsets (K + 1,) and points (P, 2) of the K lines that are used."""
+        kept = self.used_columns > 0
+        starts, columns = self.starts[kept], self.used_columns[kept]
+        boxes = np.empty((len(starts), 4))
+        is_box = columns == BOX_COLUMNS
+        rows = self.values[starts[is_box, None] + np.arange(1, BOX_COLUMNS)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            boxes[is_box] = np.hstack((rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2))
+            num_points = np.where(is_box, 0, (columns - 1) // 2)
+            offsets = offsets_of(num_points)
+            within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], num_points)
+            first = np.repeat(starts + 1, num_points) + 2 * within
+            points = np.empty((0, 2))
+            if len(first):
+                points = np.stack((self.values[first], self.values[first + 1]), 1)
+                polygon_starts = offsets[:-1][~is_box]
+                boxes[~is_box, :2] = np.minimum.reduceat(points, polygon_starts)
+                boxes[~is_box, 2:] = np.maximum.reduceat(points, polygon_starts)
+            return boxes, offsets, points.astype(np.float32)
+
+    def _heads(self, rows: Int64Array) -> Float64Array:
+        """Returns the four figures after the class."""
+        return np.asarray(self.values[self.starts[rows, None] + np.arange(1, BOX_COLUMNS)], np.float64)
+
+    def _settle_tracks(self) -> Iterator[Fault]:
+        """Lines `class cx cy w h confidence id`, as trackers save them: their boxes are read."""
+        long = np.flatnonzero(self.used_columns > BOX_COLUMNS)
+        rows = long[self.columns[long] == _TRACK_COLUMNS]
+        if not len(rows):
+            return
+        confidences, ids = (self.values[self.starts[rows] + column] for column in (5, 6))
+        fits = _are_boxes(self._heads(rows)) & (confidences >= 0) & (confidences <= 1)
+        fits &= (ids >= 0) & (np.floor(ids) == ids)
+        # An id of 0 or 1 could be a coordinate: the other lines tell.
+        all_fit = bool(fits.all()) and (len(rows) == len(long) or bool((ids >= _MOST).any()))
+        for row in rows[fits & (all_fit | (ids >= _MOST))].tolist():
+            self.used_columns[row] = BOX_COLUMNS
+            confidence, number = self.values[self.starts[row] + 5 : self.starts[row] + 7]
+            detail = f"a confidence ({confidence:g}) and a track id ({number:g}) after the box are not used"
+            yield Fault(row, "extra-columns", "keep", detail)
+
+    def _are_far(self) -> BoolArray:
+        """Returns which lines have figures that cannot be shares of an image."""
+        counts = self.used_columns - 1
+        offsets = offsets_of(counts)
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+        figures = self.values[np.repeat(self.starts + 1, counts) + within]
+        if not len(figures):
+            return np.zeros(len(counts), bool)
+        low, high = (edge.reduceat(figures, offsets[:-1]) for edge in (np.minimum, np.maximum))
+        return np.isfinite(low) & np.isfinite(high) & ((low <= _LEAST) | (high >= _MOST))
+
+    def _keypoints(self, rows: Int64Array) -> tuple[int, int] | None:
+        """Returns how many keypoints, of how many figures, follow a box in all these lines if that can be."""
+        if len(np.unique(self.columns[rows])) != 1:
+            return None
+        heads = self._heads(rows)
+        extra = int(self.columns[rows[0]]) - BOX_COLUMNS
+        figures_after = self.values[self.starts[rows, None] + np.arange(BOX_COLUMNS, BOX_COLUMNS + extra)]
+        for figures in (3, 2):
+            if extra % figures or not _are_boxes(heads).all():
+                continue
+            points = figures_after.reshape(len(rows), -1, figures)
+            if figures == 3 and not np.isin(points[..., 2], (0, 1, 2)).all():
+                continue
+            reach = np.abs(points[..., :2] - heads[:, None, :2]) <= _BESIDE_BOX * heads[:, None, 2:]
+            is_absent = (points[..., :2] == 0).all(-1)
+            if (reach.all(-1) | is_absent).all():
+                return extra // figures, figures
+        return None
+
+    def _far_fault(self, row: int, keypoints: tuple[int, int] | None) -> Fault:
+        figures = self.values[self.starts[row] + 1 : self.starts[row] + self.columns[row]]
+        far = np.flatnonzero((figures <= _LEAST) | (figures >= _MOST))
+        if self.used_columns[row] > BOX_COLUMNS and (not len(far) or far[0] >= BOX_COLUMNS - 1):
+            why = f"column {far[0] + 2} is {figures[far[0]]:g}" if len(far) else "every third is 0, 1 or 2"
+            advice = _advice(*(keypoints or ("KEYPOINTS", "FIGURES OF EACH")))
+            detail = f"{len(figures) + 1} columns are no outline ({why}); keypoints after the box? {advice}"
+            return Fault(row, "wrong-column-count", "drop-box", detail)
+        detail = (
+            f"column {far[0] + 2} is {figures[far[0]]:g}, but coordinates are shares of the image, from 0 to "
+            "1; are these pixels? divide them by the width and height of the image"
+        )
+        return Fault(row, "not-normalised", "drop-box", detail)
+
+
+def _are_boxes(heads: Float64Array) -> BoolArray:
+    """Returns which (M, 4) figures are cx, cy, w, h of boxes inside their image."""
+    corners = np.hstack((heads[:, :2] - heads[:, 2:] / 2, heads[:, :2] + heads[:, 2:] / 2))
+    inside = (corners >= -_EDGE) & (corners <= 1 + _EDGE)
+    return np.asarray(inside.all(1) & (heads[:, 2:] > 0).all(1), np.bool_)

@@ -1,0 +1,51 @@
+"""The epochs after which the loop evaluates, and the end of a training whose AP does not rise any more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from yoloflow.callbacks import BaseCallback, EvalWhileTrain, RunContext
+
+logger = logging.getLogger("yoloflow")
+
+
+class EvaluationPlan:
+    """The plans of all `EvalWhileTrain` as one, and `patience`.
+
+    Attributes:
+        keep_top_k: epochs whose weights are kept.
+    """
+
+    def __init__(self, callbacks: Sequence[BaseCallback], patience: int | None) -> None:
+        """Takes the callbacks of the training, and the epochs without a higher AP after which it ends."""
+        self._plans = [callback for callback in callbacks if isinstance(callback, EvalWhileTrain)]
+        self._patience = patience
+        self.keep_top_k = max((plan.keep_top_k for plan in self._plans), default=0)
+
+    def is_due(self, context: RunContext, epoch: int) -> bool:
+        """Returns whether the network is evaluated after an epoch (from 1) of the present stage."""
+        return any(plan.is_due(epoch, context.epochs, context.stage) for plan in self._plans)
+
+    def has_stalled(self, context: RunContext, epochs_done: int) -> bool:
+        """Returns whether the newest evaluation came `patience` epochs or more after the best one."""
+        patience, best = self._patience, context.best
+        if patience is None or not best or context.test_fn is None:
+            return False
+        if epochs_done - best["epoch"] < patience or not self.is_due(context, epochs_done):
+            return False
+        if context.ranks.is_main:
+            logger.info(
+                "AP has not risen for %d epochs (patience=%d; best %.4f after epoch %d): the training ends "
+                "after epoch %d of %d",
+                *(epochs_done - best["epoch"], patience, best["map"], best["epoch"]),
+                *(epochs_done, context.epochs),
+            )
+        return True
+
+    def early_end(self, context: RunContext) -> dict[str, Any]:
+        """Returns the summary's entry of a training that ended before its last epoch; none of another."""
+        if context.step >= context.epochs * context.steps_per_epoch:
+            return {}
+        return {"stopped_early": {"patience": self._patience, "planned": context.epochs}}
