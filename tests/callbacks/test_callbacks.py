@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from yoloflow.callbacks import EvalWhileTrain, ProfilerCallback, create_callback
+from yoloflow.callbacks import (
+    BaseCallback,
+    EvalWhileTrain,
+    ProfilerCallback,
+    RunContext,
+    check_hooks,
+    create_callback,
+)
 from yoloflow.structures import YoloflowError
 
 
@@ -32,6 +39,20 @@ def test_isolated_epochs_and_the_last_one_are_added() -> None:
     assert due_epochs(callback, 10) == [1, 3, 4, 8, 10]
 
 
+def test_the_examples_of_mindyolo_mean_what_they_mean_there() -> None:
+    assert due_epochs(EvalWhileTrain(stage_intervals=5), 12) == [5, 10, 12]
+    plan = EvalWhileTrain(
+        stage_epochs=[285, 15], stage_intervals=[25, 5], isolated_epochs=[3, 213], keep_checkpoint_max=10
+    )
+    assert due_epochs(plan, 300) == [3, *range(25, 213, 25), 213, 225, 250, 275, 285, 290, 295, 300]
+    assert plan.keep_top_k == 10
+    assert due_epochs(EvalWhileTrain(stage_epochs=8, stage_intervals=3, isolated_epochs=None), 4) == [3, 4]
+
+
+def test_intervals_count_from_the_first_epoch_of_their_piece() -> None:
+    assert due_epochs(EvalWhileTrain([3, 9], [9, 2], eval_last_epoch=False), 8) == [5, 7]
+
+
 def test_interval_zero_evaluates_only_at_the_end() -> None:
     assert due_epochs(EvalWhileTrain(stage_intervals=[0]), 10) == [10]
 
@@ -42,6 +63,7 @@ def test_interval_zero_evaluates_only_at_the_end() -> None:
         {"stage_epochs": [3]} | {"stage_intervals": [1, 2]},
         {"stage_intervals": []},
         {"stage_intervals": [-1]},
+        {"stage_epochs": 5, "stage_intervals": [1, 2]},
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(arguments: dict[str, Any]) -> None:
@@ -68,3 +90,29 @@ def test_an_unknown_argument_is_refused_with_the_nearest_name() -> None:
 def test_a_row_without_a_name_is_refused() -> None:
     with pytest.raises(YoloflowError, match=r"callback\[0\]: needs a `name`"):
         create_callback([{}])
+
+
+class Misspelt(BaseCallback):
+    def on_epoch_ends(self, context: RunContext) -> None:
+        raise AssertionError
+
+
+class OfMindYOLO(BaseCallback):
+    def on_train_step_end(self, context: RunContext) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("callback", "reason"),
+    [
+        (
+            Misspelt(),
+            "Misspelt: on_epoch_ends is no hook .* did you mean on_epoch_end",
+        ),
+        (OfMindYOLO(), "on_train_step_end is no hook .* here it is on_step_end"),
+        (object(), "callback object: derive it from yoloflow.BaseCallback"),
+    ],
+)
+def test_a_hook_that_would_never_be_called_is_refused(callback: object, reason: str) -> None:
+    with pytest.raises(YoloflowError, match=reason):
+        check_hooks(callback)

@@ -12,6 +12,7 @@ from torch import nn
 
 from yoloflow.models import create_model
 from yoloflow.models.heads.yolov4 import YOLOv4Head
+from yoloflow.models.network import Variant
 from yoloflow.structures import YoloflowError
 
 TINY: dict[str, Any] = {
@@ -189,3 +190,44 @@ def test_yolov4_s_boxes_follow_their_formula() -> None:
 def test_yolov4_s_sizes_stay_finite_whatever_the_network_says() -> None:
     head = YOLOv4Head([4], [[142, 110], [192, 243]], [32], 3)
     assert head.decode(head([torch.full((1, 4, 2, 2), 1e6)])).isfinite().all()
+
+
+def test_inner_channels_are_as_written_in_the_variant_of_the_reference() -> None:
+    table = {
+        "stride": [8],
+        "width_multiple": 0.5,
+        "reg_max": 4,
+        "backbone": [
+            ["stem", -1, 1, "ConvNormAct", [16, 3, 8]],
+            ["elan", -1, 1, "ELAN1", [32, 22, 15]],
+            ["rep", -1, 1, "RepNCSPELAN4", [32, 22, 15, 1]],
+            ["pool", -1, 1, "SPPELAN", [32, 15]],
+            ["parts", -1, 1, "CBLinear", [[15, 9]]],
+        ],
+        "head": [["head", "pool", 1, "YOLOv8Head", ["nc", "reg_max", "stride"]]],
+    }
+
+    def shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
+        network = create_model("yolov8", table, 3, variant=variant)
+        names = ("elan.split", "elan.first", "rep.second.1", "pool.reduce")
+        found = {name: network.get_parameter(f"{name}.conv.weight") for name in names}
+        return {
+            **{name: tuple(weight.shape[:2]) for name, weight in found.items()},
+            "parts": tuple(network.get_parameter("parts.conv.weight").shape[:2]),
+        }
+
+    # Only the channels that a row gives are scaled; ours scale the inner ones too.
+    assert shapes("mindyolo") == {
+        "elan.split": (22, 8),
+        "elan.first": (15, 11),
+        "rep.second.1": (15, 15),
+        "pool.reduce": (15, 16),
+        "parts": (24, 16),
+    }
+    assert shapes("published") == {
+        "elan.split": (16, 8),
+        "elan.first": (8, 8),
+        "rep.second.1": (8, 8),
+        "pool.reduce": (8, 16),
+        "parts": (16, 16),
+    }

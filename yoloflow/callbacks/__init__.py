@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from yoloflow.callbacks.base import BaseCallback, RunContext, TestFunction
+from yoloflow.callbacks.base import BaseCallback, RunContext, TestFunction, check_hooks
 from yoloflow.callbacks.console import ConsoleCallback
 from yoloflow.callbacks.eval_while_train import EvalWhileTrain
 from yoloflow.callbacks.metrics_file import MetricsFileCallback
@@ -32,6 +32,7 @@ __all__ = [
     "SummaryCallback",
     "TestFunction",
     "check_callback",
+    "check_hooks",
     "create_callback",
 ]
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from yoloflow.evaluation.result import EvaluationResult
 from yoloflow.run.folder import RunFolder
 from yoloflow.runtime.ranks import Ranks
-from yoloflow.structures import Batch
+from yoloflow.structures import Batch, YoloflowError, nearest_names
 from yoloflow.train_step.step import TrainStep
 
 TestFunction = Callable[[torch.nn.Module], EvaluationResult]
@@ -83,7 +83,22 @@ class BaseCallback:
     """A watcher of the training: all hooks, each doing nothing; override what you need.
 
     On several ranks every callback is called on every rank; write files only where `context.ranks.is_main`.
+
+    Attributes:
+        hooks: names of the methods that are called; `check_hooks` refuses others that begin with "on_".
     """
+
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_train_begin",
+        "on_stage_begin",
+        "on_epoch_begin",
+        "on_step_begin",
+        "on_step_end",
+        "on_epoch_end",
+        "on_evaluation",
+        "on_train_end",
+        "on_exception",
+    )
 
     def on_train_begin(self, context: RunContext) -> None:
         """Before the first step (of a resumed run: before its first new step)."""
@@ -118,3 +133,21 @@ class BaseCallback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
+
+
+def check_hooks(callback: object) -> None:
+    """Refuses a callback with a method that looks like a hook and would never be called.
+
+    Raises:
+        YoloflowError: it has such a method, or is no `BaseCallback`.
+    """
+    name = type(callback).__name__
+    if not isinstance(callback, BaseCallback):
+        raise YoloflowError(f"callback {name}: derive it from yoloflow.BaseCallback")
+    for method in dir(callback):
+        if method.startswith("on_") and method not in callback.hooks and callable(getattr(callback, method)):
+            ours = method.replace("on_train_", "on_")
+            hint = nearest_names(method, callback.hooks)
+            if ours in callback.hooks:
+                hint = f"here it is {ours} (yoloflow.mindyolo.BaseCallback has MindYOLO's names)"
+            raise YoloflowError(f"callback {name}: {method} is no hook and would never be called; {hint}")

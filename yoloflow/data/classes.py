@@ -6,13 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Literal
 
 import numpy as np
 
+from yoloflow.data.coco_truth import category_ids_of
 from yoloflow.data.formats.annotations import Annotations
 from yoloflow.structures import Int64Array, Problem, YoloflowError, nearest_names
 
 _NAMED = 20
+
+ClassCount = int | Literal["counted"] | None
+"""A number of classes; "counted": as many as the highest class of YOLO labels says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +26,25 @@ class ClassChoice:
 
     Attributes:
         names: class names in the order of the set's own numbers; None takes the sources' own.
-        nc: number of classes; for sources that name none.
+        nc: number of classes; for sources that name none. "counted" says nothing of those that do.
         wanted: class names that the set is to have, to which its own are mapped by name: those of the network
             that it is for; None for a set that decides itself.
         owner: whose names `wanted` are, for messages.
     """
 
     names: Sequence[str] | None = None
-    nc: int | None = None
+    nc: ClassCount = None
     wanted: Sequence[str] | None = None
     owner: str = "the network's classes"
 
     def words(self) -> list[object]:
         """Returns the choice as JSON-able data."""
         return [self.names, self.nc, self.wanted, self.owner]
+
+    @property
+    def stated_nc(self) -> int | None:
+        """Returns the number of classes, None where it is to be counted."""
+        return None if self.nc == "counted" else self.nc
 
 
 class NoClassesError(YoloflowError):
@@ -102,10 +112,10 @@ def resolve_classes(
 def _own_classes(parts: Sequence[Annotations], sources: Sequence[str], choice: ClassChoice) -> ClassList:
     """The classes that the numbers and names of the set mean, before they are mapped to the wanted ones."""
     if choice.names is not None:
-        _check_given(choice.names, choice.nc)
+        _check_given(choice.names, choice.stated_nc)
         return _with_ids(choice.names, parts, "data.names")
     if choice.wanted is not None:
-        nc, known = choice.nc, choice.wanted
+        nc, known = choice.stated_nc, choice.wanted
         if nc is not None and nc != len(known) and any(part.categories is None for part in parts):
             raise YoloflowError(
                 f"{', '.join(sources)}: data.nc={nc} but {choice.owner} are {len(known)} "
@@ -121,7 +131,7 @@ def _own_classes(parts: Sequence[Annotations], sources: Sequence[str], choice: C
         return _with_ids(_found_names(parts, choice.nc), parts, "data.names")
     part, source = stated[0]
     names = _names_of_categories(part)
-    if choice.nc not in (None, len(names)):
+    if choice.stated_nc not in (None, len(names)):
         raise YoloflowError(
             f"{source}: has {len(names)} categories but data.nc={choice.nc}; "
             f"set data.nc={len(names)} or leave it out to take them from the file"
@@ -160,7 +170,7 @@ def _with_ids(names: Sequence[str], parts: Sequence[Annotations], owner: str) ->
     """Class ids for output: the first json's own, free numbers for classes that it lacks; else from 1."""
     stated = next((part for part in parts if part.categories and part.has_own_ids), None)
     if stated is None:
-        return ClassList(list(names), np.arange(1, len(names) + 1), owner)
+        return ClassList(list(names), category_ids_of(names), owner)
     categories = stated.categories or {}
     if list(categories.values()) == list(names):
         return ClassList(list(names), np.array(list(categories), np.int64), owner)
@@ -173,9 +183,11 @@ def _with_ids(names: Sequence[str], parts: Sequence[Annotations], owner: str) ->
     return ClassList(list(names), np.array(ids, np.int64), owner, unlisted=unlisted)
 
 
-def _found_names(parts: Sequence[Annotations], nc: int | None) -> list[str]:
+def _found_names(parts: Sequence[Annotations], nc: ClassCount) -> list[str]:
     """Returns class names where neither the user nor a json gives them."""
     found = sorted({name for part in parts for name in (part.categories or {}).values()})
+    if nc == "counted":
+        nc = None if found else max(int(part.class_ids.max(initial=0)) for part in parts) + 1
     if not found:
         if nc is None:
             raise NoClassesError(

@@ -50,6 +50,7 @@ class COCODataset:
         seed: int = 0,
         cache: Storage | ImageCache = "none",
         shrink: Shrink = "area",
+        names: Sequence[str] | None = None,
     ) -> None:
         """Index the data set and build its transforms.
 
@@ -65,11 +66,15 @@ class COCODataset:
             cache: where decoded and resized images are kept, see `open_image_cache`; or a cache to share with
                 another data set of the same index, size and way of shrinking.
             shrink: "area" as most published evaluations, or "linear".
+            names: class names in class order; None takes those of the data set. YOLO labels, which name none,
+                have as many classes as their highest number says.
 
         Raises:
             YoloflowError: bad data or transforms.
         """
-        self.index = dataset_path if isinstance(dataset_path, DatasetIndex) else read_index(dataset_path)
+        if not isinstance(dataset_path, DatasetIndex):
+            dataset_path = read_index(dataset_path, names, "counted")
+        self.index = dataset_path
         self.img_size = img_size
         self.is_training = is_training
         self.augment = augment

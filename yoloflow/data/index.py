@@ -13,7 +13,8 @@ from functools import partial
 import numpy as np
 
 from yoloflow.data.caches.index import cached_index
-from yoloflow.data.classes import ClassChoice, ClassList, NoClassesError, resolve_classes
+from yoloflow.data.classes import ClassChoice, ClassCount, ClassList, NoClassesError, resolve_classes
+from yoloflow.data.coco_truth import image_ids_of, read_truth
 from yoloflow.data.digits import digits_dataset
 from yoloflow.data.formats import FORMATS, other_labels
 from yoloflow.data.formats.annotations import (
@@ -36,10 +37,11 @@ logger = logging.getLogger("yoloflow")
 def read_index(  # noqa: PLR0913  one parameter for each thing that decides the outcome
     source: str | Sequence[str],
     names: Sequence[str] | ClassChoice | None = None,
-    nc: int | None = None,
+    nc: ClassCount = None,
     policy: PolicySetting = "repair",
     image_folder: str | None = None,
     *,
+    truth: str | None = None,
     kpt_shape: Sequence[int] | None = None,
     decode: bool = False,
     stop_at_errors: bool = True,
@@ -54,9 +56,10 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
             of these, joined. "digits:train" and "digits:val" are the embedded set of the quick start.
         names: class names in the order of the source's numbers, taken from the source if None; or all that
             is known of the classes, `nc` too.
-        nc: number of classes; needed for YOLO labels without `names`, checked elsewhere.
+        nc: number of classes; needed for YOLO labels without `names`, checked elsewhere. See `ClassCount`.
         policy: what is done about problems, see `Policy.of`.
         image_folder: where the images are, if not where the format expects them.
+        truth: a COCO json with the objects of the images of YOLO sources, instead of their label files.
         kpt_shape: keypoints, and figures of each, that follow the box in a line of YOLO labels.
         decode: decode every image, which finds damaged ones and equal ones.
         stop_at_errors: raise where the policy says "error"; without it all is repaired and listed.
@@ -76,19 +79,24 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
     if not sources:
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     decode = decode or rules.needs_pixels
-
     choice = names if isinstance(names, ClassChoice) else ClassChoice(names, nc)
     read_source = partial(_read_source, image_folder=image_folder, kpt_shape=kpt_shape)
+    if truth is not None:
+        read_source = partial(_read_truth, truth, choice, image_folder)
     read = partial(_read, sources, read_source, choice, rules, decode, held_out, progress)
     if not cache:
         index = read()[0]
     else:
         paths = [os.path.abspath(one) for one in sources]
-        how = [paths, choice.words(), dict(rules.actions), image_folder, kpt_shape, decode]
+        how = [paths, choice.words(), dict(rules.actions), image_folder, kpt_shape, decode, truth]
         index = cached_index((json.dumps(how), *_words_of(held_out)), read)
     if stop_at_errors:
         rules.forbid_errors(index.problems)
     return index
+
+
+def _read_truth(truth: str, choice: ClassChoice, image_folder: str | None, source: str) -> Annotations:
+    return read_truth(truth, source, image_folder, choice.names or choice.wanted, choice.stated_nc)
 
 
 def _read(
@@ -108,6 +116,9 @@ def _read(
         raise YoloflowError(f"{error}{describe_names_nearby(sources[0])}") from error
     annotations = join_annotations(parts)
     annotations.problems += unknown_classes
+    if not annotations.has_own_ids:
+        own_ids = image_ids_of(annotations.image_paths, classes.names)
+        annotations.image_ids = annotations.image_ids if own_ids is None else own_ids
     _settle_image_ids(annotations, parts)
     inspected = inspect_images(annotations, policy, decode=decode, held_out=held_out, progress=progress)
     repair = _repair_boxes(annotations, inspected, policy)

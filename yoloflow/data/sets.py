@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from yoloflow.data.classes import ClassChoice
+from yoloflow.data.coco_truth import ForeignTruthError, truth_beside
 from yoloflow.data.image_inspection import find_leaks
 from yoloflow.data.index import as_one_class, read_index
 from yoloflow.data.problems import Policy, summarise_problems
@@ -134,11 +135,38 @@ def read_set(
         raise YoloflowError(
             f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), {file}{hint}"
         )
-    how = {"cache": settings.index_cache, "kpt_shape": settings.kpt_shape, **how}
-    classes = ClassChoice(settings.names, settings.nc, names)
+    how = {"cache": settings.index_cache, "kpt_shape": settings.kpt_shape, "policy": settings.problems, **how}
     folder = settings.image_folder
-    folder = folder.get(key) if isinstance(folder, dict) else folder
-    return read_index(source, classes, None, settings.problems, folder, **how)
+    how["image_folder"] = folder.get(key) if isinstance(folder, dict) else folder
+    classes = ClassChoice(settings.names, settings.nc, names)
+    return read_evaluated(source, classes, **how) if key == "val_set" else read_index(source, classes, **how)
+
+
+def read_evaluated(source: str | Sequence[str], classes: ClassChoice, **how: Any) -> DatasetIndex:
+    """Reads a data set to evaluate on: where COCO's json lies beside a list file, that is the truth.
+
+    Areas and crowd regions, which COCO's figures depend on, are in the json alone. The log says which it is.
+
+    Args:
+        source: as `read_index`.
+        classes: all that is known of them.
+        how: further arguments of `read_index`.
+
+    Raises:
+        YoloflowError: as `read_index`.
+    """
+    sources = [source] if isinstance(source, str) else list(source)
+    truth = truth_beside(sources[0]) if len(sources) == 1 else None
+    if truth is not None:
+        try:
+            index = read_index(source, classes, truth=truth, **how)
+        except ForeignTruthError as error:
+            message = "%s is evaluated by its label files, not by the json beside it: %s"
+            logger.warning(message, sources[0], error)
+        else:
+            logger.info("%s is evaluated by %s (areas, crowd regions), not by label files", sources[0], truth)
+            return index
+    return read_index(source, classes, **how)
 
 
 def log_problems(sets: Mapping[str, DatasetIndex], ranks: Ranks) -> None:

@@ -56,6 +56,7 @@ def match_dynamic_k(
     largest_k: int,
     take: Callable[[Tensor, Tensor, int], Tensor] = k_cheapest,
     settle: Callable[[Tensor, Tensor], Matching] = reassign,
+    impossible_cost: float = UNMATCHED_COST,
 ) -> Matching:
     """Matches G objects to C candidates in each of B images.
 
@@ -68,10 +69,11 @@ def match_dynamic_k(
         largest_k: greatest k.
         take: the candidates that an object takes, see `k_cheapest`.
         settle: the object that a candidate learns, of costs and takings (B, G, C), see `reassign`.
+        impossible_cost: of pairs that are not possible, which are ranked with the others but never taken.
     """
     top = min(largest_k, cost.shape[2])
     k = overlaps.topk(top).values.sum(2).long().clamp(1, top)
-    cost = torch.where(is_possible, cost, UNMATCHED_COST)
+    cost = torch.where(is_possible, cost, impossible_cost)
     return settle(cost, take(cost, k, top) & is_possible)
 
 

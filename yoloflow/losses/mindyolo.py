@@ -11,7 +11,7 @@ from torch import Tensor
 from yoloflow.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from yoloflow.losses.anchor_based import NOMINAL_CLASSES, NOMINAL_LEVELS, AnchorLoss
 from yoloflow.losses.anchor_matching import Match
-from yoloflow.losses.dynamic_k import UNMATCHED_COST, Matching, match_dynamic_k
+from yoloflow.losses.dynamic_k import Matching, match_dynamic_k
 from yoloflow.losses.loss import Loss, NetworkFacts
 from yoloflow.losses.objects import Objects
 from yoloflow.losses.paired import YOLOv9Loss, YOLOv10Loss
@@ -23,6 +23,12 @@ from yoloflow.losses.yolox import LARGEST_K, YOLOXLoss, is_around
 
 DEVICES = 8
 """Devices of the reference's YOLOv4 training, by which its loss is divided."""
+
+
+OUTSIDE_COST = 1e3
+"""Price of YOLOX's cells that are not around an object's centre; all that a cell outside all boxes costs."""
+NOT_TAKEN_COST = 2e3
+"""Cost of the objects that do not take a YOLOX cell, where the cell chooses among all."""
 
 
 class DeviceMean(Loss):
@@ -55,7 +61,14 @@ class MindYOLOAnchorLoss(DeviceMean, AnchorLoss):
 
 
 class MindYOLOv7Loss(MindYOLOAnchorLoss, YOLOv7Loss):
-    """An object takes all candidates as cheap as its k-th; one that costs another object less learns none."""
+    """An object takes all candidates as cheap as its k-th; one that costs another object less learns none.
+
+    Where candidates are compared with objects, all four numbers of these are multiplied by images' height.
+    """
+
+    def _truth_xyxy(self, objects: Objects, images: Tensor) -> Tensor:
+        height = images.shape[2]
+        return cxcywh_to_xyxy(objects.boxes_cxcywh((height, height)))
 
     def _match_best(self, cost: Tensor, overlaps: Tensor, is_possible: Tensor) -> Matching:
         return match_dynamic_k(cost, overlaps, is_possible, self.largest_k, up_to_the_kth, if_cheapest)
@@ -135,7 +148,11 @@ class MindYOLOv10Loss(YOLOv10Loss):
 
 
 class MindYOLOXLoss(DeviceMean, YOLOXLoss):
-    """Cells in an object's box may learn it, objects are clipped to the image, devices' losses summed."""
+    """Cells in any object's box may learn it, objects are clipped to the image, devices' losses summed.
+
+    Cells outside all boxes are ranked at `OUTSIDE_COST`, below any cell off the centre: an object takes none
+    of the latter while there are enough of the former.
+    """
 
     reduction: Literal["sum", "mean"] = "sum"
 
@@ -151,10 +168,11 @@ class MindYOLOXLoss(DeviceMean, YOLOXLoss):
         is_inside = is_around(centres, truth[..., :2], truth[:, :, None, 2:] / 2)
         # Padding rows have a box too, in the reference; it lies outside.
         is_allowed = is_inside.any(1, keepdim=True) & is_object[..., None]
-        return is_allowed, torch.where(is_inside & is_central, 0.0, 1e3)
+        return is_allowed, torch.where(is_inside & is_central, 0.0, OUTSIDE_COST)
 
     def _match_best(self, cost: Tensor, overlaps: Tensor, is_allowed: Tensor) -> Matching:
-        return match_dynamic_k(cost, overlaps, is_allowed, LARGEST_K, below_the_next, cheapest_claimant)
+        rule = (below_the_next, cheapest_claimant, OUTSIDE_COST)
+        return match_dynamic_k(cost, overlaps, is_allowed, LARGEST_K, *rule)
 
 
 MINDYOLO_LOSSES: dict[type[Loss], type[Loss]] = {
@@ -188,5 +206,6 @@ def if_cheapest(cost: Tensor, is_taken: Tensor) -> Matching:
 
 
 def cheapest_claimant(cost: Tensor, is_taken: Tensor) -> Matching:
-    """Gives a candidate to the taker that it costs least (YOLOX)."""
-    return Matching(torch.where(is_taken, cost, UNMATCHED_COST).argmin(1), is_taken.any(1))
+    """Gives a candidate to the object that it costs least, others than takers at `NOT_TAKEN_COST` (YOLOX)."""
+    cheapest = torch.where(is_taken, cost, NOT_TAKEN_COST).argmin(1)
+    return Matching(cheapest, is_taken.gather(1, cheapest[:, None])[:, 0])

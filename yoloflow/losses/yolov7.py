@@ -37,7 +37,7 @@ class YOLOv7Loss(AnchorLoss):
             for raw, match, stride in zip(outputs, matches, self.stride, strict=True)
         ]
         boxes_xyxy, scores = (torch.cat(column, 1) for column in zip(*parts, strict=True))
-        truth_xyxy = cxcywh_to_xyxy(objects.boxes_cxcywh(images.shape[2:]))
+        truth_xyxy = self._truth_xyxy(objects, images)
         is_candidate = torch.cat([match.is_used for match in matches], 1)
         is_possible = is_candidate[:, None] & objects.is_object[..., None]
         overlaps = box_iou(truth_xyxy[:, :, None], boxes_xyxy[:, None])
@@ -49,6 +49,10 @@ class YOLOv7Loss(AnchorLoss):
         chosen = torch.split(found.objects, sizes, 1)
         is_kept = torch.split(found.is_matched & is_candidate, sizes, 1)
         return [_with_objects(*level) for level in zip(matches, chosen, is_kept, strict=True)]
+
+    def _truth_xyxy(self, objects: Objects, images: Tensor) -> Tensor:
+        """Corner boxes (B, G, 4) of the objects in pixels."""
+        return cxcywh_to_xyxy(objects.boxes_cxcywh(images.shape[2:]))
 
     def _match_best(self, cost: Tensor, overlaps: Tensor, is_possible: Tensor) -> Matching:
         return match_dynamic_k(cost, overlaps, is_possible, self.largest_k)

@@ -39,6 +39,14 @@ _KNOWN_KEYS = _TABLE_KEYS | _SETTING_KEYS | _UNUSED_KEYS
 Variant = Literal["published", "mindyolo"]
 
 
+class TrainedParameters(list[nn.Parameter]):
+    """The parameters of a network that are trained, with the network, whose layers say what each one is."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(parameter for parameter in network.parameters() if parameter.requires_grad)
+        self.network = network
+
+
 class Network(nn.Module):
     """A network of rows of layers, each a child under its row's name, the head last.
 
@@ -130,6 +138,10 @@ class Network(nn.Module):
         for norm in frozen_norms(self):
             norm.eval()
         return self
+
+    def trainable_params(self) -> TrainedParameters:
+        """Returns the parameters that are trained."""
+        return TrainedParameters(self)
 
     def fuse(self) -> Network:
         """Returns a copy for inference without training-only parts, BatchNorms folded into convolutions."""

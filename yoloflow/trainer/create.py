@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from yoloflow.callbacks import BaseCallback, RunContext
+from yoloflow.callbacks import BaseCallback, RunContext, check_hooks
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.run.signals import StopRequest
 from yoloflow.trainer.activity import Activity
@@ -36,8 +36,11 @@ def create_trainer(
         identity: what must be the same where a resumed run goes on, by name.
 
     Raises:
-        YoloflowError: no state is good, or it is of a training that this one cannot go on from.
+        YoloflowError: a callback has a method that would never be called; no state is good, or it is of a
+            training that this one cannot go on from.
     """
+    for callback in callbacks:
+        check_hooks(callback)
     settings = settings or TrainerSettings()
     context.epochs, context.steps_per_epoch = loader.epochs, loader.steps_per_epoch
     stop = StopRequest(context.ranks)

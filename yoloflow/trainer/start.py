@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
@@ -52,15 +52,7 @@ def start_weights(
     origin = None
     if settings.weight is not None and not has_state:
         path = _file(settings.weight, settings.recipe)
-        report = load_pretrain(network, path, settings.strict_load, class_names)
-        if report.is_folded:
-            raise YoloflowError(
-                f"{path}: the file has BatchNorm folded into its convolutions: good for `yoloflow test`, "
-                "`predict` and `export`, but a training from it would learn little (AP 0.12 instead of 0.52 "
-                "in five epochs). Give the weights as they were trained"
-            )
-        logger.info("%s", report.describe(path, network))
-        origin = {"file": str(Path(path).absolute()), "sha256": sha256_of(path), **report.to_json()}
+        origin = load_start(network, path, settings.strict_load, class_names)
     freeze_layers(network, settings.freeze)
     if not settings.ema:
         return Start(None, origin)
@@ -71,6 +63,34 @@ def start_weights(
         path = _file(settings.ema_weight, settings.recipe)
         load_pretrain(ema.network, path, settings.strict_load, class_names)
     return Start(ema, origin)
+
+
+def load_start(
+    network: nn.Module,
+    path: str | Path,
+    strict: bool | Literal["auto"],
+    class_names: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Loads weights to start from; returns their origin, see `Start`.
+
+    Args:
+        network: changed in place.
+        path: the file.
+        strict: see `load_pretrain`.
+        class_names: of the data, likewise.
+
+    Raises:
+        YoloflowError: they do not fit, or have BatchNorm folded into their convolutions.
+    """
+    report = load_pretrain(network, path, strict, class_names)
+    if report.is_folded:
+        raise YoloflowError(
+            f"{path}: the file has BatchNorm folded into its convolutions: good for `yoloflow test`, "
+            "`predict` and `export`, but a training from it would learn little (AP 0.12 instead of 0.52 "
+            "in five epochs). Give the weights as they were trained"
+        )
+    logger.info("%s", report.describe(path, network))
+    return {"file": str(Path(path).absolute()), "sha256": sha256_of(path), **report.to_json()}
 
 
 def _file(weight: str, recipe: str | None) -> str | Path:

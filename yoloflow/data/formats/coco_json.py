@@ -13,8 +13,10 @@ import filecmp
 import gc
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import PurePath, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from yoloflow.data.formats.annotations import Annotations, offsets_of
 from yoloflow.data.formats.coco_entries import (
     ImageEntries,
     ObjectEntries,
+    key_of,
     load,
     read_categories,
     read_image_entries,
@@ -39,22 +42,32 @@ def recognises(source: str) -> bool:
     return source.lower().endswith(".json")
 
 
-def read(source: str, image_folder: str | None = None) -> Annotations:
+def read(
+    source: str, image_folder: str | None = None, image_paths: Sequence[str] | None = None
+) -> Annotations:
     """Read a COCO json.
 
     Args:
         source: the file.
         image_folder: where the images' `file_name` begins, or a folder above them.
+        image_paths: take these images alone, in this order; they are found in the file by their names.
 
     Raises:
-        YoloflowError: the file is no COCO json, or none of its images is found.
+        YoloflowError: the file is no COCO json, none of its images is found, or it lacks one of
+            `image_paths`.
     """
     with _garbage_collector_paused():
         content = load(source)
         categories = read_categories(source, content["categories"])
+        if image_paths is not None:
+            _keep_listed(source, content, image_paths)
         images = read_image_entries(source, content["images"])
-        folders = _candidate_folders(source, image_folder)
-        dropped = _find(source, images, folders, image_folder)
+        folders = [] if image_paths is not None else _candidate_folders(source, image_folder)
+        dropped: list[int] = []
+        if image_paths is None:
+            dropped = _find(source, images, folders, image_folder)
+        else:
+            images.paths = list(images.names)
         boxes = read_objects(source, content["annotations"], images)
         annotations = _flatten(source, images, boxes, categories)
         annotations.image_dropped[dropped] = True
@@ -74,6 +87,38 @@ def _garbage_collector_paused() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def _keep_listed(source: str, content: dict[str, Any], image_paths: Sequence[str]) -> None:
+    """Keeps the images of a list, under their paths there, and their annotations."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for entry in content["images"]:
+        if isinstance(entry, dict) and isinstance(entry.get("file_name"), str):
+            by_name.setdefault(PurePosixPath(entry["file_name"]).name, []).append(entry)
+    entries, missing = [], []
+    for path in image_paths:
+        parts = PurePath(path).parts
+        alike = by_name.get(parts[-1], [])
+        fitting = [
+            entry for entry in alike if (own := PurePosixPath(entry["file_name"]).parts) == parts[-len(own) :]
+        ] or alike
+        if len(fitting) == 1:
+            entries.append({**fitting[0], "file_name": path})
+        else:
+            missing.append(path)
+    known = {key_of(entry.get("id")) for entry in entries}
+    if missing or len(known) < len(entries):
+        count = len(missing) or len(entries) - len(known)
+        raise YoloflowError(
+            f"{source}: {count} of {len(image_paths)} images are not in it, or not once, such as "
+            f"{(missing or image_paths)[0]}"
+        )
+    content["images"] = entries
+    content["annotations"] = [
+        entry
+        for entry in content["annotations"]
+        if not isinstance(entry, dict) or key_of(entry.get("image_id")) in known
+    ]
 
 
 def _find(source: str, images: ImageEntries, folders: list[str], image_folder: str | None) -> list[int]:

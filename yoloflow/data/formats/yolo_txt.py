@@ -62,6 +62,11 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
     return annotations
 
 
+def listed_images(source: str, image_folder: str | None = None) -> tuple[list[str], list[int], list[Problem]]:
+    """Returns the images of a source without their labels: absolute paths, lines, problems; see `read`."""
+    return _image_paths(source, image_folder, set())
+
+
 def _image_paths(
     source: str, image_folder: str | None, folders: set[str]
 ) -> tuple[list[str], list[int], list[Problem]]:

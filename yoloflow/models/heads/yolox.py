@@ -14,6 +14,8 @@ from yoloflow.models.heads.yolov8 import check_strides
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 from yoloflow.models.layers.convolution import Activation, ConvNormAct, DepthwiseSeparable
 
+DARKNET_HIDDEN = 256
+"""Width of the branches behind a backbone that is not YOLOX's own."""
 PRIOR = 0.01
 """Probability of an object and of each class that a new head predicts (Focal Loss, section 4.1)."""
 
@@ -87,8 +89,12 @@ class YOLOXHead(Head):
         """
         check_strides(row, stride)
         channels = [shape.channels for shape in row.inputs]
-        hidden = channels[-1] // 4 if is_standard_backbone else row.scaling.channels(256)
+        hidden = channels[-1] // 4 if is_standard_backbone else cls._darknet_hidden(row)
         return cls(channels, stride, num_classes, hidden, act, depth_wise)
+
+    @staticmethod
+    def _darknet_hidden(row: LayerRow) -> int:
+        return row.scaling.channels(DARKNET_HIDDEN)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Turns L maps (B, C_l, H_l, W_l) into (B, N, 5 + C) float32: cx, cy, w, h in pixels, logits."""
