@@ -48,8 +48,7 @@ from yoloflow.trainer.start import start_weights
 def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     """Trains and evaluates as `config` says; returns the run's summary, as in its `summary.json`.
 
-    With `dry_run` it ends before the first step and leaves nothing behind. Its messages are shown, unless the
-    logger "yoloflow" has a level (`setLevel(logging.WARNING)`) or handler.
+    `dry_run` ends it before the first step. Messages are shown unless the logger "yoloflow" has a level.
 
     Raises:
         YoloflowError: settings, data or run folder cannot be used; the message says what to do.

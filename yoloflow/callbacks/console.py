@@ -64,7 +64,7 @@ class ConsoleCallback(BaseCallback):
         if is_notebook():
             from IPython.display import display
 
-            self._cell = display(self._text(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._cell = display(self._text(), raw=True, display_id=True)
         elif sys.stderr.isatty() and self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(get_renderable=self._render, console=self._console)
             self._live.start()

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from yoloflow.models.class_rows import fit_classes
 from yoloflow.models.unfolded import unfold
 from yoloflow.structures import YoloflowError, nearest_names
-from yoloflow.weights.dialects import translate
-from yoloflow.weights.files import read_weights
+from yoloflow.weights.dialects import Translated, translate
+from yoloflow.weights.files import WeightsFile, read_weights
 
 logger = logging.getLogger("yoloflow")
 
@@ -139,14 +139,7 @@ def load_pretrain(
         YoloflowError: the file is not readable, does not fit, has a value that is not finite, or nothing in
             it fits.
     """
-    file = read_weights(path)
-    try:
-        if file.convolutions:
-            file.tensors = unfold(network, file.convolutions)
-        found = translate(network, file.tensors)
-    except YoloflowError as error:
-        raise WeightsMismatchError(path, str(error)) from error
-    _require_finite(path, found.tensors, found.file_names)
+    file, found = _read_by_our_names(network, path)
     report = LoadReport(
         unexpected=found.unexpected,
         constants=found.constants,
@@ -179,6 +172,19 @@ def load_pretrain(
         for key in (*report.loaded, *report.partly):
             state[key].copy_(weights[key])
     return report
+
+
+def _read_by_our_names(network: nn.Module, path: str | Path) -> tuple[WeightsFile, Translated]:
+    """Reads a file, and gives its tensors the names of a network."""
+    file = read_weights(path)
+    try:
+        if file.convolutions:
+            file.tensors = unfold(network, file.convolutions)
+        found = translate(network, file.tensors)
+    except YoloflowError as error:
+        raise WeightsMismatchError(path, str(error)) from error
+    _require_finite(path, found.tensors, found.file_names)
+    return file, found
 
 
 def fits_but_for_classes(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:

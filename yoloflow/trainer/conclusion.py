@@ -1,4 +1,4 @@
-"""What a training leaves behind when its last epoch is done."""
+"""The end of a training: last weights, summary, and the state to go on from."""
 
 from __future__ import annotations
 

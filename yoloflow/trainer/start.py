@@ -22,7 +22,7 @@ logger = logging.getLogger("yoloflow")
 
 
 class Start(NamedTuple):
-    """What a training starts from.
+    """The average and the origin of the weights of a training.
 
     Attributes:
         ema: the average, or None where the settings want none.
