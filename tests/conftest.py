@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Generator
 from importlib import import_module
 from pathlib import Path
 
@@ -18,6 +19,16 @@ NATURES = {"process", "training", "compile", "browser", "oracle", "fuzz", "full"
 # The same cases every time: a failure in CI is a failure here.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escapes what is no text in captured output: file names of some tests, which xdist cannot pass on."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
