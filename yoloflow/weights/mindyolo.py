@@ -20,6 +20,9 @@ _BATCH_NORM_LEAVES = {
 # MindYOLO stores these as parameters although nothing trains them; our heads hold them as attributes, or not.
 _CONSTANTS = ("stride", "anchors", "anchor_grid", "convert_matrix")
 
+_WITHOUT_CONSTANTS = ("yolov4", "yolox")
+"""Families whose heads store none in MindYOLO."""
+
 
 def mindyolo_names(model: nn.Module) -> dict[str, str]:
     """Returns MindYOLO's name of every parameter and running statistic of `model`.
@@ -46,10 +49,12 @@ def mindyolo_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Returns a network's weights, and the constants that MindYOLO stores with them, by MindYOLO's names."""
     state = model.state_dict()
     tensors = {theirs: state[ours] for ours, theirs in mindyolo_names(model).items()}
+    if getattr(model, "model_name", "") in _WITHOUT_CONSTANTS:
+        return tensors
     for name, value in constants_of(model).items():
         if isinstance(value, Tensor):
             tensors[name] = value.detach()
-        elif value is not None and name.endswith("stride") and isinstance(value, list):
+        elif name.endswith(".stride") and isinstance(value, list):
             tensors[name] = torch.tensor(value, dtype=torch.int32)
     return tensors
 
