@@ -23,7 +23,14 @@ def message_handler() -> logging.Handler:
     """Returns a handler that shows each message as a line of its own."""
     if is_notebook():
         return logging.StreamHandler(sys.stdout)  # a notebook shows stderr in red
-    return _TerminalHandler() if sys.stderr.isatty() else logging.StreamHandler()
+    return _TerminalHandler() if sys.stderr.isatty() else _PlainHandler()
+
+
+class _PlainHandler(logging.Handler):
+    """Shows messages on what stderr is at the time: callers may put another one in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201 the place for it
 
 
 class _TerminalHandler(logging.Handler):
