@@ -1,6 +1,7 @@
 """Fixtures that every test file may use, and the time limit of tests without a mark."""
 
 import gc
+import logging
 import os
 from collections.abc import Generator
 from importlib import import_module
@@ -19,6 +20,16 @@ NATURES = {"process", "training", "compile", "browser", "oracle", "fuzz", "full"
 # The same cases every time: a failure in CI is a failure here.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def logger_as_before() -> Generator[None, None, None]:
+    """Takes back what a command does to the logger of its process."""
+    logger = logging.getLogger("yoloflow")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -241,7 +241,7 @@ def test_diagnostics_that_do_not_say_of_which_weights_they_are_or_cannot_be_comp
     assert stale_reason(content, again) == said
     (told,) = page_data(write_report([again]))["runs"]
     assert told["stale_reason"] == said
-    assert "no weights are there" in told["not_evaluated"]
+    assert "this run has no weights yet" in told["not_evaluated"]
 
 
 @pytest.mark.training
@@ -281,8 +281,8 @@ def test_the_command_writes_a_page_of_several_runs_and_says_which_were_not_evalu
     first, second = page_data(out)["runs"]
     said = "diagnostics.json does not say of which weights it is"
     assert (first["stale_reason"], second["stale_reason"]) == (said, None)
-    assert "no weights are there" in first["not_evaluated"]
-    assert "no weights are there" in second["not_evaluated"]
+    assert "this run has no weights yet" in first["not_evaluated"]
+    assert "this run has no weights yet" in second["not_evaluated"]
     assert f"{runs[0]} is not evaluated" in caplog.text
 
 

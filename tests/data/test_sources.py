@@ -323,4 +323,4 @@ def test_a_video_whose_name_is_no_text_is_a_problem_of_that_video(tmp_path: Path
     frames = list(read_frames(open_sources([str(tmp_path)]), problems))
     assert [frame.path.name for frame in frames] == ["b.avi", "b.avi"]
     assert [problem.kind for problem in problems] == ["unreadable-video"]
-    assert "its path is not UTF-8" in problems[0].detail
+    assert "its name is no UTF-8" in problems[0].detail
