@@ -53,7 +53,12 @@ def network_of(recipe: str, seed: int) -> Network:
     return create_model(config.network.model_name, config.network_table(), 3)
 
 
-@pytest.mark.parametrize("recipe", sweep())
+QUICK = {"yolov5n", "yolov8n", "yolov10n", "yolov11n"}
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=() if name in QUICK else pytest.mark.oracle) for name in sweep()]
+)
 def test_each_kind_of_network_goes_through_a_checkpoint_unchanged(recipe: str, tmp_path: Path) -> None:
     first, second = network_of(recipe, 1), network_of(recipe, 2)
     write_mindspore(tmp_path / "w.ckpt", mindyolo_tensors(first))
