@@ -49,11 +49,8 @@ class DataCheck:
             return "no errors: a training can start"
         kinds = list(dict.fromkeys(problem.kind for problem in self.errors))
         count = "1 error" if len(self.errors) == 1 else f"{len(self.errors)} errors"
-        repairs = ", ".join(f"{kind}: {' or '.join(repairs_of(kind))}" for kind in kinds)
-        return (
-            f"{count} ({', '.join(kinds)}): no training starts; correct the data, or set "
-            f"data.problems={{{repairs}}}"
-        )
+        repairs = " ".join(f"data.problems.{kind}={' or '.join(repairs_of(kind))}" for kind in kinds)
+        return f"{count} ({', '.join(kinds)}): no training starts; correct the data, or set {repairs}"
 
 
 def check_data(config: Config, progress: Progress | None = None) -> DataCheck:

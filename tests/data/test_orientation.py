@@ -92,6 +92,14 @@ def test_boxes_of_the_turned_image_stay(tmp_path: Path) -> None:
     assert index.boxes_xyxy.tolist() == [[10, 5, 40, 15]] * 2
 
 
+def test_each_stated_size_is_about_its_own_image(tmp_path: Path) -> None:
+    raw = write_turned(tmp_path / "a.png", 6)
+    write_turned(tmp_path / "b.png", 6)
+    index = read_index(write_json(tmp_path, {"a.png": (WIDTH, HEIGHT), "b.png": (HEIGHT, WIDTH)}))
+    assert kinds(index) == ["raw-frame-boxes"]
+    assert index.boxes_xyxy.tolist() == [white_box(str(raw)), [10, 5, 40, 15]]
+
+
 def test_a_box_that_fits_the_turned_image_only_shows_how_it_was_drawn(tmp_path: Path) -> None:
     write_turned(tmp_path / "a.png", 6)
     index = read_index(write_json(tmp_path, {"a.png": (WIDTH, HEIGHT)}, bbox=(5, 50, 20, 25)))

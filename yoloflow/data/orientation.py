@@ -24,9 +24,10 @@ _OVER_PX = 1.0
 def turn_raw_annotations(annotations: Annotations, headers: Mapping[int, ImageHeader]) -> dict[int, Problem]:
     """Turns what was drawn on images in another frame than they are decoded in, in place.
 
-    A json, or a folder of XML files, whose stated sizes are those before EXIF's rotation and whose boxes fit
-    them was written by a program that does not look at EXIF: all its images that EXIF turns are meant so,
-    also where both sizes are equal. Likewise for programs that follow XMP, which decoding does not.
+    A stated size that is the one before EXIF's rotation, with boxes that fit it, was written by a program
+    that does not look at EXIF. Where all such sizes of a json, or of a folder of XML files, say so, those of
+    its images whose sizes say nothing are meant so too: squares, and turns by 180 degrees. Likewise for
+    programs that follow XMP, which decoding does not.
 
     Args:
         annotations: of the source.
@@ -48,9 +49,12 @@ def turn_raw_annotations(annotations: Annotations, headers: Mapping[int, ImageHe
             frames[source, frame.reason][image] = frame
     problems = {}
     for (source, reason), of_source in frames.items():
-        if not _is_meant(annotations, of_source):
-            continue
+        is_source_meant = _is_meant(annotations, of_source)
         for image, frame in of_source.items():
+            stated = tuple(annotations.stated_sizes_hw[image].tolist())
+            is_stated = frame.size_hw != frame.decoded_hw and stated in (frame.size_hw, frame.decoded_hw)
+            if not (_is_meant(annotations, {image: frame}) if is_stated else is_source_meant):
+                continue
             _turn(annotations, frame)
             path, label = annotations.image_paths[image], annotations.label_files[image]
             detail = (

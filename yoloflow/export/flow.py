@@ -14,13 +14,14 @@ from typing import Any
 from yoloflow.config.reader import dump_config
 from yoloflow.config.schema import Config
 from yoloflow.data.index import as_one_class
-from yoloflow.data.sets import read_set
+from yoloflow.data.sets import log_problems, read_set
 from yoloflow.detector import Detector, DetectSettings, find_parts, input_shape, load_network
 from yoloflow.export.comparison import Comparison, compare
 from yoloflow.export.onnx_file import OPSETS, write_onnx
 from yoloflow.models import Network
 from yoloflow.models.exported import EXPORT_SUFFIX, ExportedInfo, InnerNms, require_packages
 from yoloflow.models.layers.contract import HeadOutput
+from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import DatasetIndex, YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -169,6 +170,7 @@ def _validation_set(config: Config, names: Sequence[str]) -> DatasetIndex | None
     except YoloflowError as error:
         logger.warning("not compared on real images: %s", error)
         return None
+    log_problems({"val_set": index}, Ranks())
     return as_one_class(index) if config.data.single_cls else index
 
 
