@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 import torch
 
 import yoloflow
+from yoloflow.callbacks import CALLBACKS, BaseCallback, RunContext
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.evaluate import evaluate_run
 from yoloflow.flow import train
+from yoloflow.run.signals import TrainingStopped
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import load_weights
 
@@ -229,22 +232,36 @@ def test_two_ranks_train_evaluate_and_agree_with_torchrun(scenes: tuple[Path, Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ranks"]
 
 
+class StopsTheThirdEpoch(BaseCallback):
+    """Asks the process to stop, once."""
+
+    has_stopped = False
+
+    def on_epoch_begin(self, context: RunContext) -> None:
+        if context.epoch == 2 and not StopsTheThirdEpoch.has_stopped:
+            StopsTheThirdEpoch.has_stopped = True
+            signal.raise_signal(signal.SIGTERM)
+
+
 @pytest.mark.training
 def test_yolox_s_l1_term_comes_with_its_last_stage_and_after_a_resume(
-    scenes: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    scenes: tuple[Path, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(CALLBACKS, "StopsTheThirdEpoch", StopsTheThirdEpoch)
     changes = [
         "data.train_transforms.stage_epochs=[1, 2]",
         "network.width_multiple=0.25",
         "epochs=3",
         "name=x",
+        "callback=[{name: EvalWhileTrain}, {name: StopsTheThirdEpoch}]",
     ]
     settings = overrides(scenes, tmp_path, *changes)
-    train(load_config("yolox-nano-small-data", settings))
+    with pytest.raises(TrainingStopped):
+        train(load_config("yolox-nano-small-data", settings))
     folder = tmp_path / "x"
-    (folder / "summary.json").unlink()
-    for path in (folder / "weights").glob("state-00000009*"):
-        path.unlink()
     with caplog.at_level(logging.INFO, logger="yoloflow"):
         train(load_config("yolox-nano-small-data", [*settings, "resume=auto"]))
     assert "at step 6" in caplog.text

@@ -13,7 +13,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from tests.support.coco_oracle import random_case, run_pycocotools
 from yoloflow.callbacks import CALLBACKS, BaseCallback, RunContext
 from yoloflow.callbacks.plots import draw_batch_images
-from yoloflow.callbacks.summary import counts_at_thresholds
+from yoloflow.callbacks.summary import _shrunk, counts_at_thresholds
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.evaluation.coco import evaluate_coco
@@ -33,7 +33,7 @@ class FirstBatches(BaseCallback):
         if context.stage not in self.grids:
             assert context.batch is not None
             pictures = draw_batch_images(context.batch, context.class_names)
-            self.grids[context.stage] = draw_grid(pictures[:4], 2)
+            self.grids[context.stage] = draw_grid([_shrunk(picture) for picture in pictures[:4]], 2)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,8 @@ def test_images_and_curves_come_with_few_evaluations_and_with_the_last(events: E
     steps = [event.step for event in events.Images("val/detections")]
     assert steps == [2, 10, 18, 20]
     assert len(steps) <= ROUNDS + 1
-    # Four validation scenes of 64 pixels, two in a row.
-    assert picture(events.Images("val/detections")[0].encoded_image_string).shape == (140, 140, 3)
+    # Four validation scenes, enlarged for their captions and shrunk to 256 pixels, two in a row.
+    assert picture(events.Images("val/detections")[0].encoded_image_string).shape == (524, 524, 3)
     (tag, *_) = [tag for tag in events.Tags()["tensors"] if tag.startswith("val_pr50/")]
     assert [event.step for event in events.Tensors(tag)] == steps
 

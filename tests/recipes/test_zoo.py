@@ -61,7 +61,7 @@ PARAMETERS: dict[str, tuple[int, int, float | None]] = {
     "yolov9t": (3_717_680, 2_407_632, 2.0),
     "yolov9s": (9_804_512, 7_105_888, 7.1),
     "yolov9m": (33_070_752, 20_120_608, 20.0),
-    "yolov9m-mindyolo": (32_753_472, 19_803_568, None),
+    "yolov9m-mindyolo": (32_561_152, 19_661_632, None),
     "yolov9c": (51_182_080, 25_288_768, 25.3),
     "yolov9c-mindyolo": (51_112_208, 25_288_768, None),
     "yolov9e": (69_529_664, 57_345_920, 57.3),
