@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from yoloflow.data.image_files import decode_image
 from yoloflow.report.box_drawing import draw_detections, draw_grid
 from yoloflow.report.curves_plot import plot_curves
 from yoloflow.structures import Batch, DatasetIndex, Detections, Uint8Array
+
+logger = logging.getLogger("yoloflow")
 
 _READABLE_SIDE = 480
 """Pixels of the longer side of a drawn image at least."""
@@ -115,7 +118,12 @@ def draw_batch_images(batch: Batch, names: list[str]) -> list[Uint8Array]:
 
 def _write_jpeg(path: Path, image_bgr: Uint8Array) -> None:
     # OpenCV ends the process where the name of a file is no UTF-8.
-    path.write_bytes(cv2.imencode(".jpg", image_bgr)[1].tobytes())
+    content = cv2.imencode(".jpg", image_bgr)[1].tobytes()
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        logger.warning("%s: cannot be written (%s); the training goes on", path, error.strerror)
 
 
 def _enlarged(image: Uint8Array) -> Uint8Array:
