@@ -70,14 +70,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Runs a test that has a time limit; one that passes too slowly has a second try, on a busy machine."""
+    """Runs a test with a time limit; one that passes too slowly is tried twice more, on a busy machine."""
     limit = item.config.getoption("--slow-limit")
     if limit is None or any(item.get_closest_marker(name) for name in NATURES):
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
-    if all(report.passed for report in reports) and any(report.duration > limit for report in reports):
-        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    for _ in range(2):
+        if all(report.passed for report in reports) and any(report.duration > limit for report in reports):
+            reports = runtestprotocol(item, log=False, nextitem=nextitem)
     for report in reports:
         if report.passed and report.duration > limit:
             report.outcome = "failed"

@@ -31,7 +31,7 @@ def test_marked():
 
 
 @pytest.mark.process
-def test_a_test_without_a_mark_fails_if_it_is_slow_twice_or_wrong_once(tmp_path: Path) -> None:
+def test_a_test_without_a_mark_fails_if_it_is_slow_each_time_or_wrong_once(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
     (tmp_path / "test_cases.py").write_text(CASES)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = process: starts processes\n")
