@@ -223,7 +223,10 @@ def _build(
     points, polygon_offsets = rows_of_ragged(annotations.polygon_offsets, boxes)
     counts, has_outline = np.diff(polygon_offsets), ~repair.without_outline[boxes]
     points = points[np.repeat(has_outline, counts)]
-    polygon_parts = {k: v for k, v in annotations.polygon_parts.items() if not repair.without_outline[k]}
+    polygon_parts, masks = (
+        {box: value for box, value in of_box.items() if not repair.without_outline[box]}
+        for of_box in (annotations.polygon_parts, annotations.masks)
+    )
     corners = repair.boxes_xyxy[boxes]
     own_areas = (corners[:, 2:] - corners[:, :2]).prod(1)
     areas = annotations.areas[boxes]
@@ -239,7 +242,7 @@ def _build(
         polygon_offsets=offsets_of(counts * has_outline),
         polygon_points=repair.polygon_points[points],
         polygon_parts=by_new_number(polygon_parts, boxes),
-        masks=by_new_number(annotations.masks, boxes),
+        masks=by_new_number(masks, boxes),
         names=classes.names,
         category_ids=classes.category_ids,
         unlisted_classes=classes.unlisted,

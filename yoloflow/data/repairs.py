@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,15 @@ from yoloflow.data.formats.annotations import Annotations, rows_of_ragged
 from yoloflow.data.problems import Policy
 from yoloflow.structures import Float32Array, Int64Array, Problem
 
-BOX_KINDS = ("box-nan", "box-negative", "box-zero-area", "box-over-one", "outline-mismatch", "duplicate-box")
+BOX_KINDS = (
+    "box-nan",
+    "box-negative",
+    "box-zero-area",
+    "box-over-one",
+    "outline-empty",
+    "outline-mismatch",
+    "duplicate-box",
+)
 """The kinds of problems that are found here."""
 
 EDGE_TOLERANCE_PX = 0.5
@@ -21,6 +30,9 @@ EDGE_TOLERANCE_PX = 0.5
 OUTLINE_TOLERANCE_PX = 2.0
 OUTLINE_TOLERANCE = 0.02
 """An outline may end so far from its box, in pixels or in parts of the box's side, whichever is more."""
+
+LEAST_AREA_PX = 0.01
+"""An outline around less than this is a line or a point."""
 
 
 def boxes_to_pixels(
@@ -82,27 +94,41 @@ class BoxRepair:
             self.polygon_points[points] = np.clip(self.polygon_points[points], 0, limits)
 
     def _part_from_outlines(self) -> None:
-        """Drops outlines that end elsewhere than their boxes: where there is one, transforms move it."""
+        """Drops outlines without area or elsewhere than their boxes: transforms take an outline's extent."""
         counts = np.diff(self._annotations.polygon_offsets)
+        is_flat = np.zeros(len(self.kept), bool)
+        is_flat[list(self._annotations.masks)] = True
+        is_flat &= (counts == 0) & ~self._annotations.is_crowd
         boxes = np.flatnonzero(counts > 0)
         if not len(boxes):
+            self._leave_outlines("outline-empty", is_flat)
             return
         inside = np.clip(self.polygon_points, 0, np.repeat(self._limits[:, 2:], counts, axis=0))
         beyond = np.any(np.abs(inside - self.polygon_points) > EDGE_TOLERANCE_PX, axis=1)
         self.polygon_points[beyond] = inside[beyond]
         starts = self._annotations.polygon_offsets[:-1][boxes]
         extents = np.hstack((np.minimum.reduceat(inside, starts), np.maximum.reduceat(inside, starts)))
+        is_flat[boxes] = _fan_areas(inside, starts, counts[boxes]) < LEAST_AREA_PX
+        self._leave_outlines("outline-empty", is_flat)
         sides = np.tile(self.boxes_xyxy[boxes, 2:] - self.boxes_xyxy[boxes, :2], 2)
         allowed = np.maximum(OUTLINE_TOLERANCE_PX, OUTLINE_TOLERANCE * sides)
         far = np.zeros(len(self.kept), bool)
         far[boxes] = np.any(np.abs(extents - self.boxes_xyxy[boxes]) > allowed, axis=1)
-        if self._policy.repair("outline-mismatch") == "drop-box":
-            self._drop("outline-mismatch", far)
-        self.without_outline = far & self.kept
-        first = len(self.problems)
-        self._note("outline-mismatch", "keep", np.flatnonzero(self.without_outline))
-        for number, extent in enumerate(extents[self.without_outline[boxes]], first):
-            ends = ", ".join(f"{end:g}" for end in extent)
+        far &= ~is_flat
+        self._leave_outlines("outline-mismatch", far, dict(zip(boxes.tolist(), extents, strict=True)))
+
+    def _leave_outlines(
+        self, kind: str, wrong: NDArray[np.bool_], extents: Mapping[int, Float32Array] | None = None
+    ) -> None:
+        """Drops outlines, or their boxes where the policy says so, and names the outlines' extents."""
+        chosen, first = np.flatnonzero(wrong & self.kept), len(self.problems)
+        if self._policy.repair(kind) == "drop-box":
+            self._drop(kind, wrong)
+        else:
+            self.without_outline[chosen] = True
+            self._note(kind, "keep", chosen)
+        for number, box in enumerate(chosen.tolist() if extents else (), first):
+            ends = ", ".join(f"{end:g}" for end in extents[box])
             detail = f"{self.problems[number].detail}, its outline's {ends} px"
             self.problems[number] = replace(self.problems[number], detail=detail)
 
@@ -133,3 +159,12 @@ class BoxRepair:
             detail = f"{prefix}the box's left, top, right, bottom are {x1:g}, {y1:g}, {x2:g}, {y2:g} {unit}"
             image = self._annotations.image_paths[self._annotations.box_images[box]]
             self.problems.append(Problem(file, line, kind, action, detail, image))
+
+
+def _fan_areas(points: Float32Array, starts: Int64Array, counts: Int64Array) -> NDArray[np.float64]:
+    """Returns the summed areas of the triangles from the first point of each outline to its edges."""
+    from_first = (points - np.repeat(points[starts], counts, axis=0)).astype(np.float64)
+    following = np.arange(1, len(points) + 1)
+    following[starts + counts - 1] = starts
+    x, y = from_first.T
+    return np.add.reduceat(np.abs(x * y[following] - x[following] * y), starts) / 2
