@@ -526,8 +526,8 @@ optimizer: {optimizer: momentum, lr_init: 0.01, group_param: yolov8, nbs: 64}
 
 def test_task_head_loss_and_transforms_must_agree_about_masks() -> None:
     assert complaint("yolov8n", "task=segment") == (
-        "override task=segment: task: segment, but the loss is YOLOv8Loss; take a recipe that ends in -seg, as "
-        "yolov8n-seg"
+        "override task=segment: task: segment, but the loss is YOLOv8Loss; take a recipe that ends in -seg, "
+        "as yolov8n-seg"
     )
     assert complaint("yolov8n-seg", "task=detect").endswith("the loss is YOLOv8SegLoss; write task=segment")
     rows = "data.train_transforms=[{func_name: fliplr, prob: 0.5}]"
