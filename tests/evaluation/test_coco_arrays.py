@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from tests.support.data_sets import write_coco
 from yoloflow.data.index import read_index
+from yoloflow.data.problems import problems_report
 from yoloflow.data.writers.coco_json import ground_truth_dict
 from yoloflow.evaluation.coco import evaluate_coco
-from yoloflow.evaluation.coco_arrays import result_array, result_rows
+from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array, result_rows
+from yoloflow.evaluation.coco_truth import read_ground_truth
 from yoloflow.structures import DatasetIndex, Detections
 
 
@@ -106,3 +110,42 @@ def test_a_coco_file_read_by_the_index_is_the_same_ground_truth_again(shared: Pa
     keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
     for key in keys:
         assert [row[key] for row in rows["annotations"]] == [row[key] for row in original["annotations"]]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "kind"),
+    [
+        ([[10, 10, 20, 20]] * 3, "duplicate-box"),
+        ([[10, 10, 20, 20], [10, 10, 0, 20]], "box-zero-area"),
+        ([[10, 10, 20, 20], [60, 10, -20, 20]], "box-negative"),
+        ([[10, 10, 20, 20], [-5, 10, 20, 20]], "box-negative"),
+        ([[10, 10, 20, 20], [90, 10, 20, 20]], "box-over-one"),
+        ([[10, 10, 20, 20], [190, 10, 20, 20]], "box-over-one"),
+        ([[10, 10, 20, 20], [float("nan"), 10, 20, 20]], "box-nan"),
+    ],
+)
+@pytest.mark.parametrize("with_areas", [True, False])
+def test_a_file_of_ground_truth_is_repaired_and_accounted_for_as_a_data_set_is(
+    tmp_path: Path, boxes: list[list[float]], kind: str, with_areas: bool
+) -> None:
+    area = {"area": 77} if with_areas else {}
+    rows = [{"id": 5 + i, "image_id": 10, "category_id": 3, "bbox": b} | area for i, b in enumerate(boxes)]
+    path = write_coco(tmp_path, rows)
+    index = read_index(str(path))
+    of_file, of_set = read_ground_truth(path), ground_truth_of(index)
+    assert of_file.annotations.tolist() == of_set.annotations.tolist()
+    accounts = [of_file.account(), problems_report(index)]
+    assert [account["boxes"] for account in accounts] == [accounts[0]["boxes"]] * 2
+    assert kind in {**accounts[0]["boxes"]["dropped"], **accounts[0]["boxes"]["clipped"]}
+    assert [p["detail"] for p in accounts[0]["problems"]] == [p["detail"] for p in accounts[1]["problems"]]
+    found = [{"image_id": 10, "category_id": 3, "bbox": [10, 10, 20, 20], "score": 0.9}]
+    assert evaluate_coco(of_file, found).stats == evaluate_coco(of_set, found).stats
+
+
+def test_boxes_of_an_image_without_a_stated_size_are_not_clipped(tmp_path: Path) -> None:
+    content = json.loads(write_coco(tmp_path, []).read_text())
+    box = {"id": 1, "image_id": 10, "category_id": 3, "bbox": [90, 10, 2000, 20]}
+    content |= {"images": [{"id": 10, "file_name": "a.jpg"}], "annotations": [box, box | {"id": 2}]}
+    truth = read_ground_truth(content)
+    assert truth.annotations[:, 2:6].tolist() == [[90, 10, 2000, 20]]
+    assert [problem.kind for problem in truth.problems] == ["duplicate-box"]

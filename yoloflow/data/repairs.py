@@ -24,7 +24,7 @@ OUTLINE_TOLERANCE = 0.02
 
 
 def boxes_to_pixels(
-    annotations: Annotations, sizes_hw: Int64Array
+    annotations: Annotations, sizes_hw: Int64Array | NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], Float32Array]:
     """Returns (M, 4) boxes and (P, 2) polygon points in pixels of their images, of (I, 2) sizes."""
     sizes_wh = sizes_hw[annotations.box_images][:, ::-1]
@@ -45,8 +45,13 @@ class BoxRepair:
     """
 
     def __init__(
-        self, annotations: Annotations, sizes_hw: Int64Array, kept: NDArray[np.bool_], policy: Policy
+        self,
+        annotations: Annotations,
+        sizes_hw: Int64Array | NDArray[np.float64],
+        kept: NDArray[np.bool_],
+        policy: Policy,
     ) -> None:
+        """Takes the boxes, none repaired yet; (I, 2) sizes are infinite where an image has no known edge."""
         self.boxes_xyxy, self.polygon_points = boxes_to_pixels(annotations, sizes_hw)
         self.kept = kept.copy()
         self.without_outline = np.zeros(len(kept), bool)

@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, ground_truth_from_rows
+from yoloflow.evaluation.coco_truth import (
+    TRUTH_DECIMALS,
+    Float64Array,
+    GroundTruth,
+    ground_truth_from_rows,
+)
 from yoloflow.structures import DatasetIndex, Detections, Int64Array
 
 BOX_DECIMALS = 3
 SCORE_DECIMALS = 5
-TRUTH_DECIMALS = 9
 
 
 def ground_truth_of(index: DatasetIndex) -> GroundTruth:

@@ -69,7 +69,7 @@ def read(
         else:
             images.paths = list(images.names)
         boxes = read_objects(source, content["annotations"], images)
-        annotations = _flatten(source, images, boxes, categories)
+        annotations = flatten(source, images, boxes, categories)
         annotations.image_dropped[dropped] = True
         below = {os.path.dirname(name) for name in images.names}
         looked = [os.path.join(folder, part) for folder in folders for part in below]
@@ -193,9 +193,10 @@ def _check_not_the_other_sets(
                 )
 
 
-def _flatten(
+def flatten(
     source: str, images: ImageEntries, boxes: ObjectEntries, categories: dict[int, str]
 ) -> Annotations:
+    """Returns the entries of a file, whose paths are settled, as flat arrays."""
     num_images, num_boxes = len(images.paths), len(boxes.images)
     xywh = np.array(boxes.boxes_xywh, np.float64).reshape(-1, 4)
     return Annotations(
