@@ -201,6 +201,10 @@ def _settle_image_ids(annotations: Annotations, parts: Sequence[Annotations]) ->
     ids = annotations.image_ids
     if len(np.unique(ids)) == len(ids):
         return
+    if len(set(annotations.given_ids.values())) == len(ids):
+        annotations.image_ids = np.arange(1, len(ids) + 1)
+        return
+    annotations.given_ids = {}
     if any(part.has_own_ids for part in parts):
         logger.warning(
             "the joined sources use the same image ids: all %d images are numbered anew from 1", len(ids)
@@ -230,6 +234,7 @@ def _build(
     return DatasetIndex(
         image_paths=np.array([annotations.image_paths[image] for image in images], np.str_),
         image_ids=annotations.image_ids[images],
+        given_ids=by_new_number(annotations.given_ids, images),
         sizes_hw=sizes_hw[images],
         box_offsets=offsets_of(np.bincount(annotations.box_images[boxes], minlength=len(used))[images]),
         boxes_xyxy=corners,

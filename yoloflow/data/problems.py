@@ -80,7 +80,9 @@ KINDS: dict[str, Kind] = {
         _NOTED,
     ),
     "image-ids-renumbered": Kind(
-        "image ids that are no whole numbers; numbered from 1 in file order", _SET_WIDE, is_remark=True
+        "image ids that are no whole numbers; files of predictions have them as they stand",
+        _SET_WIDE,
+        is_remark=True,
     ),
     "malformed-image-entry": Kind("an entry of an image without the fields that it needs", _UNUSABLE),
     "missing-label": Kind("an image without label file; taken as background", _NOTED),

@@ -144,7 +144,9 @@ def _read_leniently(
     rows, numbers, repairs = _repaired(found, ids, is_listed)
     used = sorted({*number_of_key.values()})
     listed = [_listed(entries, number, int(ids[number])) for number in used]
-    is_each_once = len(np.unique(numbers)) == len(numbers) and bool(((numbers >= 0) & (numbers < MAX_ID)).all())
+    is_each_once = len(np.unique(numbers)) == len(numbers) and bool(
+        ((numbers >= 0) & (numbers < MAX_ID)).all()
+    )
     truth = ground_truth_from_rows(rows, listed, names, name, numbers if is_each_once else None)
     is_plain = all(
         type(entry["id"]) is int for entry in images if isinstance(entry, Mapping) and "id" in entry
@@ -176,7 +178,11 @@ def _repaired(
         *(image_ids[found.box_images[kept]], found.class_ids[kept], boxes),
         *(np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas), found.is_crowd[kept]),
     )
-    return np.column_stack(columns).astype(np.float64).reshape(-1, 8), found.box_numbers[kept], repair.problems
+    return (
+        np.column_stack(columns).astype(np.float64).reshape(-1, 8),
+        found.box_numbers[kept],
+        repair.problems,
+    )
 
 
 def _listed(entries: ImageEntries, number: int, image_id: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Annotations:
         listed_in: I files that list them; listed_lines: (I,) lines there, 0 where that means nothing.
         label_files: I files with their labels.
         image_ids: (I,) int64; has_own_ids: whether the ids are the source's and not mere numbers.
+        given_ids: by image, the ids of the source that are not these numbers, as they stand there.
         stated_sizes_hw: (I, 2) int64 size that the annotation states, 0 where it states none.
         label_missing: (I,) bool.
         image_dropped: (I,) bool; a problem says why.
@@ -64,6 +65,7 @@ class Annotations:
     polygon_points: Float32Array
     polygon_parts: dict[int, list[int]] = field(default_factory=dict)
     masks: dict[int, RunLengthMask] = field(default_factory=dict)
+    given_ids: dict[int, str | int | float] = field(default_factory=dict)
     box_entries: Int64Array | None = None
     consulted: list[str] | None = None
     problems: list[Problem] = field(default_factory=list)
@@ -93,6 +95,7 @@ def join_annotations(parts: Sequence[Annotations]) -> Annotations:
     arrays: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_IMAGE + _PER_BOX
     }
+    first_images = first_image.tolist()
     first_box = np.cumsum([0] + [len(part.box_images) for part in parts]).tolist()
     polygon_sizes = [np.diff(part.polygon_offsets) for part in parts]
     return Annotations(
@@ -114,6 +117,11 @@ def join_annotations(parts: Sequence[Annotations]) -> Annotations:
             first + box: mask
             for part, first in zip(parts, first_box, strict=False)
             for box, mask in part.masks.items()
+        },
+        given_ids={
+            first + image: given
+            for part, first in zip(parts, first_images, strict=False)
+            for image, given in part.given_ids.items()
         },
         consulted=None
         if any(part.consulted is None for part in parts)

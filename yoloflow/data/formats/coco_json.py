@@ -206,6 +206,7 @@ def flatten(
         label_files=[source] * num_images,
         image_ids=np.array(images.numbers(source), np.int64),
         has_own_ids=True,
+        given_ids=dict(images.given_ids),
         stated_sizes_hw=np.array(images.sizes_hw, np.int64).reshape(-1, 2),
         label_missing=np.zeros(num_images, bool),
         image_dropped=np.zeros(num_images, bool),
