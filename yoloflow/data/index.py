@@ -26,10 +26,10 @@ from yoloflow.data.formats.annotations import (
 )
 from yoloflow.data.image_inspection import InspectedImages, inspect_images
 from yoloflow.data.names_nearby import describe_names_nearby
-from yoloflow.data.problems import Policy, PolicySetting
+from yoloflow.data.problems import KINDS, Policy, PolicySetting
 from yoloflow.data.repairs import BOX_KINDS, BoxRepair
 from yoloflow.data.threads import Progress
-from yoloflow.structures import DatasetIndex, YoloflowError, nearest_names
+from yoloflow.structures import DatasetIndex, Problem, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
 
@@ -256,9 +256,15 @@ def _build(
     )
 
 
+def _mildness(problem: Problem) -> tuple[bool, bool]:
+    """Returns a key that sorts errors first, then problems that leave something out."""
+    return KINDS[problem.kind].actions[0] != "error", problem.action == "keep"
+
+
 def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
     source = index.source
-    first = f": {index.problems[0]}" if index.problems else ""
+    worst = min(index.problems, key=_mildness, default=None)
+    first = f": {worst}" if worst else ""
     if len(index) == 0:
         is_elsewhere = {problem.kind for problem in index.problems} == {"missing-image"}
         advice = "; set data.image_folder to the folder where the images lie" if is_elsewhere else ""

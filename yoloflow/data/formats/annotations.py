@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -77,6 +78,11 @@ class Annotations:
         entries = self.box_images if self.box_entries is None else self.box_entries
         file, number = self.label_files[entries[box]], int(self.box_numbers[box])
         return (file, None, f"annotation {number}: ") if file.endswith(".json") else (file, number, "")
+
+    def source_of(self, image: int) -> str:
+        """The json that has the labels of an image, or the folder of its label file."""
+        label = self.label_files[image]
+        return label if label.endswith(".json") else os.path.dirname(label)
 
     def place_of_image(self, image: int) -> tuple[str, int | None]:
         """File and line that list an image."""
