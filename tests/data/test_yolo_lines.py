@@ -122,3 +122,17 @@ def test_kpt_shape_of_a_data_set_file_reaches_every_command(tmp_path: Path) -> N
         np.testing.assert_allclose(index.boxes_xyxy, [CORNERS])
     convert([str(path)], "yolo", tmp_path / "out")
     assert (tmp_path / "out/labels/val/a.txt").read_text() == "0 0.5 0.5 0.4 0.2\n"
+
+
+@pytest.mark.parametrize("line", ["0 .9 .5 1.2 .2", "0 1.5 .5 .4 .2", "0 .5 .5 1.9 1.9"])
+def test_a_box_that_ends_far_outside_is_told_with_the_likely_cause(tmp_path: Path, line: str) -> None:
+    index = read_lines(tmp_path, line)
+    assert [kind in ("box-over-one", "box-negative") for kind, _ in kinds_of(index)] == [True]
+    assert "are these pixels, percent, or corners instead of a centre and a size?" in index.problems[0].detail
+    near = read_lines(tmp_path / "near", "0 .9 .5 .3 .2")
+    assert "?" not in near.problems[0].detail
+
+
+def test_percent_is_a_likely_cause_of_figures_up_to_100(tmp_path: Path) -> None:
+    index = read_lines(tmp_path, "0 50 50 20 20\n0 500 50 20 20")
+    assert ["percent" in problem.detail for problem in index.problems[:2]] == [True, False]

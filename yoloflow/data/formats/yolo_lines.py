@@ -20,6 +20,7 @@ _TRACK_COLUMNS = 7
 # A figure outside is no share of an image: an object does not reach a whole image beyond its edge.
 _LEAST, _MOST = -1.0, 2.0
 _EDGE = 0.01
+_PERCENT = 100
 _BESIDE_BOX = 0.6
 
 
@@ -201,9 +202,12 @@ class Lines:
             advice = _advice(*(keypoints or ("KEYPOINTS", "FIGURES OF EACH")))
             detail = f"{len(figures) + 1} columns are no outline ({why}); keypoints after the box? {advice}"
             return Fault(row, "wrong-column-count", "drop-box", detail)
+        is_percent = 1 < np.abs(figures).max() <= _PERCENT
         detail = (
             f"column {far[0] + 2} is {figures[far[0]]:g}, but coordinates are shares of the image, from 0 to "
             "1; are these pixels? divide them by the width and height of the image"
+            + " (or percent? divide them by 100)"
+            * bool(is_percent)
         )
         return Fault(row, "not-normalised", "drop-box", detail)
 
