@@ -14,7 +14,7 @@ from yoloflow.config.recipes import list_recipes
 from yoloflow.models import create_model
 from yoloflow.models.pretrain import WeightsMismatchError, fits_but_for_classes
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.files import load_weights
+from yoloflow.weights.files import read_weights
 
 _COCO_CLASSES = 80
 _VARIATIONS = ("-small-data", "-finetune", "-original")
@@ -34,21 +34,20 @@ def naming_the_recipe() -> Iterator[None]:
 
 def recipes_that_fit(path: str | Path) -> list[str]:
     """Returns the recipes whose networks have all tensors of a file, those of the classes left aside."""
-    tensors = load_weights(path)
-    size = sum(tensor.numel() for tensor in tensors.values())
+    file = read_weights(path)
     found = []
     summaries = {recipe.name: recipe.summary for recipe in list_recipes() if recipe.family}
     for name in summaries:
         # The reference's own widths differ little from those of the size's recipe.
         summary = summaries.get(name.removesuffix("-mindyolo"), "")
-        if name.endswith(_VARIATIONS) or not _is_near(summary, size):
+        if name.endswith(_VARIATIONS) or not _is_near(summary, file.numel):
             continue
         config = load_config(name)
         with torch.device("meta"):
             network = create_model(
                 config.network.model_name, config.network_table(), _COCO_CLASSES, variant=config.variant
             )
-        if fits_but_for_classes(network, tensors):
+        if fits_but_for_classes(network, file):
             found.append(name)
     return found
 
