@@ -146,7 +146,7 @@ def test_a_negative_variance_shows_that_the_values_are_of_another_network(tmp_pa
 
 @pytest.mark.parametrize("name", ["yolov3", "yolov4", "yolov8n"])
 def test_a_network_of_another_function_is_refused_though_the_shapes_may_fit(name: str, file: Path) -> None:
-    with pytest.raises(YoloflowError, match="is a file of Darknet, whose networks differ"):
+    with pytest.raises(YoloflowError, match="any.bin: of Darknet, whose networks differ"):
         load_pretrain(network_of(name), file, strict=False)
 
 

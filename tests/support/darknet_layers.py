@@ -177,7 +177,7 @@ class Darknet:
         return header + b"".join(parts)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, N, 5 + C): cx, cy, w, h in pixels, objectness, classes; the coarsest level first."""
+        """(B, 3, H, W) to (B, N, 5 + C): cx, cy, w, h in pixels, then scores; the coarsest level first."""
         maps: list[Tensor] = []
         found: dict[int, Tensor] = {}
         features = images

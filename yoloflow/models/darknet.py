@@ -16,8 +16,8 @@ from yoloflow.structures import YoloflowError
 EPS = 1e-5
 """What Darknet's BatchNorm adds to the variance."""
 
-# Networks without a recipe: values without those of the last convolutions, and values of the last convolutions
-# for one output channel of each anchor, of which there are 5 + classes.
+# Networks without a recipe: values without those of the last convolutions, and values of these for one output
+# channel of each anchor, of which there are 5 + classes.
 _OTHERS = {
     "yolov3-tiny": (8_662_384, 3 * 770),
     "yolov4-tiny": (5_866_464, 3 * 770),
@@ -86,7 +86,7 @@ def _darknet_head(network: nn.Module) -> YOLOv4Head:
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not heads or any(norm.eps != EPS for norm in norms):
         raise YoloflowError(
-            "is a file of Darknet, whose networks differ from this one in activations, BatchNorm and decoding"
+            "of Darknet, whose networks differ from this one in activations, BatchNorm and decoding of boxes"
         )
     return heads[0]
 

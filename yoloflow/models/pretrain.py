@@ -142,6 +142,40 @@ def load_pretrain(
         YoloflowError: the file is not readable, does not fit, has a value that is not finite, or nothing in
             it fits.
     """
+    report, weights = _fitted(network, path, strict, class_names)
+    state = network.state_dict()
+    if strict is False and (faults := report.faults()):
+        logger.warning("%s: %d of %d keys taken over:%s", path, len(report.loaded), len(state), faults)
+    with torch.no_grad():
+        for key in (*report.loaded, *report.partly):
+            state[key].copy_(weights[key])
+    return report
+
+
+def check_pretrain(network: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:
+    """Raises the errors of `load_pretrain`, the classes left aside; nothing is loaded.
+
+    Args:
+        network: of any number of classes; may be without values, on the device "meta".
+        path: see `load_pretrain`.
+        strict: whether all but the classes must fit; else it is enough that something does.
+
+    Returns:
+        the account of every key.
+
+    Raises:
+        YoloflowError: see `load_pretrain`.
+    """
+    return _fitted(network, path, "auto" if strict else False, None)[0]
+
+
+def _fitted(
+    network: nn.Module,
+    path: str | Path,
+    strict: bool | Literal["auto"],
+    class_names: Sequence[str] | None,
+) -> tuple[LoadReport, Mapping[str, Tensor]]:
+    """Returns the account of a file, and its weights as they fit a network; raises where they do not."""
     file = read_weights(path)
     try:
         found = _by_our_names(network, file)
@@ -175,12 +209,7 @@ def load_pretrain(
             f"does not fit the network; strict_load=false takes over the {len(report.loaded)} keys that do:"
             f"{faults}",
         )
-    if faults:
-        logger.warning("%s: %d of %d keys taken over:%s", path, len(report.loaded), len(state), faults)
-    with torch.no_grad():
-        for key in (*report.loaded, *report.partly):
-            state[key].copy_(weights[key])
-    return report
+    return report, weights
 
 
 def _by_our_names(network: nn.Module, file: WeightsFile) -> Translated:
