@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from yoloflow.models.layers.normalization import MOMENTUM
-from yoloflow.settings import Count, Section
+from yoloflow.settings import Count, Section, key_error
 
 Pixels = Literal["rgb_unit", "bgr_byte"]
 """What a network's first row sees: red, green, blue in 0..1, or blue, green, red in 0..255."""
@@ -52,6 +52,10 @@ class ModelSettings(Section):
         "auto",
         description="auto: only what depends on the classes may differ; true: nothing may; false: anything",
     )
+    finetune: bool | Literal["auto"] = Field(
+        "auto",
+        description="take the gentle schedule of recipes/finetune.yaml: auto does where weight is given",
+    )
     freeze: list[str] = Field(
         default_factory=list, description="patterns of parameters not to train, such as stem.*"
     )
@@ -66,3 +70,11 @@ class ModelSettings(Section):
         None, description="its half type (null: by device)"
     )
     keep_loss_fp32: bool = Field(True, description="compute the loss in float32 at every level")
+
+    @model_validator(mode="after")
+    def _finetuning_has_weights(self) -> Self:
+        if self.finetune is True and self.weight is None:
+            raise key_error(
+                "finetune", "true needs the weights to start from: add weight=FILE or weight=published"
+            )
+        return self
