@@ -1,4 +1,4 @@
-"""Finetuning: its settings lie over a recipe and beneath what the user wrote, and a run stays what it began as."""
+"""Finetuning: its settings lie over a recipe, beneath what the user wrote; a run stays what it began as."""
 
 from pathlib import Path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from yoloflow.models.layers.normalization import MOMENTUM
 from yoloflow.settings import Count, Section, key_error
@@ -56,8 +56,9 @@ class ModelSettings(Section):
         "auto",
         description="take the gentle schedule of recipes/finetune.yaml: auto does where weight is given",
     )
-    freeze: list[str] = Field(
-        default_factory=list, description="patterns of parameters not to train, such as stem.*"
+    freeze: int | str | list[int | str] = Field(
+        default_factory=list,
+        description="parameters not to train: so many rows, backbone, or patterns such as stem.*",
     )
     sync_bn: bool = Field(False, description="batch statistics over all devices")
     recompute: bool = Field(
@@ -70,6 +71,18 @@ class ModelSettings(Section):
         None, description="its half type (null: by device)"
     )
     keep_loss_fp32: bool = Field(True, description="compute the loss in float32 at every level")
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _choices(cls, freeze: object) -> object:
+        for entry in freeze if isinstance(freeze, list) else [freeze]:
+            is_row = isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0
+            if not is_row and not (isinstance(entry, str) and entry):
+                raise ValueError(
+                    "takes a number of rows, backbone, a pattern such as stem.*, or a list of patterns and "
+                    f"positions of rows, not {entry!r}"
+                )
+        return freeze
 
     @model_validator(mode="after")
     def _finetuning_has_weights(self) -> Self:
