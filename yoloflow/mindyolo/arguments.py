@@ -62,8 +62,8 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
 
     What MindYOLO's `parse_args` and `set_default` do is done: this process joins its ranks, and what follows
     from the settings is filled in (`total_batch_size`, `rank`, `optimizer.epochs`, the stages' lengths, a
-    folder with the time in `save_dir`). `optimizer.steps_per_epoch` is for the script to set. As with
-    MindYOLO, weights to start from change no other setting, unless the overrides have `finetune=true`.
+    folder with the time in `save_dir`). `optimizer.steps_per_epoch` is for the script to set. A `weight`
+    changes no other setting, as there, unless the overrides have `finetune=true`.
 
     Args:
         recipe_or_path: see `yoloflow.load_config`.
@@ -97,8 +97,7 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
             },
             "data": _data(config, names),
             "callback": _callbacks(config),
-            "rank": ranks.rank,
-            "rank_size": ranks.world_size,
+            **{"rank": ranks.rank, "rank_size": ranks.world_size},
             **{"is_parallel": ranks.world_size > 1, "main_device": ranks.is_main},
             "total_batch_size": total,
             "accumulate": accumulate,

@@ -1,4 +1,4 @@
-"""When the loop evaluates, and the end of a training whose AP does not rise any more."""
+"""The moments at which the loop evaluates, and the end of a training whose AP does not rise any more."""
 
 from __future__ import annotations
 
