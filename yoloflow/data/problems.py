@@ -109,6 +109,15 @@ KINDS: dict[str, Kind] = {
         "an outline without area, or a mask without a pixel; the box is kept without it",
         ("keep", "drop-box", "drop-image", "error"),
     ),
+    "mask-unusable": Kind(
+        "a mask that cannot be read (PNG of SegmentationObject) or has another size than its image; the "
+        "boxes are kept without it",
+        _NOTED,
+    ),
+    "mask-without-box": Kind("objects of a PNG of SegmentationObject that fit no box of the xml", _NOTED),
+    "images-without-png": Kind(
+        "images beside SegmentationObject that have no PNG there, nor xml; they are not used", _SET_WIDE
+    ),
     "outline-crosses-itself": Kind(
         "outlines that cross themselves (looked for by data check); what they go round counts",
         _SET_WIDE,

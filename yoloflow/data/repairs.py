@@ -18,6 +18,7 @@ BOX_KINDS = (
     "box-negative",
     "box-zero-area",
     "box-over-one",
+    "mask-unusable",
     "outline-empty",
     "outline-mismatch",
     "duplicate-box",
@@ -33,6 +34,9 @@ EDGE_TOLERANCE_PX = 0.5
 OUTLINE_TOLERANCE_PX = 2.0
 OUTLINE_TOLERANCE = 0.02
 """An outline may end so far from its box, in pixels or in parts of the box's side, whichever is more."""
+
+VOID_BAND_PX = 6.0
+"""PASCAL's masks may end so far from their boxes: a band of no object, 5 px wide, is along their borders."""
 
 LEAST_AREA_PX = 0.01
 """An outline around less than this is a line or a point."""
@@ -107,8 +111,11 @@ class BoxRepair:
     def _part_from_outlines(self) -> None:
         """Drops outlines without area or elsewhere than their boxes: transforms take an outline's extent."""
         counts = np.diff(self._annotations.polygon_offsets)
-        is_flat = np.zeros(len(self.kept), bool)
-        is_flat[list(self._annotations.masks)] = True
+        is_flat, has_other_size = np.zeros((2, len(self.kept)), bool)
+        for box, mask in self._annotations.masks.items():
+            is_flat[box] = True
+            has_other_size[box] = tuple(mask["size"]) != tuple(self._limits[box, [3, 2]])
+        self._leave_outlines("mask-unusable", has_other_size)
         is_flat &= (counts == 0) & ~self._annotations.is_crowd
         boxes = np.flatnonzero(counts > 0)
         if not len(boxes):
@@ -122,11 +129,18 @@ class BoxRepair:
         is_flat[boxes] = _fan_areas(inside, starts, counts[boxes]) < LEAST_AREA_PX
         self._leave_outlines("outline-empty", is_flat)
         sides = np.tile(self.boxes_xyxy[boxes, 2:] - self.boxes_xyxy[boxes, :2], 2)
-        allowed = np.maximum(OUTLINE_TOLERANCE_PX, OUTLINE_TOLERANCE * sides)
+        allowed = np.maximum(self._tolerances_px()[boxes, None], OUTLINE_TOLERANCE * sides)
         far = np.zeros(len(self.kept), bool)
         far[boxes] = np.any(np.abs(extents - self.boxes_xyxy[boxes]) > allowed, axis=1)
         far &= ~is_flat
         self._leave_outlines("outline-mismatch", far, dict(zip(boxes.tolist(), extents, strict=True)))
+
+    def _tolerances_px(self) -> NDArray[np.float64]:
+        tolerances = np.full(len(self.kept), OUTLINE_TOLERANCE_PX)
+        for box in self._annotations.masks:
+            file, _, _ = self._annotations.place_of_box(box)
+            tolerances[box] = VOID_BAND_PX if file.lower().endswith(".xml") else OUTLINE_TOLERANCE_PX
+        return tolerances
 
     def _leave_outlines(
         self, kind: str, wrong: NDArray[np.bool_], extents: Mapping[int, Float32Array] | None = None
