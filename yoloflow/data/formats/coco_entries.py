@@ -242,7 +242,7 @@ def read_objects(
             note("class-not-a-number", "drop-box", f"category_id is {category!r}", image_number)
             continue
         drawn = entry.get("segmentation") if with_outlines else None
-        outline, fault = _segmentation(drawn, images.sizes_hw[image_number])
+        outline, fault = read_segmentation(drawn, images.sizes_hw[image_number])
         if fault:
             note("polygon-malformed", "keep", f"its segmentation {fault}", image_number)
         boxes.images.append(image_number)
@@ -269,7 +269,7 @@ def _what_is_wrong(entry: object, error: Exception) -> tuple[str, str]:
     return "box-not-a-number", f"bbox is {str(box)[:60]} ({error})"
 
 
-def _segmentation(value: object, size_hw: tuple[int, int]) -> tuple[Outline, str]:
+def read_segmentation(value: object, size_hw: tuple[int, int]) -> tuple[Outline, str]:
     """Returns an object's outline, and what is wrong with it."""
     if not value:
         return NO_OUTLINE, ""
