@@ -82,11 +82,14 @@ class Detections:
         boxes_xyxy: (N, 4) float32 corner boxes in pixels of the original image.
         scores: (N,) float32 in 0..1.
         classes: (N,) int64 class numbers, 0-based.
+        masks: of each box, at the original image's size, counts compressed; None where the network predicts
+            none.
     """
 
     boxes_xyxy: Float32Array
     scores: Float32Array
     classes: Int64Array
+    masks: list[RunLengthMask] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)

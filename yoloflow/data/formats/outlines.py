@@ -62,10 +62,17 @@ def read_mask(value: Mapping[str, object], size_hw: tuple[int, int]) -> RunLengt
     return mask
 
 
-def outline_of_mask(mask: RunLengthMask) -> Float32Array:
-    """Returns (K, 2) the outline through the border pixels' centres, parts joined and holes filled."""
+def outline_of_mask(mask: RunLengthMask, *, corners_only: bool = False) -> Float32Array:
+    """Returns (K, 2) the outline through the border pixels' centres, parts joined and holes filled.
+
+    Args:
+        mask: of an object.
+        corners_only: without the points within straight runs.
+    """
     pixels = pixels_of_mask(mask)
     contours, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if corners_only:
+        contours = [cv2.approxPolyDP(contour, 0, closed=True) for contour in contours]
     parts = [contour[:, 0].astype(np.float32) + 0.5 for contour in contours if len(contour) >= 3]
     return join_parts(sorted(parts, key=len, reverse=True)) if parts else NO_POLYGON
 
