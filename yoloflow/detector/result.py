@@ -37,7 +37,7 @@ class Detection:
     score: float
     box_xyxy: tuple[float, float, float, float]
     class_number: int
-    mask: RunLengthMask | None = field(default=None, hash=False)
+    mask: RunLengthMask | None = field(default=None, hash=False, repr=False)
 
     @property
     def mask_array(self) -> NDArray[np.bool_]:
