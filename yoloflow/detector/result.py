@@ -175,5 +175,5 @@ def counted(counts: Mapping[str, int]) -> str:
 
 def _no_masks() -> YoloflowError:
     return YoloflowError(
-        "mask_array: the network predicts boxes alone; masks come of a network that segments, such as yolov8n-seg"
+        "mask_array: the network predicts boxes alone; one that segments, such as yolov8n-seg, has masks"
     )

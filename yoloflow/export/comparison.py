@@ -30,9 +30,9 @@ class Comparison:
     """The outcome of a comparison.
 
     Attributes:
-        deviation: largest of onnxruntime from torch: of a score, of a box as a share of the input's longer side
-            (or of its own size where it is larger), of a mask coefficient or a prototype as a share of the
-            largest.
+        deviation: largest of onnxruntime from torch: of a score, of a box as a share of the input's longer
+            side (or of its own size where it is larger), of a mask coefficient or a prototype as a share of
+            the largest.
         num_images: real images among those compared.
         ap_torch: AP of torch on the real ones; None without any.
         ap_file: AP of the file on the same.
@@ -133,7 +133,7 @@ def _relative(found: Rows, expected: Rows) -> Rows:
 
 
 def _deviation_of_rows(pair: Pair, share_apart: float = 0.0) -> float:
-    """Returns the largest distance of (N, 6 + K) rows from the nearest other row; almost equal scores may swap.
+    """Returns the largest distance of (N, 6 + K) rows from the nearest other row; almost equal ones may swap.
 
     Rows that score like the last one are left out, for others may have come in their place; so is a share of
     those furthest apart.

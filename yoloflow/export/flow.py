@@ -32,8 +32,8 @@ AP_TOLERANCE = 0.01
 """Largest difference of the APs that is accepted."""
 
 _MASKS = (
-    "prototypes: float32 (B, {}, h, w), h and w a quarter of the input's; a pixel is in the mask of a row where "
-    "the sum of the prototypes, each times its coefficient in the row, is above 0, inside the row's box"
+    "prototypes: float32 (B, {}, h, w), a quarter of the input's height and width; the mask of a row is "
+    "where the sum of the prototypes, each times its coefficient in the row, is above 0, inside the row's box"
 )
 
 
@@ -212,8 +212,8 @@ def _describe(config: Config, network: Network, names: list[str], settings: Expo
         if kind.end_to_end and nms is not None:
             raise YoloflowError(f"nms: {config.network.model_name} needs no suppression; leave it out")
         rows = "K" if nms is None else str(nms.max_det)
-        width = 6 + kind.mask_channels
-        meaning = f"(B, {rows}, {width}): x1, y1, x2, y2 in input pixels, score, class{coefficients}"
+        columns = 6 + kind.mask_channels
+        meaning = f"(B, {rows}, {columns}): x1, y1, x2, y2 in input pixels, score, class{coefficients}"
         meaning += "; needs no suppression" + ("" if nms is None else "; rows with score 0 are empty")
     else:
         meaning += coefficients

@@ -61,9 +61,7 @@ def write_onnx(network: Network, info: ExportedInfo, path: Path) -> None:
             path,
             input_names=["images"],
             output_names=list(outputs),
-            dynamic_axes={
-                name: {0: "batch", **axes} for name, axes in {"images": sizes, **outputs}.items()
-            },
+            dynamic_axes={name: {0: "batch", **axes} for name, axes in {"images": sizes, **outputs}.items()},
             opset_version=info.opset,
             dynamo=False,
         )

@@ -88,9 +88,11 @@ class PredictionFormat(ABC):
         file_name: of the file or folder; nothing of this name is there before, and it is never overwritten.
         path: the same in the folder of the predictions, for the user.
         naming: names and ids of classes and images.
+        needs_masks: boxes alone make nothing of it.
     """
 
     file_name: ClassVar[str]
+    needs_masks: ClassVar[bool] = False
 
     def __init__(self, folder: Path, naming: Naming) -> None:
         """Opens the files; the folder exists."""
@@ -261,7 +263,9 @@ class CropsFormat(PredictionFormat):
         path = folder / f"{self.file_name}.csv"
         self._list = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         self._rows = csv.writer(self._list)
-        self._rows.writerow((self.file_name.removesuffix("s"), "file", "frame", "class", "score", "x1", "y1", "x2", "y2"))
+        self._rows.writerow(
+            (self.file_name.removesuffix("s"), "file", "frame", "class", "score", "x1", "y1", "x2", "y2")
+        )
 
     def write(self, image: PredictedImage) -> None:
         """Adds the objects of an image."""
@@ -289,18 +293,17 @@ class CropsFormat(PredictionFormat):
 
 
 class CutoutsFormat(CropsFormat):
-    """`cutouts/<class>/<stem>-<k>.png`, as crops, but transparent where the object's mask is not.
-
-    An object of a network without masks is a rectangle, nowhere transparent.
-    """
+    """`cutouts/<class>/<stem>-<k>.png`, as crops, but transparent where the object's mask is not."""
 
     file_name = "cutouts"
     needs_masks = True
 
     def cut(self, image_bgr: Uint8Array, box_xyxy: Sequence[float], mask: RunLengthMask | None) -> Uint8Array:
-        """Returns the pixels of an object with their alpha, (h, w, 4) BGRA."""
-        pixels = np.ones(image_bgr.shape[:2], np.uint8) if mask is None else pixels_of_mask(mask)
-        return cut_out(np.dstack((image_bgr, pixels * 255)), box_xyxy)
+        """Returns the pixels of an object, with their alpha as (h, w, 4) BGRA where there is a mask."""
+        if mask is None:
+            return cut_out(image_bgr, box_xyxy)
+        alpha = cut_out(pixels_of_mask(mask)[..., None], box_xyxy) * np.uint8(255)
+        return np.concatenate((cut_out(image_bgr, box_xyxy), alpha), 2)
 
     def suffix(self, crop: Uint8Array) -> str:
         """Returns that of a format with transparency."""
