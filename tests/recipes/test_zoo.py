@@ -28,7 +28,9 @@ CLASSES = 80
 # Recipe -> parameters in training, after `fuse()`, and the published figure in millions.
 PARAMETERS: dict[str, tuple[int, int, float | None]] = {
     "yolov3": (61_949_149, 61_922_845, 61.9),
+    "yolov3-darknet": (61_949_149, 61_922_845, 61.9),
     "yolov4": (64_625_245, 64_592_093, 64.4),
+    "yolov4-darknet": (64_363_101, 64_329_949, 64.4),
     "yolov4-silu": (64_625_245, 64_592_093, None),
     "yolov5n": (1_872_157, 1_867_405, 1.9),
     "yolov5s": (7_235_389, 7_225_885, 7.2),

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 
 from yoloflow.data.formats.outlines import outline_of_mask, pixels_of_mask
@@ -348,14 +347,13 @@ def _columns(found: Detections) -> list[tuple[list[float], float, int, RunLength
 
 
 def _outline(mask: RunLengthMask, box_xyxy: Sequence[float]) -> list[float]:
-    """Returns x1 y1 x2 y2 ... of the polygon that is filled as the mask is, holes filled too.
+    """Returns x1 y1 x2 y2 ... of the polygon along the edges of the mask's pixels.
 
-    Parts of a mask are joined to one polygon, by a line there and back; those of one or two pixels are left
-    out. A mask that is one pixel wide is the rectangle of its pixels, an empty one that of its box.
+    Parts and holes are joined to one polygon, by lines there and back; it is inside where it is gone round an
+    odd number of times. An empty mask has the rectangle of its box.
     """
-    points = outline_of_mask(mask, corners_only=True)
-    if len(points) and cv2.contourArea(points):
+    points = outline_of_mask(mask)
+    if len(points):
         return [float(value) for value in points.ravel()]
-    x, y, width, height = cv2.boundingRect(pixels_of_mask(mask))
-    x1, y1, x2, y2 = (x, y, x + width, y + height) if width else box_xyxy
+    x1, y1, x2, y2 = box_xyxy
     return [x1, y1, x2, y1, x2, y2, x1, y2]
