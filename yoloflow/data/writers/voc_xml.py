@@ -6,15 +6,13 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from yoloflow.data.formats.outlines import facing_alike, pixels_of_mask
+from yoloflow.data.formats.outlines import pixels_of_mask
 from yoloflow.data.formats.voc_masks import VOID, colour_map
-from yoloflow.data.transforms.fill import fill_outlines
-from yoloflow.data.transforms.geometry import move_polygons
+from yoloflow.data.object_masks import masks_of_image
 from yoloflow.data.writers.target import Target
-from yoloflow.structures import DatasetIndex, Uint8Array
+from yoloflow.structures import Uint8Array
 
 
 def places(folder: Path, split: str) -> tuple[Path, Path]:
@@ -55,14 +53,15 @@ def _write_masks(target: Target, image: int, name: str) -> None:
     """Write the PNG files of an image whose objects have outlines, the smaller objects on top."""
     index = target.index
     first, last = index.box_offsets[image : image + 2].tolist()
-    size_hw = (int(index.sizes_hw[image, 0]), int(index.sizes_hw[image, 1]))
-    masks = {box: _pixels(index, box, size_hw) for box in range(first, last) if _has_mask(index, box)}
+    known = masks_of_image(index, image) or []
+    masks = {first + row: pixels_of_mask(mask).astype(np.bool_) for row, mask in enumerate(known)}
+    masks = {box: pixels for box, pixels in masks.items() if pixels.any()}
     if not target.with_outlines or first + VOID <= last or len(index.names) >= VOID:
         target.lost["outlines or masks left out"] += len(masks)
         return
     if not masks:
         return
-    numbers, classes = np.zeros((2, *size_hw), np.uint8)
+    numbers, classes = np.zeros((2, *index.sizes_hw[image]), np.uint8)
     areas = {box: int(pixels.sum()) for box, pixels in masks.items()}
     for box in sorted(masks, key=lambda box: -areas[box]):
         numbers[masks[box]] = box - first + 1
@@ -81,19 +80,3 @@ def _save_png(path: Path, numbers: Uint8Array) -> None:
     picture = Image.fromarray(numbers)
     picture.putpalette(colour_map().ravel().tolist())
     picture.save(path)
-
-
-def _has_mask(index: DatasetIndex, box: int) -> bool:
-    return bool(index.polygon_offsets[box] < index.polygon_offsets[box + 1]) or box in index.masks
-
-
-def _pixels(index: DatasetIndex, box: int, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Returns the (H, W) pixels of an object."""
-    if box in index.masks:
-        return pixels_of_mask(index.masks[box]).astype(np.bool_)
-    points = index.polygon_points[index.polygon_offsets[box] : index.polygon_offsets[box + 1]]
-    outline = facing_alike(points, index.polygon_parts.get(box, []))
-    pixels = np.zeros(size_hw, np.bool_)
-    for one in fill_outlines(move_polygons([outline], np.eye(3), size_hw)):
-        pixels[one.window] = one.pixels
-    return pixels
