@@ -76,9 +76,9 @@ def test_the_masks_of_a_batch_are_drawn(overlap: bool) -> None:
     without = draw_batch_images(replace(batch, masks=None), ["a", "b", "c", "d"])
     for number, (one, other) in enumerate(zip(with_masks, without, strict=True)):
         masks = batch.masks[number].numpy()
-        covered = masks > 0 if overlap else masks.any(0)
+        covered = np.asarray(masks > 0 if overlap else masks.any(0), np.uint8)
         changed = (one != other).any(2)
-        inside = cv2.resize(cv2.erode(covered.astype(np.uint8), np.ones((3, 3))), one.shape[1::-1])
+        inside = cv2.resize(cv2.erode(covered, np.ones((3, 3))), one.shape[1::-1])
         assert changed[inside > 0].mean() > 0.9
-        outside = cv2.resize(cv2.dilate(covered.astype(np.uint8), np.ones((3, 3))), one.shape[1::-1])
+        outside = cv2.resize(cv2.dilate(covered, np.ones((3, 3))), one.shape[1::-1])
         assert not changed[outside == 0].any()

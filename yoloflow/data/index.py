@@ -233,10 +233,9 @@ def _build(
     points, polygon_offsets = rows_of_ragged(annotations.polygon_offsets, boxes)
     counts, has_outline = np.diff(polygon_offsets), ~repair.without_outline[boxes]
     points = points[np.repeat(has_outline, counts)]
-    polygon_parts, masks = (
-        {box: value for box, value in of_box.items() if not repair.without_outline[box]}
-        for of_box in (annotations.polygon_parts, annotations.masks)
-    )
+    left_out = repair.without_outline
+    polygon_parts = {box: sizes for box, sizes in annotations.polygon_parts.items() if not left_out[box]}
+    masks = {box: mask for box, mask in annotations.masks.items() if not left_out[box]}
     corners = repair.boxes_xyxy[boxes]
     own_areas = (corners[:, 2:] - corners[:, :2]).prod(1)
     areas = annotations.areas[boxes]

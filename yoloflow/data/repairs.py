@@ -152,7 +152,9 @@ class BoxRepair:
         else:
             self.without_outline[chosen] = True
             self._note(kind, "keep", chosen)
-        for number, box in enumerate(chosen.tolist() if extents else (), first):
+        for number, box in enumerate(chosen.tolist(), first):
+            if extents is None:
+                break
             ends = ", ".join(f"{end:g}" for end in extents[box])
             detail = f"{self.problems[number].detail}, its outline's {ends} px"
             self.problems[number] = replace(self.problems[number], detail=detail)

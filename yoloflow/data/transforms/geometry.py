@@ -55,7 +55,8 @@ def move_polygons(
     if not any(lengths):
         return polygons
     points = np.concatenate(polygons)
-    if (behind := _is_behind(points, matrix)).any():
+    behind = _is_behind(points, matrix)
+    if behind.any():
         polygons = [
             _before_camera(polygon, matrix) if is_behind.any() else polygon
             for polygon, is_behind in zip(polygons, _split(behind, lengths), strict=True)
