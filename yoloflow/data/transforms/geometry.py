@@ -68,7 +68,7 @@ def move_polygons(
         return moved
     limits, extents = np.array(size_hw[::-1], np.float32), _extents(points, lengths)
     crosses = (extents[:, :2] < 0).any(1) | (extents[:, 2:] > limits).any(1)
-    is_gone = (extents[:, 2:] < 0).any(1) | (extents[:, :2] > limits).any(1)
+    is_gone = np.asarray((extents[:, 2:] < 0).any(1) | (extents[:, :2] > limits).any(1))
     for row in np.flatnonzero(crosses).tolist():
         moved[row] = moved[row][:0] if is_gone[row] else clip_polygon(moved[row], size_hw)
     return moved
