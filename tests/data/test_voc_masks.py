@@ -165,6 +165,14 @@ def test_png_alone_are_objects_with_the_extents_of_their_pixels(tmp_path: Path, 
     assert problems_report(index)["images"]["listed"] == 2
 
 
+@pytest.mark.parametrize("folder", ["JPEGImages", "SegmentationObject"])
+def test_the_folder_of_the_images_or_of_the_masks_means_the_set(tmp_path: Path, folder: str) -> None:
+    whole = read_index(str(png_set(tmp_path)), nc=2)
+    index = read_index(str(tmp_path / folder), nc=2)
+    assert index.fingerprint() == whole.fingerprint()
+    assert index.masks == whole.masks
+
+
 def test_a_label_map_names_the_classes(tmp_path: Path) -> None:
     index = read_index(str(png_set(tmp_path, label_map=True, mode="RGB")))
     assert index.names == ["cat", "dog"]

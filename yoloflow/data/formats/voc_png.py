@@ -40,11 +40,12 @@ _LABEL_MAP = "labelmap.txt"
 def recognises(source: str) -> bool:
     """Returns whether the source is a folder with masks and no other labels, or a list of masks."""
     if os.path.isdir(source):
-        content = Content.of(source)
+        folder = _set_folder(source)
+        content = Content.of(folder or source)
         has_others = content.xmls or any(
             os.path.isfile(path) for image in content.images for path in label_paths(image)
         )
-        return bool(folders_named(source, [OBJECTS, CLASSES])) and not has_others
+        return folder is not None and not has_others
     is_list = source.lower().endswith(".txt") and os.path.isfile(source)
     return is_list and any(os.path.isfile(path) for path, _ in _listed(source)[1])
 
@@ -60,7 +61,8 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
         YoloflowError: there are no numbers of objects.
     """
     if os.path.isdir(source):
-        root, rows = os.path.abspath(source), [(path, 0) for path in _pngs(source)]
+        root = _set_folder(source) or source
+        rows = [(path, 0) for path in _pngs(root)]
     else:
         root, rows = _listed(source)
     if not rows:
@@ -76,7 +78,7 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     if annotations.categories is None:
         annotations.class_ids -= 1
     if os.path.isdir(source):
-        annotations.problems += _unused_images(source, paths)
+        annotations.problems += _unused_images(root, paths)
     below = {os.path.dirname(path) for file in files for path in (file.path, file.class_path) if path}
     classes = [file.class_path for file in files if file.class_path]
     annotations.consulted = [source, root, *finder.folders, *sorted(below), *classes]
@@ -99,6 +101,14 @@ class _Png:
     objects: list[tuple[ObjectMask, int]] = field(default_factory=list)
     fault: str = ""
     size_hw: tuple[int, int] = (0, 0)
+
+
+def _set_folder(source: str) -> str | None:
+    """Returns the folder that has the folders of masks: the source, or the one above that of its images."""
+    whole = os.path.abspath(source)
+    above, name = os.path.split(whole)
+    places = [whole, above] if name.lower() in (*IMAGE_FOLDERS, OBJECTS) else [whole]
+    return next((place for place in places if folders_named(place, [OBJECTS, CLASSES])), None)
 
 
 def _pngs(folder: str) -> list[str]:
