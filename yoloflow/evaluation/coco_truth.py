@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.formats.coco_entries import (
+    MALFORMED,
     ImageEntries,
     Key,
     checked,
@@ -24,8 +25,11 @@ from yoloflow.data.formats.coco_entries import (
     read_categories,
     read_image_entries,
     read_objects,
+    read_segmentation,
+    whole,
 )
 from yoloflow.data.formats.image_search import parts_of
+from yoloflow.data.formats.outlines import as_written, segmentation_of
 from yoloflow.data.problems import account
 from yoloflow.structures import Int64Array, Problem, YoloflowError
 
@@ -51,6 +55,8 @@ class GroundTruth:
         source: the file, or words for it, as error messages name it.
         id_of_key: id of each image by the file's own id; None where they are the same.
         problems: entries that are not used, or not as they stand.
+        num_filled: objects that fill their box in `coco`, for they have neither outline nor mask; None where
+            `coco` has boxes alone.
     """
 
     coco: hotcoco.COCO
@@ -61,6 +67,7 @@ class GroundTruth:
     source: str
     id_of_key: Mapping[Key, int] | None = None
     problems: Sequence[Problem] = ()
+    num_filled: int | None = None
 
     def account(self) -> dict[str, Any]:
         """Returns what was used and what was left out, as `problems_report` has it of a data set."""
@@ -75,38 +82,72 @@ class GroundTruth:
         )
 
 
-def read_ground_truth(source: GroundTruth | Mapping[str, Any] | str | Path) -> GroundTruth:
+def read_ground_truth(
+    source: GroundTruth | Mapping[str, Any] | str | Path, *, with_masks: bool = False
+) -> GroundTruth:
     """Reads ground truth in COCO's layout as training does, but for the repairs of boxes.
 
     Ids may be texts, entries of one `file_name` are joined, and an annotation that cannot be used, or whose
     image or category is not listed, is left out and named in `problems`. A missing `area` becomes width times
-    height and a missing `iscrowd` 0; segmentations are not read. An object may have id 0 (pycocotools counts
+    height and a missing `iscrowd` 0. An object may have id 0 (pycocotools counts
     such an object as missed, because 0 means "no match" there).
 
     Args:
         source: the json file or its content; what is read already stays as it is.
+        with_masks: read segmentations too; an object without one, or with a malformed one, fills its box.
 
     Raises:
-        YoloflowError: the file cannot be read, or one id is given to two images or categories; the message
-            names both.
+        YoloflowError: the file cannot be read, one id is given to two images or categories (the message
+            names both), or an image whose masks are read has no size.
     """
     if isinstance(source, GroundTruth):
+        if with_masks and source.num_filled is None:
+            raise YoloflowError(f"{source.source}: was read without masks")
         return source
     if isinstance(source, Mapping):
         name, content = "ground truth", checked(source, "ground truth")
     else:
-        name, content = str(source), load(source, with_outlines=False)
+        name, content = str(source), load(source, with_outlines=with_masks)
     images, categories, annotations = (content[key] for key in ("images", "categories", "annotations"))
     if _are_plain(images) and _are_plain(categories):
         names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
         rows = _annotation_table(annotations, frozenset(entry["id"] for entry in images), names.keys())
         if rows is not None:
-            return ground_truth_from_rows(rows, images, names, name, _annotation_ids(annotations))
-    return _read_leniently(name, images, categories, annotations)
+            ids = _annotation_ids(annotations)
+            found, problems = _segmentations(name, images, annotations) if with_masks else (None, [])
+            truth = ground_truth_from_rows(rows, images, names, name, ids, found)
+            return replace(truth, problems=tuple(problems))
+    return _read_leniently(name, images, categories, annotations, with_masks)
+
+
+def _segmentations(
+    name: str, images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]
+) -> tuple[list[Any], list[Problem]]:
+    """Returns the segmentation of each annotation, None where it has none or a malformed one."""
+    sizes_hw = {image["id"]: stated_size(image) for image in images}
+    found, problems = [], []
+    for position, entry in enumerate(annotations):
+        value = entry.get("segmentation") or None
+        if read_segmentation(value, sizes_hw[entry["image_id"]]) is None:
+            detail = f"annotations[{position}]: {MALFORMED}"
+            problems.append(Problem(name, None, "polygon-malformed", "keep", detail))
+            value = None
+        found.append(value)
+    return found, problems
+
+
+def stated_size(image: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns the height and width that an entry states, 0 for what it does not state."""
+    height, width = whole(image.get("height")), whole(image.get("width"))
+    return max(height or 0, 0), max(width or 0, 0)
 
 
 def _read_leniently(
-    name: str, images: Sequence[Any], categories: Sequence[Any], annotations: Sequence[Any]
+    name: str,
+    images: Sequence[Any],
+    categories: Sequence[Any],
+    annotations: Sequence[Any],
+    with_masks: bool,
 ) -> GroundTruth:
     """Reads entries of which some are not as COCO has them."""
     names = read_categories(name, [_with_a_name(entry) for entry in categories])
@@ -126,7 +167,7 @@ def _read_leniently(
         if entries.keys[number_of_key[key]] != key:
             problems.append(Problem(name, None, "duplicate-image", "drop-image", f"{file} is listed already"))
     entries.number_of_key = number_of_key
-    objects = read_objects(name, annotations, entries, with_outlines=False)
+    objects = read_objects(name, annotations, entries, with_outlines=with_masks)
     ids = entries.numbers(name)
     if not all(0 <= number < MAX_ID for number in ids):
         ids = list(range(1, len(ids) + 1))
@@ -149,8 +190,21 @@ def _read_leniently(
             kind, what = "class-out-of-range", f"category_id {objects.categories[row]} is not listed"
         problems.append(Problem(name, None, kind, "drop-box", f"annotation {objects.numbers[row]}: {what}"))
     used = sorted({*number_of_key.values()})
-    listed = [{"file_name": entries.names[number], "id": ids[number]} for number in used]
-    truth = ground_truth_from_rows(rows[is_finite & is_listed], listed, names, name)
+    sizes = entries.sizes_hw
+    listed = [
+        {"file_name": entries.names[k], "id": ids[k], "height": sizes[k][0], "width": sizes[k][1]}
+        for k in used
+    ]
+    is_used = is_finite & is_listed
+    outlines = [
+        segmentation_of(
+            objects.masks.get(row), as_written(objects.polygons[row]), objects.polygon_parts.get(row, ())
+        )
+        for row in np.flatnonzero(is_used).tolist()
+    ]
+    truth = ground_truth_from_rows(
+        rows[is_used], listed, names, name, outlines=outlines if with_masks else None
+    )
     is_plain = all(
         type(entry["id"]) is int for entry in images if isinstance(entry, Mapping) and "id" in entry
     )
@@ -208,6 +262,7 @@ def ground_truth_from_rows(
     category_names: Mapping[int, str],
     source: str,
     annotation_ids: Int64Array | None = None,
+    outlines: Sequence[Any] | None = None,
 ) -> GroundTruth:
     """Returns ground truth of objects known to be valid.
 
@@ -217,12 +272,24 @@ def ground_truth_from_rows(
         category_names: name of each category id.
         source: words for it in error messages.
         annotation_ids: (M,), of the objects; None numbers them from 1.
+        outlines: segmentation of each object as COCO has it, None for one that fills its box; none at all
+            for ground truth of boxes alone.
+
+    Raises:
+        YoloflowError: an image has outlines, but states no size.
     """
     image_ids = [int(image["id"]) for image in images]
     if annotation_ids is None:
         annotation_ids = np.arange(1, len(rows) + 1)
+    entries, filled = [{"id": image_id} for image_id in image_ids], None
+    if outlines is not None:
+        filled = [position for position, outline in enumerate(outlines) if outline is None]
+        outlines = list(outlines)
+        for position, corners in zip(filled, _corners(rows[filled, 2:6]), strict=True):
+            outlines[position] = [corners]
+        entries = _with_sizes(images, rows, outlines, source)
     coco = hotcoco.COCO.from_arrays(
-        [{"id": image_id} for image_id in image_ids],
+        entries,
         [{"id": category_id, "name": str(category_id)} for category_id in category_names],
         rows[:, 0].astype(np.int64),
         rows[:, 1].astype(np.int64),
@@ -230,6 +297,7 @@ def ground_truth_from_rows(
         ids=annotation_ids,
         area=np.ascontiguousarray(rows[:, 6]),
         iscrowd=rows[:, 7] > 0,
+        segmentation=outlines,
     )
     return GroundTruth(
         coco=coco,
@@ -238,7 +306,33 @@ def ground_truth_from_rows(
         category_names=dict(sorted(category_names.items())),
         annotations=rows,
         source=source,
+        num_filled=None if filled is None else len(filled),
     )
+
+
+def _corners(boxes_xywh: Float64Array) -> list[list[float]]:
+    """Returns the outline of each box, as pycocotools makes it of a detection without a mask."""
+    x, y, w, h = boxes_xywh.T
+    corners: list[list[float]] = np.stack((x, y, x, y + h, x + w, y + h, x + w, y), 1).tolist()
+    return corners
+
+
+def _with_sizes(
+    images: Sequence[Mapping[str, Any]], rows: Float64Array, outlines: Sequence[Any], source: str
+) -> list[dict[str, Any]]:
+    """Returns the entries of the images with the sizes that hotcoco fills outlines in."""
+    is_drawn = [isinstance(outline, list) for outline in outlines]
+    need_size = set(rows[is_drawn, 0].tolist())
+    entries = []
+    for image in images:
+        number, (height, width) = int(image["id"]), stated_size(image)
+        if not (height and width) and number in need_size:
+            raise YoloflowError(
+                f"{source}: image {image.get('file_name', number)} (id {number}) states no height and width, "
+                "in which its masks could be drawn; add both to its entry"
+            )
+        entries.append({"id": number, "height": height, "width": width})
+    return entries
 
 
 def _annotation_table(
