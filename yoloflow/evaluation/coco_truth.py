@@ -310,6 +310,14 @@ def ground_truth_from_rows(
     )
 
 
+def describe_filled(truth: GroundTruth) -> str:
+    """Returns a sentence on the objects that fill their box for want of an outline."""
+    return (
+        f"masks: {truth.num_filled} of {len(truth.annotations)} objects have neither outline nor mask and "
+        "count as filling their box"
+    )
+
+
 def _corners(boxes_xywh: Float64Array) -> list[list[float]]:
     """Returns the outline of each box, as pycocotools makes it of a detection without a mask."""
     x, y, w, h = boxes_xywh.T
