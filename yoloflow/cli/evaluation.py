@@ -194,8 +194,8 @@ def _show_result(result: CocoResult, masks: CocoResult | None, remarks: list[str
 
     results = {"all classes": result} if masks is None else {"boxes": result, "masks": masks}
     figures = _table(f"{result.num_images} images", *results)
-    for name, values in zip(STAT_NAMES, zip(*(one.stats for one in results.values())), strict=True):
-        figures.add_row(name, *map(_figure, values))
+    for k, name in enumerate(STAT_NAMES):
+        figures.add_row(name, *(_figure(one.stats[k]) for one in results.values()))
     console = _console()
     console.print(figures)
     for title, one in results.items():

@@ -8,6 +8,8 @@ suspicious is read again here, entry by entry, to find and name the fault.
 from __future__ import annotations
 
 import math
+import mmap
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -26,6 +28,9 @@ from yoloflow.structures import YoloflowError
 RESULT_COLUMNS = ("image_id", "x", "y", "w", "h", "score", "category_id")
 
 _READ_BYTES = 1 << 20
+
+_MASK = re.compile(rb'"segmentation"\s*:(?!\s*(null|\[\s*\]|\{\s*\}))')
+_SCORE = re.compile(rb'"score"\s*:')
 
 
 def read_detections(
@@ -64,16 +69,16 @@ def read_detection_rows(
 
 
 def count_masks(path: Path) -> tuple[int, int]:
-    """Returns how many detections of a file have a mask, and how many there are; no check of what they are.
+    """Returns how many detections of a file have a mask, and how many there are.
 
-    Raises:
-        YoloflowError: it cannot be read.
+    That is quick and checks nothing: of a file that `read_detections` refuses any numbers may come.
     """
     try:
-        num_masks, num_scores = _count_in_file(path, (b'"segmentation"', b'"score"'))
-    except OSError as error:
-        raise YoloflowError(f"{path}: cannot be read ({error.strerror})") from error
-    return num_masks, num_scores
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            masks, scores = (sum(1 for _ in re.finditer(key, content)) for key in (_MASK, _SCORE))
+    except (OSError, ValueError):  # a file without content cannot be mapped
+        return 0, 0
+    return masks, scores
 
 
 class _Read(NamedTuple):
