@@ -10,7 +10,9 @@ from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from yoloflow.data.formats.outlines import pixels_of_mask
 from yoloflow.evaluation.coco import CocoResult
+from yoloflow.structures import RunLengthMask
 
 EDGES = (31.0, 32.0, 33.0, 95.0, 96.0, 97.0)
 
@@ -166,7 +168,7 @@ def _rle(parts: list[list[float]], side: int = 250) -> dict[str, Any]:
 
 
 def _run_lengths(mask: dict[str, Any]) -> list[int]:
-    pixels = run_lengths.decode([mask])[..., 0].T.ravel()
+    pixels = pixels_of_mask(RunLengthMask(size=mask["size"], counts=mask["counts"])).T.ravel()
     borders = np.flatnonzero(np.diff(pixels, prepend=0))
     counts: list[int] = np.diff(np.concatenate(([0], borders, [len(pixels)]))).tolist()
     return counts

@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 
 from yoloflow.data.writers.coco_json import segmentations
-from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, ground_truth_from_rows
+from yoloflow.evaluation.coco_truth import (
+    TRUTH_DECIMALS,
+    Float64Array,
+    GroundTruth,
+    ground_truth_from_rows,
+)
 from yoloflow.structures import DatasetIndex, Detections, Int64Array, RunLengthMask
 
 BOX_DECIMALS = 3
 SCORE_DECIMALS = 5
-TRUTH_DECIMALS = 9
 
 
 def ground_truth_of(index: DatasetIndex, *, with_masks: bool = False) -> GroundTruth:
@@ -74,11 +78,17 @@ def result_masks(detections: Mapping[int, Detections]) -> list[RunLengthMask] | 
     return None if None in found else [mask for masks in found for mask in masks or ()]
 
 
-def result_rows(results: Float64Array, masks: Sequence[RunLengthMask] | None = None) -> list[dict[str, Any]]:
-    """Returns the rows of `result_array`, with their masks, as a COCO results file has them."""
+def result_rows(
+    results: Float64Array, index: DatasetIndex, masks: Sequence[RunLengthMask] | None = None
+) -> list[dict[str, Any]]:
+    """Returns the rows of `result_array`, and their masks, as a COCO results file has them.
+
+    The ids are those of the data set's json.
+    """
     ids: Int64Array = results[:, [0, 6]].astype(np.int64)
+    given = {int(index.image_ids[position]): own for position, own in index.given_ids.items()}
     rows: list[dict[str, Any]] = [
-        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        {"image_id": given.get(image_id, image_id), "category_id": category_id, "bbox": box, "score": score}
         for (image_id, category_id), box, score in zip(
             ids.tolist(), results[:, 1:5].tolist(), results[:, 5].tolist(), strict=True
         )

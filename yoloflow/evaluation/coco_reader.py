@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -18,9 +19,11 @@ import hotcoco
 import numpy as np
 from hotcoco import mask as run_lengths
 
+from yoloflow.data.decoder_messages import collected_standard_error
 from yoloflow.data.formats.coco_entries import MALFORMED, Key, key_of, read_segmentation
 from yoloflow.data.formats.outlines import rle_of
-from yoloflow.evaluation.coco_truth import MAX_ID, Float64Array, GroundTruth, stated_size, table_of
+from yoloflow.evaluation.coco_outlines import stated_size
+from yoloflow.evaluation.coco_truth import MAX_ID, Float64Array, GroundTruth, table_of
 from yoloflow.files import read_json
 from yoloflow.structures import YoloflowError
 
@@ -159,9 +162,12 @@ def _read_detections_fast(path: Path, truth: GroundTruth) -> hotcoco.COCO | None
             if not file.read(_READ_BYTES).lstrip().startswith(b"["):
                 return None
         num_boxes, num_scores, num_nulls = _count_in_file(path, (b'"bbox"', b'"score"', b"null"))
-        found = truth.coco.load_res(str(path))
+        # It says that something is suspicious, which is named below.
+        with collected_standard_error() as printed:
+            found = truth.coco.load_res(str(path))
     except (OSError, ValueError):
         return None
+    sys.stderr.writelines(f"{line}\n" for line in printed if not line.startswith("hotcoco:"))
     num_rows = len(found.get_ann_ids())
     is_whole = num_rows > 0 and num_boxes == num_scores == num_rows and num_nulls == 0
     return found if is_whole and not found.load_warnings else None

@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
+from yoloflow.data.formats.annotations import Annotations
 from yoloflow.data.formats.coco_entries import (
-    MALFORMED,
     ImageEntries,
     Key,
     checked,
@@ -25,12 +25,14 @@ from yoloflow.data.formats.coco_entries import (
     read_categories,
     read_image_entries,
     read_objects,
-    read_segmentation,
     whole,
 )
+from yoloflow.data.formats.coco_json import flatten
 from yoloflow.data.formats.image_search import parts_of
 from yoloflow.data.formats.outlines import as_written, segmentation_of
-from yoloflow.data.problems import account
+from yoloflow.data.problems import Policy, account
+from yoloflow.data.repairs import EDGE_TOLERANCE_PX, BoxRepair
+from yoloflow.evaluation.coco_outlines import box_outlines, read_outlines, with_sizes
 from yoloflow.structures import Int64Array, Problem, YoloflowError
 
 Float64Array = NDArray[np.float64]
@@ -38,6 +40,7 @@ Float64Array = NDArray[np.float64]
 ANNOTATION_COLUMNS = ("image_id", "category_id", "x", "y", "w", "h", "area", "iscrowd")
 MAX_ID = 2**53
 """Ids are less than that: they travel as float64."""
+TRUTH_DECIMALS = 9
 
 _LARGEST_AREA = 1e18
 
@@ -85,12 +88,13 @@ class GroundTruth:
 def read_ground_truth(
     source: GroundTruth | Mapping[str, Any] | str | Path, *, with_masks: bool = False
 ) -> GroundTruth:
-    """Reads ground truth in COCO's layout as training does, but for the repairs of boxes.
+    """Reads ground truth in COCO's layout as training does, with the same repairs.
 
     Ids may be texts, entries of one `file_name` are joined, and an annotation that cannot be used, or whose
-    image or category is not listed, is left out and named in `problems`. A missing `area` becomes width times
-    height and a missing `iscrowd` 0. An object may have id 0 (pycocotools counts
-    such an object as missed, because 0 means "no match" there).
+    image or category is not listed, is left out and named in `problems`. So is an object that is listed twice
+    or has no area; a box that passes the edge of its image is clipped, where the file states the size. A
+    missing `area` becomes width times height and a missing `iscrowd` 0. An object may have id 0 (pycocotools
+    counts such an object as missed, because 0 means "no match" there).
 
     Args:
         source: the json file or its content; what is read already stays as it is.
@@ -112,34 +116,12 @@ def read_ground_truth(
     if _are_plain(images) and _are_plain(categories):
         names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
         rows = _annotation_table(annotations, frozenset(entry["id"] for entry in images), names.keys())
-        if rows is not None:
+        if rows is not None and not _need_repair(rows, images):
             ids = _annotation_ids(annotations)
-            found, problems = _segmentations(name, images, annotations) if with_masks else (None, [])
+            found, problems = read_outlines(name, images, annotations) if with_masks else (None, [])
             truth = ground_truth_from_rows(rows, images, names, name, ids, found)
             return replace(truth, problems=tuple(problems))
     return _read_leniently(name, images, categories, annotations, with_masks)
-
-
-def _segmentations(
-    name: str, images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]
-) -> tuple[list[Any], list[Problem]]:
-    """Returns the segmentation of each annotation, None where it has none or a malformed one."""
-    sizes_hw = {image["id"]: stated_size(image) for image in images}
-    found, problems = [], []
-    for position, entry in enumerate(annotations):
-        value = entry.get("segmentation") or None
-        if read_segmentation(value, sizes_hw[entry["image_id"]]) is None:
-            detail = f"annotations[{position}]: {MALFORMED}"
-            problems.append(Problem(name, None, "polygon-malformed", "keep", detail))
-            value = None
-        found.append(value)
-    return found, problems
-
-
-def stated_size(image: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns the height and width that an entry states, 0 for what it does not state."""
-    height, width = whole(image.get("height")), whole(image.get("width"))
-    return max(height or 0, 0), max(width or 0, 0)
 
 
 def _read_leniently(
@@ -168,52 +150,98 @@ def _read_leniently(
             problems.append(Problem(name, None, "duplicate-image", "drop-image", f"{file} is listed already"))
     entries.number_of_key = number_of_key
     objects = read_objects(name, annotations, entries, with_outlines=with_masks)
-    ids = entries.numbers(name)
-    if not all(0 <= number < MAX_ID for number in ids):
-        ids = list(range(1, len(ids) + 1))
-    boxes = np.array(objects.boxes_xywh, np.float64).reshape(-1, 4)
-    areas = np.array(objects.areas, np.float64)
-    rows = np.column_stack(
-        (
-            np.array(ids, np.float64)[np.array(objects.images, np.int64)],
-            np.array(objects.categories, np.float64),
-            boxes,
-            np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
-            objects.is_crowd,
-        )
-    ).reshape(-1, 8)
-    is_finite: NDArray[np.bool_] = np.all(np.isfinite(boxes), axis=1)
-    is_listed: NDArray[np.bool_] = np.isin(np.array(objects.categories, np.int64), list(names))
-    for row in np.flatnonzero(~(is_finite & is_listed)).tolist():
-        kind, what = "box-nan", f"bbox is {boxes[row].tolist()}"
-        if is_finite[row]:
-            kind, what = "class-out-of-range", f"category_id {objects.categories[row]} is not listed"
-        problems.append(Problem(name, None, kind, "drop-box", f"annotation {objects.numbers[row]}: {what}"))
-    used = sorted({*number_of_key.values()})
-    sizes = entries.sizes_hw
-    listed = [
-        {"file_name": entries.names[k], "id": ids[k], "height": sizes[k][0], "width": sizes[k][1]}
-        for k in used
-    ]
-    is_used = is_finite & is_listed
-    outlines = [
-        segmentation_of(
-            objects.masks.get(row), as_written(objects.polygons[row]), objects.polygon_parts.get(row, ())
-        )
-        for row in np.flatnonzero(is_used).tolist()
-    ]
+    found = flatten(name, entries, objects, names)
+    problems += found.problems
+    ids = found.image_ids
+    if not ((ids >= 0) & (ids < MAX_ID)).all():
+        ids = np.arange(1, len(ids) + 1)
+    is_listed: NDArray[np.bool_] = np.isin(found.class_ids, list(names))
+    for row in np.flatnonzero(~is_listed).tolist():
+        what = f"annotation {found.box_numbers[row]}: category_id {found.class_ids[row]} is not listed"
+        problems.append(Problem(name, None, "class-out-of-range", "drop-box", what))
+    repaired = _repaired(found, ids, is_listed)
+    used, numbers = sorted({*number_of_key.values()}), repaired.numbers
+    listed = [_listed(entries, number, int(ids[number])) for number in used]
+    is_each_once = len(np.unique(numbers)) == len(numbers) and bool(
+        ((numbers >= 0) & (numbers < MAX_ID)).all()
+    )
     truth = ground_truth_from_rows(
-        rows[is_used], listed, names, name, outlines=outlines if with_masks else None
+        *(repaired.rows, listed, names, name, numbers if is_each_once else None),
+        outlines=repaired.outlines if with_masks else None,
     )
     is_plain = all(
         type(entry["id"]) is int for entry in images if isinstance(entry, Mapping) and "id" in entry
     )
-    id_of_key = {key: ids[number] for key, number in number_of_key.items()}
+    id_of_key = {key: int(ids[number]) for key, number in number_of_key.items()}
     return replace(
         truth,
         id_of_key=None if is_plain and list(id_of_key) == list(id_of_key.values()) else id_of_key,
-        problems=(*entries.problems, *problems, *objects.problems),
+        problems=(*problems, *repaired.problems),
     )
+
+
+class _Repaired(NamedTuple):
+    """The objects that can be used: (K, 8) `ANNOTATION_COLUMNS`, (K,) numbers, outlines; and the problems."""
+
+    rows: Float64Array
+    numbers: Int64Array
+    outlines: list[Any]
+    problems: list[Problem]
+
+
+def _repaired(found: Annotations, image_ids: Int64Array, is_used: NDArray[np.bool_]) -> _Repaired:
+    """Returns the objects that can be used.
+
+    Boxes that pass the edge of an image are clipped where the file states its size.
+    """
+    sizes_hw = np.where(found.stated_sizes_hw > 0, found.stated_sizes_hw, np.inf)
+    repair = BoxRepair(found, sizes_hw, is_used, Policy.of("repair"))
+    with np.errstate(invalid="ignore"):
+        repair.run()
+    kept = np.flatnonzero(repair.kept)
+    corners = repair.boxes_xyxy[kept]
+    boxes = np.hstack((corners[:, :2], corners[:, 2:] - corners[:, :2])).round(TRUTH_DECIMALS)
+    areas = found.areas[kept]
+    columns = (
+        *(image_ids[found.box_images[kept]], found.class_ids[kept], boxes),
+        *(np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas), found.is_crowd[kept]),
+    )
+    points, ends = as_written(repair.polygon_points), found.polygon_offsets
+    sizes = np.where(repair.without_outline, 0, np.diff(ends))
+    outlines = [
+        segmentation_of(
+            found.masks.get(box),
+            points[ends[box] : ends[box] + sizes[box]],
+            found.polygon_parts.get(box, ()),
+        )
+        for box in kept.tolist()
+    ]
+    return _Repaired(
+        np.column_stack(columns).astype(np.float64).reshape(-1, 8),
+        found.box_numbers[kept],
+        outlines,
+        repair.problems,
+    )
+
+
+def _listed(entries: ImageEntries, number: int, image_id: int) -> dict[str, Any]:
+    """Returns an image as COCO lists it, with its size where that is stated."""
+    height, width = entries.sizes_hw[number]
+    size = {"height": height, "width": width} if height and width else {}
+    return {"file_name": entries.names[number], "id": image_id, **size}
+
+
+def _need_repair(rows: Float64Array, images: Sequence[Mapping[str, Any]]) -> bool:
+    """Returns whether an object has no area, passes the edge of its image or is listed twice."""
+    limits = {
+        entry["id"]: (whole(entry.get("width")) or np.inf, whole(entry.get("height")) or np.inf)
+        for entry in images
+    }
+    ends = np.array([limits[image] for image in rows[:, 0].astype(np.int64).tolist()]).reshape(-1, 2)
+    far = rows[:, 2:4] + rows[:, 4:6] > ends + EDGE_TOLERANCE_PX
+    near = rows[:, 2:4] < -EDGE_TOLERANCE_PX
+    objects = rows[:, [0, 1, 2, 3, 4, 5, 7]]
+    return bool((far | near | (rows[:, 4:6] <= 0)).any()) or len(np.unique(objects, axis=0)) < len(rows)
 
 
 def _with_a_name(entry: Any) -> Any:
@@ -285,9 +313,9 @@ def ground_truth_from_rows(
     if outlines is not None:
         filled = [position for position, outline in enumerate(outlines) if outline is None]
         outlines = list(outlines)
-        for position, corners in zip(filled, _corners(rows[filled, 2:6]), strict=True):
+        for position, corners in zip(filled, box_outlines(rows[filled, 2:6]), strict=True):
             outlines[position] = [corners]
-        entries = _with_sizes(images, rows, outlines, source)
+        entries = with_sizes(images, rows, outlines, source)
     coco = hotcoco.COCO.from_arrays(
         entries,
         [{"id": category_id, "name": str(category_id)} for category_id in category_names],
@@ -316,31 +344,6 @@ def describe_filled(truth: GroundTruth) -> str:
         f"masks: {truth.num_filled} of {len(truth.annotations)} objects have neither outline nor mask and "
         "count as filling their box"
     )
-
-
-def _corners(boxes_xywh: Float64Array) -> list[list[float]]:
-    """Returns the outline of each box, as pycocotools makes it of a detection without a mask."""
-    x, y, w, h = boxes_xywh.T
-    corners: list[list[float]] = np.stack((x, y, x, y + h, x + w, y + h, x + w, y), 1).tolist()
-    return corners
-
-
-def _with_sizes(
-    images: Sequence[Mapping[str, Any]], rows: Float64Array, outlines: Sequence[Any], source: str
-) -> list[dict[str, Any]]:
-    """Returns the entries of the images with the sizes that hotcoco fills outlines in."""
-    is_drawn = [isinstance(outline, list) for outline in outlines]
-    need_size = set(rows[is_drawn, 0].tolist())
-    entries = []
-    for image in images:
-        number, (height, width) = int(image["id"]), stated_size(image)
-        if not (height and width) and number in need_size:
-            raise YoloflowError(
-                f"{source}: image {image.get('file_name', number)} (id {number}) states no height and width, "
-                "in which its masks could be drawn; add both to its entry"
-            )
-        entries.append({"id": number, "height": height, "width": width})
-    return entries
 
 
 def _annotation_table(

@@ -279,7 +279,7 @@ def _listed_rows(
         names = ", ".join(index.names[number] for number in index.unlisted_classes)
         logger.info("left out of the file: %d detections of %s, no categories there", (~known).sum(), names)
     masks = masks and [masks[k] for k in np.flatnonzero(known).tolist()]
-    return result_rows(results[known], masks)
+    return result_rows(results[known], index, masks)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -14,7 +14,7 @@ from yoloflow.runtime.ranks import sum_over_ranks
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.trainer.activity import Activity
 from yoloflow.trainer.conclusion import conclude
-from yoloflow.trainer.evaluation_plan import BEST_FIGURES, EvaluationPlan
+from yoloflow.trainer.evaluation_plan import EvaluationPlan, best_figures
 from yoloflow.trainer.guards import Guards
 from yoloflow.trainer.kept_weights import KeptWeights
 from yoloflow.trainer.settings import TrainerSettings
@@ -66,6 +66,9 @@ class Trainer:
             self.guards.before_training()
             with self.guards.running():
                 self._notify("on_train_begin")
+                if self.plan.is_due_at_start(context):
+                    context.epoch = -1
+                    self._evaluate()
                 if context.epoch_open:  # the run was stopped in an evaluation
                     context.epoch = context.step // steps_per_epoch - 1
                     self._end_epoch()
@@ -160,16 +163,13 @@ class Trainer:
     def _evaluate(self) -> None:
         """Evaluates the network, and keeps its weights if it is the best so far."""
         context = self.context
-        if context.test_fn is None:
-            return
+        assert context.test_fn is not None
         self.activity.begin(f"evaluating after step {context.step}")
         with self.stop.at_once():
             result = context.test_fn(context.evaluated_network())
         context.evaluation, context.figures = result, result.figures()
-        score, figures = self.plan.score(context.figures), context.figures
-        if score > self.plan.score(context.best):
-            kept = {name: figures[name] for name in BEST_FIGURES if name in figures}
-            context.best = {"epoch": context.epoch + 1, **kept}
+        if (score := self.plan.score(context.figures)) > self.plan.score(context.best):
+            context.best = {"epoch": context.epoch + 1, **best_figures(context.figures)}
             self.weights.save("best")
         self.weights.keep(score, self.plan.keep_top_k)
         self._notify("on_evaluation")
