@@ -7,7 +7,7 @@ results file give the same figures because they hold the same numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from yoloflow.evaluation.coco_truth import (
     GroundTruth,
     ground_truth_from_rows,
 )
-from yoloflow.structures import DatasetIndex, Detections, Int64Array, RunLengthMask
+from yoloflow.structures import DatasetIndex, Detections, Int64Array
 
 BOX_DECIMALS = 3
 SCORE_DECIMALS = 5
@@ -72,14 +72,14 @@ def result_array(detections: Mapping[int, Detections], index: DatasetIndex) -> F
     return np.concatenate(blocks)
 
 
-def result_masks(detections: Mapping[int, Detections]) -> list[RunLengthMask] | None:
+def result_masks(detections: Mapping[int, Detections]) -> list[dict[str, Any]] | None:
     """Returns the masks of the rows of `result_array`; None where the network predicts none."""
     found = [detections[i].masks for i in sorted(detections)]
-    return None if None in found else [mask for masks in found for mask in masks or ()]
+    return None if None in found else [cast(dict[str, Any], mask) for masks in found for mask in masks or ()]
 
 
 def result_rows(
-    results: Float64Array, index: DatasetIndex, masks: Sequence[RunLengthMask] | None = None
+    results: Float64Array, index: DatasetIndex, masks: Sequence[Mapping[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
     """Returns the rows of `result_array`, and their masks, as a COCO results file has them.
 

@@ -37,7 +37,7 @@ from yoloflow.models.layers.contract import HeadOutput
 from yoloflow.models.precision import Precision
 from yoloflow.runtime.memory import peak_memory
 from yoloflow.runtime.ranks import gather_over_ranks
-from yoloflow.structures import Batch, DatasetIndex, Detections, RunLengthMask, YoloflowError
+from yoloflow.structures import Batch, DatasetIndex, Detections, YoloflowError
 
 __all__ = [
     "EvaluationResult",
@@ -271,7 +271,7 @@ def _add_masks(found: list[Detections], rows: list[Tensor], prototypes: Tensor, 
 
 
 def _listed_rows(
-    results: Float64Array, masks: list[RunLengthMask] | None, index: DatasetIndex
+    results: Float64Array, masks: list[dict[str, Any]] | None, index: DatasetIndex
 ) -> list[dict[str, Any]]:
     """Returns the rows of a file, without classes for which the json of the data set has no category."""
     known = ~np.isin(results[:, 6], index.category_ids[index.unlisted_classes])
