@@ -270,7 +270,12 @@ def _what_is_wrong(entry: object, error: Exception) -> tuple[str, str]:
 
 
 def read_segmentation(value: object, size_hw: tuple[int, int]) -> tuple[Outline, str]:
-    """Returns an object's outline, and what is wrong with it."""
+    """Returns an object's outline, and what is wrong with it: the end of a sentence, "" where nothing is.
+
+    Args:
+        value: what the file says.
+        size_hw: of the image, 0 where it is not stated.
+    """
     if not value:
         return NO_OUTLINE, ""
     if isinstance(value, dict):
