@@ -20,6 +20,7 @@ logger = logging.getLogger("yoloflow")
 
 _BAR, _INK, _MUTED = "#0072b2", "#222222", "#777777"
 _MOST_CLASSES = 25
+_LEAST_ROWS = 8
 _LONGEST_NAME = 24
 _CELLS = 40
 
@@ -66,7 +67,7 @@ def _plot_classes(axes: Axes, names: list[str], counts: NDArray[np.int64]) -> No
     places = np.arange(len(order))
     axes.barh(places, counts[order], color=_BAR, height=0.75)
     axes.set_yticks(places, labels)
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(order), _LEAST_ROWS) - 0.5, -0.5)
     for place, number in zip(places, order, strict=True):
         axes.annotate(
             f"{counts[number]:,}",
