@@ -50,6 +50,9 @@ class Batch:
         original_sizes_hw: (B, 2) float32 height and width on disk.
         scales_xy: (B, 2) float32 factor from original pixels to network input, x and y.
         pads_xy: (B, 2) float32 left and top border in network input pixels.
+        masks: where the last transform drew them, at H / ratio and W / ratio: (B, h, w) whose pixels hold 1 +
+            the label row of the object that covers them and 0 for none, or (B, G, h, w) of 0 and 1. uint8, or
+            int32 where an image has more than 255 objects.
     """
 
     images: torch.Tensor
@@ -58,10 +61,17 @@ class Batch:
     original_sizes_hw: torch.Tensor
     scales_xy: torch.Tensor
     pads_xy: torch.Tensor
+    masks: torch.Tensor | None = None
+
+    @property
+    def targets(self) -> tuple[torch.Tensor, ...]:
+        """Labels, and masks where there are any: what the train step takes beside the images."""
+        return (self.labels,) if self.masks is None else (self.labels, self.masks)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by torch's loader on CUDA machines)."""
-        return Batch(*(getattr(self, name).pin_memory() for name in self.__dataclass_fields__))
+        parts = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Batch(*(None if part is None else part.pin_memory() for part in parts))
 
 
 @dataclass(slots=True, repr=False)
@@ -72,11 +82,14 @@ class Detections:
         boxes_xyxy: (N, 4) float32 corner boxes in pixels of the original image.
         scores: (N,) float32 in 0..1.
         classes: (N,) int64 class numbers, 0-based.
+        masks: of each box, at the original image's size, counts compressed; None where the network predicts
+            none.
     """
 
     boxes_xyxy: Float32Array
     scores: Float32Array
     classes: Int64Array
+    masks: list[RunLengthMask] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)

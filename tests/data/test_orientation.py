@@ -70,7 +70,7 @@ def test_boxes_outlines_and_masks_in_raw_coordinates_are_turned(tmp_path: Path, 
         expected = white_box(path)
         assert index.boxes_xyxy[image].tolist() == expected
         points = index.polygon_points[index.polygon_offsets[image] : index.polygon_offsets[image + 1]]
-        assert np.abs(np.concatenate((points.min(0), points.max(0))) - expected).max() == 0.5
+        assert np.abs(np.concatenate((points.min(0), points.max(0))) - expected).max() == 0
         assert (pixels_of_mask(index.masks[image]) == (decode_image(path)[..., 0] > 128)).all()
 
 

@@ -66,6 +66,9 @@ class Trainer:
             self.guards.before_training()
             with self.guards.running():
                 self._notify("on_train_begin")
+                if self.plan.is_due_at_start(context):
+                    context.epoch = -1
+                    self._evaluate()
                 if context.epoch_open:  # the run was stopped in an evaluation
                     context.epoch = context.step // steps_per_epoch - 1
                     self._end_epoch()
@@ -95,7 +98,7 @@ class Trainer:
             context.batch = batch = self._load(first)
             self._notify("on_step_begin")
             self.activity.begin(f"taking step {context.step + 1}")
-            context.loss_items = loss_items = context.train_step(batch.images, batch.labels).loss_items
+            context.loss_items = loss_items = context.train_step(batch.images, *batch.targets).loss_items
             context.step += 1
             self.time.add_images(len(batch.images) * context.ranks.world_size)
             context.is_log_step = is_log_step(context.step, context.steps_per_epoch, self.settings)
@@ -160,8 +163,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Evaluates the network, and keeps its weights if it is the best so far."""
         context = self.context
-        if context.test_fn is None:
-            return
+        assert context.test_fn is not None
         self.activity.begin(f"evaluating after step {context.step}")
         with self.stop.at_once():
             result = context.test_fn(context.evaluated_network())
