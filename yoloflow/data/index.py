@@ -95,8 +95,8 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
         index = cached_index((json.dumps(how), *_words_of(held_out)), read)
     if stop_at_errors:
         rules.forbid_errors(index.problems)
-    for one in sources if image_folder is not None and not is_own_folder and truth is None else ():
-        if coco_json.recognises(one):
+    for one in sources if not is_own_folder and truth is None else ():
+        if image_folder is not None and coco_json.recognises(one):
             coco_json.check_not_the_other_sets(one, index.image_paths.tolist(), image_folder)
     return index
 

@@ -34,7 +34,7 @@ class Detection:
     class_number: int
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Result(Detections):
     """The detections of one image; iterating over it gives each object as a `Detection`, best first.
 
@@ -62,8 +62,15 @@ class Result(Detections):
         is_file = bool(frame.name) and frame.number is None
         height, width = frame.image.shape[:2]
         pixels = None if is_file else frame.image
-        arrays = (found.boxes_xyxy, found.scores, found.classes)
-        return cls(*arrays, names, frame.name, frame.number, height, width, pixels)
+        return cls(
+            *(found.boxes_xyxy, found.scores, found.classes, found.masks),
+            names=names,
+            source=frame.name,
+            frame=frame.number,
+            height=height,
+            width=width,
+            pixels=pixels,
+        )
 
     def __iter__(self) -> Iterator[Detection]:
         return (self[k] for k in range(len(self)))
