@@ -73,11 +73,9 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
         the index; `problems_report` and `summarise_problems` give its account.
 
     Raises:
-        YoloflowError: a source cannot be read, the policy says "error" of something found, or nothing is
-            left to use.
+        YoloflowError: a source cannot be read, the policy says "error" of it, or nothing is left to use.
     """
-    rules = Policy.of(policy)
-    sources = _paths_of(source)
+    rules, sources = Policy.of(policy), _paths_of(source)
     decode = decode or rules.needs_pixels
     choice = names if isinstance(names, ClassChoice) else ClassChoice(names, nc)
     image_folder = image_folder and os.path.expanduser(image_folder)
