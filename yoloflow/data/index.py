@@ -79,9 +79,8 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
     decode = decode or rules.needs_pixels
     choice = names if isinstance(names, ClassChoice) else ClassChoice(names, nc)
     image_folder = image_folder and os.path.expanduser(image_folder)
-    read_source = partial(_read_source, image_folder=image_folder, kpt_shape=kpt_shape)
-    if truth is not None:
-        read_source = partial(_read_truth, truth, choice, image_folder)
+    of_labels = partial(_read_source, image_folder=image_folder, kpt_shape=kpt_shape)
+    read_source = partial(_read_truth, truth, choice, image_folder) if truth is not None else of_labels
     read = partial(_read, sources, read_source, choice, rules, decode, held_out, progress)
     if cache:
         paths = [os.path.abspath(one) for one in sources]
