@@ -8,8 +8,9 @@ from tests.support.recipe_files import kinds
 from yoloflow import load_config
 from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.models.heads.anchor import AnchorHead
+from yoloflow.models.layers.contract import neutral_tensors
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.dialects import dialects_of, translate
+from yoloflow.weights.dialects import FOR_INFERENCE, dialects_of, translate
 from yoloflow.weights.files import save_weights
 
 # Names as they stand in the files that the original repositories publish, and ours for the same tensors.
@@ -111,7 +112,8 @@ def test_in_each_dialect_each_tensor_has_one_name(recipe: str) -> None:
         network = network_of(recipe)
     own = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
     for dialect, names in dialects_of(network):
-        assert own <= set(names.values()), dialect
+        left_out = network.inference_part()[1] if dialect == FOR_INFERENCE else set()
+        assert own - left_out <= set(names.values()), dialect
         assert len(set(names.values())) == len(names), dialect
 
 
@@ -158,3 +160,60 @@ def test_a_value_that_is_not_finite_is_named_before_any_training(tmp_path: Path)
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(YoloflowError, match=r"1 of its tensors hold NaN .* model.model.0.conv.weight"):
         load_pretrain(network, tmp_path / "w.pt")
+
+
+# Recipe -> names in the original's files for inference, and ours.
+CONVERTED = {
+    "yolov9t": {
+        "model.21.cv4.conv.weight": "out_p5.merge.conv.weight",
+        "model.22.cv2.0.1.conv.weight": "head.box_branches.0.1.conv.weight",
+        "model.22.cv3.2.2.bias": "head.class_branches.2.2.bias",
+        "model.22.dfl.conv.weight": "head.dfl.conv.weight",
+    },
+    "yolov9c": {
+        "model.0.conv.weight": "stem.conv.weight",
+        "model.21.cv4.conv.weight": "out_p5.merge.conv.weight",
+        "model.22.cv3.2.2.bias": "head.class_branches.2.2.bias",
+    },
+    "yolov9e": {
+        "model.1.conv.weight": "stem.conv.weight",
+        "model.29.cv5.conv.weight": "neck_p5.merge.conv.weight",
+        "model.42.cv2.0.0.conv.weight": "head.box_branches.0.0.conv.weight",
+    },
+    "yolov7-w6": {
+        "model.117.conv.weight": "out_p6.conv.weight",
+        "model.118.m.3.weight": "head.convs.3.weight",
+    },
+    "yolov7": {"model.105.m.0.weight": "head.convs.0.weight"},
+}
+
+
+@pytest.mark.parametrize("recipe", CONVERTED)
+def test_files_for_inference_give_the_same_output_and_say_what_they_lack(recipe: str, tmp_path: Path) -> None:
+    first, second = network_of(recipe, 80), network_of(recipe, 80)
+    neutral = neutral_tensors(first)
+    with torch.no_grad():
+        for key, value in neutral.items():
+            first.state_dict()[key].fill_(value)
+    *_, (_, names) = (
+        (dialect, names)
+        for dialect, names in dialects_of(first)
+        if dialect in ("numbered rows", FOR_INFERENCE)
+        and CONVERTED[recipe].items() <= {f"model.{theirs}": ours for theirs, ours in names.items()}.items()
+    )
+    state = first.state_dict()
+    left_out = {*neutral, *first.inference_part()[1]}
+    tensors = {f"model.{theirs}": state[ours] for theirs, ours in names.items() if ours not in left_out}
+    torch.save({"model": tensors}, tmp_path / "converted.pt")
+    report = load_pretrain(second, tmp_path / "converted.pt", strict=True)
+    assert set(report.trimmed) == {key for key in left_out if not key.endswith("num_batches_tracked")}
+    assert f"begun anew {len(report.trimmed)} tensors, which inference does not" in report.describe(
+        "x", second
+    )
+    images = torch.rand(1, 3, 64, 64) if recipe != "yolov7-w6" else torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(second.eval()(images)[0], first.eval()(images)[0])
+    del tensors[next(iter(CONVERTED[recipe]))]
+    torch.save({"model": tensors}, tmp_path / "cut.pt")
+    with pytest.raises(YoloflowError, match="missing in the file"):
+        load_pretrain(second, tmp_path / "cut.pt", strict=True)

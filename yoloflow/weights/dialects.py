@@ -19,6 +19,8 @@ _TORCH_LEAVES = {
     "moving_variance": "running_var",
 }
 _COUNTER = "num_batches_tracked"
+FOR_INFERENCE = "numbered rows, for inference alone"
+"""The dialect of files without the parts that only training needs."""
 
 # Our row -> Megvii's path, for the sizes nano to x; inside the rows its names are MindYOLO's.
 _YOLOX_ROWS = {
@@ -144,14 +146,16 @@ def dialects_of(network: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
     yield "MindYOLO, torch's leaves", {_torch_leaf(theirs): ours for ours, theirs in mindyolo.items()}
     numbered = _numbered_names(network, mindyolo)
     yield "numbered rows", {theirs: ours for ours, theirs in numbered.items()}
+    for names in _inference_names(network, numbered):
+        yield FOR_INFERENCE, names
     if getattr(network, "model_name", "") == "yolox":
         yield "YOLOX", {theirs: ours for ours, theirs in _yolox_names(network, mindyolo).items()}
 
 
 def _prefixes(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> set[str]:
-    """Returns what may stand before all names of a file."""
-    first = next(iter(names), None)
-    ends = [name.removesuffix(first) for name in tensors if first and name.endswith(first)]
+    """Returns what may stand before all names of a file, as some of the names show."""
+    some = list(names)[:: max(1, len(names) // 4)]
+    ends = [name.removesuffix(one) for one in some for name in tensors if name.endswith(one)]
     # A number would be a row, not what stands before all of them.
     return {""} | {prefix for prefix in ends if re.fullmatch(r"([^.\d]+\.)+", prefix)}
 
@@ -197,6 +201,32 @@ def _numbered_names(network: nn.Module, mindyolo: Mapping[str, str]) -> dict[str
         return path
 
     return {ours: renamed(path) for ours, path in names.items()}
+
+
+def _inference_names(network: nn.Module, numbered: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Yields names in the original's files for inference -> ours: rows that only training needs do not count.
+
+    The first row, where it does nothing, counts or not.
+    """
+    if not hasattr(network, "inference_part"):
+        return
+    rows, only_training = network.inference_part()  # type: ignore[operator]
+    if not only_training:
+        return
+    head_name = rows[-1]
+    head = network.get_submodule(head_name)
+    kept = {ours: path for ours, path in numbered.items() if ours not in only_training}
+    skipped = () if any(ours.startswith(f"{rows[0]}.") for ours in kept) else (0, 1)
+    for first in skipped or (0,):
+        places = {row: number for number, row in enumerate(rows[first:])}
+        names = {}
+        for ours, path in kept.items():
+            row, child = ours.split(".")[:2]
+            inner = path.partition(".")[2]
+            if row == head_name and child in head.inference_names:
+                inner = f"{head.inference_names[child]}.{inner.partition('.')[2]}"
+            names[f"{places[row]}.{inner}"] = ours
+        yield names
 
 
 def _yolox_names(network: nn.Module, mindyolo: Mapping[str, str]) -> dict[str, str]:
