@@ -188,6 +188,7 @@ CONVERTED = {
 }
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("recipe", CONVERTED)
 def test_files_for_inference_give_the_same_output_and_say_what_they_lack(recipe: str, tmp_path: Path) -> None:
     first, second = network_of(recipe, 80), network_of(recipe, 80)
@@ -217,3 +218,67 @@ def test_files_for_inference_give_the_same_output_and_say_what_they_lack(recipe:
     torch.save({"model": tensors}, tmp_path / "cut.pt")
     with pytest.raises(YoloflowError, match="missing in the file"):
         load_pretrain(second, tmp_path / "cut.pt", strict=True)
+
+
+# MultimediaTechLab's names and ours.
+MULTIMEDIA = {
+    "yolov9s": {
+        "0.conv.weight": "stem.conv.weight",
+        "2.conv2.conv.weight": "p2.first.conv.weight",
+        "3.conv.conv.weight": "p3_down.conv.conv.weight",
+        "4.conv2.0.bottleneck.2.conv1.conv2.bn.weight": "p3.first.0.blocks.2.rep.pointwise.1.weight",
+        "4.conv3.1.conv.weight": "p3.second.1.conv.weight",
+        "9.conv5.conv.weight": "neck_p5.merge.conv.weight",
+        "22.heads.1.anchor_conv.2.weight": "head.box_branches.1.2.weight",
+        "22.heads.0.class_conv.0.conv.weight": "head.class_branches.0.0.conv.weight",
+        "22.heads.0.anc2vec.anc2vec.weight": "head.dfl.conv.weight",
+        "23.conv1.conv.weight": "aux_out_p5.reduce.conv.weight",
+        "30.heads.2.class_conv.2.bias": "head.auxiliary_class_branches.2.2.bias",
+    },
+    "yolov9c": {
+        "3.conv1.conv.weight": "p3_down.conv.conv.weight",
+        "21.conv4.conv.weight": "out_p5.merge.conv.weight",
+        "22.heads.0.anchor_conv.0.conv.weight": "head.box_branches.0.0.conv.weight",
+        "23.conv.weight": "links_p3.conv.weight",
+        "26.conv.weight": "aux_p1.conv.weight",
+        "38.heads.0.anchor_conv.0.conv.weight": "head.auxiliary_box_branches.0.0.conv.weight",
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", MULTIMEDIA)
+def test_the_layers_of_multimedia_tech_lab_are_ours(recipe: str) -> None:
+    with torch.device("meta"):
+        network = network_of(recipe)
+    assert MULTIMEDIA[recipe].items() <= dict(dialects_of(network))["MultimediaTechLab's YOLO"].items()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("recipe", MULTIMEDIA)
+@pytest.mark.parametrize("prefix", ["", "model.model."])
+def test_files_of_multimedia_tech_lab_are_read(recipe: str, prefix: str, tmp_path: Path) -> None:
+    first, second = network_of(recipe), network_of(recipe)
+    tensors = renamed(first, "MultimediaTechLab's YOLO", prefix)
+    for name in [name for name in tensors if name.endswith("anc2vec.weight")]:
+        for level in range(3):
+            tensors[name.replace("heads.0", f"heads.{level}")] = torch.arange(16.0).view(1, 16, 1, 1, 1)
+    lightning = {"state_dict": tensors, "epoch": 3, "optimizer_states": [{"state": {0: torch.ones(3)}}]}
+    torch.save(lightning if prefix else tensors, tmp_path / "v9.pt")
+    report = load_pretrain(second, tmp_path / "v9.pt", strict=True)
+    assert report.dialect == "MultimediaTechLab's YOLO"
+    state = second.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in first.state_dict().items())
+    tensors[f"{prefix}22.heads.1.anc2vec.anc2vec.weight"] *= 2
+    torch.save(tensors, tmp_path / "v9.pt")
+    with pytest.raises(YoloflowError, match="not in the network: .*22.heads.1.anc2vec"):
+        load_pretrain(second, tmp_path / "v9.pt")
+
+
+def test_a_file_of_a_hub_has_two_prefixes(tmp_path: Path) -> None:
+    first, second = network_of("yolov10n"), network_of("yolov10n")
+    tensors = {
+        name: tensor.contiguous() for name, tensor in renamed(first, "numbered rows", "model.model.").items()
+    }
+    save_weights(tmp_path / "model.safetensors", tensors)
+    report = load_pretrain(second, tmp_path / "model.safetensors", strict=True)
+    assert (report.dialect, report.faults()) == ("numbered rows", "")

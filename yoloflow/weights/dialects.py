@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.mindyolo import constants_of, mindyolo_names
+from yoloflow.weights.multimedia_tech_lab import multimedia_tech_lab_names, with_one_kernel_of_bins
 
 _TORCH_LEAVES = {
     "gamma": "weight",
@@ -19,6 +20,7 @@ _TORCH_LEAVES = {
     "moving_variance": "running_var",
 }
 _COUNTER = "num_batches_tracked"
+_MULTIMEDIA = "MultimediaTechLab's YOLO"
 FOR_INFERENCE = "numbered rows, for inference alone"
 """The dialect of files without the parts that only training needs."""
 
@@ -120,6 +122,8 @@ def translate(network: nn.Module, tensors: Mapping[str, Tensor]) -> Translated:
     if not hits:
         first = ", ".join(list(tensors)[:3]) + (", ..." if len(tensors) > 3 else "")
         raise YoloflowError(f"none of its {len(tensors)} names ({first}) is of this network")
+    if dialect == _MULTIMEDIA:
+        tensors = with_one_kernel_of_bins(tensors)
     found = Translated({}, dialect, {})
     fixed = {_theirs(dialect, name): value for name, value in constants_of(network).items()}
     for name, tensor in tensors.items():
@@ -148,6 +152,9 @@ def dialects_of(network: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
     yield "numbered rows", {theirs: ours for ours, theirs in numbered.items()}
     for names in _inference_names(network, numbered):
         yield FOR_INFERENCE, names
+    if getattr(network, "model_name", "") == "yolov9" and hasattr(network, "inference_part"):
+        theirs_by_ours = multimedia_tech_lab_names(network, numbered)
+        yield _MULTIMEDIA, {theirs: ours for ours, theirs in theirs_by_ours.items()}
     if getattr(network, "model_name", "") == "yolox":
         yield "YOLOX", {theirs: ours for ours, theirs in _yolox_names(network, mindyolo).items()}
 
