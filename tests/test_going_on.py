@@ -22,6 +22,7 @@ from yoloflow.evaluate import evaluate_run
 from yoloflow.flow import train
 from yoloflow.report.live.progress import ProgressReader
 from yoloflow.structures import YoloflowError
+from yoloflow.weights.files import load_weights
 
 SCENES = SceneRecipe(num_train=24, num_val=6, side=64, digits_per_scene=(1, 2), digit_side=(16.0, 32.0))
 
@@ -246,3 +247,42 @@ def test_trainings_in_threads_have_a_folder_each_or_are_refused(settings: list[s
     both("name=same")
     assert 6 in ends
     assert any("same is being trained by another training of this process" in str(end) for end in ends)
+
+
+@pytest.mark.training
+def test_a_training_from_weights_finetunes_and_shows_what_they_were_worth(
+    settings: list[str], finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "yoloflow"):
+        run(settings, tmp_path, "epochs=1", "name=tuned", f"weight={finished}")
+    assert "finetuning with recipes/finetune.yaml: " in caplog.text
+    assert "epoch 0/1: AP " in caplog.text
+    assert load_config(tmp_path / "tuned").optimizer.max_warmup_fraction == 0.1
+    lines = (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()
+    evaluations = [record for record in map(json.loads, lines) if record["kind"] == "evaluation"]
+    assert [record["epoch"] for record in evaluations] == [0, 1]
+    best = evaluate_run(str(finished))
+    assert evaluations[0]["map"] == best.map
+
+
+@pytest.mark.training
+def test_a_finetuning_with_factors_and_frozen_rows_goes_on_exactly(
+    settings: list[str], finished: Path, tmp_path: Path, stop_at: str
+) -> None:
+    chosen = ["epochs=2", f"weight={finished}", "freeze=3", "optimizer.lr_factors={backbone: 0.1, head.*: 3}"]
+    run(settings, tmp_path / "whole", *chosen, "name=tuned")
+    with pytest.raises(TrainingStopped):
+        run(settings, tmp_path / "parts", *chosen, "name=tuned", stop_at)
+    run(settings, tmp_path / "parts", *chosen, "name=tuned", "resume=auto")
+    whole, parts = (
+        load_weights(tmp_path / folder / "tuned" / "weights" / "last_ema.safetensors")
+        for folder in ("whole", "parts")
+    )
+    start = load_weights(finished / "weights" / "best_ema.safetensors")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, parts[name]), name
+        assert name.startswith(("stem.", "p2_down.", "p2.")) <= torch.equal(tensor, start[name]), name
+    lines = (tmp_path / "parts" / "tuned" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["epoch"] for record in records if record["kind"] == "evaluation"] == [0, 1, 2]
+    assert len(next(record for record in records if record["kind"] == "step")["lr"]) == 9

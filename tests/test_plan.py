@@ -66,6 +66,11 @@ def test_weight_decay_grows_with_the_images_of_an_update() -> None:
     assert plan_of(world_size=8).weight_decay == pytest.approx(0.0005 * 128 / 64)
 
 
+def test_factors_of_the_rates_are_said() -> None:
+    shown = plan_of("epochs=2", "optimizer.lr_factors={backbone: 0.1, head.*: 2}").describe()
+    assert "the learning rates below times 0.1 for backbone, 2.0 for head.*" in shown
+
+
 def test_the_table_marks_warm_up_stage_borders_and_the_end() -> None:
     plan = plan_of("epochs=30", "optimizer.max_warmup_fraction=0.1")
     assert plan.warmup_updates == 57

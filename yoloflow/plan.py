@@ -133,6 +133,9 @@ class Plan:
         ]
         if self.warmup_updates >= self.num_updates:
             lines.append("the warm-up is as long as the training: set optimizer.max_warmup_fraction=0.1")
+        if self.settings.lr_factors:
+            factors = ", ".join(f"{factor} for {name}" for name, factor in self.settings.lr_factors.items())
+            lines.append(f"the learning rates below times {factors}")
         lines += self.describe_stages()
         groups = list(self.schedule.lr_by_group)
         header = ["update", "epoch", "stage", *(f"lr {name}" for name in groups), "momentum", "EMA decay", ""]

@@ -82,11 +82,14 @@ class Detections:
         boxes_xyxy: (N, 4) float32 corner boxes in pixels of the original image.
         scores: (N,) float32 in 0..1.
         classes: (N,) int64 class numbers, 0-based.
+        masks: of each box, at the original image's size, counts compressed; None where the network predicts
+            none.
     """
 
     boxes_xyxy: Float32Array
     scores: Float32Array
     classes: Int64Array
+    masks: list[RunLengthMask] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -133,6 +136,7 @@ class DatasetIndex:
     Attributes:
         image_paths: (I,) unicode array of absolute paths.
         image_ids: (I,) int64; COCO json's ids, else 1-based numbers.
+        given_ids: by image, the ids of a COCO json that are not these numbers, as they stand there.
         sizes_hw: (I, 2) int64 height and width, after EXIF rotation.
         box_offsets: (I + 1,) int64.
         boxes_xyxy: (M, 4) float64 in pixels of the original image.
@@ -173,11 +177,16 @@ class DatasetIndex:
     num_boxes_of_dropped_images: int = 0
     polygon_parts: dict[int, list[int]] = field(default_factory=dict)
     masks: dict[int, RunLengthMask] = field(default_factory=dict)
+    given_ids: dict[int, str | int | float] = field(default_factory=dict)
     source: str = ""
     digests: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.image_paths)
+
+    def ids_for_files(self) -> list[int | str | float]:
+        """Return the id of each image as files for the user have it."""
+        return [self.given_ids.get(i, number) for i, number in enumerate(self.image_ids.tolist())]
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that depend on the images' names, order, sizes, boxes and classes."""

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from tests.support.tiny_run import read_image, tiny_run, write_images, write_video
+from yoloflow.config.reader import load_config
 from yoloflow.detector import Detector, DetectSettings, Result
 from yoloflow.detector.images import ImageInput
+from yoloflow.detector.loading import find_parts
 from yoloflow.structures import YoloflowError
 
 
@@ -209,3 +211,9 @@ def test_a_result_of_pixels_is_drawn_on_them(detector: Detector, tmp_path: Path)
     assert (pixels == 90).all()
     assert repr(detector.detect([pixels], DetectSettings(0.999))[0]) == "Detections(0 boxes)"
     assert cv2.imread(str(found.save(tmp_path))) is not None
+
+
+def test_weights_that_are_evaluated_do_not_change_the_recipe_as_a_finetuning_would(tmp_path: Path) -> None:
+    weights = tiny_run(tmp_path / "run") / "weights" / "best.safetensors"
+    parts = find_parts("yolov5n", overrides=[f"weight={weights}"])
+    assert parts.config.per_batch_size == load_config("yolov5n").per_batch_size == 32

@@ -101,6 +101,46 @@ def test_a_freeze_pattern_without_a_match_is_an_error_that_names_rows() -> None:
         freeze_layers(small_network(), ["stm.*"])
 
 
+@pytest.mark.parametrize(
+    ("freeze", "rows"),
+    [
+        (0, []),
+        (2, ["stem", "p2_down"]),
+        ("stem.*", ["stem"]),
+        (["head.*", 0, 10], ["stem", "head"]),
+        (
+            "backbone",
+            ["stem", "p2_down", "p2", "p3_down", "p3", "p4_down", "p4", "p5_down", "p5_blocks", "p5"],
+        ),
+        (["head.*", "backbone"], None),
+    ],
+)
+def test_rows_are_frozen_by_number_by_position_and_as_the_backbone(
+    freeze: int | str | list[int | str], rows: list[str] | None
+) -> None:
+    network = small_network()
+    frozen = list(dict.fromkeys(name.partition(".")[0] for name in freeze_layers(network, freeze)))
+    if rows is not None:
+        assert frozen == rows
+    trained = {name.partition(".")[0] for name, weight in network.named_parameters() if weight.requires_grad}
+    assert not trained & set(frozen)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (24, "freeze=24: the network has 23 rows"),
+        ([23], "freeze=23: the network has rows 0 to 22"),
+        ("backbones", "no parameter matches 'backbones'; did you mean backbone"),
+    ],
+)
+def test_a_choice_to_freeze_that_does_not_exist_is_refused(
+    freeze: int | str | list[int | str], message: str
+) -> None:
+    with pytest.raises(YoloflowError, match=message):
+        freeze_layers(small_network(), freeze)
+
+
 def test_joined_statistics_in_one_process_are_batch_norm() -> None:
     plain, synced = small_network(), small_network(sync_bn=True)
     assert isinstance(synced.get_submodule("stem.bn"), SyncBatchNorm)

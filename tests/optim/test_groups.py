@@ -69,6 +69,59 @@ def test_the_decay_grows_with_accumulation_and_falls_with_the_nominal_batch() ->
     assert decays == {"bias": 0.0, "weight": 0.0005, "norm": 0.0}
 
 
+def groups_of(factors: dict[str, float], network: nn.Module | None = None) -> list[dict[str, Any]]:
+    settings = OptimizerSettings(group_param="yolov8", gp_weight_decay=0.0005, lr_factors=factors)
+    return create_group_param(network or Block(), settings, LENGTH)
+
+
+def test_factors_of_the_rate_split_groups_and_keep_their_order() -> None:
+    groups = groups_of({"*": 0.1, "bn.*": 2.0, "conv.bias": 1.0})
+    assert [(group["name"], group["lr_factor"], group["param_names"]) for group in groups] == [
+        ("bias", 1.0, ["conv.bias"]),
+        ("bias", 2.0, ["bn.bias"]),
+        ("weight", 0.1, ["conv.weight"]),
+        ("norm", 0.1, ["implicit"]),
+        ("norm", 2.0, ["bn.weight"]),
+    ]
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.0, 0.00025, 0.0, 0.0]
+
+
+def test_a_factor_of_one_is_the_same_as_none() -> None:
+    plain, ones = groups_of({}), groups_of({"*": 1.0})
+    assert [group["param_names"] for group in plain] == [group["param_names"] for group in ones]
+
+
+@pytest.mark.parametrize("update", [0, 3, 9])
+def test_a_group_has_the_rate_of_its_name_times_its_factor(update: int) -> None:
+    settings = OptimizerSettings(
+        group_param="yolov8", warmup_epochs=1, warmup_bias_lr=0.1, lr_factors={"conv.*": 0.25}
+    )
+    optimizer = create_optimizer(create_group_param(Block(), settings, LENGTH), settings)
+    schedule = create_schedule(settings, LENGTH)
+    schedule.apply(optimizer, update)
+    rates = {(group["name"], group["lr_factor"]): group["lr"] for group in optimizer.param_groups}
+    table = schedule.lr(update)
+    assert rates == {
+        ("bias", 1.0): table["bias"],
+        ("bias", 0.25): table["bias"] * 0.25,
+        ("weight", 0.25): table["weight"] * 0.25,
+        ("norm", 1.0): table["norm"],
+    }
+
+
+def test_a_factor_for_nothing_is_refused_by_name() -> None:
+    with pytest.raises(
+        YoloflowError, match=r"optimizer\.lr_factors: no parameter matches 'con\.\*'; did you mean"
+    ):
+        groups_of({"con.*": 0.1})
+    with pytest.raises(YoloflowError, match=r"optimizer\.lr_factors: no parameter matches 'backbone'"):
+        groups_of({"backbone": 0.1})
+    network = Block()
+    network.conv.requires_grad_(False)
+    with pytest.raises(YoloflowError, match=r"all that 'conv\.\*' matches is frozen; leave one out"):
+        groups_of({"conv.*": 0.1}, network)
+
+
 def test_a_network_without_trainable_parameters_is_refused() -> None:
     with pytest.raises(YoloflowError, match="nothing is left to train"):
         create_group_param(Block().requires_grad_(False), OptimizerSettings(), LENGTH)

@@ -1,43 +1,18 @@
 """The loop calls its hooks in the documented order, evaluates when it is due and keeps the best weights."""
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 
-from tests.support.toy_training import EPOCHS, STAGE_END, STEPS_PER_EPOCH, toy_step, toy_trainer
+from tests.support.toy_training import EPOCHS, STAGE_END, STEPS_PER_EPOCH, Scores, toy_step, toy_trainer
 from yoloflow.callbacks import BaseCallback, EvalWhileTrain, RunContext
-from yoloflow.evaluation.result import EvaluationResult
 from yoloflow.weights.files import load_weights
 
 PAGE = Path(__file__).parents[2] / "docs" / "training_loop.md"
 HOOKS = [name for name in vars(BaseCallback) if name.startswith("on_")]
-
-
-@dataclass
-class Figures:
-    """The figures of an evaluation, without the rest of it."""
-
-    map: float
-    map50: float = 0.5
-
-    def figures(self) -> dict[str, Any]:
-        return {"map": self.map, "map50": self.map50, "stats": [], "per_class": []}
-
-
-@dataclass
-class Scores:
-    """A test function that gives these scores in turn."""
-
-    scores: list[float]
-    seen: list[dict[str, torch.Tensor]] = field(default_factory=list)
-
-    def __call__(self, network: torch.nn.Module) -> EvaluationResult:
-        self.seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
-        return cast(EvaluationResult, Figures(self.scores[len(self.seen) - 1]))
 
 
 class Diary(BaseCallback):

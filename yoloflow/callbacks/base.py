@@ -34,7 +34,8 @@ class RunContext:
         loss_item_names: of `loss_items`.
         weights_facts: what the weights files say of themselves, see `WeightsFile.facts`.
         epochs, steps_per_epoch: the plan, from the trainer's loader.
-        epoch: 0-based epoch in progress (after an epoch's end: the one that ended).
+        epoch: 0-based epoch in progress (after an epoch's end: the one that ended); -1 in the evaluation
+            before the first step, which is that of "epoch 0" in all that is shown.
         step: steps done since the training began, over all epochs.
         stage: 0-based stage of `epoch`.
         epoch_open: the steps of `epoch` are done, what happens at its end is not.
@@ -119,7 +120,7 @@ class BaseCallback:
         """After the last step of an epoch, before an evaluation."""
 
     def on_evaluation(self, context: RunContext) -> None:
-        """After an evaluation; the result is `context.evaluation`."""
+        """After an evaluation, also that before the first step; the result is `context.evaluation`."""
 
     def on_train_end(self, context: RunContext) -> None:
         """After the last epoch."""

@@ -37,6 +37,8 @@ class MetricsFileCallback(BaseCallback):
         """Returns whether a line was written after the state that the run goes on from."""
         if record["step"] != context.step:
             return bool(record["step"] > context.step)
+        if context.step == 0 and record["kind"] == "evaluation":
+            return not context.figures  # the one of epoch 0, which a state at step 0 may hold
         if record["kind"] in _OF_EPOCH_ENDS:
             return context.epoch_open
         return record["kind"] in ("stage", "stopped")  # a stage begins with the step to come

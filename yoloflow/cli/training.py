@@ -49,6 +49,7 @@ def plan(
     out: Annotated[Path, typer.Option(help="folder for plan.png and plan.json")] = Path("plan"),
 ) -> None:
     """Show learning rates, momentum, EMA decay, accumulation and stages before anything is trained."""
+    from yoloflow.config.finetune import describe_finetune
     from yoloflow.config.reader import load_config
     from yoloflow.data.problems import problems_report
     from yoloflow.plan import count_steps_per_epoch, draw_plan, make_plan, read_planned_set
@@ -60,6 +61,8 @@ def plan(
         steps_per_epoch = count_steps_per_epoch(config, index, world_size)
         account["data_problems"] = {"train_set": problems_report(index)}
     planned = make_plan(config, steps_per_epoch, world_size)
+    for line in describe_finetune(config, load_config(recipe, [*(overrides or []), "finetune=false"])):
+        typer.echo(line)
     typer.echo(planned.describe())
     write_json(out / "plan.json", planned.to_json() | account)
     draw_plan(planned, out / "plan.png")

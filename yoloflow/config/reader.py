@@ -9,6 +9,7 @@ from pathlib import Path
 
 from yoloflow.config.dataset_file import expand_dataset_file
 from yoloflow.config.document import BASE_KEY, Located, merge, read_value, read_yaml, write_yaml
+from yoloflow.config.finetune import with_finetune
 from yoloflow.config.mindyolo import translate_mindyolo
 from yoloflow.config.recipes import RECIPES_FOLDER, RecipeInfo, find_recipe, list_recipes
 from yoloflow.config.schema import Config
@@ -31,7 +32,7 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
             file (path, train, val, names). Later ones win.
 
     Returns:
-        the checked settings.
+        the checked settings, those of recipes/finetune.yaml among them where weights to start from are given.
 
     Raises:
         YoloflowError: naming file and line, or the override, for each fault.
@@ -44,7 +45,7 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
     assert isinstance(tree.value, dict)
     if "recipe" not in tree.value:
         tree = Located({"recipe": Located(path.stem, str(path)), **tree.value}, tree.place)
-    return validate(tree)
+    return validate(with_finetune(tree))
 
 
 def _refuse_data_set(tree: Located, path: Path) -> None:

@@ -10,6 +10,7 @@ from textwrap import shorten
 from typing import Any
 
 from yoloflow.callbacks import RunContext
+from yoloflow.config.finetune import describe_finetune
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.problems import problems_report
@@ -79,6 +80,9 @@ def begun_run(
     if run.resumed and (changed := _changed_settings(run, config)):
         names = ", ".join(dict.fromkeys(key.partition(".")[0] for key in changed))
         logger.warning("%s: goes on with other settings than it began with: %s", run.path, names)
+    if origin is not None:
+        for line in describe_finetune(config):
+            logger.info("%s", line)
     named = config.model_copy(update={"name": run.path.name})
     report = {key: problems_report(index) for key, index in sets.items()}
     run.create(dump_config(named), sets["train_set"].names, report, origin)

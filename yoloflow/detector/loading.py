@@ -77,7 +77,7 @@ def find_parts(target: str | Path, weight: str | None = None, overrides: Sequenc
             f"{target}: no such file or folder; give a run such as runs/NAME, a file of weights, an exported "
             "file, or a recipe with weight=FILE"
         )
-    config = load_config(target, overrides)
+    config = load_config(target, [*overrides, "finetune=false"])  # the weights are used as they are
     run = path if (path / file_names.CONFIG).is_file() else None
     if weight is None:
         if run is None:

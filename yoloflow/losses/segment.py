@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
-from yoloflow.boxes import cxcywh_to_xyxy
 from yoloflow.losses.tables import LARGEST_TABLE, rows_at
 from yoloflow.losses.yolov8 import DetectionTerms, YOLOv8Loss, YOLOv8Settings
 from yoloflow.settings import Count
@@ -68,7 +67,7 @@ class YOLOv8SegLoss(YOLOv8Loss):
         """Returns the mean over the images of the mean over the cells that learn a mask."""
         scores, kept = found.entries.scores.topk(self._number(found.entries.scores))
         objects = found.entries.objects.gather(1, kept)
-        boxes_norm = rows_at(cxcywh_to_xyxy(found.objects.boxes_cxcywh_norm), objects)
+        boxes_norm = rows_at(found.objects.boxes_xyxy((1, 1)), objects)
         cells = rows_at(coefficients.mT, found.entries.anchors.gather(1, kept))
         losses = _in_checkpoints(cells, prototypes, masks, objects, boxes_norm)
         is_used = scores > 0

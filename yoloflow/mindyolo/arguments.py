@@ -44,13 +44,14 @@ class Arguments(dict[str, Any]):
 
 # Settings that reach the flow by an argument of some function, or that `load_args` follows itself.
 _CARRIED = """
-recipe variant task epochs per_batch_size img_size accumulate auto_accumulate nbs save_dir name seed device
-threads determinism rank_timeout weight ema ema_weight ema_decay ema_tau strict_load freeze sync_bn
-recompute recompute_layers amp_level keep_loss_fp32 loss_scaler loss_scaler_value overflow_still_update
-clip_grad clip_grad_value jit run_eval run_eval_interval eval_last_epochs keep_checkpoint_max keep_latest
-log_interval summary report profiler profiler_step_num callback conf_thres iou_thres nms_time_limit datasink
-data.dataset_name data.train_set data.val_set data.nc data.names data.single_cls data.num_parallel_workers
-data.train_transforms data.test_transforms data.rect data.test_rect
+recipe variant task epochs per_batch_size img_size accumulate auto_accumulate nbs save_dir name seed
+device threads determinism rank_timeout weight ema ema_weight ema_decay ema_tau strict_load finetune
+freeze sync_bn recompute recompute_layers amp_level keep_loss_fp32 loss_scaler loss_scaler_value
+overflow_still_update clip_grad clip_grad_value jit run_eval run_eval_interval eval_last_epochs
+keep_checkpoint_max keep_latest log_interval summary report profiler profiler_step_num callback conf_thres
+iou_thres nms_time_limit datasink data.dataset_name data.train_set data.val_set data.nc data.names
+data.single_cls data.num_parallel_workers data.train_transforms data.test_transforms data.rect
+data.test_rect
 """
 # Settings that change the speed of a training, not what it learns.
 _SPEED = "channels_last jit_backend sink_size data.cache data.index_cache data.load_timeout memory_forecast"
@@ -61,7 +62,8 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
 
     What MindYOLO's `parse_args` and `set_default` do is done: this process joins its ranks, and what follows
     from the settings is filled in (`total_batch_size`, `rank`, `optimizer.epochs`, the stages' lengths, a
-    folder with the time in `save_dir`). `optimizer.steps_per_epoch` is for the script to set.
+    folder with the time in `save_dir`). `optimizer.steps_per_epoch` is for the script to set. A `weight`
+    changes no other setting, as there, unless the overrides have `finetune=true`.
 
     Args:
         recipe_or_path: see `yoloflow.load_config`.
@@ -70,7 +72,7 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
     Raises:
         YoloflowError: settings cannot be used, or one that no argument of MindYOLO's functions carries.
     """
-    config = load_config(recipe_or_path, overrides)
+    config = load_config(recipe_or_path, ["finetune=false", *overrides])
     _refuse_not_carried(config)
     ranks, _ = init_ranks(config.device, config.threads, config.rank_timeout)
     accumulate = config.micro_batches_per_update(ranks.world_size)
@@ -95,8 +97,7 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
             },
             "data": _data(config, names),
             "callback": _callbacks(config),
-            "rank": ranks.rank,
-            "rank_size": ranks.world_size,
+            **{"rank": ranks.rank, "rank_size": ranks.world_size},
             **{"is_parallel": ranks.world_size > 1, "main_device": ranks.is_main},
             "total_batch_size": total,
             "accumulate": accumulate,

@@ -167,12 +167,12 @@ def origin_of(network: nn.Module) -> dict[str, Any] | None:
     return vars(network).get(_ORIGIN)
 
 
-def freeze_layers(network: Network, freeze: Sequence[int | str] = ()) -> list[str]:
+def freeze_layers(network: Network, freeze: int | str | Sequence[int | str] = ()) -> list[str]:
     """Keeps parameters as they are in training.
 
     Args:
         network: of `create_model`.
-        freeze: positions of rows, as MindYOLO counts them, or our patterns of parameter names.
+        freeze: positions of rows, as MindYOLO counts them, also as words; or what our `freeze` takes.
 
     Returns:
         names of the frozen parameters.
@@ -180,28 +180,9 @@ def freeze_layers(network: Network, freeze: Sequence[int | str] = ()) -> list[st
     Raises:
         YoloflowError: there is no such row, or a pattern matches nothing.
     """
-    rows = [name for name, _ in network.named_children()]
-    patterns = []
-    for entry in freeze:
-        number = int(entry) if str(entry).isdecimal() else None
-        refuse(
-            number is not None and number >= len(rows),
-            f"freeze={entry}",
-            f"the network has rows 0 to {len(rows) - 1}",
-        )
-        patterns.append(str(entry) if number is None else f"{rows[number]}.*")
-    frozen = [name for pattern in patterns for name in _freeze(network, pattern)]
-    network.train(network.training)
-    return frozen
-
-
-def _freeze(network: Network, pattern: str) -> list[str]:
-    """Freezes what a pattern matches; a row without parameters has nothing to freeze."""
-    row = pattern.removesuffix(".*")
-    children = dict(network.named_children())
-    if row in children and not list(children[row].parameters()):
-        return []
-    return models.freeze_layers(network, [pattern])
+    if isinstance(freeze, int | str):
+        return models.freeze_layers(network, freeze)
+    return models.freeze_layers(network, [int(e) if str(e).isdecimal() else e for e in freeze])
 
 
 def auto_mixed_precision(network: nn.Module, amp_level: str = "O0") -> None:

@@ -61,7 +61,10 @@ class Network(nn.Module):
         stride: input pixels between cells, for each level.
         output_kind: what the decoded predictions hold.
         mindyolo_names: row name -> path of the row in MindYOLO's networks.
+        num_backbone_rows: how many rows, from the first, are the table's backbone.
     """
+
+    num_backbone_rows: int = 0
 
     def __init__(
         self,
@@ -229,6 +232,7 @@ def create_model(
     rows = build_rows(settings, num_classes, MINDYOLO_LAYERS if variant == "mindyolo" else {})
     recompute_layers = _recompute_layers(settings, len(rows))
     network = Network(rows, model_name, num_classes, recompute_layers, settings.get("pixels", "rgb_unit"))
+    network.num_backbone_rows = len(settings["backbone"])
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = settings.get("norm_momentum", MOMENTUM)

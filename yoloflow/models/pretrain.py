@@ -1,11 +1,10 @@
-"""Loading weights into a network, with an account of every key; and freezing parameters by name."""
+"""Loading weights into a network, with an account of every key; and freezing parameters."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,8 @@ from yoloflow.models.class_rows import fit_classes
 from yoloflow.models.darknet import name_values
 from yoloflow.models.layers.contract import neutral_tensors
 from yoloflow.models.unfolded import unfold
-from yoloflow.structures import YoloflowError, nearest_names
+from yoloflow.parameter_choice import choose_parameters
+from yoloflow.structures import YoloflowError
 from yoloflow.weights.dialects import Translated, translate
 from yoloflow.weights.files import WeightsFile, read_weights
 
@@ -285,30 +285,28 @@ def _require_finite(path: str | Path, tensors: Mapping[str, Tensor], names: Mapp
         )
 
 
-def freeze_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
+def freeze_layers(network: nn.Module, freeze: int | str | Sequence[int | str]) -> list[str]:
     """Keeps parameters as they are in training.
 
     A BatchNorm with all its parameters frozen keeps its running statistics as well, and normalises with them.
 
     Args:
         network: a network of `create_model`.
-        patterns: shell patterns for parameter names, such as "stem.*" or "*.bn.weight".
+        freeze: so many rows from the first; "backbone"; a shell pattern of parameter names, such as "stem.*"
+            or "*.bn.weight"; or a list of patterns, "backbone" and positions of rows from 0.
 
     Returns:
         names of the frozen parameters.
 
     Raises:
-        YoloflowError: a pattern matches no parameter.
+        YoloflowError: a pattern matches no parameter, or there are fewer rows.
     """
-    parameters = dict(network.named_parameters())
-    frozen: set[str] = set()
-    for pattern in patterns:
-        matched = {name for name in parameters if fnmatchcase(name, pattern)}
-        if not matched:
-            rows = [f"{name}.*" for name, _ in network.named_children()]
-            raise YoloflowError(f"freeze: no parameter matches {pattern!r}; {nearest_names(pattern, rows)}")
-        frozen |= matched
+    rows = list(network.children())
+    if isinstance(freeze, int) and freeze > len(rows):
+        raise YoloflowError(f"freeze={freeze}: the network has {len(rows)} rows")
+    entries = range(freeze) if isinstance(freeze, int) else [freeze] if isinstance(freeze, str) else freeze
+    frozen = {name for entry in entries for name in choose_parameters(network, entry, "freeze")}
     for name in frozen:
-        parameters[name].requires_grad_(False)
+        network.get_parameter(name).requires_grad_(False)
     network.train(network.training)
-    return [name for name in parameters if name in frozen]
+    return [name for name, _ in network.named_parameters() if name in frozen]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from yoloflow.models.layers.normalization import EPS, MOMENTUM
-from yoloflow.settings import Count, Section
+from yoloflow.settings import Count, Section, key_error
 
 Pixels = Literal["rgb_unit", "bgr_byte"]
 """What a network's first row sees: red, green, blue in 0..1, or blue, green, red in 0..255."""
@@ -55,8 +55,13 @@ class ModelSettings(Section):
         "auto",
         description="auto: only what depends on the classes may differ; true: nothing may; false: anything",
     )
-    freeze: list[str] = Field(
-        default_factory=list, description="patterns of parameters not to train, such as stem.*"
+    finetune: bool | Literal["auto"] = Field(
+        "auto",
+        description="take the gentle schedule of recipes/finetune.yaml: auto does where weight is given",
+    )
+    freeze: int | str | list[int | str] = Field(
+        default_factory=list,
+        description="parameters not to train: so many rows, backbone, or patterns such as stem.*",
     )
     sync_bn: bool = Field(False, description="batch statistics over all devices")
     recompute: bool = Field(
@@ -69,3 +74,23 @@ class ModelSettings(Section):
         None, description="its half type (null: by device)"
     )
     keep_loss_fp32: bool = Field(True, description="compute the loss in float32 at every level")
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _choices(cls, freeze: object) -> object:
+        for entry in freeze if isinstance(freeze, list) else [freeze]:
+            is_row = isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0
+            if not is_row and not (isinstance(entry, str) and entry):
+                raise ValueError(
+                    "takes a number of rows, backbone, a pattern such as stem.*, or a list of patterns and "
+                    f"positions of rows, not {entry!r}"
+                )
+        return freeze
+
+    @model_validator(mode="after")
+    def _finetuning_has_weights(self) -> Self:
+        if self.finetune is True and self.weight is None:
+            raise key_error(
+                "finetune", "true needs the weights to start from: add weight=FILE or weight=published"
+            )
+        return self

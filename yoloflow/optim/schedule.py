@@ -50,7 +50,11 @@ class Schedule:
         return {name: float(table[row]) for name, table in self.lr_by_group.items()}
 
     def apply(self, optimizer: torch.optim.Optimizer, update: int) -> None:
-        """Sets learning rate and momentum (AdamW: the first beta) of every group for a 0-based update.
+        """Sets learning rate, times the group's factor, and momentum (AdamW: the first beta) of every group.
+
+        Args:
+            optimizer: with the groups of `create_group_param`.
+            update: from 0.
 
         Raises:
             YoloflowError: the optimizer has a group that the schedule does not know.
@@ -61,7 +65,7 @@ class Schedule:
             name = group.get("name")
             if name not in rates:
                 raise YoloflowError(f"optimizer group {name!r} is not in the schedule: {', '.join(rates)}")
-            group["lr"] = rates[name]
+            group["lr"] = rates[name] * group.get("lr_factor", 1.0)
             if "betas" in group:
                 group["betas"] = (momentum, group["betas"][1])
             else:

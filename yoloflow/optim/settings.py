@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -90,6 +90,10 @@ class OptimizerSettings(Section):
     )
     cooldown_epochs: int = Field(
         0, ge=0, description="last epochs at the final rate, at most a third (yolox)"
+    )
+    lr_factors: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="factors of the rate by pattern of parameters, or of backbone; the last match counts",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum after the warm-up; AdamW's first beta")
     nesterov: bool = Field(False, description="Nesterov's form of the update")

@@ -158,6 +158,20 @@ def choose_run(
     return answer
 
 
+def run_to_continue(root: Path, name: str | None, default_name: str) -> Path:
+    """Returns the folder in which `resume=auto` goes on; it need not exist.
+
+    Args:
+        root: parent of all runs.
+        name: the user's name for the run; None takes the one that is not finished.
+        default_name: the recipe's name.
+
+    Raises:
+        YoloflowError: several runs could be continued.
+    """
+    return root / name if name is not None else _unfinished(root, default_name)
+
+
 def find_weights(path: Path) -> Path:
     """Returns the best weights of a run, else the last; averaged ones where there is an average.
 
@@ -205,8 +219,7 @@ def _choose(
     wants_more: Callable[[dict[str, Any]], bool],
 ) -> RunFolder:
     if resume == "auto":
-        path = root / name if name is not None else _unfinished(root, default_name)
-        return _to_continue(path, wants_more)
+        return _to_continue(run_to_continue(root, name, default_name), wants_more)
     if name is not None:
         path = root / name
         if not _is_run(path):

@@ -193,7 +193,7 @@ class TrainStep:
 
     @property
     def takes_masks(self) -> bool:
-        """Whether the loss learns from masks."""
+        """Returns whether the loss learns from masks."""
         return takes_masks(self._loss_fn)
 
     def compute_loss(self, images: Tensor, *targets: Tensor) -> tuple[Tensor, Tensor]:

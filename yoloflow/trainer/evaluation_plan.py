@@ -1,4 +1,4 @@
-"""The epochs after which the loop evaluates, and the end of a training whose AP does not rise any more."""
+"""The moments at which the loop evaluates, and the end of a training whose AP does not rise any more."""
 
 from __future__ import annotations
 
@@ -26,12 +26,23 @@ class EvaluationPlan:
 
     def is_due(self, context: RunContext, epoch: int) -> bool:
         """Returns whether the network is evaluated after an epoch (from 1) of the present stage."""
+        if context.test_fn is None:
+            return False
         return any(plan.is_due(epoch, context.epochs, context.stage) for plan in self._plans)
+
+    def is_due_at_start(self, context: RunContext) -> bool:
+        """Returns whether the network is evaluated before its first step: it begins with trained weights.
+
+        The figures, as of epoch 0, show whether they came in; a resumed run that has them does not repeat it.
+        """
+        has_weights = "origin" in (context.weights_facts or {})
+        is_fresh = context.step == 0 and not context.figures
+        return has_weights and is_fresh and bool(self._plans) and context.test_fn is not None
 
     def has_stalled(self, context: RunContext, epochs_done: int) -> bool:
         """Returns whether the newest evaluation came `patience` epochs or more after the best one."""
         patience, best = self._patience, context.best
-        if patience is None or not best or context.test_fn is None:
+        if patience is None or not best:
             return False
         if epochs_done - best["epoch"] < patience or not self.is_due(context, epochs_done):
             return False

@@ -66,6 +66,9 @@ class Trainer:
             self.guards.before_training()
             with self.guards.running():
                 self._notify("on_train_begin")
+                if self.plan.is_due_at_start(context):
+                    context.epoch = -1
+                    self._evaluate()
                 if context.epoch_open:  # the run was stopped in an evaluation
                     context.epoch = context.step // steps_per_epoch - 1
                     self._end_epoch()
@@ -160,8 +163,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Evaluates the network, and keeps its weights if it is the best so far."""
         context = self.context
-        if context.test_fn is None:
-            return
+        assert context.test_fn is not None
         self.activity.begin(f"evaluating after step {context.step}")
         with self.stop.at_once():
             result = context.test_fn(context.evaluated_network())

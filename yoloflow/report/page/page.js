@@ -97,7 +97,7 @@ function headFigures(run) {
     { class: "figures" },
     big(best.why ? "n/a" : figure(best.map), "AP", range("AP")),
     big(best.why ? "n/a" : figure(best.map50), "AP50", range("AP50")),
-    big(best.epoch ? String(best.epoch) : "–", "Best epoch", run.epochs ? `of ${run.epochs}` : ""),
+    big(String(best.epoch ?? "–"), "Best epoch", run.epochs ? `of ${run.epochs}` : ""),
     big(duration(run.summary?.wall_seconds), "Time", run.finished ? "in all" : "not finished"),
     big(short(run.summary?.images_per_second), "Images a second", "in training"),
   );

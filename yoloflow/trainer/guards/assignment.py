@@ -48,13 +48,13 @@ class AssignmentGuard(Guard):
             raise YoloflowError(self._describe())
 
     def _describe(self) -> str:
-        rates = {group["name"]: group["lr"] for group in self._context.train_step.optimizer.param_groups}
+        rate = max(group["lr"] for group in self._context.train_step.optimizer.param_groups)
         best = self._context.best
         kept = f"; the weights of epoch {best['epoch']} are kept as the best" if best else ""
         return (
             f"step {self._context.step}: at {self._limit} looks in a row the batch had objects, but the loss "
             f"assigned none of them to an output of the network, so nothing is learnt any more{kept}. Mostly "
-            f"the learning rate is too high (now {max(rates.values()):.3g}): begin again with a tenth of "
+            f"the learning rate is too high (now {rate:.3g}): begin again with a tenth of "
             "optimizer.lr_init, and a longer warm-up. Objects smaller than the network's cells are never "
             "assigned: then raise img_size. max_unassigned=null trains on all the same"
         )
