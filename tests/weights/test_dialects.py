@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.models.heads.anchor import AnchorHead
 from yoloflow.models.layers.contract import neutral_tensors
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.dialects import FOR_INFERENCE, dialects_of, translate
+from yoloflow.weights.dialects import FOR_INFERENCE, describe_kind, dialects_of, translate
 from yoloflow.weights.files import save_weights
 
 # Names as they stand in the files that the original repositories publish, and ours for the same tensors.
@@ -282,3 +283,15 @@ def test_a_file_of_a_hub_has_two_prefixes(tmp_path: Path) -> None:
     save_weights(tmp_path / "model.safetensors", tensors)
     report = load_pretrain(second, tmp_path / "model.safetensors", strict=True)
     assert (report.dialect, report.faults()) == ("numbered rows", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("model.22.cv2.0.1.conv.weight", "model.9.cv5.conv.weight"), "Ultralytics' YOLOv9"),
+        (("model.102.rbr_reparam.weight", "model.0.conv.weight"), "merged into one kernel"),
+        (("model.22.cv2.0.1.conv.weight", "model.0.conv.weight"), "^$"),
+    ],
+)
+def test_files_that_fit_no_network_are_told_apart(names: tuple[str, ...], message: str) -> None:
+    assert re.search(message, describe_kind(dict.fromkeys(names, torch.ones(64, 64, 3, 3))))

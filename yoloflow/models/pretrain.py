@@ -17,7 +17,7 @@ from yoloflow.models.layers.contract import neutral_tensors
 from yoloflow.models.unfolded import unfold
 from yoloflow.parameter_choice import choose_parameters
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.dialects import Translated, translate
+from yoloflow.weights.dialects import Translated, describe_kind, translate
 from yoloflow.weights.files import WeightsFile, read_weights
 
 logger = logging.getLogger("yoloflow")
@@ -214,10 +214,11 @@ def _fitted(
     if not report.loaded:
         raise WeightsMismatchError(path, f"none of its {len(found.tensors)} keys fits the network:{faults}")
     if faults and strict is not False:
+        kind = describe_kind(file.tensors)
         raise WeightsMismatchError(
             path,
             f"does not fit the network; strict_load=false takes over the {len(report.loaded)} keys that do:"
-            f"{faults}",
+            f"{faults}" + (f"\n  {kind}" if kind else ""),
         )
     return report, weights
 

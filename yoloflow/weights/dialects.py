@@ -138,6 +138,22 @@ def translate(network: nn.Module, tensors: Mapping[str, Tensor]) -> Translated:
     return found
 
 
+def describe_kind(tensors: Mapping[str, Tensor]) -> str:
+    """Returns a sentence on what a file is that fits no network here, "" where that is not known."""
+    if any(".rbr_reparam." in name for name in tensors):
+        return "its RepConvs are merged into one kernel each; take the file from before that"
+    for name, tensor in tensors.items():
+        # The grouped kernels of YOLOv9's box branches see a quarter of the channels.
+        if re.search(r"\.22\.cv2\.0\.1\.conv\.weight$", name) and tensor.ndim == 4:
+            is_v9 = any(re.search(r"\.9\.cv5\.conv\.weight$", other) for other in tensors)
+            if is_v9 and tensor.shape[1] == tensor.shape[0]:
+                return (
+                    "it is Ultralytics' YOLOv9, whose head is another than the original's; "
+                    "strict_load=false takes over its backbone and neck alone"
+                )
+    return ""
+
+
 def dialects_of(network: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields each dialect with its name of every tensor of a network -> our name."""
     own = list(network.state_dict())
