@@ -237,7 +237,7 @@ def _inference_names(network: nn.Module, numbered: Mapping[str, str]) -> Iterato
     if not only_training:
         return
     head_name = rows[-1]
-    head = network.get_submodule(head_name)
+    head_names: dict[str, str] = getattr(network.get_submodule(head_name), "inference_names", {})
     kept = {ours: path for ours, path in numbered.items() if ours not in only_training}
     skipped = () if any(ours.startswith(f"{rows[0]}.") for ours in kept) else (0, 1)
     for first in skipped or (0,):
@@ -246,8 +246,8 @@ def _inference_names(network: nn.Module, numbered: Mapping[str, str]) -> Iterato
         for ours, path in kept.items():
             row, child = ours.split(".")[:2]
             inner = path.partition(".")[2]
-            if row == head_name and child in head.inference_names:
-                inner = f"{head.inference_names[child]}.{inner.partition('.')[2]}"
+            if row == head_name and child in head_names:
+                inner = f"{head_names[child]}.{inner.partition('.')[2]}"
             names[f"{places[row]}.{inner}"] = ours
         yield names
 
