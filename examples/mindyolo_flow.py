@@ -80,6 +80,7 @@ def train(args: Arguments) -> dict[str, Any]:
             single_cls=args.single_cls,
             batch_size=args.total_batch_size,
             stride=max(args.network.stride),
+            return_segments=args.task == "segment",
         )
         _dataloader = create_loader(
             dataset=_dataset,
@@ -153,6 +154,7 @@ def train(args: Arguments) -> dict[str, Any]:
         ema=ema,
         overflow_still_update=args.overflow_still_update,
         ms_jit=args.ms_jit,
+        task=args.task,
         clip_grad=args.clip_grad,
         clip_grad_value=args.clip_grad_value,
     )

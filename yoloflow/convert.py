@@ -167,7 +167,12 @@ def _read(
 ) -> DatasetIndex:
     places = how.image_folder
     place = places.get(part) if isinstance(places, Mapping) else places
-    return read_index(files, classes, None, how.policy, place, kpt_shape=how.kpt_shape, decode=decode)
+    return read_index(
+        *(files, classes, None, how.policy, place),
+        is_own_folder=isinstance(places, Mapping),
+        kpt_shape=how.kpt_shape,
+        decode=decode,
+    )
 
 
 def _splits(

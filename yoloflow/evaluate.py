@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from yoloflow.config.fitting import naming_the_recipe
+from yoloflow.config.fitting import check_weights, naming_the_recipe
 from yoloflow.config.schema import Config
 from yoloflow.data.sets import log_problems, read_val_set
 from yoloflow.detector import find_parts
@@ -50,6 +50,8 @@ def evaluate_run(
     ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
     exported = ExportedNetwork(path, device.type) if parts.is_exported else None
     names = exported.info.names if exported else parts.names
+    if not exported:
+        check_weights(config, path)
     index = read_val_set(config.data, config.img_size, names)
     log_problems({"val_set": index}, ranks)
     network: nn.Module

@@ -30,6 +30,7 @@ FAMILIES: dict[str, Family] = {
     "YOLOv7": Family("anchor:YOLOv7Head", "yolov7:YOLOv7Loss"),
     "YOLOv7Aux": Family("anchor:YOLOv7AuxHead", "yolov7:YOLOv7AuxLoss"),
     "YOLOv8": Family("yolov8:YOLOv8Head", "yolov8:YOLOv8Loss"),
+    "YOLOv8Seg": Family("segment:YOLOv8SegHead", "segment:YOLOv8SegLoss"),
     "YOLOv9": Family("yolov8:YOLOv9Head", "paired:YOLOv9Loss"),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from yoloflow.callbacks import RunContext, create_callback
 from yoloflow.callbacks.settings import callback_rows
-from yoloflow.config.fitting import naming_the_recipe
+from yoloflow.config.fitting import check_start, naming_the_recipe
 from yoloflow.config.run_files import (
     begun_run,
     naming_changed_settings,
@@ -57,9 +57,9 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     run = choose_run(*config.place, ranks, partial(wants_more, config))
     if (summary := run.finished_summary) is not None:
         return tell_finished(run, config, summary, ranks)
+    check_start(config, run)
     sets = read_sets(config.data, config.img_size, config.run_eval)
-    train_set = sets["train_set"]
-    class_names, nc = train_set.names, len(train_set.names)
+    train_set, nc = sets["train_set"], len(sets["train_set"].names)
     log_problems(sets, ranks)
     set_determinism(config.determinism, config.seed)
 
@@ -71,7 +71,7 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
         sync_bn=config.sync_bn and ranks.world_size > 1,
         variant=config.variant,
     ).to(device)
-    ema, origin = start_weights(network, config, run, class_names)
+    ema, origin = start_weights(network, config, run, train_set.names)
 
     # 2. Data loaders, one stage after the other
     stages = config.stages(config.steps_per_epoch(len(train_set), ranks.world_size))
@@ -115,8 +115,8 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
         )
 
     # 8. Trainer
-    facts = weights_facts(config, class_names, origin)
-    context = RunContext(run, ranks, train_step_fn, test_fn, class_names, loss_fn.loss_item_name, facts)
+    facts = weights_facts(config, train_set.names, origin)
+    context = RunContext(run, ranks, train_step_fn, test_fn, train_set.names, loss_fn.loss_item_name, facts)
     identity = identity_of(train_set, config.per_batch_size * ranks.world_size)
     with naming_changed_settings(run, config):
         trainer = create_trainer(context, loader, callbacks, config, identity=identity)

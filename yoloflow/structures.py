@@ -50,6 +50,9 @@ class Batch:
         original_sizes_hw: (B, 2) float32 height and width on disk.
         scales_xy: (B, 2) float32 factor from original pixels to network input, x and y.
         pads_xy: (B, 2) float32 left and top border in network input pixels.
+        masks: where the last transform drew them, at H / ratio and W / ratio: (B, h, w) whose pixels hold 1 +
+            the label row of the object that covers them and 0 for none, or (B, G, h, w) of 0 and 1. uint8, or
+            int32 where an image has more than 255 objects.
     """
 
     images: torch.Tensor
@@ -58,10 +61,17 @@ class Batch:
     original_sizes_hw: torch.Tensor
     scales_xy: torch.Tensor
     pads_xy: torch.Tensor
+    masks: torch.Tensor | None = None
+
+    @property
+    def targets(self) -> tuple[torch.Tensor, ...]:
+        """Labels, and masks where there are any: what the train step takes beside the images."""
+        return (self.labels,) if self.masks is None else (self.labels, self.masks)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by torch's loader on CUDA machines)."""
-        return Batch(*(getattr(self, name).pin_memory() for name in self.__dataclass_fields__))
+        parts = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Batch(*(None if part is None else part.pin_memory() for part in parts))
 
 
 @dataclass(slots=True, repr=False)
@@ -72,11 +82,14 @@ class Detections:
         boxes_xyxy: (N, 4) float32 corner boxes in pixels of the original image.
         scores: (N,) float32 in 0..1.
         classes: (N,) int64 class numbers, 0-based.
+        masks: of each box, at the original image's size, counts compressed; None where the network predicts
+            none.
     """
 
     boxes_xyxy: Float32Array
     scores: Float32Array
     classes: Int64Array
+    masks: list[RunLengthMask] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -123,6 +136,7 @@ class DatasetIndex:
     Attributes:
         image_paths: (I,) unicode array of absolute paths.
         image_ids: (I,) int64; COCO json's ids, else 1-based numbers.
+        given_ids: by image, the ids of a COCO json that are not these numbers, as they stand there.
         sizes_hw: (I, 2) int64 height and width, after EXIF rotation.
         box_offsets: (I + 1,) int64.
         boxes_xyxy: (M, 4) float64 in pixels of the original image.
@@ -163,11 +177,16 @@ class DatasetIndex:
     num_boxes_of_dropped_images: int = 0
     polygon_parts: dict[int, list[int]] = field(default_factory=dict)
     masks: dict[int, RunLengthMask] = field(default_factory=dict)
+    given_ids: dict[int, str | int | float] = field(default_factory=dict)
     source: str = ""
     digests: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.image_paths)
+
+    def ids_for_files(self) -> list[int | str | float]:
+        """Return the id of each image as files for the user have it."""
+        return [self.given_ids.get(i, number) for i, number in enumerate(self.image_ids.tolist())]
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that depend on the images' names, order, sizes, boxes and classes."""

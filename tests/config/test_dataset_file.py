@@ -63,6 +63,18 @@ def test_the_sets_are_found_beside_the_file(
     assert all(f"{export}/data.yaml:" in line and "beside this file" in line for line in said)
 
 
+@pytest.mark.parametrize("root", ["", "path: ~\n", "path: ~/export\n"])
+def test_home_is_known_in_every_path(export: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
+    monkeypatch.setenv("HOME", str(export.parent))
+    text = f"{root}train: ~/export/train/images\nval: [~/export/valid/images]\nnc: 1\n"
+    (export.parent / "elsewhere").mkdir()
+    path = export.parent / "elsewhere" / "data.yaml"
+    path.write_text(text)
+    data = load_config("yolov8n", [f"data={path}"]).data
+    assert data.train_set == f"{export}/train/images"
+    assert data.val_set == [f"{export}/valid/images"]
+
+
 def test_a_set_of_the_parent_folder_does_not_take_the_place_of_the_file_s_own(
     export: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

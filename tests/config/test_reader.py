@@ -1,5 +1,6 @@
 """Reading recipes: layering, overrides, and a clear message with its place for every mistake."""
 
+import json
 import logging
 import re
 import subprocess
@@ -523,10 +524,19 @@ optimizer: {optimizer: momentum, lr_init: 0.01, group_param: yolov8, nbs: 64}
     assert load_config(write(tmp_path, dump_config(config), "config.yaml")) == config
 
 
-def test_segmentation_is_refused_in_words() -> None:
-    assert (
-        complaint("yolov8n", "task=segment")
-        == "override task=segment: task: should be 'detect', not 'segment'"
+def test_task_head_loss_and_transforms_must_agree_about_masks() -> None:
+    assert complaint("yolov8n", "task=segment") == (
+        "override task=segment: task: segment, but the loss is YOLOv8Loss; take a recipe that ends in -seg, "
+        "as yolov8n-seg"
+    )
+    assert complaint("yolov8n-seg", "task=detect").endswith("the loss is YOLOv8SegLoss; write task=segment")
+    rows = "data.train_transforms=[{func_name: fliplr, prob: 0.5}]"
+    assert complaint("yolov8n-seg", rows).startswith(
+        f"override {rows}: data.train_transforms: the loss learns masks"
+    )
+    table = load_config("yolov8n").network.model_dump(exclude_none=True)
+    assert "YOLOv8SegLoss learns masks, the network's head YOLOv8Head predicts none" in complaint(
+        "yolov8n-seg", f"network={json.dumps(table)}"
     )
 
 

@@ -212,3 +212,36 @@ def test_classes_without_objects_are_no_imbalance(tmp_path: Path) -> None:
     train = write_categories(tmp_path, ["fish", "tuna", "cod"], [2, 3])
     index = read_sets(DataSettings(train_set=str(train)), 64, with_val=False)["train_set"]
     assert {problem.kind for problem in index.problems} == {"unused-class", "few-objects"}
+
+
+# Blanks, and a single class
+
+
+@pytest.mark.parametrize("names", [["cat ", "dog"], [" cat", "dog\t"]])
+def test_blanks_around_a_name_make_no_other_class(tmp_path: Path, names: list[str]) -> None:
+    source = write_categories(tmp_path, names, [1, 2])
+    index = of_network(source)
+    assert index.classes.tolist() == [0, 1]
+    assert index.category_ids.tolist() == [1, 2]
+    assert index.unlisted_classes == []
+    assert read_index(str(source), NAMES).classes.tolist() == [0, 1]
+
+
+def test_names_that_differ_in_blanks_alone_stay_two_classes(tmp_path: Path) -> None:
+    source = write_categories(tmp_path, ["cat", "cat "], [1, 2])
+    assert read_index(str(source), ["cat ", "cat"]).classes.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("names", [None, ["cat", "dog"]])
+def test_with_one_class_whatever_the_tested_set_has_is_that_class(
+    tmp_path: Path, names: list[str] | None
+) -> None:
+    train = write_categories(tmp_path / "train", NAMES, [1, 2])
+    val = write_categories(tmp_path / "val", [*NAMES, "bird"], [1, 3])
+    labels = write_yolo(tmp_path / "yolo", {"a": f"0 {BOX}7 .2 .2 .1 .1\n"})
+    for source in (val, labels):
+        settings = DataSettings(
+            train_set=str(train), val_set=str(source), names=names, single_cls=True, index_cache=False
+        )
+        for index in (read_sets(settings, 64, True)["val_set"], read_val_set(settings, 64, ["object"])):
+            assert (index.names, index.classes.tolist()) == (["object"], [0, 0])

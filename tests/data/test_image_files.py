@@ -1,5 +1,6 @@
 """Image files: sizes without decoding, pixels, and files that are not what they seem."""
 
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.support.data_sets import write_picture
-from yoloflow.data.image_files import decode_image, inspect_image
+from yoloflow.data.image_files import _heif_format, decode_image, inspect_image
 from yoloflow.structures import YoloflowError
 
 LOSSLESS = {".webp": {"lossless": True}}
@@ -119,7 +120,7 @@ def test_bytes_after_the_end_marker_do_no_harm(tmp_path: Path, padding: bytes) -
         (b"hello, I am text", "not-an-image", "not an image"),
         (b"\xff\xd8\xff\xe0", "not-an-image", "begins as JPEG, but breaks off"),
         (b"GIF89a", "not-an-image", "not an image"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported-image", "no HEIC images; save it as JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported-image", "HEIC image.*; save it as JPEG"),
     ],
 )
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes, kind: str, message: str) -> None:
@@ -163,6 +164,48 @@ def test_the_thumbnail_of_a_raw_file_is_not_taken_for_the_image(tmp_path: Path) 
         decode_image(str(path))
     renamed = write_picture(tmp_path / "b.jpg").rename(tmp_path / "b.heic")
     assert inspect_image(str(renamed)).problem_kind is None
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".ico", ".eps", ".icns"])
+def test_drawings_and_icons_are_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg'/>")
+    assert inspect_image(str(path)).problem_kind == "unsupported-image"
+    with pytest.raises(YoloflowError, match=rf"no \{suffix} images; save it as JPEG or PNG"):
+        decode_image(str(path))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic_images_are_read_where_the_package_is_installed(tmp_path: Path, orientation: int) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = write_picture(tmp_path / "a.heic", 96, 64, exif=exif, quality=-1)
+    header = inspect_image(str(path))
+    upright = decode_image(str(write_picture(tmp_path / "a.png", 96, 64)))
+    assert (header.problem_kind, header.height, header.width) == (None, *upright.shape[:2])
+    assert header.orientation == 1  # boxes of the format itself turn a HEIC image, EXIF does not
+    assert np.abs(decode_image(str(path)).astype(int) - upright).max() < 16
+    cut = tmp_path / "cut.heic"
+    cut.write_bytes(path.read_bytes()[:-200])
+    assert inspect_image(str(cut)).problem_kind == "truncated-image"
+    with pytest.raises(YoloflowError, match=r"cut\.heic: "):
+        decode_image(str(cut))
+
+
+def test_without_the_package_a_heic_image_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    _heif_format.cache_clear()
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    detail = inspect_image(str(path)).detail
+    _heif_format.cache_clear()
+    assert detail == (
+        "the installed libraries read no HEIC images; save it as JPEG or PNG, "
+        "or pip install pillow-heif (or 'yoloflow[heif]')"
+    )
 
 
 def test_an_image_too_large_to_decode_is_refused_without_decoding(tmp_path: Path) -> None:

@@ -193,6 +193,31 @@ def test_one_folder_is_not_taken_for_a_set_that_has_its_own(tmp_path: Path) -> N
         read_index(str(tmp_path / "val.json"), image_folder=folder)
 
 
+def test_a_folder_that_was_given_for_this_set_is_taken(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val")):
+        write_picture(tmp_path / "images" / split / "x.png", 50 + number, 60)
+        write_json(tmp_path / f"{split}.json", ["x.png"])
+    folder = str(tmp_path / "images" / "train")
+    settings = DataSettings(
+        train_set=str(tmp_path / "train.json"),
+        val_set=str(tmp_path / "val.json"),
+        image_folder={"train_set": folder, "val_set": folder},
+        index_cache=False,
+    )
+    assert files(read_set(settings, "val_set"), tmp_path) == ["images/train/x.png"]
+    with pytest.raises(YoloflowError, match="give a folder for each set"):
+        read_set(settings.model_copy(update={"image_folder": folder}), "val_set")
+
+
+def test_a_folder_below_home_is_found_in_every_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_picture(tmp_path / "far" / "x.png")
+    write_json(tmp_path / "set" / "train.json", ["x.png"])
+    assert files(read_index("~/set/train.json", image_folder="~/far"), tmp_path) == ["far/x.png"]
+
+
 def test_images_that_are_nowhere_are_named_with_what_to_set(tmp_path: Path) -> None:
     write_picture(tmp_path / "far" / "away" / "a.png")
     source = write_json(tmp_path / "set" / "result.json", ["..\\images\\a.png"])

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.toy_loader import toy_index
+from tests.support.toy_loader import assert_equal_batches, toy_index
 from yoloflow.boxes import boxes_to_original
 from yoloflow.data.collate import collate
 from yoloflow.data.concat_loader import ConcatLoader
@@ -26,7 +26,7 @@ from yoloflow.data.loader import StageLoader, create_loader
 from yoloflow.data.transforms import Sample
 from yoloflow.data.transforms.canvas import Canvas
 from yoloflow.data.transforms.rows import Row
-from yoloflow.structures import Batch, DatasetIndex, YoloflowError
+from yoloflow.structures import DatasetIndex, YoloflowError
 
 SIZE = 96
 MOSAIC: list[Row] = [
@@ -62,11 +62,6 @@ def train_set(index: DatasetIndex, **options: Any) -> COCODataset:
     return COCODataset(index, SIZE, MOSAIC, is_training=True, augment=True, seed=7, **options)
 
 
-def assert_equal(first: Batch, second: Batch) -> None:
-    for name in first.__dataclass_fields__:
-        assert torch.equal(getattr(first, name), getattr(second, name)), name
-
-
 def test_a_sample_depends_on_seed_epoch_and_index_alone(index: DatasetIndex) -> None:
     dataset, other = train_set(index), train_set(index)
     for number in (3, 1, 2):
@@ -89,7 +84,7 @@ def test_batches_are_the_same_with_any_number_of_workers(
     dataset = train_set(index, cache=cache)
     loaded = list(create_loader(dataset, 4, 2, num_parallel_workers=workers, seed=1))
     for first, second in zip(plain, loaded, strict=True):
-        assert_equal(first, second)
+        assert_equal_batches(first, second)
 
 
 def test_workers_fill_one_cache_together(index: DatasetIndex) -> None:
@@ -166,7 +161,7 @@ def test_batches_continue_from_any_step_as_if_never_interrupted(index: DatasetIn
         rest = list(stages().batches(start))
         assert len(rest) == 12 - start
         for first, second in zip(whole[start:], rest, strict=True):
-            assert_equal(first, second)
+            assert_equal_batches(first, second)
     assert not torch.equal(whole[6].indices, whole[0].indices)
     with pytest.raises(YoloflowError, match="step 12"):
         loader.stage_of(12)

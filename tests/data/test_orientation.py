@@ -12,7 +12,7 @@ from tests.support.data_sets import voc_object, write_picture
 from yoloflow.data.formats.outlines import mask_of_pixels, pixels_of_mask
 from yoloflow.data.image_files import decode_image, inspect_image
 from yoloflow.data.index import read_index
-from yoloflow.structures import DatasetIndex
+from yoloflow.structures import DatasetIndex, YoloflowError
 
 WIDTH, HEIGHT = 80, 48
 BOX = (10, 5, 30, 10)
@@ -70,7 +70,7 @@ def test_boxes_outlines_and_masks_in_raw_coordinates_are_turned(tmp_path: Path, 
         expected = white_box(path)
         assert index.boxes_xyxy[image].tolist() == expected
         points = index.polygon_points[index.polygon_offsets[image] : index.polygon_offsets[image + 1]]
-        assert np.abs(np.concatenate((points.min(0), points.max(0))) - expected).max() == 0.5
+        assert np.abs(np.concatenate((points.min(0), points.max(0))) - expected).max() == 0
         assert (pixels_of_mask(index.masks[image]) == (decode_image(path)[..., 0] > 128)).all()
 
 
@@ -105,6 +105,81 @@ def test_a_box_that_fits_the_turned_image_only_shows_how_it_was_drawn(tmp_path: 
     index = read_index(write_json(tmp_path, {"a.png": (WIDTH, HEIGHT)}, bbox=(5, 50, 20, 25)))
     assert kinds(index) == ["size-mismatch"]
     assert index.boxes_xyxy.tolist() == [[5, 50, 25, 75]]
+
+
+def read_kept(source: str) -> DatasetIndex:
+    return read_index(source, policy={"foreign-size": "keep"})
+
+
+@pytest.mark.parametrize("size", [(160, 96), (40, 24), (60, 60), (8000, 4800)])
+def test_a_stated_size_that_nothing_explains_is_an_error_with_advice_that_works(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    write_picture(tmp_path / "a.png", WIDTH, HEIGHT)
+    source = write_json(tmp_path, {"a.png": size}, bbox=(3, 5, 20, 10))
+    stated = f"a.png is stated as {size[0]} x {size[1]} .* but has {WIDTH} x {HEIGHT}"
+    with pytest.raises(
+        YoloflowError, match=rf"{stated}.*set data.problems.foreign-size to keep or drop-image"
+    ):
+        read_index(source)
+    assert kinds(read_kept(source)) == ["foreign-size"]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_boxes_that_fit_the_stated_frame_only_are_not_taken(tmp_path: Path, orientation: int) -> None:
+    write_turned(tmp_path / "a.png", orientation)
+    size = (HEIGHT, WIDTH) if orientation == 1 else (WIDTH * 2, HEIGHT * 2)
+    source = write_json(
+        tmp_path, {"a.png": size}, bbox=(5, 50, 20, 25) if orientation == 1 else (99, 5, 9, 9)
+    )
+    with pytest.raises(YoloflowError, match="foreign-size"):
+        read_index(source)
+
+
+def test_a_box_that_fits_the_image_only_speaks_for_the_file(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        write_picture(tmp_path / name, WIDTH, HEIGHT)
+    path = Path(write_json(tmp_path, {"a.png": (20, 20), "b.png": (20, 20)}))
+    assert kinds(read_index(str(path))) == ["size-mismatch"] * 2
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"] = [1, 1, 5, 5]
+    path.write_text(json.dumps(content))
+    assert kinds(read_index(str(path))) == ["size-mismatch"] * 2
+
+
+@pytest.mark.parametrize(("size", "bbox"), [((WIDTH + 1, HEIGHT - 1), BOX), ((HEIGHT, WIDTH), BOX)])
+def test_a_pixel_more_and_exchanged_sides_are_a_remark(
+    tmp_path: Path, size: tuple[int, int], bbox: Any
+) -> None:
+    write_picture(tmp_path / "a.png", WIDTH, HEIGHT)
+    assert kinds(read_index(write_json(tmp_path, {"a.png": size}, bbox))) == ["size-mismatch"]
+
+
+def test_an_image_without_objects_may_state_any_size(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        write_picture(tmp_path / name, WIDTH, HEIGHT)
+    path = Path(write_json(tmp_path, {"a.png": (1, 1), "b.png": (WIDTH, HEIGHT)}))
+    content = json.loads(path.read_text())
+    del content["annotations"][0]
+    path.write_text(json.dumps(content))
+    assert kinds(read_index(str(path))) == ["size-mismatch"]
+
+
+def test_each_of_the_entries_that_are_joined_has_its_own_size(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", WIDTH, HEIGHT)
+    path = Path(write_json(tmp_path, {"a.png": (WIDTH, HEIGHT), "./a.png": (160, 96)}, bbox=(3, 5, 20, 10)))
+    with pytest.raises(YoloflowError, match="stated as 160 x 96"):
+        read_index(str(path))
+    assert kinds(read_kept(str(path))) == ["duplicate-image", "foreign-size", "duplicate-box"]
+
+
+def test_xml_files_state_sizes_too(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", WIDTH, HEIGHT)
+    size = "<size><width>200</width><height>100</height><depth>3</depth></size>"
+    box = voc_object("c", 10, 5, 40, 15)
+    (tmp_path / "a.xml").write_text(f"<annotation><filename>a.png</filename>{size}{box}</annotation>")
+    with pytest.raises(YoloflowError, match=r"a\.xml: .*a\.png is stated as 200 x 100"):
+        read_index(str(tmp_path))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tiff", ".png"])

@@ -314,6 +314,14 @@ def test_an_area_that_is_none_is_width_times_height(tmp_path: Path, area: Any) -
     assert index.problems == []
 
 
+def test_a_box_far_outside_of_its_image_is_told_with_the_likely_cause(tmp_path: Path) -> None:
+    index = read_index(str(write_coco(tmp_path, [annotation(bbox=(60, 10, 90, 30))])))
+    assert only_problem(index)[2:] == ("box-over-one", "clip-box")
+    assert f"far outside of the image of {WIDTH} x {HEIGHT} (width x height); is it of another image" in (
+        index.problems[0].detail
+    )
+
+
 def test_a_stated_size_that_is_not_the_files_is_named(tmp_path: Path) -> None:
     images = [{"id": 10, "file_name": "1.png", "width": HEIGHT, "height": WIDTH}]
     index = read_index(str(write_coco(tmp_path, [annotation()], images=images)))

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.support.toy_loader import COUNT, toy_loader
+from tests.support.toy_loader import COUNT, assert_equal_batches, toy_loader
 from yoloflow.data.restarting_loader import RestartingLoader
 from yoloflow.structures import Batch, YoloflowError
 
@@ -23,8 +22,7 @@ from yoloflow.structures import Batch, YoloflowError
 def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
     assert len(found) == len(expected)
     for first, second in zip(found, expected, strict=True):
-        for name in first.__dataclass_fields__:
-            assert torch.equal(getattr(first, name), getattr(second, name)), name
+        assert_equal_batches(first, second)
 
 
 def kill_a_worker() -> None:

@@ -53,6 +53,20 @@ def test_equal_names_in_subfolders_keep_their_images(tmp_path: Path) -> None:
     assert [Path(path).parent.name for path in index.image_paths] == ["cam2"]
 
 
+@pytest.mark.parametrize("source", ["", "images", "labels", "images/train", "labels/train"])
+def test_xml_files_in_a_folder_called_labels_are_found(tmp_path: Path, source: str) -> None:
+    write_voc(tmp_path, {"a": CAT, "b": CAT})
+    for old, new in (("Annotations", "labels/train"), ("JPEGImages", "images/train")):
+        (tmp_path / new).parent.mkdir()
+        (tmp_path / old).rename(tmp_path / new)
+    (tmp_path / "labels/train/b.xml").unlink()
+    index = read_index(str(tmp_path / source))
+    assert stems(index) == ["a", "b"]
+    assert len(index.classes) == 1
+    assert [p.kind for p in index.problems] == ["missing-label"]
+    assert f"no {tmp_path}/labels/train/b.xml" in index.problems[0].detail
+
+
 @pytest.mark.parametrize("source", ["", "images", "annotations"])
 def test_lower_case_folders_are_the_same(tmp_path: Path, source: str) -> None:
     write_voc(tmp_path, {"a": CAT, "b": CAT})

@@ -73,6 +73,34 @@ def test_a_triangle_beside_other_outlines_stays_a_triangle(tmp_path: Path) -> No
     assert index.polygon_offsets.tolist() == [0, 3, 7, 7]
 
 
+OUTLINE = "1 .1 .1 .9 .1 .9 .9 .1 .9"
+TRIANGLE = "1 .2 .1 .9 .1 .9 .9"
+
+
+@pytest.mark.parametrize("identity", ["0", "1"])
+@pytest.mark.parametrize("others", [OUTLINE, TRIANGLE, f"{OUTLINE}\n{TRIANGLE}"])
+def test_a_track_id_of_0_or_1_is_known_by_the_tracks_with_larger_ids(
+    tmp_path: Path, identity: str, others: str
+) -> None:
+    index = read_lines(tmp_path, f"{BOX} .91 {identity}\n{BOX} .8 7\n{others}")
+    assert [kind for kind, _ in kinds_of(index)] == ["extra-columns"] * 2 + ["duplicate-box"]
+    np.testing.assert_allclose(index.boxes_xyxy[0], CORNERS)
+    assert len(index.polygon_points) == sum(len(line.split()) // 2 for line in others.split("\n"))
+
+
+def test_a_tracker_s_box_that_passes_the_edge_is_clipped(tmp_path: Path) -> None:
+    index = read_lines(tmp_path, f"0 .1 .5 .4 .2 .91 1\n{BOX} .8 7\n{OUTLINE}")
+    assert sorted(kinds_of(index)) == [("box-negative", "clip-box"), *[("extra-columns", "keep")] * 2]
+    np.testing.assert_allclose(index.boxes_xyxy[0], [0, 0.4 * HEIGHT, 0.3 * WIDTH, 0.6 * HEIGHT])
+
+
+def test_one_line_that_can_be_a_box_with_keypoints_is_said(tmp_path: Path) -> None:
+    index = read_lines(tmp_path, f"{BOX}{IN_2D}")
+    assert kinds_of(index) == [("maybe-keypoints", "keep")]
+    assert "one line of over 5 columns" in index.problems[0].detail
+    assert kinds_of(read_lines(tmp_path / "outline", OUTLINE)) == []
+
+
 def test_an_outline_that_leaves_the_image_a_little_is_clipped_still(tmp_path: Path) -> None:
     index = read_lines(tmp_path, "0 -.2 .1 1.4 .1 .9 .9 .1 .9 .1 .5")
     assert kinds_of(index) == [("box-negative", "clip-box")]
@@ -94,3 +122,17 @@ def test_kpt_shape_of_a_data_set_file_reaches_every_command(tmp_path: Path) -> N
         np.testing.assert_allclose(index.boxes_xyxy, [CORNERS])
     convert([str(path)], "yolo", tmp_path / "out")
     assert (tmp_path / "out/labels/val/a.txt").read_text() == "0 0.5 0.5 0.4 0.2\n"
+
+
+@pytest.mark.parametrize("line", ["0 .9 .5 1.2 .2", "0 1.5 .5 .4 .2", "0 .5 .5 1.9 1.9"])
+def test_a_box_that_ends_far_outside_is_told_with_the_likely_cause(tmp_path: Path, line: str) -> None:
+    index = read_lines(tmp_path, line)
+    assert [kind in ("box-over-one", "box-negative") for kind, _ in kinds_of(index)] == [True]
+    assert "are these pixels, percent, or corners instead of a centre and a size?" in index.problems[0].detail
+    near = read_lines(tmp_path / "near", "0 .9 .5 .3 .2")
+    assert "?" not in near.problems[0].detail
+
+
+def test_percent_is_a_likely_cause_of_figures_up_to_100(tmp_path: Path) -> None:
+    index = read_lines(tmp_path, "0 50 50 20 20\n0 500 50 20 20")
+    assert ["percent" in problem.detail for problem in index.problems[:2]] == [True, False]

@@ -267,6 +267,15 @@ def test_unknown_ids_that_are_off_by_one_are_explained(key: str, ids: tuple[int,
         evaluate_coco(truth_of(CAT), [FOUND_CAT | {key: number} for number in ids])
 
 
+def test_an_unknown_image_is_told_in_our_words_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "found.json", [FOUND_CAT, FOUND_CAT | {"image_id": 77}])
+    with pytest.raises(YoloflowError, match=r"found\.json: \[1\]\.image_id is 77"):
+        evaluate_coco(truth_of(CAT), path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(YoloflowError, match=r"missing\.json: cannot be read \(there is no such file"):
         evaluate_coco(truth_of(CAT), tmp_path / "missing.json")

@@ -56,6 +56,8 @@ def test_moving_and_doubling_everything_changes_no_figure_over_all_sizes() -> No
         expected = evaluate_coco(truth, found).stats
         for row in (*truth["annotations"], *found):
             row["bbox"] = [2 * value for value in row["bbox"]]  # powers of two are exact
+        for image in truth["images"]:
+            image |= {side: 2 * image[side] for side in ("height", "width") if side in image}
         doubled = evaluate_coco(truth, found).stats
         assert [doubled[i] for i in (0, 1, 2, 6, 7, 8)] == [expected[i] for i in (0, 1, 2, 6, 7, 8)]
 

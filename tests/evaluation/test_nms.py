@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.support.cases import few_and_many
+from yoloflow.boxes import cxcywh_to_xyxy
 from yoloflow.evaluation.nms import non_max_suppression
 from yoloflow.structures import YoloflowError
 
@@ -211,3 +212,31 @@ def test_the_time_limit_warns_and_drops_nothing(caplog: pytest.LogCaptureFixture
 def test_a_prediction_of_another_shape_is_refused(shape: tuple[int, ...], settings: dict[str, Any]) -> None:
     with pytest.raises(YoloflowError, match="predictions have shape"):
         non_max_suppression(torch.zeros(shape), **settings)
+
+
+@pytest.mark.parametrize("conf_free", [True, False])
+def test_mask_coefficients_go_where_their_box_goes(conf_free: bool) -> None:
+    prediction = random_prediction(3, num_classes=4)
+    names = torch.arange(prediction.shape[1]) * 1.5
+    with_masks = torch.cat((prediction, (names[:, None] + torch.tensor([0, 0.25]))[None]), 2)
+    (expected,) = non_max_suppression(prediction, conf_free=conf_free, conf_thres=0.1)
+    (kept,) = non_max_suppression(with_masks, conf_free=conf_free, conf_thres=0.1, num_masks=2)
+    assert torch.equal(kept[:, :6], expected)
+    assert len(kept)
+    for row in kept:
+        number = int(row[6] / 1.5)
+        assert row[7] == row[6] + 0.25
+        assert torch.equal(cxcywh_to_xyxy(prediction[0, number, :4]), row[:4])
+
+
+def test_rows_of_end_to_end_heads_keep_their_mask_coefficients() -> None:
+    prediction = torch.tensor(
+        [[[0.0, 0, 9, 9, 0.5, 1, -7], [0, 0, 9, 9, 0.9, 0, 7], [0, 0, 9, 9, 0.1, 0, 3]]]
+    )
+    (kept,) = non_max_suppression(prediction, need_nms=False, conf_thres=0.25, num_masks=1)
+    assert torch.equal(kept, prediction[0, [1, 0]])
+
+
+def test_a_prediction_without_the_coefficients_is_refused() -> None:
+    with pytest.raises(YoloflowError, match=r"\(1, 9, 20\), expected \(B, N, 4 \+ C \+ 32\)"):
+        non_max_suppression(torch.zeros(1, 9, 20), num_masks=32)

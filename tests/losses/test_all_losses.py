@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from yoloflow.families import part_names
@@ -16,6 +17,7 @@ from yoloflow.losses.mindyolo import MINDYOLO_LOSSES
 
 STRIDE, CLASSES, SIZE_HW = [8, 16, 32], 3, (64, 96)
 LEVELS_HW = [(SIZE_HW[0] // stride, SIZE_HW[1] // stride) for stride in STRIDE]
+MASKS_HW = (SIZE_HW[0] // 4, SIZE_HW[1] // 4)
 LEVELS_OF_ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
 PAIRS_OF_ANCHORS = [level[place : place + 2] for level in LEVELS_OF_ANCHORS for place in (0, 2, 4)]
 LOSSES = part_names("Loss")
@@ -31,11 +33,11 @@ def loss_of(name: str, variant: str) -> Loss:
     return create_loss(name, anchors=anchors, stride=STRIDE, nc=CLASSES, variant=variant)
 
 
-def outputs_of(name: str) -> Any:
+def outputs_of(name: str, device: str = "cpu") -> Any:
     """Raw outputs of two images in the form that a loss takes."""
 
     def table(*shape: int) -> Tensor:
-        return torch.ones(2, *shape)
+        return torch.ones(2, *shape, device=device)
 
     if name == "YOLOXLoss":
         return table(sum(height * width for height, width in LEVELS_HW), 5 + CLASSES)
@@ -45,7 +47,15 @@ def outputs_of(name: str) -> Any:
         repeats = 2 if name == "YOLOv7AuxLoss" else 1
         return [table(3, *size, 5 + CLASSES) for size in LEVELS_HW * repeats]
     levels = [table(64 + CLASSES, *size) for size in LEVELS_HW]
+    if name == "YOLOv8SegLoss":
+        cells = sum(height * width for height, width in LEVELS_HW)
+        return levels, table(32, cells), table(32, *MASKS_HW)
     return [levels, levels] if name in ("YOLOv9Loss", "YOLOv10Loss") else levels
+
+
+def masks_for(loss_fn: Loss) -> list[Tensor]:
+    """The masks of two images, covered by their first object, for losses that take masks."""
+    return [torch.ones(2, *MASKS_HW, dtype=torch.uint8)] if loss_fn.takes_masks else []
 
 
 READING = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__"}
@@ -69,9 +79,13 @@ class NoReading(TorchFunctionMode):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", LOSSES)
 def test_shapes_are_fixed_and_no_value_is_read_on_the_host(name: str, variant: str) -> None:
-    loss_fn, outputs, labels = loss_of(name, variant), outputs_of(name), torch.rand(2, 7, 6) - 0.2
-    with NoReading():
-        loss, items = loss_fn(outputs, labels, torch.zeros(2, 3, *SIZE_HW))
+    # On a device that is not there: on a CPU reading costs nothing, and a loss may do it.
+    with FakeTensorMode(), torch.device("cuda"):
+        loss_fn, outputs = loss_of(name, variant), outputs_of(name, "cuda")
+        labels, images = torch.rand(2, 7, 6) - 0.2, torch.zeros(2, 3, *SIZE_HW)
+        masks = masks_for(loss_fn)
+        with NoReading():
+            loss, items = loss_fn(outputs, labels, images, *masks)
     assert loss.shape == ()
     assert items.shape == (len(loss_fn.loss_item_name),)
 
@@ -91,7 +105,7 @@ def test_the_first_item_is_the_total_and_the_reduction_tells_how_batches_add_up(
 ) -> None:
     labels = torch.tensor([[[0, 1, 0.5, 0.5, 0.4, 0.6]], [[1, 2, 0.3, 0.6, 0.2, 0.3]]])
     images, loss_fn = torch.zeros(2, 3, *SIZE_HW), loss_of(name, variant)
-    loss, items = loss_fn(outputs_of(name), labels, images)
+    loss, items = loss_fn(outputs_of(name), labels, images, *masks_for(loss_fn))
     torch.testing.assert_close(items[0], items[1:].sum())
     factor = {"YOLOXLoss": 1.0, "YOLOv4Loss": 1 / 8 if variant == "mindyolo" else 1.0}.get(name, 2.0)
     torch.testing.assert_close(loss, items[0] * factor)

@@ -139,7 +139,7 @@ def test_step_1_refuses_what_it_cannot_follow(
     ("arguments", "reason"),
     [
         ({"pad": 0.5}, "pad=0.5"),
-        ({"return_segments": True}, "return_segments=True: this project detects boxes"),
+        ({"return_segments": True}, "return_segments=True: the row segment_poly2mask draws masks"),
         ({"nkpt": 17}, "nkpt=17"),
     ],
 )
@@ -188,10 +188,32 @@ def test_parameters_are_grouped_by_their_layers_so_a_bare_list_is_refused(parts:
         mindyolo.create_group_param(list(parts["network"].parameters()), **parts["section"])  # type: ignore[arg-type]
 
 
+def test_a_step_of_a_network_that_segments_takes_masks(tmp_path: Path) -> None:
+    args = mindyolo.load_args("yolov8n-seg", tiny(tmp_path, "run"))
+    rows = args.data.train_transforms["trans_list"][0]
+    data = mindyolo.COCODataset(args.data.train_set, 32, rows, True, return_segments=True)
+    assert data.column_names_collate == ["images", "labels", "masks"]
+    batch = data.train_collate_fn([data.get(0, 0), data.get(0, 1)])
+    network = mindyolo.create_model(args.network.model_name, args.network, num_classes=args.data.nc)
+    section = {**args.optimizer, "steps_per_epoch": 2}
+    params = mindyolo.create_group_param(network.trainable_params(), **section)
+    optimizer = mindyolo.create_optimizer(params, lr=mindyolo.create_lr_scheduler(**section), **section)
+    step = mindyolo.create_train_step_fn(
+        network,
+        mindyolo.create_loss(**args.loss, stride=args.network.stride, nc=args.data.nc),
+        optimizer,
+        1,
+        mindyolo.get_loss_scaler(),
+        mindyolo.get_gradreducer(False, optimizer.parameters),
+        task="segment",
+    )
+    assert len(step(batch.images, *batch.targets).loss_items) == 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"task": "segment"}, "task=segment"),
+        ({"task": "segment"}, "task=segment: the loss is made for detect"),
         ({"reducer": mindyolo.get_gradreducer(False, [])}, "reducer: was made for other parameters"),
     ],
 )

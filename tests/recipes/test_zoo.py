@@ -28,7 +28,9 @@ CLASSES = 80
 # Recipe -> parameters in training, after `fuse()`, and the published figure in millions.
 PARAMETERS: dict[str, tuple[int, int, float | None]] = {
     "yolov3": (61_949_149, 61_922_845, 61.9),
+    "yolov3-darknet": (61_949_149, 61_922_845, 61.9),
     "yolov4": (64_625_245, 64_592_093, 64.4),
+    "yolov4-darknet": (64_363_101, 64_329_949, 64.4),
     "yolov4-silu": (64_625_245, 64_592_093, None),
     "yolov5n": (1_872_157, 1_867_405, 1.9),
     "yolov5s": (7_235_389, 7_225_885, 7.2),
@@ -58,6 +60,11 @@ PARAMETERS: dict[str, tuple[int, int, float | None]] = {
     "yolov8l": (43_691_520, 43_668_288, 43.7),
     "yolov8x": (68_229_648, 68_200_608, 68.2),
     "yolov8x6": (97_423_072, 97_382_352, 97.4),
+    "yolov8n-seg": (3_409_968, 3_404_320, 3.4),
+    "yolov8s-seg": (11_821_056, 11_810_560, 11.8),
+    "yolov8m-seg": (27_285_968, 27_268_704, 27.3),
+    "yolov8l-seg": (45_997_728, 45_973_568, 46.0),
+    "yolov8x-seg": (71_827_888, 71_797_696, 71.8),
     "yolov9t": (3_717_680, 2_407_632, 2.0),
     "yolov9s": (9_804_512, 7_105_888, 7.1),
     "yolov9m": (33_070_752, 20_120_608, 20.0),
@@ -127,6 +134,13 @@ def batch_of(side: int, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
+def masks_for(loss: Loss, images: Tensor, labels: Tensor) -> list[Tensor]:
+    """Masks in stripes, one for each row of the labels, for losses that take masks."""
+    height, width = images.shape[2] // 4, images.shape[3] // 4
+    stripes = torch.arange(width) % (labels.shape[1] + 1)
+    return [stripes.expand(len(images), height, width).to(torch.int32)] if loss.takes_masks else []
+
+
 def train_step_of(config: Config, network: Network, loss: Loss) -> TrainStep:
     settings, length = config.optimizer, RunLength(epochs=2, steps_per_epoch=4, total_batch_size=2)
     return create_train_step_fn(
@@ -143,7 +157,7 @@ def train_step_of(config: Config, network: Network, loss: Loss) -> TrainStep:
 def test_a_kind_of_network_has_a_loss_and_comes_back_from_its_state_dict(recipe: str) -> None:
     config, network, loss = small(recipe)
     images, labels = batch_of(64)
-    total, items = loss(network.train()(images), labels, images)
+    total, items = loss(network.train()(images), labels, images, *masks_for(loss, images, labels))
     assert total.isfinite()
     assert len(items) == len(loss.loss_item_name)
     again = network_of(config, classes=5)
@@ -202,7 +216,7 @@ def assert_works_whole(config: Config, network: Network, loss: Loss, tmp_path: P
     step = train_step_of(config, network.train(), loss)
     before = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
     for _ in range(3):
-        result = step(images, labels)
+        result = step(images, labels, *masks_for(loss, images, labels))
         assert result.loss_items.isfinite().all()
         assert len(result.loss_items) == len(loss.loss_item_name)
     unchanged = [name for name, p in network.named_parameters() if name in before and p.equal(before[name])]
@@ -242,9 +256,10 @@ def test_network_loss_and_gradients_compile_as_one_graph(recipe: str) -> None:
     torch._dynamo.reset()  # each family is compiled once; the count of compilations is the process's
     _, network, loss = small(recipe)
     images, labels = batch_of(side_of(network))
+    masks = masks_for(loss, images, labels)
 
     def run(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = loss(network(images), labels, images)
+        result: tuple[Tensor, Tensor] = loss(network(images), labels, images, *masks)
         return result
 
     found: list[Any] = []
@@ -274,7 +289,7 @@ STRANGE_BOXES = {
 def test_strange_labels_give_a_finite_loss_and_finite_gradients(recipe: str, kind: str) -> None:
     _, network, loss = small(recipe)
     images, labels = batch_of(side_of(network), STRANGE_BOXES[kind])
-    total, items = loss(network.train()(images), labels, images)
+    total, items = loss(network.train()(images), labels, images, *masks_for(loss, images, labels))
     total.backward()
     assert total.isfinite()
     assert items.isfinite().all()
@@ -302,8 +317,10 @@ def test_neither_the_order_of_labels_nor_what_stands_in_padding_rows_counts(reci
     garbage = torch.tensor([0.0, -1, float("nan"), float("inf"), -3, 1e9]).expand(2, 4, 6)
     with torch.no_grad():
         outputs = network.train()(images)
-        expected = loss(outputs, labels, images)[1]
-        found = loss(outputs, torch.cat((garbage, labels.flip(1)), 1), images)[1]
+        masks = masks_for(loss, images, labels)
+        moved = [torch.where(mask > 0, 5 + labels.shape[1] - mask, 0) for mask in masks]
+        expected = loss(outputs, labels, images, *masks)[1]
+        found = loss(outputs, torch.cat((garbage, labels.flip(1)), 1), images, *moved)[1]
     # In YOLOv7, as in the original, two objects may bring the same cell as two equal candidates; which of the
     # two a third object takes then depends on the order.
     tolerance = 1e-5

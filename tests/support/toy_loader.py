@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tests.support.data_sets import write_picture, write_yolo
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.index import read_index
 from yoloflow.data.loader import StageLoader, create_loader
-from yoloflow.structures import DatasetIndex
+from yoloflow.structures import Batch, DatasetIndex
 
 SIDE, COUNT = 32, 24
 
@@ -66,3 +67,11 @@ def mosaic_loader(root: Path, workers: int) -> StageLoader:
     return create_loader(
         COCODataset(index, 64, rows, is_training=True), 4, epoch_size=3, num_parallel_workers=workers
     )
+
+
+def assert_equal_batches(first: Batch, second: Batch) -> None:
+    """Every tensor of two batches is the same, and they have the same ones."""
+    for name in first.__dataclass_fields__:
+        one, other = getattr(first, name), getattr(second, name)
+        assert (one is None) == (other is None), name
+        assert one is None or torch.equal(one, other), name

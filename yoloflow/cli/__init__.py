@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from yoloflow.cli.console import app
@@ -17,9 +19,14 @@ __all__ = ["app", "data", "evaluation", "export", "main", "predict", "report", "
 
 EXIT_USER_ERROR = 2
 
+_QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
+# They print without the name of the file; our own messages have it.
+
 
 def main() -> None:
     """Runs the command; a user's mistake ends with one message and exit code 2."""
+    for name, level in _QUIET.items():
+        os.environ.setdefault(name, level)
     try:
         app()
     except ValueError as error:

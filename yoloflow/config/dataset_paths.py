@@ -146,7 +146,7 @@ def _check_not_mixed(entries: Sequence[_Entry], folder: Path) -> None:
 
 def _join(folder: Path, root: str, text: str) -> str:
     """Returns where a path leads; a Windows path with a drive leads nowhere on other systems."""
-    if _is_absolute(text) and not os.path.isabs(text):
+    if PureWindowsPath(text).drive and not os.path.isabs(text):
         return text
     root_path = Path(root.replace("\\", "/") if "\\" in root and not Path(root).exists() else root)
     return os.path.normpath(folder / root_path.expanduser() / Path(text).expanduser())

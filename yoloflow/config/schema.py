@@ -30,7 +30,9 @@ class SharedSettings(BatchSettings):
     variant: Literal["published", "mindyolo"] = Field(
         "published", description="follow the papers, or the reference wherever it deviates from them"
     )
-    task: Literal["detect"] = Field("detect", description="what is trained")
+    task: Literal["detect", "segment"] = Field(
+        "detect", description="boxes, or boxes and masks; network and loss must be made for it"
+    )
     epochs: Count = Field(300, description="passes over the training images")
     auto_accumulate: bool = Field(
         False, description="choose accumulate so that about nbs images make an update"

@@ -16,7 +16,7 @@ from yoloflow.config.document import Located
 from yoloflow.config.foreign_names import hint_for_key, hint_for_value
 from yoloflow.config.schema import Config
 from yoloflow.data.settings import Stages
-from yoloflow.families import part_names
+from yoloflow.families import load_part, part_names
 from yoloflow.settings import Keys, Row, describe, dotted_name, location
 from yoloflow.structures import YoloflowError, nearest_names
 
@@ -162,6 +162,7 @@ def _check_names(config: Config, tree: Located) -> None:
     from yoloflow.data.transforms import check_transform, create_transforms
 
     _check_loss(config, tree)
+    _check_task(config, tree)
     data = config.data
     lists: list[tuple[Keys, list[Row]]] = [(("data", "train_transforms"), data.trans_list[0])]
     if isinstance(data.train_transforms, Stages):
@@ -202,6 +203,37 @@ def _check_loss(config: Config, tree: Located) -> None:
     ]
     if lines:
         raise YoloflowError("\n".join(lines))
+
+
+def _check_task(config: Config, tree: Located) -> None:
+    """Task, head, loss and transforms must agree about masks."""
+    from yoloflow.data.transforms.masks import PolygonsToMasks
+
+    learns_masks = load_part("Loss", config.loss.name).takes_masks  # type: ignore[attr-defined]
+    head = config.network.head[-1][-2] if config.network.head else None
+    if head in part_names("Head"):
+        kind = load_part("Head", str(head)).output_kind  # type: ignore[attr-defined]
+        with _placed(tree, ("loss", "name")):
+            if bool(kind.mask_channels) != learns_masks:
+                raise YoloflowError(
+                    f"loss.name: {config.loss.name} {'learns' if learns_masks else 'does not learn'} masks, "
+                    f"the network's head {head} {'predicts them' if kind.mask_channels else 'predicts none'}"
+                )
+    with _placed(tree, ("task",)):
+        if (config.task == "segment") != learns_masks:
+            remedy = (
+                "write task=segment" if learns_masks else "take a recipe that ends in -seg, as yolov8n-seg"
+            )
+            raise YoloflowError(f"task: {config.task}, but the loss is {config.loss.name}; {remedy}")
+    draws = [
+        any(row["func_name"] == PolygonsToMasks.func_name for row in rows) for rows in config.data.trans_list
+    ]
+    with _placed(tree, ("data", "train_transforms")):
+        if learns_masks and not all(draws):
+            raise YoloflowError(
+                f"data.train_transforms: the loss learns masks; each stage must end with {{func_name: "
+                f"{PolygonsToMasks.func_name}, mask_overlap: true, mask_ratio: 4}}"
+            )
 
 
 @contextmanager

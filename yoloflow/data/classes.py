@@ -176,10 +176,11 @@ def _with_ids(names: Sequence[str], parts: Sequence[Annotations], owner: str) ->
         return ClassList(list(names), np.array(list(categories), np.int64), owner)
     used = set(np.unique(stated.class_ids).tolist())
     # Of two categories of one name the one that has objects is meant.
-    id_of_name = {categories[number]: number for number in sorted(categories, key=lambda one: one in used)}
+    numbers = sorted(categories, key=lambda one: one in used)
+    found = numbers_by_name(names, [categories[number] for number in numbers])
     free = count(max(categories) + 1)
-    ids = [id_of_name[name] if name in id_of_name else next(free) for name in names]
-    unlisted = [number for number, name in enumerate(names) if name not in id_of_name]
+    ids = [next(free) if place < 0 else numbers[place] for place in found]
+    unlisted = [number for number, place in enumerate(found) if place < 0]
     return ClassList(list(names), np.array(ids, np.int64), owner, unlisted=unlisted)
 
 
@@ -205,7 +206,7 @@ def _found_names(parts: Sequence[Annotations], nc: ClassCount) -> list[str]:
 
 
 def _check_shares_a_class(source: str, names: Sequence[str], classes: ClassList) -> None:
-    if set(names) & set(classes.names):
+    if {name.strip() for name in names} & {name.strip() for name in classes.names}:
         return
     advice = ""
     if _are_numbers(classes.names):
@@ -249,8 +250,14 @@ def _numbers_by_name(names: Sequence[str], classes: ClassList) -> list[int]:
             raise YoloflowError(
                 f"{classes.owner}: {name} stands there twice, so that it says nothing about which is meant"
             )
-    number_of = {name: number for number, name in enumerate(classes.names)}
-    return [number_of.get(name, -1) for name in names]
+    return numbers_by_name(names, classes.names)
+
+
+def numbers_by_name(names: Sequence[str], known: Sequence[str]) -> list[int]:
+    """Returns where each name is among the known ones, blanks around it aside if need be; -1 for nowhere."""
+    exact = {name: number for number, name in enumerate(known)}
+    number_of = {name.strip(): number for number, name in enumerate(known)} | exact
+    return [number_of.get(name, number_of.get(name.strip(), -1)) for name in names]
 
 
 def _are_numbers(names: Sequence[str]) -> bool:

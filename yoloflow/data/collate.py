@@ -9,6 +9,7 @@ from contextlib import suppress
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from yoloflow.data.transforms import Sample
@@ -52,7 +53,24 @@ def collate(
         original_sizes_hw=torch.tensor([sample.original_size_hw for sample in samples], dtype=torch.float32),
         scales_xy=torch.tensor([sample.scale_xy for sample in samples], dtype=torch.float32),
         pads_xy=torch.tensor([sample.pad_xy for sample in samples], dtype=torch.float32),
+        masks=_stack_masks([sample.masks for sample in samples], labels.shape[1]),
     )
+
+
+def _stack_masks(masks: Sequence[NDArray[np.uint8 | np.uint16] | None], rows: int) -> torch.Tensor | None:
+    """Stack the masks of all samples as `Batch.masks` holds them; None where the samples have none."""
+    drawn = [mask for mask in masks if mask is not None]
+    if not drawn:
+        return None
+    if len(drawn) < len(masks):
+        raise YoloflowError("some samples of a batch have masks and some have none: draw them in all stages")
+    if drawn[0].ndim == 2:  # torch has few operations on uint16
+        kind = np.uint8 if all(mask.dtype == np.uint8 for mask in drawn) else np.int32
+        return torch.from_numpy(np.stack(drawn).astype(kind, copy=False))
+    stacked = np.zeros((len(drawn), rows, *drawn[0].shape[1:]), np.uint8)
+    for row, mask in enumerate(drawn):
+        stacked[row, : len(mask)] = mask
+    return torch.from_numpy(stacked)
 
 
 def rows_for(count: int) -> int:

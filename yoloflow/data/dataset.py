@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.caches.decoded_images import ImageCache, Storage, open_image_cache
-from yoloflow.data.formats.annotations import offsets_of, rows_of_ragged
+from yoloflow.data.formats.annotations import by_new_number, offsets_of, rows_of_ragged
+from yoloflow.data.formats.outlines import facing_alike
 from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, decode_image
 from yoloflow.data.index import read_index
 from yoloflow.data.loading_time import SpanTimer
@@ -201,6 +202,7 @@ class _TrainedObjects:
     classes: Int64Array
     polygon_offsets: Int64Array | None
     polygon_points: Float32Array
+    polygon_parts: dict[int, list[int]]
 
     @classmethod
     def of(cls, index: DatasetIndex, single_cls: bool) -> _TrainedObjects:
@@ -214,6 +216,7 @@ class _TrainedObjects:
             np.zeros_like(classes) if single_cls else classes,
             polygon_offsets if len(points) else None,
             index.polygon_points[points],
+            by_new_number(index.polygon_parts, rows),
         )
 
     def get(
@@ -228,6 +231,8 @@ class _TrainedObjects:
         scale = np.array(scale_xy, np.float32)
         borders = self.polygon_offsets[first : last + 1].tolist()
         polygons = [self.polygon_points[start:stop] * scale for start, stop in pairwise(borders)]
+        for row in self.polygon_parts.keys() & range(first, last):
+            polygons[row - first] = facing_alike(polygons[row - first], self.polygon_parts[row])
         return boxes, classes, polygons
 
 

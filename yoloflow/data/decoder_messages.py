@@ -35,7 +35,7 @@ def map_with_messages(
     outcomes: list[tuple[Result, list[str]]] = []
     for start in range(0, len(items), _LISTENED_AT_A_TIME):
         chunk = items[start : start + _LISTENED_AT_A_TIME]
-        with _standard_error() as printed:
+        with collected_standard_error() as printed:
             results = map_in_threads(function, chunk, _DECODED_AT_A_TIME)
         messages: list[list[str]] = [[] for _ in chunk]
         if printed:
@@ -51,13 +51,13 @@ def map_with_messages(
 
 
 def _messages_of(function: Callable[[Item], object], item: Item) -> list[str]:
-    with _standard_error() as printed:
+    with collected_standard_error() as printed:
         function(item)
     return list(dict.fromkeys(printed))
 
 
 @contextmanager
-def _standard_error() -> Iterator[list[str]]:
+def collected_standard_error() -> Iterator[list[str]]:
     """Collects the lines that the process prints on standard error; they are there at the end."""
     lines: list[str] = []
     try:

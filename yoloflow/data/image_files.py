@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import BinaryIO
 
 import cv2
@@ -52,6 +53,7 @@ SUFFIXES_OF_FORMAT: dict[str, tuple[str, ...]] = {
     "AVIF": (".avif", ".avifs"),
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
+    "HEIF": (".heic", ".heif", ".hif"),
     "JPEG": (".jpeg", ".jpg", ".jfif", ".jpe", ".jif"),
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "MPO": (".jpeg", ".jpg", ".mpo"),
@@ -72,9 +74,6 @@ _UNREAD = frozenset(
         ".dng",
         ".exr",
         ".hdr",
-        ".heic",
-        ".heif",
-        ".hif",
         ".jls",
         ".jxl",
         ".jxr",
@@ -89,12 +88,16 @@ _UNREAD = frozenset(
         ".srw",
     ]
 )
-IMAGE_SUFFIXES = _UNREAD.union(*SUFFIXES_OF_FORMAT.values())
+DRAWING_SUFFIXES = frozenset([".eps", ".icns", ".ico", ".svg"])
+"""Suffixes of icons and drawings: named where they lie among a set's images, and not looked for elsewhere."""
+
+IMAGE_SUFFIXES = _UNREAD.union(DRAWING_SUFFIXES, *SUFFIXES_OF_FORMAT.values())
 """Suffixes of all that is an image, be it one that can be read or not: what cannot be is counted."""
 
 _EXIF_ORIENTATION = 0x0112
 _MARKS = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG", "GIF": b"GIF8", "WebP": b"RIFF", "AVIF": b"\0\0\0 ftypavi"}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_INSTALL_HEIF = "pip install pillow-heif (or 'yoloflow[heif]')"
 _TIFF_MARKS = (b"II*\0", b"MM\0*")
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_STRIPS, _TIFF_TILES = (273, 279), (324, 325)
@@ -154,8 +157,25 @@ def inspect_image(path: str) -> ImageHeader:
         return ImageHeader(problem_kind="not-an-image", detail=f"its header cannot be read ({error})")
 
 
-def _formats_of(path: str) -> tuple[str, ...]:
+def _formats_of(path: str, head: bytes) -> tuple[str, ...]:
+    if _is_heif(head):
+        return (*_PILLOW_FORMATS, *_heif_format())
     return (*_PILLOW_FORMATS, _TGA) if path.lower().endswith(_TGA_SUFFIX) else _PILLOW_FORMATS
+
+
+def _is_heif(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+
+
+@cache
+def _heif_format() -> tuple[str, ...]:
+    """Returns Pillow's name of HEIF, empty without the package that reads it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return ()
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
 
 
 def _inspect_open_file(path: str, file: BinaryIO, num_bytes: int) -> ImageHeader:
@@ -165,12 +185,12 @@ def _inspect_open_file(path: str, file: BinaryIO, num_bytes: int) -> ImageHeader
     is_webp = head[:4] == b"RIFF" and head[8:] == b"WEBP"
     # The formats that Pillow does not open at all when they are cut.
     if (is_webp and int.from_bytes(head[4:8], "little") + 8 > num_bytes) or (
-        head[4:11] == b"ftypavi" and not _boxes_inside(file, num_bytes)
+        (head[4:11] == b"ftypavi" or _is_heif(head)) and not _boxes_inside(file, num_bytes)
     ):
         return ImageHeader(
             problem_kind="truncated-image", detail=f"the file breaks off after {num_bytes} bytes"
         )
-    with Image.open(file, formats=_formats_of(path)) as image:
+    with Image.open(file, formats=_formats_of(path, head)) as image:
         width, height = _stored_size(image)
         if image.format == "TIFF" and image.mode in _MODES_WITHOUT_WHITE:
             return ImageHeader(
@@ -220,7 +240,7 @@ def _ends_properly(image: Image.Image, file: BinaryIO, num_bytes: int) -> bool:
     """Returns whether the file reaches its format's end; False where only decoding can tell."""
     if image.format == "TIFF":
         return _tiff_parts_inside(image, num_bytes)
-    if image.format in ("WEBP", "AVIF"):  # looked at before they were opened
+    if image.format in ("WEBP", "AVIF", "HEIF"):  # looked at before they were opened
         return True
     if image.format in ("PPM", "TGA"):
         return False
@@ -255,7 +275,7 @@ def _is_raw_of_camera(head: bytes, path: str) -> bool:
 
 
 def _boxes_inside(file: BinaryIO, num_bytes: int) -> bool:
-    """Returns whether the boxes of which an AVIF file is made end in it."""
+    """Returns whether the boxes of which an AVIF or HEIF file is made end in it."""
     position = 0
     while position < num_bytes:
         file.seek(position)
@@ -278,10 +298,15 @@ def _what_it_is_instead(path: str) -> tuple[str, str]:
 
 def _what_begins_with(head: bytes, path: str) -> tuple[str, str]:
     suffix = os.path.splitext(path)[1].lower()
-    is_heif = head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
-    if is_heif or suffix in _UNREAD:
-        name = "HEIC" if is_heif else suffix
-        return "unsupported-image", f"the installed libraries read no {name} images; save it as JPEG or PNG"
+    read_none = "the installed libraries read no {} images; save it as JPEG or PNG"
+    if _is_heif(head) and _heif_format():
+        return "unsupported-image", "a HEIC image that pillow-heif does not read; save it as JPEG or PNG"
+    if _is_heif(head) or suffix in SUFFIXES_OF_FORMAT["HEIF"]:
+        return "unsupported-image", f"{read_none.format('HEIC')}, or {_INSTALL_HEIF}"
+    if head[4:11] == b"ftypavi" and not features.check("avif"):
+        return "unsupported-image", f"{read_none.format('AVIF')}, or pip install --upgrade pillow"
+    if suffix in _UNREAD | DRAWING_SUFFIXES:
+        return "unsupported-image", read_none.format(suffix)
     if head[:4] in _TIFF_MARKS:
         detail = "a TIFF of float samples, or of another kind that cannot be read; save it with 8 or 16 bits"
         return "unsupported-image", f"{detail} a channel"
@@ -328,7 +353,7 @@ def decode_bytes(data: bytes, path: str) -> Uint8Array:
         raise YoloflowError(
             f"{path}: not an image that can be read ({_what_begins_with(data[:16], path)[1]})"
         )
-    if data[4:11] == b"ftypavi":  # OpenCV does not turn it
+    if data[4:11] == b"ftypavi" or _is_heif(data[:12]):  # OpenCV does not turn it
         return _decode_with_pillow(path, data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -342,7 +367,7 @@ def decode_bytes(data: bytes, path: str) -> Uint8Array:
 
 def _decode_with_pillow(path: str, data: bytes) -> Uint8Array:
     try:
-        with Image.open(io.BytesIO(data), formats=_formats_of(path)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats_of(path, data[:12])) as image:
             if image.mode.startswith(_MODES_WITHOUT_WHITE):
                 raise YoloflowError(f"{path}: {image.mode} samples; save it with 8 or 16 bits a channel")
             rgb = np.asarray(turned_by_exif(image).convert("RGB"))

@@ -16,7 +16,7 @@ from yoloflow.data.caches.files import digest
 from yoloflow.data.decoder_messages import map_with_messages
 from yoloflow.data.formats.annotations import Annotations
 from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, ImageHeader, decode_image, inspect_image
-from yoloflow.data.orientation import turn_raw_annotations
+from yoloflow.data.orientation import size_problems, turn_raw_annotations
 from yoloflow.data.problems import Policy
 from yoloflow.data.threads import Progress, map_in_threads
 from yoloflow.structures import DatasetIndex, Int64Array, Problem, YoloflowError
@@ -87,17 +87,13 @@ def inspect_images(
     facts = _read_headers(annotations, inspected)
     headers = {image: facts[first] for image, first in enumerate(first_entries) if first in facts}
     raw_frames = turn_raw_annotations(annotations, headers)
+    sizes = size_problems(annotations, headers, raw_frames)
     _join_entries(annotations, first_entries)
     inspected.settle(annotations, [p for p in annotations.problems if p.action != "drop-image"], policy)
     oddities = [
-        problem
-        for image, fact in facts.items()
-        for problem in (
-            *_file_problems(annotations.image_paths[image], fact),
-            *_label_problems(annotations, image, fact, raw_frames.get(image)),
-        )
+        problem for image, fact in facts.items() for problem in _file_problems(annotations, image, fact)
     ]
-    inspected.settle(annotations, oddities, policy)
+    inspected.settle(annotations, [*oddities, *raw_frames.values(), *sizes], policy)
     pixel_problems: list[Problem] = []
     if decode:
         pixel_problems = _read_pixels(annotations, inspected, progress)
@@ -195,7 +191,8 @@ def _inspect_all(paths: Sequence[str]) -> list[ImageHeader]:
         return map_in_threads(inspect, paths)
 
 
-def _file_problems(path: str, fact: ImageHeader) -> Iterator[Problem]:
+def _file_problems(annotations: Annotations, image: int, fact: ImageHeader) -> Iterator[Problem]:
+    path = annotations.image_paths[image]
     for text in fact.warnings:
         yield Problem(path, None, "odd-image-file", "keep", text, path)
     suffix = os.path.splitext(path)[1].lower()
@@ -205,27 +202,11 @@ def _file_problems(path: str, fact: ImageHeader) -> Iterator[Problem]:
     if fact.orientation != 1:
         detail = f"is turned or mirrored by its EXIF, to {fact.width} x {fact.height} (width x height)"
         yield Problem(path, None, "exif-rotated", "keep", detail, path)
-
-
-def _label_problems(
-    annotations: Annotations, image: int, fact: ImageHeader, raw_frame: Problem | None
-) -> Iterator[Problem]:
-    path, label = annotations.image_paths[image], annotations.label_files[image]
     if annotations.label_missing[image]:
-        detail = f"no {label}; taken as background (an empty label file would say so)"
-        yield Problem(path, None, "missing-label", "keep", detail, path)
-    if raw_frame is not None:
-        yield raw_frame
-        return
-    stated_h, stated_w = annotations.stated_sizes_hw[image].tolist()
-    height, width = fact.height, fact.width
-    if stated_h > 0 and stated_w > 0 and (stated_h, stated_w) != (height, width):
-        turned = " after its EXIF rotation" if (stated_w, stated_h) == (height, width) else ""
         detail = (
-            f"{path} is stated as {stated_w} x {stated_h} (width x height) "
-            f"but has {width} x {height}{turned}; the file's size is used, the boxes are taken as they stand"
+            f"no {annotations.label_files[image]}; taken as background (an empty label file would say so)"
         )
-        yield Problem(label, None, "size-mismatch", "keep", detail, path)
+        yield Problem(path, None, "missing-label", "keep", detail, path)
 
 
 def _read_pixels(

@@ -16,7 +16,7 @@ from yoloflow.data.caches.index import cached_index
 from yoloflow.data.classes import ClassChoice, ClassCount, ClassList, NoClassesError, resolve_classes
 from yoloflow.data.coco_truth import image_ids_of, read_truth
 from yoloflow.data.digits import digits_dataset
-from yoloflow.data.formats import FORMATS, other_labels
+from yoloflow.data.formats import FORMATS, coco_json, other_labels
 from yoloflow.data.formats.annotations import (
     Annotations,
     by_new_number,
@@ -26,10 +26,10 @@ from yoloflow.data.formats.annotations import (
 )
 from yoloflow.data.image_inspection import InspectedImages, inspect_images
 from yoloflow.data.names_nearby import describe_names_nearby
-from yoloflow.data.problems import Policy, PolicySetting
+from yoloflow.data.problems import KINDS, Policy, PolicySetting
 from yoloflow.data.repairs import BOX_KINDS, BoxRepair
 from yoloflow.data.threads import Progress
-from yoloflow.structures import DatasetIndex, YoloflowError, nearest_names
+from yoloflow.structures import DatasetIndex, Problem, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
 
@@ -42,6 +42,7 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
     image_folder: str | None = None,
     *,
     truth: str | None = None,
+    is_own_folder: bool = False,
     kpt_shape: Sequence[int] | None = None,
     decode: bool = False,
     stop_at_errors: bool = True,
@@ -59,6 +60,7 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
         nc: number of classes; needed for YOLO labels without `names`, checked elsewhere. See `ClassCount`.
         policy: what is done about problems, see `Policy.of`.
         image_folder: where the images are, if not where the format expects them.
+        is_own_folder: whether `image_folder` was given for this set, and not for all of them.
         truth: a COCO json with the objects of the images of YOLO sources, instead of their label files.
         kpt_shape: keypoints, and figures of each, that follow the box in a line of YOLO labels.
         decode: decode every image, which finds damaged ones and equal ones.
@@ -80,6 +82,7 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
         raise YoloflowError("no data source is given; set data.train_set and data.val_set")
     decode = decode or rules.needs_pixels
     choice = names if isinstance(names, ClassChoice) else ClassChoice(names, nc)
+    image_folder = None if image_folder is None else os.path.expanduser(image_folder)
     read_source = partial(_read_source, image_folder=image_folder, kpt_shape=kpt_shape)
     if truth is not None:
         read_source = partial(_read_truth, truth, choice, image_folder)
@@ -92,6 +95,9 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
         index = cached_index((json.dumps(how), *_words_of(held_out)), read)
     if stop_at_errors:
         rules.forbid_errors(index.problems)
+    for one in sources if image_folder is not None and not is_own_folder and truth is None else ():
+        if coco_json.recognises(one):
+            coco_json.check_not_the_other_sets(one, index.image_paths.tolist(), image_folder)
     return index
 
 
@@ -168,9 +174,9 @@ def as_one_class(index: DatasetIndex) -> DatasetIndex:
 
 
 def _embedded(source: str) -> str:
-    """Returns the path of a data set of the package ("digits:train"); other sources as they are."""
+    """Returns the path of a data set of the package ("digits:train"); of other sources, without "~"."""
     name, _, split = source.partition(":")
-    return str(digits_dataset(split)) if name == "digits" else source
+    return str(digits_dataset(split)) if name == "digits" else os.path.expanduser(source)
 
 
 def _read_source(source: str, image_folder: str | None, kpt_shape: Sequence[int] | None) -> Annotations:
@@ -201,6 +207,10 @@ def _settle_image_ids(annotations: Annotations, parts: Sequence[Annotations]) ->
     ids = annotations.image_ids
     if len(np.unique(ids)) == len(ids):
         return
+    if len(set(annotations.given_ids.values())) == len(ids):
+        annotations.image_ids = np.arange(1, len(ids) + 1)
+        return
+    annotations.given_ids = {}
     if any(part.has_own_ids for part in parts):
         logger.warning(
             "the joined sources use the same image ids: all %d images are numbered anew from 1", len(ids)
@@ -230,6 +240,7 @@ def _build(
     return DatasetIndex(
         image_paths=np.array([annotations.image_paths[image] for image in images], np.str_),
         image_ids=annotations.image_ids[images],
+        given_ids=by_new_number(annotations.given_ids, images),
         sizes_hw=sizes_hw[images],
         box_offsets=offsets_of(np.bincount(annotations.box_images[boxes], minlength=len(used))[images]),
         boxes_xyxy=corners,
@@ -251,9 +262,15 @@ def _build(
     )
 
 
+def _mildness(problem: Problem) -> tuple[bool, bool]:
+    """Returns a key that sorts errors first, then problems that leave something out."""
+    return KINDS[problem.kind].actions[0] != "error", problem.action == "keep"
+
+
 def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
     source = index.source
-    first = f": {index.problems[0]}" if index.problems else ""
+    worst = min(index.problems, key=_mildness, default=None)
+    first = f": {worst}" if worst else ""
     if len(index) == 0:
         is_elsewhere = {problem.kind for problem in index.problems} == {"missing-image"}
         advice = "; set data.image_folder to the folder where the images lie" if is_elsewhere else ""

@@ -1,10 +1,9 @@
-"""Boxes given in another frame than the image is decoded in: found by the stated sizes, turned."""
+"""Stated sizes that are not the images': boxes of another frame are turned, those of another image named."""
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,9 +43,7 @@ def turn_raw_annotations(annotations: Annotations, headers: Mapping[int, ImageHe
         if frame is not None:
             found = by_image[offsets[image] : offsets[image + 1]]
             frame.boxes = found[~annotations.is_normalised[found]]
-            label = annotations.label_files[image]
-            source = label if label.endswith(".json") else os.path.dirname(label)
-            frames[source, frame.reason][image] = frame
+            frames[annotations.source_of(image), frame.reason][image] = frame
     problems = {}
     for (source, reason), of_source in frames.items():
         is_source_meant = _is_meant(annotations, of_source)
@@ -100,6 +97,58 @@ def _is_meant(annotations: Annotations, frames: Mapping[int, _Frame]) -> bool:
             return False
         num_agreeing += 1
     return num_agreeing > 0
+
+
+def size_problems(
+    annotations: Annotations, headers: Mapping[int, ImageHeader], turned: Collection[int]
+) -> list[Problem]:
+    """Returns a problem for each entry that states another size than its image has; boxes stay as they are.
+
+    Harmless is a size that is off by a pixel or has its sides exchanged, one of an image without objects, and
+    one that boxes of the same file show to be wrong, as they fit the image only. Else the boxes are most
+    likely those of another image, or of one of another size.
+
+    Args:
+        annotations: of the source, each entry with its own boxes.
+        headers: of images by number.
+        turned: images whose annotation was turned already.
+    """
+    reach_yx = np.zeros((len(annotations.image_paths), 2))
+    boxes = np.flatnonzero(~annotations.is_normalised)
+    ends = np.nan_to_num(annotations.boxes_xyxy[boxes][:, [3, 2]])
+    np.maximum.at(reach_yx, annotations.box_images[boxes], ends)
+    verdicts: dict[str, set[bool]] = defaultdict(set)
+    found = {}
+    for image, header in headers.items():
+        stated, size = annotations.stated_sizes_hw[image], np.array((header.height, header.width))
+        if image in turned or not stated.all() or (stated == size).all():
+            continue
+        fits, fits_stated = ((reach_yx[image] <= edge + _OVER_PX).all() for edge in (size, stated))
+        if fits != fits_stated:
+            verdicts[annotations.source_of(image)].add(bool(fits))
+        is_near = np.abs(stated - size).max() <= _OVER_PX or (stated == size[::-1]).all()
+        found[image] = (bool(fits), bool(fits_stated), bool(is_near or not reach_yx[image].any()))
+    problems = []
+    for image, (fits, fits_stated, is_harmless) in found.items():
+        is_shown = fits if fits != fits_stated else verdicts[annotations.source_of(image)] == {True}
+        is_foreign = not is_shown and not (is_harmless and fits)
+        problems.append(_size_problem(annotations, image, headers[image], is_foreign))
+    return list(dict.fromkeys(problems))
+
+
+def _size_problem(annotations: Annotations, image: int, header: ImageHeader, is_foreign: bool) -> Problem:
+    path, label = annotations.image_paths[image], annotations.label_files[image]
+    stated_h, stated_w = annotations.stated_sizes_hw[image].tolist()
+    turned = " after its EXIF rotation" if header.orientation >= _EXCHANGES else ""
+    what = f"is stated as {stated_w} x {stated_h} (width x height) but has {header.width} x {header.height}"
+    if not is_foreign:
+        detail = f"{path} {what}{turned}; the file's size is used, the boxes are taken as they stand"
+        return Problem(label, None, "size-mismatch", "keep", detail, path)
+    detail = (
+        f"{path} {what}{turned}: its boxes may be those of another image, or of one that was resized "
+        "since; give the image that they were drawn on, or the boxes of this one"
+    )
+    return Problem(label, None, "foreign-size", "keep", detail, path)
 
 
 def _turn(annotations: Annotations, frame: _Frame) -> None:

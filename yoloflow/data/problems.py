@@ -73,14 +73,24 @@ KINDS: dict[str, Kind] = {
         "an image with exactly the pixels of another one of the set", _NOTED, needs_pixels=True
     ),
     "leaked-image": Kind("a training image that is in the validation set too", _NOTED),
-    "size-mismatch": Kind("the annotation states another size than the file has; the file's is used", _NOTED),
+    "size-mismatch": Kind(
+        "the annotation states another size than the file has, but its boxes do not speak for that; the "
+        "file's is used",
+        _NOTED,
+    ),
+    "foreign-size": Kind(
+        "the annotation states another size than the file has: its boxes may be those of another image",
+        ("error", "keep", "drop-image"),
+    ),
     "raw-frame-boxes": Kind(
         "an annotation of the image before its EXIF rotation (or after one by XMP, which is not done), as "
         "the stated sizes say; its boxes are turned with the image",
         _NOTED,
     ),
     "image-ids-renumbered": Kind(
-        "image ids that are no whole numbers; numbered from 1 in file order", _SET_WIDE, is_remark=True
+        "image ids that are no whole numbers; files of predictions have them as they stand",
+        _SET_WIDE,
+        is_remark=True,
     ),
     "malformed-image-entry": Kind("an entry of an image without the fields that it needs", _UNUSABLE),
     "missing-label": Kind("an image without label file; taken as background", _NOTED),

@@ -15,6 +15,9 @@ from yoloflow.structures import Float32Array, Int64Array, Problem
 BOX_KINDS = ("box-nan", "box-negative", "box-zero-area", "box-over-one", "outline-mismatch", "duplicate-box")
 """The kinds of problems that are found here."""
 
+_FAR_BEYOND = 0.1
+"""A box that passes the edge by more than this part of the image's side was hardly drawn on this image."""
+
 EDGE_TOLERANCE_PX = 0.5
 """A box that passes the edge of the image by no more than this was rounded; it stays as written."""
 
@@ -24,7 +27,7 @@ OUTLINE_TOLERANCE = 0.02
 
 
 def boxes_to_pixels(
-    annotations: Annotations, sizes_hw: Int64Array
+    annotations: Annotations, sizes_hw: Int64Array | NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], Float32Array]:
     """Returns (M, 4) boxes and (P, 2) polygon points in pixels of their images, of (I, 2) sizes."""
     sizes_wh = sizes_hw[annotations.box_images][:, ::-1]
@@ -45,14 +48,20 @@ class BoxRepair:
     """
 
     def __init__(
-        self, annotations: Annotations, sizes_hw: Int64Array, kept: NDArray[np.bool_], policy: Policy
+        self,
+        annotations: Annotations,
+        sizes_hw: Int64Array | NDArray[np.float64],
+        kept: NDArray[np.bool_],
+        policy: Policy,
     ) -> None:
+        """Takes the boxes, none repaired yet; (I, 2) sizes are infinite where an image has no known edge."""
         self.boxes_xyxy, self.polygon_points = boxes_to_pixels(annotations, sizes_hw)
         self.kept = kept.copy()
         self.without_outline = np.zeros(len(kept), bool)
         self.problems: list[Problem] = []
         self._annotations = annotations
         self._policy = policy
+        self._far = np.zeros(len(kept), bool)
         self._limits = np.tile(sizes_hw[annotations.box_images][:, ::-1], 2).astype(np.float64)
 
     def run(self) -> None:
@@ -72,6 +81,7 @@ class BoxRepair:
         above = np.any(self.boxes_xyxy > self._limits + EDGE_TOLERANCE_PX, axis=1)
         clipped = np.clip(self.boxes_xyxy, 0, self._limits)
         is_outside = np.any(clipped[:, 2:] <= clipped[:, :2], axis=1)
+        self._far = np.any(np.abs(clipped - self.boxes_xyxy) > _FAR_BEYOND * self._limits, axis=1)
         for kind, wrong in (("box-negative", below), ("box-over-one", above & ~below)):
             self._drop(kind, wrong & (is_outside | (self._policy.repair(kind) != "clip-box")))
             chosen = np.flatnonzero(wrong & self.kept)
@@ -80,6 +90,7 @@ class BoxRepair:
             points, offsets = rows_of_ragged(self._annotations.polygon_offsets, chosen)
             limits = np.repeat(self._limits[chosen, 2:], np.diff(offsets), axis=0)
             self.polygon_points[points] = np.clip(self.polygon_points[points], 0, limits)
+        self._far[:] = False
 
     def _part_from_outlines(self) -> None:
         """Drops outlines that end elsewhere than their boxes: where there is one, transforms move it."""
@@ -128,8 +139,20 @@ class BoxRepair:
     def _note(self, kind: str, action: str, chosen: NDArray[Any]) -> None:
         for box in chosen:
             file, line, prefix = self._annotations.place_of_box(int(box))
-            unit = "of the image" if self._annotations.is_normalised[box] else "px"
+            is_normalised = bool(self._annotations.is_normalised[box])
+            unit = "of the image" if is_normalised else "px"
             x1, y1, x2, y2 = self._annotations.boxes_xyxy[box]
             detail = f"{prefix}the box's left, top, right, bottom are {x1:g}, {y1:g}, {x2:g}, {y2:g} {unit}"
+            if self._far[box]:
+                detail += self._likely_cause(box, is_normalised, is_in_json=bool(prefix))
             image = self._annotations.image_paths[self._annotations.box_images[box]]
             self.problems.append(Problem(file, line, kind, action, detail, image))
+
+    def _likely_cause(self, box: int, is_normalised: bool, *, is_in_json: bool) -> str:
+        """Returns the end of a sentence about a box that ends far outside of its image."""
+        if is_normalised:
+            return "; are these pixels, percent, or corners instead of a centre and a size?"
+        width, height = self._limits[box, 2:].tolist()
+        known = f" of {width:g} x {height:g} (width x height)" if np.isfinite(width + height) else ""
+        corners = ", or corners instead of x, y, width, height" if is_in_json else ""
+        return f", far outside of the image{known}; is it of another image, of one of another size{corners}?"

@@ -137,8 +137,15 @@ def read_set(
         )
     how = {"cache": settings.index_cache, "kpt_shape": settings.kpt_shape, "policy": settings.problems, **how}
     folder = settings.image_folder
+    how["is_own_folder"] = isinstance(folder, dict)
     how["image_folder"] = folder.get(key) if isinstance(folder, dict) else folder
     classes = ClassChoice(settings.names, settings.nc, names)
+    if (
+        settings.single_cls
+        and key == "val_set"
+        and "class-out-of-range" not in Policy.of(settings.problems).chosen
+    ):
+        classes = ClassChoice(nc="counted")  # whatever its classes are, all are the one
     return read_evaluated(source, classes, **how) if key == "val_set" else read_index(source, classes, **how)
 
 

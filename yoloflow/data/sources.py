@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from yoloflow.data.image_files import IMAGE_SUFFIXES, decode_image
+from yoloflow.data.image_files import DRAWING_SUFFIXES, IMAGE_SUFFIXES, decode_image
 from yoloflow.files import is_utf8
 from yoloflow.structures import Problem, Uint8Array, YoloflowError, nearest_names
 
@@ -189,14 +189,15 @@ def _open_capture(device: str) -> cv2.VideoCapture:
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors say it better
     try:
-        return cv2.VideoCapture(int(device) if device.isdecimal() else device)
+        return cv2.VideoCapture(int(device) if device.isascii() and device.isdecimal() else device)
     finally:
         cv2.utils.logging.setLogLevel(level)
 
 
 def _usable(source: str, candidates: Sequence[Path]) -> list[Path]:
     files = [path for path in candidates if path.is_file() and not path.name.startswith(".")]
-    usable = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    suffixes = (IMAGE_SUFFIXES - DRAWING_SUFFIXES) | VIDEO_SUFFIXES
+    usable = [path for path in files if path.suffix.lower() in suffixes]
     if not usable:
         folders = sum(path.is_dir() for path in candidates)
         pattern = Path(source) / "**" / "*.jpg"
@@ -268,7 +269,7 @@ def _video_readings(path: Path) -> Iterator[Reading]:
         detail = "its name is no UTF-8, and OpenCV opens no such video; rename it"
         yield _Known(Problem(str(path), None, "unreadable-video", "drop-image", detail))
         return
-    capture = cv2.VideoCapture(str(path))
+    capture = _open_capture(str(path))
     announced = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     count = 0
     for image, fps in _frames(capture):

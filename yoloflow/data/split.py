@@ -136,6 +136,7 @@ def _subset(index: DatasetIndex, images: Int64Array) -> DatasetIndex:
         index,
         image_paths=index.image_paths[images],
         image_ids=index.image_ids[images],
+        given_ids=by_new_number(index.given_ids, images),
         sizes_hw=index.sizes_hw[images],
         box_offsets=box_offsets,
         boxes_xyxy=index.boxes_xyxy[boxes],

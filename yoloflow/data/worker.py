@@ -67,8 +67,9 @@ class LoadedBatch:
         """Go through the pipe as arrays: torch would make a file in shared memory of each small tensor."""
         sent: Any = self.batch
         if isinstance(sent, Batch):
-            tensors = (getattr(sent, name) for name in sent.__dataclass_fields__)
-            sent = [tensor if tensor.is_shared() else tensor.numpy() for tensor in tensors]
+            parts = (getattr(sent, name) for name in sent.__dataclass_fields__)
+            # None stands for the masks that a batch does not have.
+            sent = [part if part is None or part.is_shared() else part.numpy() for part in parts]
         return _unpickle, (sent, self.pool, self.buffer, self.shape, self.seconds)
 
     def pin_memory(self) -> LoadedBatch:
@@ -82,7 +83,7 @@ class LoadedBatch:
 def _unpickle(sent: YoloflowError | list[Any], *more: Any) -> LoadedBatch:
     if isinstance(sent, YoloflowError):
         return LoadedBatch(sent, *more)
-    return LoadedBatch(Batch(*(torch.as_tensor(part) for part in sent)), *more)
+    return LoadedBatch(Batch(*[part if part is None else torch.as_tensor(part) for part in sent]), *more)
 
 
 class BatchMaker(Dataset[LoadedBatch]):

@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, ground_truth_from_rows
+from yoloflow.evaluation.coco_truth import (
+    TRUTH_DECIMALS,
+    Float64Array,
+    GroundTruth,
+    ground_truth_from_rows,
+)
 from yoloflow.structures import DatasetIndex, Detections, Int64Array
 
 BOX_DECIMALS = 3
 SCORE_DECIMALS = 5
-TRUTH_DECIMALS = 9
 
 
 def ground_truth_of(index: DatasetIndex) -> GroundTruth:
@@ -62,11 +66,12 @@ def result_array(detections: Mapping[int, Detections], index: DatasetIndex) -> F
     return np.concatenate(blocks)
 
 
-def result_rows(results: Float64Array) -> list[dict[str, Any]]:
-    """Returns the rows of `result_array` as a COCO results file has them."""
+def result_rows(results: Float64Array, index: DatasetIndex) -> list[dict[str, Any]]:
+    """Returns the rows of `result_array` as a COCO results file has them, with the ids of the json."""
     ids: Int64Array = results[:, [0, 6]].astype(np.int64)
+    given = {int(index.image_ids[position]): own for position, own in index.given_ids.items()}
     return [
-        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        {"image_id": given.get(image_id, image_id), "category_id": category_id, "bbox": box, "score": score}
         for (image_id, category_id), box, score in zip(
             ids.tolist(), results[:, 1:5].tolist(), results[:, 5].tolist(), strict=True
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from yoloflow.data.classes import numbers_by_name
 from yoloflow.data.formats.coco_entries import key_of, load, read_categories, read_image_entries
 from yoloflow.data.formats.image_search import parts_of
 from yoloflow.structures import Problem, YoloflowError, nearest_names
@@ -62,7 +63,9 @@ class CocoIds:
         Raises:
             YoloflowError: a class that may occur is not in the file.
         """
-        ids = [self._categories.get(name, -1) for name in names]
+        numbers = [*self._categories.values()]
+        places = numbers_by_name(names, [*self._categories])
+        ids = [-1 if place < 0 else numbers[place] for place in places]
         for number in range(len(names)) if reported is None else reported:
             if ids[number] < 0:
                 raise YoloflowError(

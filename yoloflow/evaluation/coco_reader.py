@@ -8,6 +8,7 @@ suspicious is read again here, entry by entry, to find and name the fault.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, TypeGuard
 import hotcoco
 import numpy as np
 
+from yoloflow.data.decoder_messages import collected_standard_error
 from yoloflow.data.formats.coco_entries import Key, key_of
 from yoloflow.evaluation.coco_truth import MAX_ID, Float64Array, GroundTruth, table_of
 from yoloflow.files import read_json
@@ -74,9 +76,12 @@ def _read_detections_fast(path: Path, truth: GroundTruth) -> hotcoco.COCO | None
             if not file.read(_READ_BYTES).lstrip().startswith(b"["):
                 return None
         num_boxes, num_scores, num_nulls = _count_in_file(path, (b'"bbox"', b'"score"', b"null"))
-        found = truth.coco.load_res(str(path))
+        # It says that something is suspicious, which is named below.
+        with collected_standard_error() as printed:
+            found = truth.coco.load_res(str(path))
     except (OSError, ValueError):
         return None
+    sys.stderr.writelines(f"{line}\n" for line in printed if not line.startswith("hotcoco:"))
     num_rows = len(found.get_ann_ids())
     is_whole = num_rows > 0 and num_boxes == num_scores == num_rows and num_nulls == 0
     return found if is_whole and not found.load_warnings else None

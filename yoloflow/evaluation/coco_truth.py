@@ -16,6 +16,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
+from yoloflow.data.formats.annotations import Annotations
 from yoloflow.data.formats.coco_entries import (
     ImageEntries,
     Key,
@@ -24,9 +25,12 @@ from yoloflow.data.formats.coco_entries import (
     read_categories,
     read_image_entries,
     read_objects,
+    whole,
 )
+from yoloflow.data.formats.coco_json import flatten
 from yoloflow.data.formats.image_search import parts_of
-from yoloflow.data.problems import account
+from yoloflow.data.problems import Policy, account
+from yoloflow.data.repairs import EDGE_TOLERANCE_PX, BoxRepair
 from yoloflow.structures import Int64Array, Problem, YoloflowError
 
 Float64Array = NDArray[np.float64]
@@ -34,6 +38,7 @@ Float64Array = NDArray[np.float64]
 ANNOTATION_COLUMNS = ("image_id", "category_id", "x", "y", "w", "h", "area", "iscrowd")
 MAX_ID = 2**53
 """Ids are less than that: they travel as float64."""
+TRUTH_DECIMALS = 9
 
 _LARGEST_AREA = 1e18
 
@@ -76,12 +81,13 @@ class GroundTruth:
 
 
 def read_ground_truth(source: GroundTruth | Mapping[str, Any] | str | Path) -> GroundTruth:
-    """Reads ground truth in COCO's layout as training does, but for the repairs of boxes.
+    """Reads ground truth in COCO's layout as training does, with the same repairs.
 
     Ids may be texts, entries of one `file_name` are joined, and an annotation that cannot be used, or whose
-    image or category is not listed, is left out and named in `problems`. A missing `area` becomes width times
-    height and a missing `iscrowd` 0; segmentations are not read. An object may have id 0 (pycocotools counts
-    such an object as missed, because 0 means "no match" there).
+    image or category is not listed, is left out and named in `problems`. So is an object that is listed twice
+    or has no area; a box that passes the edge of its image is clipped, where the file states the size. A
+    missing `area` becomes width times height and a missing `iscrowd` 0; segmentations are not read. An object
+    may have id 0 (pycocotools counts such an object as missed, because 0 means "no match" there).
 
     Args:
         source: the json file or its content; what is read already stays as it is.
@@ -100,7 +106,7 @@ def read_ground_truth(source: GroundTruth | Mapping[str, Any] | str | Path) -> G
     if _are_plain(images) and _are_plain(categories):
         names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
         rows = _annotation_table(annotations, frozenset(entry["id"] for entry in images), names.keys())
-        if rows is not None:
+        if rows is not None and not _need_repair(rows, images):
             return ground_truth_from_rows(rows, images, names, name, _annotation_ids(annotations))
     return _read_leniently(name, images, categories, annotations)
 
@@ -126,40 +132,77 @@ def _read_leniently(
         if entries.keys[number_of_key[key]] != key:
             problems.append(Problem(name, None, "duplicate-image", "drop-image", f"{file} is listed already"))
     entries.number_of_key = number_of_key
-    objects = read_objects(name, annotations, entries, with_outlines=False)
-    ids = entries.numbers(name)
-    if not all(0 <= number < MAX_ID for number in ids):
-        ids = list(range(1, len(ids) + 1))
-    boxes = np.array(objects.boxes_xywh, np.float64).reshape(-1, 4)
-    areas = np.array(objects.areas, np.float64)
-    rows = np.column_stack(
-        (
-            np.array(ids, np.float64)[np.array(objects.images, np.int64)],
-            np.array(objects.categories, np.float64),
-            boxes,
-            np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
-            objects.is_crowd,
-        )
-    ).reshape(-1, 8)
-    is_finite: NDArray[np.bool_] = np.all(np.isfinite(boxes), axis=1)
-    is_listed: NDArray[np.bool_] = np.isin(np.array(objects.categories, np.int64), list(names))
-    for row in np.flatnonzero(~(is_finite & is_listed)).tolist():
-        kind, what = "box-nan", f"bbox is {boxes[row].tolist()}"
-        if is_finite[row]:
-            kind, what = "class-out-of-range", f"category_id {objects.categories[row]} is not listed"
-        problems.append(Problem(name, None, kind, "drop-box", f"annotation {objects.numbers[row]}: {what}"))
+    found = flatten(name, entries, read_objects(name, annotations, entries, with_outlines=False), names)
+    problems += found.problems
+    ids = found.image_ids
+    if not ((ids >= 0) & (ids < MAX_ID)).all():
+        ids = np.arange(1, len(ids) + 1)
+    is_listed: NDArray[np.bool_] = np.isin(found.class_ids, list(names))
+    for row in np.flatnonzero(~is_listed).tolist():
+        what = f"annotation {found.box_numbers[row]}: category_id {found.class_ids[row]} is not listed"
+        problems.append(Problem(name, None, "class-out-of-range", "drop-box", what))
+    rows, numbers, repairs = _repaired(found, ids, is_listed)
     used = sorted({*number_of_key.values()})
-    listed = [{"file_name": entries.names[number], "id": ids[number]} for number in used]
-    truth = ground_truth_from_rows(rows[is_finite & is_listed], listed, names, name)
+    listed = [_listed(entries, number, int(ids[number])) for number in used]
+    is_each_once = len(np.unique(numbers)) == len(numbers) and bool(
+        ((numbers >= 0) & (numbers < MAX_ID)).all()
+    )
+    truth = ground_truth_from_rows(rows, listed, names, name, numbers if is_each_once else None)
     is_plain = all(
         type(entry["id"]) is int for entry in images if isinstance(entry, Mapping) and "id" in entry
     )
-    id_of_key = {key: ids[number] for key, number in number_of_key.items()}
+    id_of_key = {key: int(ids[number]) for key, number in number_of_key.items()}
     return replace(
         truth,
         id_of_key=None if is_plain and list(id_of_key) == list(id_of_key.values()) else id_of_key,
-        problems=(*entries.problems, *problems, *objects.problems),
+        problems=(*problems, *repairs),
     )
+
+
+def _repaired(
+    found: Annotations, image_ids: Int64Array, is_used: NDArray[np.bool_]
+) -> tuple[Float64Array, Int64Array, list[Problem]]:
+    """Returns (K, 8) `ANNOTATION_COLUMNS` and (K,) numbers of the objects that can be used, and the problems.
+
+    Boxes that pass the edge of an image are clipped where the file states its size.
+    """
+    sizes_hw = np.where(found.stated_sizes_hw > 0, found.stated_sizes_hw, np.inf)
+    repair = BoxRepair(found, sizes_hw, is_used, Policy.of("repair"))
+    with np.errstate(invalid="ignore"):
+        repair.run()
+    kept = np.flatnonzero(repair.kept)
+    corners = repair.boxes_xyxy[kept]
+    boxes = np.hstack((corners[:, :2], corners[:, 2:] - corners[:, :2])).round(TRUTH_DECIMALS)
+    areas = found.areas[kept]
+    columns = (
+        *(image_ids[found.box_images[kept]], found.class_ids[kept], boxes),
+        *(np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas), found.is_crowd[kept]),
+    )
+    return (
+        np.column_stack(columns).astype(np.float64).reshape(-1, 8),
+        found.box_numbers[kept],
+        repair.problems,
+    )
+
+
+def _listed(entries: ImageEntries, number: int, image_id: int) -> dict[str, Any]:
+    """Returns an image as COCO lists it, with its size where that is stated."""
+    height, width = entries.sizes_hw[number]
+    size = {"height": height, "width": width} if height and width else {}
+    return {"file_name": entries.names[number], "id": image_id, **size}
+
+
+def _need_repair(rows: Float64Array, images: Sequence[Mapping[str, Any]]) -> bool:
+    """Returns whether an object has no area, passes the edge of its image or is listed twice."""
+    limits = {
+        entry["id"]: (whole(entry.get("width")) or np.inf, whole(entry.get("height")) or np.inf)
+        for entry in images
+    }
+    ends = np.array([limits[image] for image in rows[:, 0].astype(np.int64).tolist()]).reshape(-1, 2)
+    far = rows[:, 2:4] + rows[:, 4:6] > ends + EDGE_TOLERANCE_PX
+    near = rows[:, 2:4] < -EDGE_TOLERANCE_PX
+    objects = rows[:, [0, 1, 2, 3, 4, 5, 7]]
+    return bool((far | near | (rows[:, 4:6] <= 0)).any()) or len(np.unique(objects, axis=0)) < len(rows)
 
 
 def _with_a_name(entry: Any) -> Any:

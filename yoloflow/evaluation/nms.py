@@ -29,7 +29,7 @@ MAX_NMS = 30000
 _FIRST_PREFIX = 4
 
 
-def non_max_suppression(
+def non_max_suppression(  # noqa: PLR0913  the settings of one algorithm
     prediction: Tensor,
     *,
     conf_thres: float = 0.001,
@@ -40,13 +40,15 @@ def non_max_suppression(
     max_det: int = 300,
     class_offset: float | None = None,
     need_nms: bool = True,
+    num_masks: int = 0,
     time_limit_s: float | None = None,
 ) -> list[Tensor]:
     """Returns the detections in each image, best first (the rules: see the module).
 
     Args:
         prediction: (B, N, 4 + C) or, with objectness, (B, N, 5 + C): centre-form boxes in input pixels and
-            scores in 0..1. Without suppression (B, N, 6): x1 y1 x2 y2 score class.
+            scores in 0..1. Without suppression (B, N, 6): x1 y1 x2 y2 score class. The mask
+            coefficients follow.
         conf_thres: scores must be above it.
         iou_thres: largest IoU of two kept boxes of a class.
         conf_free: the prediction has no objectness column.
@@ -57,24 +59,26 @@ def non_max_suppression(
         class_offset: pixels between the classes' copies of the plane in which boxes are compared. None: as
             much as the boxes need. 4096: the reference's. 0: boxes of all classes suppress each other.
         need_nms: False for end-to-end heads, whose rows are only thresholded.
+        num_masks: mask coefficients at the end of a row, which go where the row goes.
         time_limit_s: a batch that takes longer is named in a warning; it is finished all the same.
 
     Returns:
-        B tensors (K, 6): x1 y1 x2 y2 in input pixels, score, class; float32.
+        B tensors (K, 6 + num_masks): x1 y1 x2 y2 in input pixels, score, class, coefficients; float32.
 
     Raises:
         YoloflowError: the prediction has another shape.
     """
-    _check_shape(prediction, conf_free, need_nms)
+    _check_shape(prediction, conf_free, need_nms, num_masks)
     detections = []
     start, late_after = time.perf_counter(), 0
     for i, rows in enumerate(_finite_rows(prediction.detach().float()), start=1):
         if need_nms:
-            candidates = _best_first(_candidates(rows, conf_thres, conf_free, multi_label), max_nms)
-            kept = _suppress(candidates, iou_thres, max_det, class_offset)
+            boxes, coefficients = rows.tensor_split((rows.shape[1] - num_masks,), 1)
+            candidates = _best_first(_candidates(boxes, conf_thres, conf_free, multi_label), max_nms)
+            kept = _suppress(candidates, iou_thres, max_det, class_offset)[:max_det]
+            detections.append(torch.cat((kept[:, :6], coefficients[kept[:, 6].long()]), 1))
         else:
-            kept = _best_first(rows[rows[:, 4] > conf_thres], max_det)
-        detections.append(kept[:max_det])
+            detections.append(_best_first(rows[rows[:, 4] > conf_thres], max_det))
         if time_limit_s is not None and not late_after and time.perf_counter() - start > time_limit_s:
             late_after = i
     if late_after:
@@ -86,13 +90,14 @@ def non_max_suppression(
     return detections
 
 
-def _check_shape(prediction: Tensor, conf_free: bool, need_nms: bool) -> None:
-    wanted, fits = "(B, N, 6)", prediction.ndim == 3 and prediction.shape[2] == 6
+def _check_shape(prediction: Tensor, conf_free: bool, need_nms: bool, num_masks: int) -> None:
+    width = prediction.shape[-1] - num_masks if prediction.ndim == 3 else 0
+    wanted, fits = "6", width == 6
     if need_nms:
-        wanted = "(B, N, 4 + C)" if conf_free else "(B, N, 5 + C)"
-        fits = prediction.ndim == 3 and prediction.shape[2] >= (5 if conf_free else 6)
+        wanted, fits = ("4 + C", width >= 5) if conf_free else ("5 + C", width >= 6)
     if not fits:
-        raise YoloflowError(f"predictions have shape {tuple(prediction.shape)}, expected {wanted}")
+        wanted += f" + {num_masks}" if num_masks else ""
+        raise YoloflowError(f"predictions have shape {tuple(prediction.shape)}, expected (B, N, {wanted})")
 
 
 def _finite_rows(prediction: Tensor) -> list[Tensor]:
@@ -110,10 +115,14 @@ def _finite_rows(prediction: Tensor) -> list[Tensor]:
 
 
 def _candidates(rows: Tensor, conf_thres: float, conf_free: bool, multi_label: bool) -> Tensor:
-    """Returns (K, 6) pairs of a box and a class that pass the threshold, in the order of the prediction."""
-    scores = rows[:, 4:]
+    """Returns (K, 7) pairs of a box and a class that pass the threshold, in the order of the prediction.
+
+    The last column is the row of the prediction, exact up to 2^24.
+    """
+    numbers, scores = torch.arange(len(rows), device=rows.device), rows[:, 4:]
     if not conf_free:
-        rows = rows[rows[:, 4] > conf_thres]
+        (numbers,) = (rows[:, 4] > conf_thres).nonzero(as_tuple=True)
+        rows = rows[numbers]
         objectness, class_scores = rows[:, 4:5], rows[:, 5:]
         scores = objectness if class_scores.shape[1] == 1 else objectness * class_scores
     if multi_label and scores.shape[1] > 1:
@@ -124,7 +133,7 @@ def _candidates(rows: Tensor, conf_thres: float, conf_free: bool, multi_label: b
         (box,) = (scores > conf_thres).nonzero(as_tuple=True)
         scores, classes = scores[box], classes[box]
     boxes_xyxy = cxcywh_to_xyxy(rows[box, :4])
-    return torch.cat((boxes_xyxy, scores[:, None], classes[:, None].to(scores.dtype)), 1)
+    return torch.cat((boxes_xyxy, torch.stack((scores, classes, numbers[box]), 1).to(scores.dtype)), 1)
 
 
 def _best_first(candidates: Tensor, limit: int) -> Tensor:

@@ -288,7 +288,7 @@ def _conclude(
         logger.warning("%d of %d images evaluated: the loader gives no others", len(detections), len(index))
     results = result_array(detections, index)
     if save_json is not None and synchronizer.is_main:
-        _write_json(Path(save_json), result_rows(_of_listed_classes(results, index)))
+        _write_json(Path(save_json), result_rows(_of_listed_classes(results, index), index))
     image_ids = index.image_ids[list(detections)].tolist()
     truth = ground_truth_of(index)
     coco = evaluate_coco(truth, results, image_ids)

@@ -35,12 +35,14 @@ class Loss(nn.Module, ABC):
         loss_item_name: names of the items of `forward`, the total first.
         reduction: how the loss of a large batch follows from those of its parts (micro-batches, devices): as
             their sum, where `forward` multiplies by the number of images, or as their mean.
+        takes_masks: whether `forward` takes a fourth argument, the masks, as `Batch.masks`.
     """
 
     settings_class: ClassVar[type[Section]]
     needs_anchors: ClassVar[bool] = False
     loss_item_name: list[str]
     reduction: Literal["sum", "mean"] = "sum"
+    takes_masks: bool = False
 
     def __init__(self, settings: Section, network: NetworkFacts) -> None:
         super().__init__()
@@ -73,3 +75,8 @@ class Loss(nn.Module, ABC):
         Returns:
             the scalar to differentiate and the detached 1-D items named by `loss_item_name`, float32.
         """
+
+
+def takes_masks(loss_fn: nn.Module) -> bool:
+    """Returns whether a loss is called with the batch's masks: where its `takes_masks` is true."""
+    return bool(getattr(loss_fn, "takes_masks", False))

@@ -15,6 +15,7 @@ from yoloflow.losses.dynamic_k import Matching, match_dynamic_k
 from yoloflow.losses.loss import Loss, NetworkFacts
 from yoloflow.losses.objects import Objects
 from yoloflow.losses.paired import YOLOv9Loss, YOLOv10Loss
+from yoloflow.losses.segment import YOLOv8SegLoss
 from yoloflow.losses.task_aligned import TaskAlignedAssigner
 from yoloflow.losses.yolov4 import YOLOv4Loss
 from yoloflow.losses.yolov7 import YOLOv7AuxLoss, YOLOv7Loss
@@ -132,6 +133,12 @@ class MindYOLOv8Loss(DeviceMean, YOLOv8Loss):
     assigner_class = MindYOLOAssigner
 
 
+class MindYOLOv8SegLoss(DeviceMean, YOLOv8SegLoss):
+    """Anchors are assigned by `MindYOLOAssigner`."""
+
+    assigner_class = MindYOLOAssigner
+
+
 class MindYOLOv9Loss(YOLOv9Loss):
     """The gains are 7.5, 0.5 and 1.5, whatever the recipe says."""
 
@@ -181,6 +188,7 @@ MINDYOLO_LOSSES: dict[type[Loss], type[Loss]] = {
     YOLOv7AuxLoss: MindYOLOv7AuxLoss,
     YOLOv7Loss: MindYOLOv7Loss,
     YOLOv8Loss: MindYOLOv8Loss,
+    YOLOv8SegLoss: MindYOLOv8SegLoss,
     YOLOv9Loss: MindYOLOv9Loss,
     YOLOv10Loss: MindYOLOv10Loss,
     YOLOXLoss: MindYOLOXLoss,

@@ -21,13 +21,14 @@ class StagedLoss(Loss):
         nn.Module.__init__(self)
         self.losses = nn.ModuleList(losses)
         self.loss_item_name, self.reduction = losses[0].loss_item_name, losses[0].reduction
+        self.takes_masks = losses[0].takes_masks
         self.stage = 0
 
     def begin_stage(self, stage: int) -> None:
         """Selects the loss of a stage, counted from 0."""
         self.stage = min(stage, len(self.losses) - 1)
 
-    def forward(self, outputs: Any, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Loss.forward`, of the stage in progress."""
-        loss: tuple[Tensor, Tensor] = self.losses[self.stage](outputs, labels, images)
+    def forward(self, outputs: Any, labels: Tensor, images: Tensor, *masks: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Loss.forward`, of the stage in progress; masks go on to losses that take them."""
+        loss: tuple[Tensor, Tensor] = self.losses[self.stage](outputs, labels, images, *masks)
         return loss

@@ -13,7 +13,7 @@ from torch.nn.functional import log_softmax, softplus
 from yoloflow.boxes import box_iou
 from yoloflow.decoding import cell_centres, distances_to_xyxy, expected_distances, xyxy_to_distances
 from yoloflow.losses.loss import Loss, NetworkFacts
-from yoloflow.losses.objects import read_objects
+from yoloflow.losses.objects import Objects, read_objects
 from yoloflow.losses.tables import LARGEST_TABLE, in_groups, rows_at
 from yoloflow.losses.task_aligned import Assignment, TaskAlignedAssigner
 from yoloflow.settings import Count, NotNegative, Section
@@ -67,6 +67,13 @@ class YOLOv8Loss(Loss):
         Raises:
             YoloflowError: the outputs do not fit stride, nc and reg_max.
         """
+        return self._sum_up(self._detection_terms(outputs, labels, images).terms, len(images))
+
+    def _sum_up(self, terms: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
+        total = terms.sum()
+        return total * num_images, torch.cat((total[None], terms)).detach()
+
+    def _detection_terms(self, outputs: Sequence[Tensor], labels: Tensor, images: Tensor) -> DetectionTerms:
         self._check_outputs(outputs)
         raw = torch.cat([level.flatten(2).float() for level in outputs], 2)
         box_logits, class_logits = torch.split(raw, [4 * self.reg_max, self.nc], 1)
@@ -83,9 +90,7 @@ class YOLOv8Loss(Loss):
 
         gains = self.settings
         terms = torch.stack((box * gains.box, cls * gains.cls, dfl * gains.dfl))
-        terms = terms / self.normalizer(entries.scores.sum())
-        total = terms.sum()
-        return total * len(raw), torch.cat((total[None], terms)).detach()
+        return DetectionTerms(terms / self.normalizer(entries.scores.sum()), entries, objects)
 
     def _assign(
         self, box_logits: Tensor, class_logits: Tensor, grid: _Grid, truth_xyxy: Tensor, classes: Tensor
@@ -126,6 +131,14 @@ class YOLOv8Loss(Loss):
                 f"loss: the network gives {len(found)} levels of {found} channels; reg_max={self.reg_max}, "
                 f"nc={self.nc} and stride {list(self.stride)} need {len(self.stride)} levels of {channels}"
             )
+
+
+class DetectionTerms(NamedTuple):
+    """The box, class and distribution terms (3,) of a batch, and what they are made of."""
+
+    terms: Tensor
+    entries: Assignment
+    objects: Objects
 
 
 class _Grid(NamedTuple):

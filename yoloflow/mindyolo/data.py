@@ -20,6 +20,7 @@ from yoloflow.data.loader import create_loader as create_stage_loader
 from yoloflow.data.sets import read_evaluated
 from yoloflow.data.shapes import Rectangular
 from yoloflow.data.transforms import Sample
+from yoloflow.data.transforms.masks import PolygonsToMasks
 from yoloflow.mindyolo.refusal import refuse, refuse_difference
 from yoloflow.structures import Batch, DatasetIndex
 
@@ -73,8 +74,8 @@ class COCODataset(ours.COCODataset):
             stride: sides of rectangles are multiples of it.
             num_cls: number of classes of labels that name none; None: as their highest number says.
             pad: 0.0 alone: a rectangle has no further border.
-            return_segments: False alone, as for the next three: this project detects boxes.
-            return_keypoints: False alone.
+            return_segments: batches have masks; the row segment_poly2mask of `transforms_dict` draws them.
+            return_keypoints: False alone, as for the next two: this project has no key points.
             nkpt: 0 alone.
             ndim: 0 alone.
             names: class names in class order.
@@ -83,13 +84,18 @@ class COCODataset(ours.COCODataset):
         Raises:
             YoloflowError: bad data or transforms, or an argument that is refused.
         """
-        _refuse_other_tasks(pad, return_segments, return_keypoints, nkpt, ndim)
+        _refuse_other_tasks(pad, return_keypoints, nkpt, ndim)
         self._truths: dict[str, DatasetIndex] = {}
         self._told: set[str] = set()
         index = _read(dataset_path, names, num_cls, is_training)
         index = as_one_class(index) if single_cls else index
         rows = [{"func_name": "letterbox"}] if transforms_dict is None else transforms_dict
         super().__init__(index, img_size, rows, is_training, augment, single_cls, seed)
+        draws = any(row["func_name"] == PolygonsToMasks.func_name for row in rows)
+        row = PolygonsToMasks.func_name
+        refuse(return_segments and not draws, "return_segments=True", f"the row {row} draws masks; add it")
+        refuse(draws and not return_segments, "return_segments=False", f"the row {row} draws masks")
+        self.has_masks = draws
         self.dataset_path = dataset_path
         self.rect, self.stride, self.stated_batch_size = rect, stride, batch_size
         self.transforms_dict = transforms_dict
@@ -97,7 +103,9 @@ class COCODataset(ours.COCODataset):
     @property
     def dataset_column_names(self) -> list[str]:
         """Returns the names of a batch's columns."""
-        return TRAIN_COLUMNS if self.is_training else TEST_COLUMNS
+        if not self.is_training:
+            return TEST_COLUMNS
+        return [*TRAIN_COLUMNS, "masks"] if self.has_masks else TRAIN_COLUMNS
 
     column_names_collate = dataset_column_names
 
@@ -181,14 +189,10 @@ class COCODataset(ours.COCODataset):
         return collate(samples)
 
 
-def _refuse_other_tasks(
-    pad: float, return_segments: bool, return_keypoints: bool, nkpt: int, ndim: int
-) -> None:
+def _refuse_other_tasks(pad: float, return_keypoints: bool, nkpt: int, ndim: int) -> None:
     refuse(pad != 0.0, f"pad={pad}", "rectangles have no further border here; leave it at 0.0")
-    for name, value in (("return_segments", return_segments), ("return_keypoints", return_keypoints)):
-        refuse(value, f"{name}=True", "this project detects boxes; leave it at False")
-    for name, number in (("nkpt", nkpt), ("ndim", ndim)):
-        refuse(number != 0, f"{name}={number}", "there are no key points here; leave it at 0")
+    for name, number in (("return_keypoints", return_keypoints), ("nkpt", nkpt), ("ndim", ndim)):
+        refuse(number != 0, f"{name}={number}", f"there are no key points here; leave it at {type(number)()}")
 
 
 def _read(

@@ -20,6 +20,21 @@ def refuse(is_refused: bool, argument: str, reason: str) -> None:
         raise YoloflowError(f"{argument}: {reason}")
 
 
+def refuse_other_task(task: str, has_masks: bool, owner: str) -> None:
+    """Refuse a task that is not the one that a part was made for.
+
+    Args:
+        task: "detect" or "segment".
+        has_masks: whether the part segments.
+        owner: the part, for the message.
+
+    Raises:
+        YoloflowError: it is another one.
+    """
+    known = "segment" if has_masks else "detect"
+    refuse(task != known, f"task={task}", f"{owner} is made for {known}")
+
+
 def refuse_difference(argument: str, given: object, known: object, source: str) -> None:
     """Refuses an argument that says something else than what was made before it.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from yoloflow.losses import Loss
 from yoloflow.mindyolo.network import amp_level_of, device_of
 from yoloflow.mindyolo.optimizer import Optimizer
-from yoloflow.mindyolo.refusal import refuse
+from yoloflow.mindyolo.refusal import refuse, refuse_other_task
 from yoloflow.models.network import Network
 from yoloflow.models.precision import Precision, auto_mixed_precision
 from yoloflow.optim.ema import EMA
@@ -82,9 +82,9 @@ class TrainStepFn:
     precision: Precision
     settings: StepSettings
 
-    def __call__(self, images: Tensor, labels: Tensor) -> StepResult:
+    def __call__(self, images: Tensor, labels: Tensor, *masks: Tensor) -> StepResult:
         """Takes a step; see `TrainStep`."""
-        return self.train_step(images, labels)
+        return self.train_step(images, labels, *masks)
 
 
 def create_train_step_fn(
@@ -114,14 +114,14 @@ def create_train_step_fn(
         ema: the average, or None.
         overflow_still_update: apply gradients that are not finite.
         ms_jit: compile the step.
-        task: "detect" alone.
+        task: "detect", or "segment" with a loss that takes masks.
         clip_grad: limit the norm of the gradient.
         clip_grad_value: its limit.
 
     Raises:
         YoloflowError: an argument that is refused.
     """
-    refuse(task != "detect", f"task={task}", "this project detects boxes")
+    refuse_other_task(task, loss_fn.takes_masks, "the loss")
     own = [id(parameter) for parameter in optimizer.parameters]
     of_reducer = [id(parameter) for parameter in vars(reducer).get("parameters", optimizer.parameters)]
     refuse(own != of_reducer, "reducer", "was made for other parameters than the optimizer's")

@@ -26,7 +26,7 @@ from yoloflow.data.loader import StageLoader
 from yoloflow.losses import Loss
 from yoloflow.mindyolo.network import class_names_of, origin_of
 from yoloflow.mindyolo.optimizer import Optimizer
-from yoloflow.mindyolo.refusal import refuse, refuse_difference
+from yoloflow.mindyolo.refusal import refuse, refuse_difference, refuse_other_task
 from yoloflow.mindyolo.run_config import run_config
 from yoloflow.mindyolo.step import TrainStepFn
 from yoloflow.optim.ema import EMA
@@ -187,13 +187,13 @@ class Trainer:
             ms_jit: see `train`.
             rank_size: see `train`.
             profiler_step_num: see `train`.
-            task: "detect" alone.
+            task: "detect", or "segment" with a loss that takes masks.
 
         Raises:
             YoloflowError: as `train`.
         """
         refuse(not self.data_sink, "data_sink=False", "call train, or create the trainer with data_sink=True")
-        refuse(task != "detect", f"task={task}", "this project detects boxes")
+        refuse_other_task(task, self.train_step_fn.loss_fn.takes_masks, "the train step's loss")
         _refuse_platform(enable_modelarts, train_url)
         # MindYOLO rounds the warm-up down to whole epochs where it is given in steps.
         warmup_step = (math.floor(warmup_epoch) + 1) * self.loader.steps_per_epoch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,24 @@ def prepare_for_inference(network: Network, in_float32: bool = True) -> Network:
     return ready
 
 
+class Prediction(NamedTuple):
+    """The decoded predictions of B images.
+
+    Attributes:
+        rows: (B, N, ...) as the network's `output_kind` says.
+        prototypes: (B, K, h, w) of the masks; None where the network predicts none.
+    """
+
+    rows: Tensor
+    prototypes: Tensor | None = None
+
+
 def predict_images(network: nn.Module, images: Tensor) -> Tensor:
+    """Returns the rows that `predict` gives."""
+    return predict(network, images).rows
+
+
+def predict(network: nn.Module, images: Tensor) -> Prediction:
     """Returns the decoded predictions of images: the first tensor that a network in eval mode returns.
 
     On the CPU the images go through the network some at a time, so that its maps stay in the caches.
@@ -44,21 +61,26 @@ def predict_images(network: nn.Module, images: Tensor) -> Tensor:
     Args:
         network: a network made ready, or anything that answers as one.
         images: (B, 3, H, W) as the network takes them, on its device.
-
-    Returns:
-        (B, N, ...) as the network's `output_kind` says.
     """
+    has_masks = bool(getattr(getattr(network, "output_kind", None), "mask_channels", 0))
     at_once = len(images)
     if images.device.type == "cpu":
         images = images.contiguous(memory_format=torch.channels_last)
         at_once = max(_CPU_PIXELS // (images.shape[2] * images.shape[3]), 1)
-    predictions = []
-    for some in torch.split(images, at_once):
-        outputs = network(some)
-        while not isinstance(outputs, Tensor):
-            outputs = outputs[0]
-        predictions.append(outputs)
-    return torch.cat(predictions) if len(predictions) > 1 else predictions[0]
+    outputs = [network(some) for some in torch.split(images, at_once)]
+    rows = _joined([_tensor_at(one, 0) for one in outputs])
+    return Prediction(rows, _joined([_tensor_at(one, -1) for one in outputs]) if has_masks else None)
+
+
+def _tensor_at(outputs: Any, end: int) -> Tensor:
+    """Returns the first (0) or last (-1) tensor of outputs in any order of tuples and lists."""
+    while not isinstance(outputs, Tensor):
+        outputs = outputs[end]
+    return outputs
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _pack(module: nn.Module) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from yoloflow.models.heads.anchor import YOLOv7AuxHead, YOLOv7Head
+from yoloflow.models.heads.segment import YOLOv8SegHead
 from yoloflow.models.heads.yolov8 import YOLOv8Head, YOLOv11Head
 from yoloflow.models.heads.yolox import DARKNET_HIDDEN, YOLOXHead
 from yoloflow.models.layers.contract import Layer, LayerRow
@@ -98,6 +99,13 @@ class MindYOLOv8Head(YOLOv8Head):
         return max(first_channels, self.num_classes)
 
 
+class MindYOLOv8SegHead(YOLOv8SegHead):
+    """A YOLOv8 head with masks whose class branches are as wide as the number of classes."""
+
+    def _class_branch_width(self, first_channels: int) -> int:
+        return max(first_channels, self.num_classes)
+
+
 class MindYOLOv11Head(YOLOv11Head):
     """A YOLOv11 head whose class branches are as wide as the number of classes."""
 
@@ -124,6 +132,7 @@ MINDYOLO_LAYERS: dict[type[Layer], type[Layer]] = {
     YOLOv7AuxHead: MindYOLOv7AuxHead,
     YOLOv7Head: MindYOLOv7Head,
     YOLOv8Head: MindYOLOv8Head,
+    YOLOv8SegHead: MindYOLOv8SegHead,
     YOLOv11Head: MindYOLOv11Head,
     YOLOXHead: MindYOLOXHead,
 }

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from yoloflow.models.layers.contract import Foldable, Head, HeadOutput, Layer
 from yoloflow.models.layers.normalization import (
+    EPS,
     MOMENTUM,
     frozen_norms,
     running_statistics_kept,
@@ -31,7 +32,7 @@ logger = logging.getLogger("yoloflow")
 
 _TABLE_KEYS = {"backbone", "head", "depth_multiple", "width_multiple", "max_channels", "scale"}
 _SETTING_KEYS = {"stride", "anchors", "reg_max", "recompute", "recompute_layers", "model_name", "pixels"}
-_SETTING_KEYS |= {"norm_momentum"}
+_SETTING_KEYS |= {"norm_momentum", "norm_eps"}
 # Keys of MindYOLO's files that its networks do not use either.
 _UNUSED_KEYS = {"nc", "input_size", "verbose_log"}
 _KNOWN_KEYS = _TABLE_KEYS | _SETTING_KEYS | _UNUSED_KEYS
@@ -135,6 +136,11 @@ class Network(nn.Module):
         assert isinstance(head, Head)
         return head
 
+    @property
+    def head_inputs(self) -> list[str]:
+        """Returns the names of the rows that the head takes, in its order."""
+        return [self._row_names[source] for source in self._sources[-1]]
+
     def train(self, mode: bool = True) -> Network:
         """Sets the mode; a BatchNorm none of whose parameters is trained stays in eval mode."""
         super().train(mode)
@@ -189,7 +195,7 @@ def create_model(
         model_name: the family, such as "yolov8".
         model_cfg: the config's network section: `backbone` and `head` (see `models/table.py`),
             `depth_multiple`, `width_multiple`, `max_channels`, `stride` and what else the rows' words name;
-            `pixels`, see `Pixels`; `norm_momentum` of all BatchNorms;
+            `pixels`, see `Pixels`; `norm_momentum` and `norm_eps` of all BatchNorms;
             `recompute` with `recompute_layers` = N trades time for memory: the first N rows keep no
             activations in training.
         num_classes: C, what the rows' word `nc` means.
@@ -211,6 +217,7 @@ def create_model(
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = settings.get("norm_momentum", MOMENTUM)
+            module.eps = settings.get("norm_eps", EPS)
     if sync_bn:
         synchronize_batch_norm(network)
     if checkpoint_path is not None:

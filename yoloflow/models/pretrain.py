@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloflow.models.class_rows import fit_classes
+from yoloflow.models.darknet import name_values
 from yoloflow.models.unfolded import unfold
 from yoloflow.parameter_choice import choose_parameters
 from yoloflow.structures import YoloflowError
@@ -48,7 +49,7 @@ class LoadReport:
         misshaped: keys of both, with different shapes; "key: shape in the file, shape in the network".
         constants: constants of both, such as anchors, that differ; "key: value in the file, value here".
         kept_classes: classes whose rows are the file's, where `partly` is not empty.
-        dialect: whose names the file has.
+        dialect: whose names the file has; "" for a file without names.
         format: of the file.
         class_names: the file's classes; None where it does not say them.
         licence: as the file states it; None where it states none.
@@ -76,7 +77,9 @@ class LoadReport:
         state = network.state_dict()
         whole = sum(tensor.numel() for tensor in state.values())
         taken = sum(state[key].numel() for key in self.loaded)
-        said = [f"{path}: {self.format}, names of {self.dialect}"]
+        said = [
+            f"{path}: {self.format}, " + (f"names of {self.dialect}" if self.dialect else "layers in order")
+        ]
         said += [self.producer] if self.producer else []
         said += [f"{len(self.class_names)} classes"] if self.class_names else []
         said += [f"licence as the file states it: {self.licence}"] if self.licence else []
@@ -139,11 +142,51 @@ def load_pretrain(
         YoloflowError: the file is not readable, does not fit, has a value that is not finite, or nothing in
             it fits.
     """
-    file, found = _read_by_our_names(network, path)
+    report, weights = _fitted(network, path, strict, class_names)
+    state = network.state_dict()
+    if strict is False and (faults := report.faults()):
+        logger.warning("%s: %d of %d keys taken over:%s", path, len(report.loaded), len(state), faults)
+    with torch.no_grad():
+        for key in (*report.loaded, *report.partly):
+            state[key].copy_(weights[key])
+    return report
+
+
+def check_pretrain(network: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:
+    """Raises the errors of `load_pretrain`, the classes left aside; nothing is loaded.
+
+    Args:
+        network: of any number of classes; may be without values, on the device "meta".
+        path: see `load_pretrain`.
+        strict: whether all but the classes must fit; else it is enough that something does.
+
+    Returns:
+        the account of every key.
+
+    Raises:
+        YoloflowError: see `load_pretrain`.
+    """
+    return _fitted(network, path, "auto" if strict else False, None)[0]
+
+
+def _fitted(
+    network: nn.Module,
+    path: str | Path,
+    strict: bool | Literal["auto"],
+    class_names: Sequence[str] | None,
+) -> tuple[LoadReport, Mapping[str, Tensor]]:
+    """Returns the account of a file, and its weights as they fit a network; raises where they do not."""
+    file = read_weights(path)
+    try:
+        found = _by_our_names(network, file)
+    except YoloflowError as error:
+        raise WeightsMismatchError(path, str(error)) from error
+    _require_finite(path, found.tensors, found.file_names)
+    has_names = not file.convolutions and file.values is None
     report = LoadReport(
         unexpected=found.unexpected,
         constants=found.constants,
-        dialect=found.dialect,
+        dialect=found.dialect if has_names else "",
         format=file.format,
         class_names=file.class_names,
         licence=file.licence,
@@ -159,38 +202,29 @@ def load_pretrain(
     _account(report, weights, state)
     faults = report.faults()
     if not report.loaded:
-        raise WeightsMismatchError(path, f"none of its {len(file.tensors)} keys fits the network:{faults}")
+        raise WeightsMismatchError(path, f"none of its {len(found.tensors)} keys fits the network:{faults}")
     if faults and strict is not False:
         raise WeightsMismatchError(
             path,
             f"does not fit the network; strict_load=false takes over the {len(report.loaded)} keys that do:"
             f"{faults}",
         )
-    if faults:
-        logger.warning("%s: %d of %d keys taken over:%s", path, len(report.loaded), len(state), faults)
-    with torch.no_grad():
-        for key in (*report.loaded, *report.partly):
-            state[key].copy_(weights[key])
-    return report
+    return report, weights
 
 
-def _read_by_our_names(network: nn.Module, path: str | Path) -> tuple[WeightsFile, Translated]:
-    """Reads a file, and gives its tensors the names of a network."""
-    file = read_weights(path)
-    try:
-        if file.convolutions:
-            file.tensors = unfold(network, file.convolutions)
-        found = translate(network, file.tensors)
-    except YoloflowError as error:
-        raise WeightsMismatchError(path, str(error)) from error
-    _require_finite(path, found.tensors, found.file_names)
-    return file, found
+def _by_our_names(network: nn.Module, file: WeightsFile) -> Translated:
+    """Gives the tensors of a file the names of a network."""
+    if file.convolutions:
+        return translate(network, unfold(network, file.convolutions))
+    if file.values is not None:
+        return translate(network, name_values(network, file.values))
+    return translate(network, file.tensors)
 
 
-def fits_but_for_classes(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+def fits_but_for_classes(network: nn.Module, file: WeightsFile) -> bool:
     """Returns whether a network has all tensors of a file, in shape too, those of its classes left aside."""
     try:
-        found = translate(network, tensors)
+        found = _by_our_names(network, file)
     except YoloflowError:
         return False
     report = LoadReport(unexpected=found.unexpected)

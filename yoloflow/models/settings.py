@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from yoloflow.models.layers.normalization import MOMENTUM
+from yoloflow.models.layers.normalization import EPS, MOMENTUM
 from yoloflow.settings import Count, Section, key_error
 
 Pixels = Literal["rgb_unit", "bgr_byte"]
@@ -34,6 +34,9 @@ class NetworkSettings(Section):
         gt=0,
         le=1,
         description="part of a batch's statistics in BatchNorm's running ones, each step",
+    )
+    norm_eps: float = Field(
+        EPS, gt=0, description="what BatchNorm adds to the variance; 1e-5 in Darknet's own networks"
     )
     backbone: list[list[Any]] = Field(
         description="rows [name, from, number, module, args] (name may be left out)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,9 @@ def unfold(network: nn.Module, convolutions: Sequence[Convolution]) -> dict[str,
 
 def _in_order(network: nn.Module) -> list[tuple[str, Any]]:
     """Returns convolutions, with their BatchNorm where they have one, by name and as they are computed."""
+    device = next(network.parameters()).device
+    if device.type == "meta":  # constants such as anchors have values all the same
+        network = copy.deepcopy(network).to(device)
     names = {module: name for name, module in network.named_modules()}
     units = [module for module in names if isinstance(module, ConvNormAct)]
     inner = {module.conv for module in units}
@@ -61,7 +65,7 @@ def _in_order(network: nn.Module) -> list[tuple[str, Any]]:
     hooks = [module.register_forward_hook(lambda *args: ran.append(args[0])) for module in (*units, *others)]
     was_training = network.training
     with torch.no_grad():
-        network.eval()(torch.zeros(1, 3, 64, 64, device=next(network.parameters()).device))
+        network.eval()(torch.zeros(1, 3, 64, 64, device=device))
     network.train(was_training)
     for hook in hooks:
         hook.remove()

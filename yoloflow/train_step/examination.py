@@ -34,14 +34,14 @@ def skip_update(train_step: TrainStep) -> int:
     return train_step.updates * train_step.micro_batches_per_update
 
 
-def examine(train_step: TrainStep, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, int, str] | None:
+def examine(train_step: TrainStep, batches: Iterable[tuple[Tensor, ...]]) -> tuple[int, int, str] | None:
     """Finds what is not finite in an update, and leaves the state as it is (call it after `rewind`).
 
     All devices must call with equally many batches: statistics may be joined over them.
 
     Args:
         train_step: of the training.
-        batches: images and labels of the update's micro-batches on this device.
+        batches: images and targets of the update's micro-batches on this device.
 
     Returns:
         the micro-batch, from 0, and as `first_fault` what is not finite in it; None if all is.
@@ -49,8 +49,8 @@ def examine(train_step: TrainStep, batches: Iterable[tuple[Tensor, Tensor]]) -> 
     device = train_step.device
     found: tuple[int, int, str] | None = None
     with no_trace(train_step.network):
-        for number, (images, labels) in enumerate(batches):
-            compute_loss = partial(train_step.compute_loss, images.to(device), labels.to(device))
+        for number, batch in enumerate(batches):
+            compute_loss = partial(train_step.compute_loss, *(part.to(device) for part in batch))
             fault = first_fault(train_step.network, compute_loss)
             if found is None and fault is not None:
                 found = number, *fault

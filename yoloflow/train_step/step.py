@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from yoloflow.losses.loss import Loss
+from yoloflow.losses.loss import Loss, takes_masks
 from yoloflow.models.precision import Precision, auto_mixed_precision
 from yoloflow.optim.ema import EMA
 from yoloflow.optim.optimizer import is_skippable_on_device, zero_state
@@ -133,20 +133,20 @@ class TrainStep:
         if isinstance(self._loss_fn, Loss):
             self._loss_fn.begin_stage(stage)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> StepResult:
+    def __call__(self, images: Tensor, labels: Tensor, *masks: Tensor) -> StepResult:
         """Takes one micro-batch.
 
         Args:
             images: (B, 3, H, W) uint8 RGB, or floating point as the network's first row shall see it.
             labels: (B, G, 6) rows of image index, class, cx, cy, w, h in 0..1; padding has class -1.
+            *masks: those of the objects where the batch has them, as `Batch.masks`.
         """
         if not self.network.training:
             self.network.train()
         is_last = self._micro_batches + 1 == self._settings.accumulate
-        images = images.to(self.device, non_blocking=True)
-        labels = labels.to(self.device, non_blocking=True)
+        images, *targets = (part.to(self.device, non_blocking=True) for part in (images, labels, *masks))
         with self._reducer.micro_batch(self._forward, is_last):
-            loss, loss_items = self._forward(images, labels)
+            loss, loss_items = self._forward(images, *targets)
             torch.autograd.backward(self.scaler.scale_loss(loss * self._loss_ratio))
         self._micro_batches += 1
         finite, grad_norm = self.non_finite.note_loss(loss.detach()), None
@@ -191,9 +191,14 @@ class TrainStep:
         self._begin_update(number)
         self._statistics.restore()
 
-    def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def takes_masks(self) -> bool:
+        """Returns whether the loss learns from masks."""
+        return takes_masks(self._loss_fn)
+
+    def compute_loss(self, images: Tensor, *targets: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the loss of a batch on the device, not compiled, and what is differentiated."""
-        loss, _ = self._forward_loss.forward(images, labels)
+        loss, _ = self._forward_loss.forward(images, *targets)
         return loss, self.scaler.scale_loss(loss * self._loss_ratio)
 
     def _unscale_and_clip(self, gradients: list[Tensor]) -> Tensor:
@@ -258,7 +263,7 @@ def create_train_step_fn(
 
     Args:
         network: on its device; it is converted in place where `settings.channels_last` is set.
-        loss_fn: (outputs, labels, images) -> loss, loss items.
+        loss_fn: (outputs, labels, images) -> loss, loss items; with `takes_masks` it takes masks too.
         optimizer: of `create_optimizer`; its state is set to zeros.
         schedule: of `create_schedule`.
         scaler: None: no loss scaling.

@@ -48,10 +48,10 @@ def start_weights(
     Raises:
         YoloflowError: weights or names of layers do not fit the network.
     """
-    has_state = run.resumed and newest_step(run.weights) is not None
+    files = start_files(settings, run)
     origin = None
-    if settings.weight is not None and not has_state:
-        path = _file(settings.weight, settings.recipe)
+    if "weight" in files:
+        path = files["weight"]
         origin = load_start(network, path, settings.strict_load, class_names)
     freeze_layers(network, settings.freeze)
     if not settings.ema:
@@ -59,10 +59,27 @@ def start_weights(
     if settings.ema_weight is None:
         return Start(EMA(network, settings.ema_decay, settings.ema_tau), origin)
     ema = EMA(network, settings.ema_decay, settings.ema_tau, updates=0)
-    if not has_state:
-        path = _file(settings.ema_weight, settings.recipe)
-        load_pretrain(ema.network, path, settings.strict_load, class_names)
+    if "ema_weight" in files:
+        load_pretrain(ema.network, files["ema_weight"], settings.strict_load, class_names)
     return Start(ema, origin)
+
+
+def start_files(settings: StartSettings, run: RunFolder) -> dict[str, Path]:
+    """Returns the weights files that a training starts from, by setting; none where it goes on."""
+    if run.resumed and newest_step(run.weights) is not None:
+        return {}
+    stated = {"weight": settings.weight, "ema_weight": settings.ema_weight if settings.ema else None}
+    return {key: _file(weight, settings.recipe) for key, weight in stated.items() if weight is not None}
+
+
+def require_unfolded(path: str | Path, is_folded: bool) -> None:
+    """Raises an error for weights with BatchNorm folded into their convolutions."""
+    if is_folded:
+        raise YoloflowError(
+            f"{path}: the file has BatchNorm folded into its convolutions: good for `yoloflow test`, "
+            "`predict` and `export`, but a training from it would learn little (AP 0.12 instead of 0.52 "
+            "in five epochs). Give the weights as they were trained"
+        )
 
 
 def load_start(
@@ -83,17 +100,12 @@ def load_start(
         YoloflowError: they do not fit, or have BatchNorm folded into their convolutions.
     """
     report = load_pretrain(network, path, strict, class_names)
-    if report.is_folded:
-        raise YoloflowError(
-            f"{path}: the file has BatchNorm folded into its convolutions: good for `yoloflow test`, "
-            "`predict` and `export`, but a training from it would learn little (AP 0.12 instead of 0.52 "
-            "in five epochs). Give the weights as they were trained"
-        )
+    require_unfolded(path, report.is_folded)
     logger.info("%s", report.describe(path, network))
     return {"file": str(Path(path).absolute()), "sha256": sha256_of(path), **report.to_json()}
 
 
-def _file(weight: str, recipe: str | None) -> str | Path:
+def _file(weight: str, recipe: str | None) -> Path:
     """Returns the weights file that a setting names: a file, a run folder, or "published"."""
     folder = Path(weight).expanduser()
     return find_weights(folder) if folder.is_dir() else weights_path(weight, recipe)

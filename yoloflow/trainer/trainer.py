@@ -98,7 +98,7 @@ class Trainer:
             context.batch = batch = self._load(first)
             self._notify("on_step_begin")
             self.activity.begin(f"taking step {context.step + 1}")
-            context.loss_items = loss_items = context.train_step(batch.images, batch.labels).loss_items
+            context.loss_items = loss_items = context.train_step(batch.images, *batch.targets).loss_items
             context.step += 1
             self.time.add_images(len(batch.images) * context.ranks.world_size)
             context.is_log_step = is_log_step(context.step, context.steps_per_epoch, self.settings)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from yoloflow.files import is_utf8, write_atomically
 from yoloflow.structures import YoloflowError
+from yoloflow.weights.darknet import looks_like_darknet, read_darknet
 from yoloflow.weights.mindspore import looks_like_mindspore, read_mindspore
 from yoloflow.weights.onnx_convolutions import Convolution, looks_like_onnx, read_onnx_convolutions
 from yoloflow.weights.pickled import read_pickled
 
-FORMATS = "safetensors, PyTorch (.pt, .pth), MindSpore (.ckpt) and ONNX"
+FORMATS = "safetensors, PyTorch (.pt, .pth), MindSpore (.ckpt), Darknet (.weights) and ONNX"
 """The formats that are read, recognised by their content."""
 
 _METADATA_KEY = "yoloflow"
@@ -32,12 +33,13 @@ class WeightsFile:
 
     Attributes:
         tensors: by the file's names, on the CPU.
-        format: "safetensors", "PyTorch", "MindSpore" or "ONNX".
+        format: "safetensors", "PyTorch", "MindSpore", "Darknet" or "ONNX".
         class_names: the classes in order; None where it does not say them.
         licence: as it states it; None where it states none.
         producer: version and date of what wrote it; "" where it does not say.
         facts: what our own files say beyond that, such as recipe and img_size.
         convolutions: of a file without names, in the order of its computation; BatchNorm is folded into them.
+        values: (N,) of a file without names and shapes, in the order of its layers; None for others.
     """
 
     tensors: dict[str, Tensor]
@@ -47,6 +49,13 @@ class WeightsFile:
     producer: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     convolutions: list[Convolution] = field(default_factory=list)
+    values: Tensor | None = None
+
+    @property
+    def numel(self) -> int:
+        """Returns the number of its values."""
+        parts = [*self.tensors.values(), *(part for pair in self.convolutions for part in pair)]
+        return sum(part.numel() for part in (*parts, self.values) if part is not None)
 
 
 def save_weights(
@@ -102,6 +111,9 @@ def read_weights(path: str | Path) -> WeightsFile:
         return WeightsFile({}, "ONNX", convolutions=read_onnx_convolutions(path))
     if looks_like_mindspore(head):
         return WeightsFile(read_mindspore(path), "MindSpore")
+    if looks_like_darknet(head):
+        darknet = read_darknet(path)
+        return WeightsFile({}, "Darknet", producer=darknet.producer, values=darknet.values)
     raise YoloflowError(f"{path}: {_describe_other(head)}; weights are read from {FORMATS} files")
 
 

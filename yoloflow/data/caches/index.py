@@ -116,8 +116,8 @@ def _index_of(arrays: dict[str, Any], rest: dict[str, Any]) -> DatasetIndex:
     values = {name: array for name, array in arrays.items() if name not in ("tracked", "identities")}
     values["image_paths"] = np.array(_texts(arrays["image_paths"]), np.str_)
     rest["problems"] = [Problem(**problem) for problem in rest["problems"]]
-    for name in ("polygon_parts", "masks"):
-        rest[name] = {int(box): value for box, value in rest[name].items()}
+    for name in ("polygon_parts", "masks", "given_ids"):
+        rest[name] = {int(number): value for number, value in rest[name].items()}
     return DatasetIndex(**values, **rest)
 
 

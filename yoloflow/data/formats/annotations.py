@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ class Annotations:
         listed_in: I files that list them; listed_lines: (I,) lines there, 0 where that means nothing.
         label_files: I files with their labels.
         image_ids: (I,) int64; has_own_ids: whether the ids are the source's and not mere numbers.
+        given_ids: by image, the ids of the source that are not these numbers, as they stand there.
         stated_sizes_hw: (I, 2) int64 size that the annotation states, 0 where it states none.
         label_missing: (I,) bool.
         image_dropped: (I,) bool; a problem says why.
@@ -64,6 +66,7 @@ class Annotations:
     polygon_points: Float32Array
     polygon_parts: dict[int, list[int]] = field(default_factory=dict)
     masks: dict[int, RunLengthMask] = field(default_factory=dict)
+    given_ids: dict[int, str | int | float] = field(default_factory=dict)
     box_entries: Int64Array | None = None
     consulted: list[str] | None = None
     problems: list[Problem] = field(default_factory=list)
@@ -75,6 +78,11 @@ class Annotations:
         entries = self.box_images if self.box_entries is None else self.box_entries
         file, number = self.label_files[entries[box]], int(self.box_numbers[box])
         return (file, None, f"annotation {number}: ") if file.endswith(".json") else (file, number, "")
+
+    def source_of(self, image: int) -> str:
+        """The json that has the labels of an image, or the folder of its label file."""
+        label = self.label_files[image]
+        return label if label.endswith(".json") else os.path.dirname(label)
 
     def place_of_image(self, image: int) -> tuple[str, int | None]:
         """File and line that list an image."""
@@ -93,6 +101,7 @@ def join_annotations(parts: Sequence[Annotations]) -> Annotations:
     arrays: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_IMAGE + _PER_BOX
     }
+    first_images = first_image.tolist()
     first_box = np.cumsum([0] + [len(part.box_images) for part in parts]).tolist()
     polygon_sizes = [np.diff(part.polygon_offsets) for part in parts]
     return Annotations(
@@ -114,6 +123,11 @@ def join_annotations(parts: Sequence[Annotations]) -> Annotations:
             first + box: mask
             for part, first in zip(parts, first_box, strict=False)
             for box, mask in part.masks.items()
+        },
+        given_ids={
+            first + image: given
+            for part, first in zip(parts, first_images, strict=False)
+            for image, given in part.given_ids.items()
         },
         consulted=None
         if any(part.consulted is None for part in parts)

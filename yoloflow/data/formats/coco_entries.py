@@ -110,6 +110,7 @@ class ImageEntries:
 
     Attributes:
         names: `file_name` of each; keys: its id; sizes_hw: its stated size, 0 where there is none.
+        given_ids: by position, the ids that the file does not have as whole numbers, as they stand there.
         paths: its file, or what else names it in problems.
         number_of_key: position of each key.
         repeated: entries with a key that another one has: position in the file, name, position of the other.
@@ -119,6 +120,7 @@ class ImageEntries:
 
     names: list[str] = field(default_factory=list)
     keys: list[Key] = field(default_factory=list)
+    given_ids: dict[int, str | int | float] = field(default_factory=dict)
     sizes_hw: list[tuple[int, int]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     number_of_key: dict[Key, int] = field(default_factory=dict)
@@ -127,11 +129,12 @@ class ImageEntries:
     num_listed: int = 0
 
     def numbers(self, source: str) -> list[int]:
-        """Returns the ids as whole numbers; a remark says where all are numbered anew from 1."""
+        """Returns the ids as whole numbers; where that is not what they are, all are numbered from 1."""
         if all(isinstance(key, int) and abs(key) < _INT64_BOUND for key in self.keys):
             return [int(key) for key in self.keys]
-        detail = "some image ids are no whole numbers; all images are numbered from 1 in file order"
+        detail = "some image ids are no whole numbers; files of predictions have them as they stand here"
         self.problems.append(Problem(source, None, "image-ids-renumbered", "keep", detail))
+        self.given_ids = dict(enumerate(self.keys)) | self.given_ids
         return list(range(1, len(self.keys) + 1))
 
 
@@ -158,7 +161,9 @@ def read_image_entries(source: str, entries: Sequence[Any], *, need_names: bool 
         if key in images.number_of_key:
             images.repeated.append((position, name, images.number_of_key[key]))
             continue
-        images.number_of_key[key] = len(images.names)
+        images.number_of_key[key] = number = len(images.names)
+        if type(identity) is not int:
+            images.given_ids[number] = identity if isinstance(identity, int | float) else str(identity)
         images.names.append(name)
         images.keys.append(key)
         height, width = whole(entry.get("height")), whole(entry.get("width"))

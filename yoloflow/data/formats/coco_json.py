@@ -69,7 +69,7 @@ def read(
         else:
             images.paths = list(images.names)
         boxes = read_objects(source, content["annotations"], images)
-        annotations = _flatten(source, images, boxes, categories)
+        annotations = flatten(source, images, boxes, categories)
         annotations.image_dropped[dropped] = True
         below = {os.path.dirname(name) for name in images.names}
         looked = [os.path.join(folder, part) for folder in folders for part in below]
@@ -124,7 +124,6 @@ def _keep_listed(source: str, content: dict[str, Any], image_paths: Sequence[str
 def _find(source: str, images: ImageEntries, folders: list[str], image_folder: str | None) -> list[int]:
     """Settles the paths of the images, in place; returns those whose id another file has too."""
     names = images.names + [name for _, name, _ in images.repeated]
-    _check_not_the_other_sets(source, names, folders, image_folder)
     found = find_images(source, names, folders, None if image_folder is None else folders[-1])
     if names and not found.num_found:
         last = (names[0].replace("\\", "/").rpartition("/")[2]) or names[0]
@@ -175,16 +174,22 @@ def _words(source: str) -> list[str]:
     return [word for word in dict.fromkeys(words) if word and word.strip("0123456789")]
 
 
-def _check_not_the_other_sets(
-    source: str, names: list[str], folders: list[str], image_folder: str | None
-) -> None:
-    """Raises where the one given folder has other images of these names than a folder named like the json."""
-    if image_folder is None or len(folders) > 1 or os.path.basename(folders[0]) in _words(source):
+def check_not_the_other_sets(source: str, image_paths: Sequence[str], image_folder: str) -> None:
+    """Raises where the one folder of all sets has other images than a folder beside it, named like the json.
+
+    Args:
+        source: the json.
+        image_paths: of its images.
+        image_folder: as the user gave it.
+    """
+    *of_words, folder = _candidate_folders(source, image_folder)
+    if of_words or os.path.basename(folder) in _words(source):
         return
-    parent = os.path.dirname(folders[0])
+    parent = os.path.dirname(folder)
     for place in (os.path.join(parent, word) for word in _words(source)):
-        for name in names if os.path.isdir(place) else ():
-            one, other = os.path.join(folders[0], name), os.path.join(place, name)
+        for one in image_paths if os.path.isdir(place) else ():
+            name = os.path.relpath(one, folder)
+            other = os.path.join(place, name)
             if os.path.isfile(one) and os.path.isfile(other) and not filecmp.cmp(one, other, shallow=False):
                 raise YoloflowError(
                     f"{source}: {name} is in data.image_folder={image_folder} and, as another image, in "
@@ -193,9 +198,10 @@ def _check_not_the_other_sets(
                 )
 
 
-def _flatten(
+def flatten(
     source: str, images: ImageEntries, boxes: ObjectEntries, categories: dict[int, str]
 ) -> Annotations:
+    """Returns the entries of a file, whose paths are settled, as flat arrays."""
     num_images, num_boxes = len(images.paths), len(boxes.images)
     xywh = np.array(boxes.boxes_xywh, np.float64).reshape(-1, 4)
     return Annotations(
@@ -205,6 +211,7 @@ def _flatten(
         label_files=[source] * num_images,
         image_ids=np.array(images.numbers(source), np.int64),
         has_own_ids=True,
+        given_ids=dict(images.given_ids),
         stated_sizes_hw=np.array(images.sizes_hw, np.int64).reshape(-1, 2),
         label_missing=np.zeros(num_images, bool),
         image_dropped=np.zeros(num_images, bool),

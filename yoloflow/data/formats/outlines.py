@@ -9,6 +9,7 @@ from itertools import accumulate
 import cv2
 import numpy as np
 from hotcoco import mask as run_lengths
+from numpy.typing import NDArray
 
 from yoloflow.structures import Float32Array, RunLengthMask, Uint8Array
 
@@ -63,11 +64,52 @@ def read_mask(value: Mapping[str, object], size_hw: tuple[int, int]) -> RunLengt
 
 
 def outline_of_mask(mask: RunLengthMask) -> Float32Array:
-    """Returns (K, 2) the outline through the border pixels' centres, parts joined and holes filled."""
-    pixels = pixels_of_mask(mask)
-    contours, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    parts = [contour[:, 0].astype(np.float32) + 0.5 for contour in contours if len(contour) >= 3]
-    return join_parts(sorted(parts, key=len, reverse=True)) if parts else NO_POLYGON
+    """Returns (K, 2) the outline along the edges of the mask's pixels, see `outline_of_pixels`."""
+    return outline_of_pixels(pixels_of_mask(mask))
+
+
+def outline_of_pixels(pixels: Uint8Array) -> Float32Array:
+    """Returns (K, 2) the outline along the edges of the pixels that are not 0, parts and holes joined.
+
+    Holes go round the other way than the parts that they are in.
+
+    Args:
+        pixels: (H, W).
+    """
+    left, top, width, height = cv2.boundingRect(pixels)
+    # On twice as many pixels the contour's points tell on which side of a pixel they lie.
+    doubled = np.repeat(np.repeat(pixels[top : top + height, left : left + width], 2, 0), 2, 1)
+    contours, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    rings = [_corners((contour[:, 0] + 1) // 2) for contour in contours]
+    if not rings:
+        return NO_POLYGON
+    return join_parts([(ring + (left, top)).astype(np.float32) for ring in sorted(rings, key=len)[::-1]])
+
+
+def _corners(ring: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Returns the points of a ring where it turns."""
+    ring = ring[(ring != np.roll(ring, 1, 0)).any(1)]
+    before, after = ring - np.roll(ring, 1, 0), np.roll(ring, -1, 0) - ring
+    return ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+
+
+def facing_alike(outline: Float32Array, sizes: Sequence[int]) -> Float32Array:
+    """Returns an outline whose parts all go round the same way, so that where they overlap is inside.
+
+    Args:
+        outline: of `join_parts`.
+        sizes: points of each part; fewer than two are one part.
+    """
+    if len(sizes) < 2:
+        return outline
+    parts = split_parts(outline, sizes)
+    return join_parts([part if signed_area(part) >= 0 else part[::-1] for part in parts])
+
+
+def signed_area(outline: NDArray[np.floating]) -> float:
+    """Returns the area inside an outline (K, 2), negative where it goes anticlockwise (y points down)."""
+    x, y = (outline - outline[:1]).astype(np.float64).T
+    return 0.5 * float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
 
 
 def pixels_of_mask(mask: RunLengthMask) -> Uint8Array:

@@ -10,7 +10,7 @@ from yoloflow.data.formats.list_file import read_list_file
 from yoloflow.data.formats.yolo_txt import label_paths
 from yoloflow.data.image_files import IMAGE_SUFFIXES
 
-_ANNOTATIONS = "annotations"
+_ANNOTATION_FOLDERS = ("annotations", "labels")
 _IMAGE_FOLDERS = ("jpegimages", "images")
 _FLAGS = ("1", "0", "-1")
 
@@ -64,8 +64,8 @@ def annotation_files(source: str) -> Content:
     content = Content.of(source)
     if not content.xmls:
         root, below = _root(os.path.abspath(source), _IMAGE_FOLDERS)
-        for beside in _named(os.path.dirname(root), [_ANNOTATIONS] if root else []):
-            content.xmls = Content.of(os.path.join(beside, below)).xmls
+        for beside in _named(os.path.dirname(root), _ANNOTATION_FOLDERS if root else []):
+            content.xmls = content.xmls or Content.of(os.path.join(beside, below)).xmls
     return content
 
 
@@ -79,7 +79,7 @@ def is_annotated(source: str) -> bool:
         return False
     with_xml, with_text = content.num_labelled()
     if with_text and with_xml == with_text:
-        places = [os.path.abspath(source), *_named(source, [_ANNOTATIONS])]
+        places = [os.path.abspath(source), *_named(source, _ANNOTATION_FOLDERS[:1])]
         return any(os.path.dirname(path) in places for path in content.xmls)
     return with_text == 0 or with_xml > with_text
 
@@ -96,7 +96,7 @@ def listed_annotations(source: str) -> list[tuple[str, int]] | None:
     if not rows or (_is_image(rows[0][0]) and os.path.isfile(os.path.join(base, rows[0][0]))):
         return None
     above = (os.path.normpath(os.path.join(base, up)) for up in ("..", "../..", "."))
-    places = [*(place for folder in above for place in _named(folder, [_ANNOTATIONS])), base]
+    places = [*(place for folder in above for place in _named(folder, _ANNOTATION_FOLDERS[:1])), base]
     found = [next(filter(os.path.isfile, _places_of_line(name, places)), None) for name, _ in rows]
     if not any(found):
         return None
@@ -155,7 +155,7 @@ class ImageFinder:
 
     def _folders_for(self, place: str) -> list[str]:
         """Folders of the images of annotations in `place`, the likeliest first."""
-        root, below = _root(place, [_ANNOTATIONS])
+        root, below = _root(place, _ANNOTATION_FOLDERS)
         beside = _named(os.path.dirname(root), _IMAGE_FOLDERS) if root else []
         found = [*self._with_below(self._first, below), place, *(os.path.join(one, below) for one in beside)]
         for up in ("..", "../.."):
@@ -204,7 +204,7 @@ def images_without_annotation(
     """
     taken = set(found)
     whole = os.path.abspath(source)
-    root, below = _root(whole, [_ANNOTATIONS])
+    root, below = _root(whole, _ANNOTATION_FOLDERS)
     images = list(content.images)
     for beside in _named(os.path.dirname(root), _IMAGE_FOLDERS) if root else []:
         images += Content.of(os.path.join(beside, below)).images
@@ -215,14 +215,16 @@ def images_without_annotation(
         parts = os.path.relpath(place, os.path.dirname(whole)).lower().split(os.sep)
         is_beside = is_of_images or place in places or bool(set(parts) & set(_IMAGE_FOLDERS))
         if image not in taken and is_beside:
-            yield image, _annotation_of(image)
+            yield image, _annotation_of(image, content.xmls)
 
 
-def _annotation_of(image: str) -> str:
-    """Where the annotation file of an image should be."""
+def _annotation_of(image: str, xmls: Sequence[str]) -> str:
+    """Where the annotation file of an image should be, given those of others."""
     place, name = os.path.split(image)
     root, below = _root(place, _IMAGE_FOLDERS)
-    for folder in _named(os.path.dirname(root), [_ANNOTATIONS]) if root else []:
+    folders = _named(os.path.dirname(root), _ANNOTATION_FOLDERS) if root else []
+    used = [folder for folder in folders if any(path.startswith(folder + os.sep) for path in xmls)]
+    for folder in (used or folders)[:1]:
         place = os.path.normpath(os.path.join(folder, below))
     return os.path.join(place, f"{os.path.splitext(name)[0]}.xml")
 

@@ -20,8 +20,8 @@ _TRACK_COLUMNS = 7
 # A figure outside is no share of an image: an object does not reach a whole image beyond its edge.
 _LEAST, _MOST = -1.0, 2.0
 _EDGE = 0.01
+_PERCENT = 100
 _BESIDE_BOX = 0.6
-_LEAST_LINES = 2
 
 
 def is_known_form(columns: int, kpt_shape: Sequence[int] | None) -> bool:
@@ -105,14 +105,15 @@ class Lines:
         keypoints = self._keypoints(long)
         if keypoints and keypoints[1] > 2:
             far[long] = True
-        elif keypoints and len(long) >= _LEAST_LINES and not far[long].any():
+        elif keypoints and not far[long].any():
             count, figures = keypoints
+            lines = "one line" if len(long) == 1 else f"all {len(long)} lines"
             yield Fault(
                 None,
                 "maybe-keypoints",
                 "keep",
-                f"all {len(long)} lines of over {BOX_COLUMNS} columns are read as outlines, but can be a box "
-                f"and {count} keypoints; {_advice(count, figures)}",
+                f"{lines} of over {BOX_COLUMNS} columns, read as outlines, can be a box and {count} "
+                f"keypoints; {_advice(count, figures)}",
             )
         for row in np.flatnonzero(far).tolist():
             yield self._far_fault(row, keypoints)
@@ -149,12 +150,15 @@ class Lines:
         rows = long[self.columns[long] == _TRACK_COLUMNS]
         if not len(rows):
             return
+        heads = self._heads(rows)
         confidences, ids = (self.values[self.starts[rows] + column] for column in (5, 6))
-        fits = _are_boxes(self._heads(rows)) & (confidences >= 0) & (confidences <= 1)
-        fits &= (ids >= 0) & (np.floor(ids) == ids)
+        fits = (confidences >= 0) & (confidences <= 1) & (ids >= 0) & (np.floor(ids) == ids)
+        # A tracker's box may pass the edge of the image.
+        fits &= ((heads[:, :2] >= 0) & (heads[:, :2] <= 1) & (heads[:, 2:] > 0)).all(1)
         # An id of 0 or 1 could be a coordinate: the other lines tell.
-        all_fit = bool(fits.all()) and (len(rows) == len(long) or bool((ids >= _MOST).any()))
-        for row in rows[fits & (all_fit | (ids >= _MOST))].tolist():
+        is_proven = bool((fits & (ids >= _MOST)).any())
+        is_likely = len(rows) == len(long) and bool((fits & _are_boxes(heads)).all())
+        for row in rows[fits & (is_proven or is_likely)].tolist():
             self.used_columns[row] = BOX_COLUMNS
             confidence, number = self.values[self.starts[row] + 5 : self.starts[row] + 7]
             detail = f"a confidence ({confidence:g}) and a track id ({number:g}) after the box are not used"
@@ -198,9 +202,12 @@ class Lines:
             advice = _advice(*(keypoints or ("KEYPOINTS", "FIGURES OF EACH")))
             detail = f"{len(figures) + 1} columns are no outline ({why}); keypoints after the box? {advice}"
             return Fault(row, "wrong-column-count", "drop-box", detail)
+        is_percent = 1 < np.abs(figures).max() <= _PERCENT
         detail = (
             f"column {far[0] + 2} is {figures[far[0]]:g}, but coordinates are shares of the image, from 0 to "
             "1; are these pixels? divide them by the width and height of the image"
+            + " (or percent? divide them by 100)"
+            * bool(is_percent)
         )
         return Fault(row, "not-normalised", "drop-box", detail)
 

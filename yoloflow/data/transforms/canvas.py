@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from yoloflow.data.transforms.axis_aligned import Axis, draw_axis_aligned
-from yoloflow.data.transforms.geometry import Matrix, transform_points, translation
+from yoloflow.data.transforms.fill import fill_outlines
+from yoloflow.data.transforms.geometry import Matrix, move_polygons, transform_points, translation
 from yoloflow.structures import Float32Array, Uint8Array
 
 FILL = 114
@@ -113,19 +114,14 @@ def _draw_image(out: Uint8Array, image: Uint8Array, matrix: Matrix) -> None:
 def _draw_cut_out(out: Uint8Array, layer: Layer, matrix: Matrix) -> None:
     """Draw the part of a layer that lies inside its outline."""
     assert layer.outline is not None
-    outline = transform_points(layer.outline, matrix)
-    low = np.maximum(np.floor(outline.min(0)).astype(int), 0)
-    high = np.minimum(np.ceil(outline.max(0)).astype(int), (out.shape[1], out.shape[0]))
-    if (low >= high).any():
+    outline = move_polygons([layer.outline], matrix, (out.shape[0], out.shape[1]))
+    filled = fill_outlines(outline)[0]
+    target = out[filled.window]
+    if not target.size:
         return
-    target = out[low[1] : high[1], low[0] : high[0]]
     drawn = target.copy()
-    _draw_image(drawn, layer.image, translation(-low[0], -low[1]) @ matrix @ layer.matrix)
-    mask = np.zeros(target.shape[:2], np.uint8)
-    # A pixel belongs to the polygon that covers its centre, hence half a pixel less; 4 bits of fraction.
-    corners = np.round((outline - low - 0.5) * 16).astype(np.int32)
-    cv2.fillPoly(mask, [corners], 255, shift=4)
-    cv2.copyTo(drawn, mask, target)
+    _draw_image(drawn, layer.image, translation(-filled.left, -filled.top) @ matrix @ layer.matrix)
+    cv2.copyTo(drawn, filled.pixels.astype(np.uint8), target)
 
 
 def _bounds(image: Uint8Array, matrix: Matrix) -> tuple[float, float, float, float]:

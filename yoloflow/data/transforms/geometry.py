@@ -12,6 +12,9 @@ from yoloflow.structures import Float32Array
 
 Matrix = NDArray[np.float64]
 
+# Least distance of a point before the camera of a perspective, that of the image's centre being 1.
+_NEAREST = 0.01
+
 
 def translation(x: float, y: float) -> Matrix:
     """Return the (3, 3) matrix that moves points by x and y pixels."""
@@ -30,9 +33,11 @@ def move_boxes(boxes_xyxy: Float32Array, matrix: Matrix) -> Float32Array:
     """Move (G, 4) boxes: the extents of their four corners, which may become any quadrangle."""
     if len(boxes_xyxy) == 0:
         return boxes_xyxy
-    points = boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
-    corners = transform_points(points, matrix).reshape(-1, 4, 2)
-    return np.concatenate((corners.min(1), corners.max(1)), 1).astype(np.float32)
+    corners = boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    if _is_behind(corners.reshape(-1, 2), matrix).any():
+        return boxes_around(move_polygons(list(corners), matrix), np.zeros_like(boxes_xyxy))
+    moved = transform_points(corners.reshape(-1, 2), matrix).reshape(-1, 4, 2)
+    return np.concatenate((moved.min(1), moved.max(1)), 1).astype(np.float32)
 
 
 def move_polygons(
@@ -45,7 +50,15 @@ def move_polygons(
     lengths = [len(polygon) for polygon in polygons]
     if not any(lengths):
         return polygons
-    points = transform_points(np.concatenate(polygons), matrix).astype(np.float32)
+    points = np.concatenate(polygons)
+    if (behind := _is_behind(points, matrix)).any():
+        cut = np.split(behind, np.cumsum(lengths)[:-1])
+        polygons = [
+            _before_camera(polygon, matrix) if is_behind.any() else polygon
+            for polygon, is_behind in zip(polygons, cut, strict=True)
+        ]
+        lengths, points = [len(polygon) for polygon in polygons], np.concatenate(polygons)
+    points = transform_points(points, matrix).astype(np.float32)
     moved = np.split(points, np.cumsum(lengths)[:-1])
     if size_hw is None:
         return moved
@@ -58,24 +71,51 @@ def move_polygons(
     ]
 
 
+def _is_behind(points: NDArray[np.floating], matrix: Matrix) -> NDArray[np.bool_]:
+    """Tell which (N, 2) points a perspective moves to infinity or beyond, whence they come back mirrored."""
+    if not (matrix[2, 0] or matrix[2, 1]):
+        return np.zeros(len(points), np.bool_)
+    return np.asarray(points @ matrix[2, :2] + matrix[2, 2] < _NEAREST)
+
+
+def _before_camera(polygon: Float32Array, matrix: Matrix) -> Float32Array:
+    """Return the part of a polygon that a perspective can show; (0, 2) where there is none."""
+    return _cut(polygon, polygon @ matrix[2, :2] + matrix[2, 2] - _NEAREST)
+
+
 def clip_polygon(polygon: Float32Array, size_hw: tuple[int, int]) -> Float32Array:
     """Clip a polygon to an image (Sutherland and Hodgman 1974): (K, 2), or (0, 2) where it lies outside."""
     height, width = size_hw
     for axis, limit, sign in ((0, 0.0, 1.0), (0, width, -1.0), (1, 0.0, 1.0), (1, height, -1.0)):
-        depth = (polygon[:, axis] - limit) * sign
-        inside = depth >= 0
-        if inside.all():
-            continue
-        if not inside.any():
-            return np.zeros((0, 2), np.float32)
-        following, following_depth = np.roll(polygon, -1, 0), np.roll(depth, -1)
-        crosses = inside != np.roll(inside, -1)
-        share = np.where(crosses, depth / np.where(crosses, depth - following_depth, 1), 0)[:, None]
-        crossing = polygon + share.astype(np.float32) * (following - polygon)
-        crossing[:, axis] = np.where(crosses, limit, crossing[:, axis])
-        both = np.stack((polygon, crossing), 1)
-        polygon = both[np.stack((inside, crosses), 1)]
+        polygon = _cut(polygon, (polygon[:, axis] - limit) * sign, (axis, limit))
     return polygon
+
+
+def _cut(
+    polygon: Float32Array, depth: NDArray[np.floating], border: tuple[int, float] | None = None
+) -> Float32Array:
+    """Cut off the part of a polygon where a linear function of its points is below 0.
+
+    Args:
+        polygon: (K, 2) points.
+        depth: (K,) the function at the points.
+        border: axis and coordinate that all points on the cut have.
+    """
+    inside = depth >= 0
+    if inside.all():
+        return polygon
+    if not inside.any():
+        return np.zeros((0, 2), np.float32)
+    following, following_depth = np.roll(polygon, -1, 0), np.roll(depth, -1)
+    crosses = inside != np.roll(inside, -1)
+    share = np.where(crosses, depth / np.where(crosses, depth - following_depth, 1), 0)[:, None]
+    crossing = polygon + share.astype(np.float32) * (following - polygon)
+    if border is not None:
+        axis, limit = border
+        crossing[:, axis] = np.where(crosses, limit, crossing[:, axis])
+    both = np.stack((polygon, crossing), 1)
+    cut: Float32Array = both[np.stack((inside, crosses), 1)]
+    return cut
 
 
 def clip_boxes(boxes_xyxy: Float32Array, size_hw: tuple[int, int]) -> Float32Array:

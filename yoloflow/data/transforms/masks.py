@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from yoloflow.data.transforms.fill import fill_outlines
+from yoloflow.data.transforms.geometry import move_polygons
 from yoloflow.data.transforms.sample import Sample
 from yoloflow.data.transforms.transform import Transform, TransformContext
-from yoloflow.structures import Uint8Array, YoloflowError
+from yoloflow.structures import YoloflowError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +38,26 @@ class PolygonsToMasks(Transform):
     def __call__(self, sample: Sample, context: TransformContext) -> Sample:
         """Return the sample with masks."""
         height, width = (side // int(self.mask_ratio) for side in sample.image.shape[:2])
-        masks = np.zeros((len(sample.classes), height, width), np.uint8)
-        for number, (polygon, box) in enumerate(zip(sample.polygons, sample.boxes_xyxy, strict=True)):
-            outline = polygon if len(polygon) else box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
-            masks[number] = self._draw(outline, sample.image.shape[:2], (height, width))
+        scale = np.diag([width / sample.image.shape[1], height / sample.image.shape[0], 1.0])
+        outlines = [
+            polygon if len(polygon) else box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
+            for polygon, box in zip(sample.polygons, sample.boxes_xyxy, strict=True)
+        ]
+        filled = fill_outlines(move_polygons(outlines, scale, (height, width)))
         if not self.mask_overlap:
+            masks = np.zeros((len(filled), height, width), np.uint8)
+            for mask, one in zip(masks, filled, strict=True):
+                mask[one.window] = one.pixels
             return replace(sample, masks=masks)
-        order = np.argsort(-masks.sum((1, 2)), kind="stable")
-        kind = np.uint8 if len(masks) < 256 else np.uint16
+        order = np.argsort([-np.count_nonzero(one.pixels) for one in filled], kind="stable")
+        kind = np.uint8 if len(filled) < 256 else np.uint16
         joined: NDArray[np.uint8 | np.uint16] = np.zeros((height, width), kind)
-        for number, mask in enumerate(masks[order], 1):
-            joined[mask > 0] = number
+        for number, row in enumerate(order.tolist(), 1):
+            joined[filled[row].window][filled[row].pixels] = number
         return replace(
             sample,
             boxes_xyxy=sample.boxes_xyxy[order],
             classes=sample.classes[order],
-            polygons=[sample.polygons[number] for number in order],
+            polygons=[sample.polygons[row] for row in order],
             masks=joined,
         )
-
-    @staticmethod
-    def _draw(outline: NDArray[np.float32], full_hw: tuple[int, ...], size_hw: tuple[int, int]) -> Uint8Array:
-        full = np.zeros(full_hw, np.uint8)
-        # A pixel is covered where its centre is, and OpenCV counts from the centre of the first pixel.
-        cv2.fillPoly(full, [np.rint(outline - 0.5).astype(np.int32)], 255)
-        if full_hw != size_hw:
-            full = np.asarray(cv2.resize(full, size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-        return (full >= 128).astype(np.uint8)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from yoloflow.data.transforms.canvas import Canvas, Layer
-from yoloflow.data.transforms.geometry import clip_boxes, move_polygons, translation
+from yoloflow.data.transforms.geometry import boxes_around, clip_boxes, move_polygons, translation
 from yoloflow.data.transforms.sample import Sample, join_samples
 from yoloflow.data.transforms.transform import Pipeline, Transform, TransformContext
 
@@ -97,8 +97,13 @@ def _compose(tiles: list[Sample], places: list[Point], side: int) -> Sample:
         right, bottom = min(side - x, width), min(side - y, height)
         if left < right and top < bottom:
             layers.append(Layer(tile.image[top:bottom, left:right], translation(x + left, y + top)))
-            boxes = clip_boxes(tile.boxes_xyxy + np.array((x, y, x, y), np.float32), (side, side))
+            moved = tile.boxes_xyxy + np.array((x, y, x, y), np.float32)
+            boxes = clip_boxes(moved, (side, side))
             polygons = move_polygons(tile.polygons, translation(x, y), (side, side))
+            cut = (boxes != moved).any(1) & np.array([len(polygon) > 0 for polygon in tile.polygons], bool)
+            # The box of an outline that is cut is what is left of it; nothing where nothing is left.
+            if cut.any():
+                boxes[cut] = boxes_around(polygons, np.zeros_like(boxes))[cut]
             shown.append(replace(tile, boxes_xyxy=boxes, polygons=polygons))
     composed = join_samples(shown, Canvas((side, side), tuple(layers)))
     return composed.select(np.all(composed.boxes_xyxy[:, 2:] > composed.boxes_xyxy[:, :2], axis=1))

@@ -49,7 +49,7 @@ def ground_truth_dict(index: DatasetIndex, names: Sequence[str] | None = None) -
     images = [
         {"id": image_id, "file_name": name, "height": height, "width": width}
         for image_id, name, (height, width) in zip(
-            index.image_ids.tolist(), names, index.sizes_hw.tolist(), strict=True
+            index.ids_for_files(), names, index.sizes_hw.tolist(), strict=True
         )
     ]
     categories = [
@@ -59,7 +59,7 @@ def ground_truth_dict(index: DatasetIndex, names: Sequence[str] | None = None) -
     corners = index.boxes_xyxy
     xywh = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), 1)
     columns = (
-        np.repeat(index.image_ids, np.diff(index.box_offsets)).tolist(),
+        np.repeat(np.array(index.ids_for_files(), object), np.diff(index.box_offsets)).tolist(),
         index.category_ids[index.classes].tolist(),
         xywh.round(BOX_DECIMALS).tolist(),
         index.areas.tolist(),

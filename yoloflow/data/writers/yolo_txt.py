@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from yoloflow.data.formats.outlines import facing_alike
 from yoloflow.data.writers.target import Target
 
 # Relative to the image: a thousandth of a pixel of the largest ones.
@@ -46,7 +47,7 @@ def _line(target: Target, image: int, box: int) -> str:
         around = np.concatenate((outline.min(0), outline.max(0)))
         moves = np.abs(around - corners).max() > _BOX_TOLERANCE_PX
         target.lost["boxes became the tight boxes of their outlines, over 1 px away"] += moves
-        target.lost["run-length masks became outlines without holes"] += box in index.masks
+        outline = facing_alike(outline, index.polygon_parts.get(box, []))
         figures = (outline.astype(np.float64) / (width, height)).ravel()
     else:
         target.lost["outlines or masks left out"] += len(outline) > 0 or box in index.masks

@@ -23,6 +23,8 @@ class YOLOv4Head(Head):
         anchors: (w, h) in pixels of all levels, in the order of the maps.
         stride: strides of the maps in pixels.
         num_classes: C.
+        reach: width of the range of a cell's centres in cells, level by level (Darknet's scale_x_y); by
+            default that of `REACH`.
     """
 
     output_kind = HeadOutput(has_objectness=True)
@@ -37,8 +39,10 @@ class YOLOv4Head(Head):
         anchors: Sequence[Sequence[float]],
         stride: Sequence[int],
         num_classes: int,
+        reach: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        self.reach = [REACH[step] for step in stride] if reach is None else list(reach)
         self.stride = list(stride)
         self.num_classes = num_classes
         pixels = torch.tensor(anchors, dtype=torch.float32, device="cpu").view(len(stride), -1, 2)
@@ -48,31 +52,39 @@ class YOLOv4Head(Head):
         self.convs = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
 
     @classmethod
-    def from_row(cls, row: LayerRow, num_classes: int, anchors: Sequence[Sequence[float]]) -> YOLOv4Head:
-        """Takes the row arguments nc, anchors.
+    def from_row(
+        cls,
+        row: LayerRow,
+        num_classes: int,
+        anchors: Sequence[Sequence[float]],
+        reach: Sequence[float] | None = None,
+    ) -> YOLOv4Head:
+        """Takes the row arguments nc, anchors, and reach, by default that of `REACH` for the maps' strides.
 
         Raises:
-            ValueError: a map of another stride than 8, 16 and 32, or anchors that do not divide by levels.
+            ValueError: a map of a stride without a reach, not a reach for each map, or anchors that do not
+                divide by levels.
         """
         stride = [int(shape.stride) for shape in row.inputs]
-        if not set(stride) <= set(REACH):
+        if reach is None and not set(stride) <= set(REACH):
             raise ValueError(f"takes maps of strides {sorted(REACH)}, `from` names maps of strides {stride}")
+        if reach is not None and (len(reach) != len(stride) or not all(width >= 1 for width in reach)):
+            raise ValueError(f"needs {len(stride)} numbers from 1 on for the reach, found {reach}")
         if len(anchors) % len(stride):
             raise ValueError(f"{len(anchors)} anchors do not divide by {len(stride)} levels")
-        return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes)
+        return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes, reach)
 
     def forward(self, features: list[Tensor]) -> Any:
         """Turns L maps into L times: raw (B, H, W, A, 5 + C), and the boxes' centres and sizes in 0..1."""
         outputs = []
-        for level, conv, stride, anchors in zip(
-            features, self.convs, self.stride, self.anchors_wh, strict=True
+        for level, conv, stride, anchors, reach in zip(
+            features, self.convs, self.stride, self.anchors_wh, self.reach, strict=True
         ):
             batch, _, height, width = level.shape
             raw = conv(level).view(batch, self.num_anchors, -1, height, width).permute(0, 3, 4, 1, 2)
             wide = raw.float()
             corners = cell_corners((height, width), raw.device)[:, :, None]
             cells_wh = torch.tensor((width, height), device=raw.device)
-            reach = REACH[stride]
             centres = (wide[..., 0:2].sigmoid() * reach - (reach - 1) / 2 + corners) / cells_wh
             sizes = bounded_exp(wide[..., 2:4]) * anchors / (cells_wh * stride)
             outputs.append((raw, centres, sizes))

@@ -138,17 +138,20 @@ class HeadOutput:
     Attributes:
         has_objectness: rows are cx, cy, w, h, objectness, class scores (else without objectness).
         end_to_end: rows are x1, y1, x2, y2, score, class, already one for each object (no NMS needed).
+        mask_channels: K mask coefficients at the end of a row, 0 where there are none; the last of the
+            network's outputs are the prototypes that they belong to, (B, K, h, w).
     """
 
     has_objectness: bool = False
     end_to_end: bool = False
+    mask_channels: int = 0
 
 
 class Head(Layer):
     """The last row of a table: it makes raw predictions and decodes them into boxes and scores."""
 
     takes_several = True
-    output_kind: ClassVar[HeadOutput]
+    output_kind: HeadOutput
     stride: list[int]
     class_parts: ClassVar[tuple[str, ...]] = ()
     """Names of the children, lists of one module a level, that depend on the classes."""

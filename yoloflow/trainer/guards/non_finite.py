@@ -101,7 +101,7 @@ class NonFiniteGuard(Guard):
         context.step = rewind(train_step, update)
         self._states.check_weights()
         batches = self._batches_of(update)
-        found = examine(train_step, ((batch.images, batch.labels) for batch in batches))
+        found = examine(train_step, ((batch.images, *batch.targets) for batch in batches))
         fault = None
         if found is not None:
             number, order, what = found
@@ -146,7 +146,8 @@ class NonFiniteGuard(Guard):
         context = self._context
         path = context.run.faults / f"step-{step:08d}-rank{context.ranks.rank}.safetensors"
         path.parent.mkdir(exist_ok=True)
-        save_weights(path, {"images": batch.images, "labels": batch.labels, "indices": batch.indices})
+        tensors = {"images": batch.images, "labels": batch.labels, "indices": batch.indices}
+        save_weights(path, tensors if batch.masks is None else {**tensors, "masks": batch.masks})
         return Fault(context.ranks.rank, step, order, what, self._loader.names_of(batch), str(path))
 
     def _describe(self, update: int, faults: list[Fault]) -> str:
