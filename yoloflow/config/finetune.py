@@ -48,7 +48,7 @@ def describe_finetune(config: Config, recipe: Config | None = None) -> list[str]
     taken = {key: value for key, value in block.items() if _at(settings, key) == value}
     own = {key: _at(settings, key) for key in block if key not in taken}
     if recipe is None:
-        kept = f"; your own: {_shown(own)}" if own else ""
+        kept = f"; kept: {_shown(own)}" if own else ""
         return [f"finetuning with recipes/{_FILE}: {_shown(taken) or 'nothing of it'}{kept} ({_SWITCH})"]
     before = recipe.model_dump()
     lines = [f"finetuning from weight={config.weight}, recipes/{_FILE} ({_SWITCH}):"]
@@ -80,7 +80,7 @@ def _is_wanted(settings: Mapping[str, Any]) -> bool:
             return before.get("finetune") is True or (
                 before.get("finetune") == "auto" and before.get("weight") is not None
             )
-    return settings.get("weight") is not None
+    return settings.get("weight") not in (None, "")
 
 
 def _block(model_name: str) -> Located:
