@@ -110,6 +110,14 @@ def test_a_finetuning_goes_on_as_it_began(tmp_path: Path) -> None:
     ) == load_config("yolov8n", [START])
 
 
+def test_a_finetuning_that_goes_on_twice_without_its_weights_stays_one(tmp_path: Path) -> None:
+    resume = begin(tmp_path, load_config("yolov8n", [START]))
+    second = load_config("yolov8n", [*resume, "epochs=60"])
+    assert second.weight == "start.safetensors"
+    (tmp_path / "pets" / "config.yaml").write_text(dump_config(second))
+    assert rate("yolov8n", *resume, "epochs=70") == RATE
+
+
 def test_a_run_of_before_the_setting_did_not_finetune(tmp_path: Path) -> None:
     resume = begin(tmp_path, load_config("yolov8n", [START, "finetune=false"]))
     config = tmp_path / "pets" / "config.yaml"
