@@ -235,7 +235,9 @@ def _build(
     points, polygon_offsets = rows_of_ragged(annotations.polygon_offsets, boxes)
     counts, has_outline = np.diff(polygon_offsets), ~repair.without_outline[boxes]
     points = points[np.repeat(has_outline, counts)]
-    polygon_parts = {k: v for k, v in annotations.polygon_parts.items() if not repair.without_outline[k]}
+    left_out = repair.without_outline
+    polygon_parts = {box: sizes for box, sizes in annotations.polygon_parts.items() if not left_out[box]}
+    masks = {box: mask for box, mask in annotations.masks.items() if not left_out[box]}
     corners = repair.boxes_xyxy[boxes]
     own_areas = (corners[:, 2:] - corners[:, :2]).prod(1)
     areas = annotations.areas[boxes]
@@ -252,7 +254,7 @@ def _build(
         polygon_offsets=offsets_of(counts * has_outline),
         polygon_points=repair.polygon_points[points],
         polygon_parts=by_new_number(polygon_parts, boxes),
-        masks=by_new_number(annotations.masks, boxes),
+        masks=by_new_number(masks, boxes),
         names=classes.names,
         category_ids=classes.category_ids,
         unlisted_classes=classes.unlisted,
