@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from tests.support.coco_oracle import pycocotools_stats, random_mask_case, run_pycocotools
 from tests.support.command import run
 from tests.support.tiny_run import NAMES, tiny_run, write_images
 from yoloflow.cli import app, main
@@ -64,6 +65,29 @@ def test_predictions_are_evaluated_without_torch(tmp_path: Path) -> None:
     assert diagnostics["stats"] == stats
     assert diagnostics["confusion"]["matrix"] == [[1, 0], [0, 0]]
     assert "AP lies between 1.0000 and 1.0000 (95% interval)" in done.stdout
+
+
+def test_masks_of_a_file_of_predictions_are_evaluated_beside_boxes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, found = random_mask_case(8)
+    files = {name: tmp_path / f"{name}.json" for name in ("truth", "found", "figures")}
+    files["truth"].write_text(json.dumps(truth))
+    arguments = ["--predictions", files["found"], "--annotations", files["truth"], "--json", files["figures"]]
+    for number_without, is_said in ((0, False), (1, True), (len(found), False)):
+        for row in found[:number_without]:
+            row.pop("segmentation", None)
+        files["found"].write_text(json.dumps(found))
+        assert run(monkeypatch, "test", *map(str, arguments)) == 0
+        shown, figures = capsys.readouterr().out, json.loads(files["figures"].read_text())
+        has_masks = number_without == 0
+        assert ("mask_stats" in figures, "masks of class" in shown) == (has_masks, has_masks)
+        assert (
+            f"{len(found) - 1} of {len(found)} detections have masks, which count only" in shown
+        ) == is_said
+        assert figures["stats"] == pycocotools_stats(truth, found)
+        if has_masks:
+            assert figures["mask_stats"] == run_pycocotools(truth, found, iou_type="segm").stats.tolist()
 
 
 def test_the_help_lists_the_commands(

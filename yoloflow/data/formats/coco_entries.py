@@ -17,6 +17,8 @@ from yoloflow.structures import Problem, RunLengthMask, YoloflowError
 
 _INT64_BOUND = 2**63
 
+MALFORMED = "its segmentation is neither a list of polygons nor a run-length mask of the image's size"
+
 Key = int | str
 """The id of an image in a spelling that equal ids share."""
 
@@ -237,12 +239,9 @@ def read_objects(
             note("class-not-a-number", "drop-box", f"category_id is {category!r}", image_number)
             continue
         drawn = entry.get("segmentation") if with_outlines else None
-        outline = _segmentation(drawn, images.sizes_hw[image_number])
+        outline = read_segmentation(drawn, images.sizes_hw[image_number])
         if outline is None:
-            detail = (
-                "its segmentation is neither a list of polygons nor a run-length mask of the image's size"
-            )
-            note("polygon-malformed", "keep", detail, image_number)
+            note("polygon-malformed", "keep", MALFORMED, image_number)
         boxes.images.append(image_number)
         boxes.numbers.append(position if number is None else number)
         boxes.boxes_xywh.append(box)
@@ -267,10 +266,15 @@ def _what_is_wrong(entry: object, error: Exception) -> tuple[str, str]:
     return "box-not-a-number", f"bbox is {str(box)[:60]} ({error})"
 
 
-def _segmentation(
+def read_segmentation(
     value: object, size_hw: tuple[int, int]
 ) -> tuple[list[NDArray[np.float32]], RunLengthMask | None] | None:
-    """Parts (K, 2) of an object's outline, and its run-length mask if it has one; None if it is malformed."""
+    """Returns parts (K, 2) of an outline, and the run-length mask if there is one; None if it is malformed.
+
+    Args:
+        value: what the file says.
+        size_hw: of the image, 0 where it is not stated.
+    """
     if not value:
         return [], None
     if isinstance(value, dict):
