@@ -73,30 +73,25 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
         the index; `problems_report` and `summarise_problems` give its account.
 
     Raises:
-        YoloflowError: a source cannot be read, the policy says "error" of something found, or nothing is
-            left to use.
+        YoloflowError: a source cannot be read, the policy says "error" of it, or nothing is left to use.
     """
-    rules = Policy.of(policy)
-    sources = [_embedded(os.fspath(one)) for one in ([source] if isinstance(source, str) else source)]
-    if not sources:
-        raise YoloflowError("no data source is given; set data.train_set and data.val_set")
+    rules, sources = Policy.of(policy), _paths_of(source)
     decode = decode or rules.needs_pixels
     choice = names if isinstance(names, ClassChoice) else ClassChoice(names, nc)
-    image_folder = None if image_folder is None else os.path.expanduser(image_folder)
-    read_source = partial(_read_source, image_folder=image_folder, kpt_shape=kpt_shape)
-    if truth is not None:
-        read_source = partial(_read_truth, truth, choice, image_folder)
+    image_folder = image_folder and os.path.expanduser(image_folder)
+    of_labels = partial(_read_source, image_folder=image_folder, kpt_shape=kpt_shape)
+    read_source = partial(_read_truth, truth, choice, image_folder) if truth is not None else of_labels
     read = partial(_read, sources, read_source, choice, rules, decode, held_out, progress)
-    if not cache:
-        index = read()[0]
-    else:
+    if cache:
         paths = [os.path.abspath(one) for one in sources]
         how = [paths, choice.words(), dict(rules.actions), image_folder, kpt_shape, decode, truth]
         index = cached_index((json.dumps(how), *_words_of(held_out)), read)
+    else:
+        index = read()[0]
     if stop_at_errors:
         rules.forbid_errors(index.problems)
-    for one in sources if image_folder is not None and not is_own_folder and truth is None else ():
-        if coco_json.recognises(one):
+    if image_folder is not None and not is_own_folder:
+        for one in filter(coco_json.recognises, sources):
             coco_json.check_not_the_other_sets(one, index.image_paths.tolist(), image_folder)
     return index
 
@@ -171,6 +166,13 @@ def as_one_class(index: DatasetIndex) -> DatasetIndex:
     one = np.zeros_like(index.classes)
     ids = np.ones(1, np.int64)
     return replace(index, classes=one, names=["object"], category_ids=ids, unlisted_classes=[])
+
+
+def _paths_of(source: str | Sequence[str]) -> list[str]:
+    sources = [_embedded(os.fspath(one)) for one in ([source] if isinstance(source, str) else source)]
+    if not sources:
+        raise YoloflowError("no data source is given; set data.train_set and data.val_set")
+    return sources
 
 
 def _embedded(source: str) -> str:

@@ -139,7 +139,7 @@ class ImageEntries:
             return [int(key) for key in self.keys]
         detail = "some image ids are no whole numbers; files of predictions have them as they stand here"
         self.problems.append(Problem(source, None, "image-ids-renumbered", "keep", detail))
-        self.given_ids = dict(enumerate(self.keys)) | self.given_ids
+        self.given_ids = {n: self.given_ids.get(n, key) for n, key in enumerate(self.keys)}
         return list(range(1, len(self.keys) + 1))
 
 
