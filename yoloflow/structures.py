@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +70,9 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by torch's loader on CUDA machines)."""
-        parts: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        pinned = {name: part if part is None else part.pin_memory() for name, part in parts.items()}
-        return Batch(**pinned)
+        names = [name for name in self.__dataclass_fields__ if name != "masks"]
+        masks = None if self.masks is None else self.masks.pin_memory()
+        return Batch(*(getattr(self, name).pin_memory() for name in names), masks=masks)
 
 
 @dataclass(slots=True, repr=False)
