@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TypedDict
 
@@ -70,9 +70,8 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by torch's loader on CUDA machines)."""
-        names = [name for name in self.__dataclass_fields__ if name != "masks"]
-        masks = None if self.masks is None else self.masks.pin_memory()
-        return Batch(*(getattr(self, name).pin_memory() for name in names), masks=masks)
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return replace(self, **{name: part.pin_memory() for name, part in parts.items() if part is not None})
 
 
 @dataclass(slots=True, repr=False)
