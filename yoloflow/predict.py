@@ -15,7 +15,7 @@ from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.sources import Camera, Frame, open_sources
 from yoloflow.detector import Detector, DetectSettings, Result, counted, find_parts
 from yoloflow.evaluation.coco_ids import CocoIds
-from yoloflow.report.prediction_formats import Naming
+from yoloflow.report.prediction_formats import FORMATS, Naming
 from yoloflow.report.prediction_writer import PredictionWriter
 from yoloflow.structures import Problem, YoloflowError
 
@@ -39,7 +39,7 @@ class PredictSettings:
         device: "auto" or torch's name of one.
         batch_size: images at a time; None for 8, and for 1 where a camera is among the sources.
         max_images: stop after so many images and frames; None for all.
-        formats: of the files: json, coco, yolo, crops.
+        formats: of the files: json, coco, yolo, crops, and cutouts of a network that predicts masks.
         scores: rows of format yolo end with the score; without it they are labels to correct and train on.
         annotations: COCO json whose image and category ids the format coco takes.
         save_images: draw images and videos too.
@@ -128,6 +128,9 @@ def predict(
     limits = (settings.conf_thres, settings.iou_thres, numbers, settings.max_det)
     wanted = DetectSettings(*limits, multi_label=settings.multi_label)
     detector.check(wanted)
+    for name in settings.formats:
+        if name in FORMATS and FORMATS[name].needs_masks and not detector.network.output_kind.mask_channels:
+            raise YoloflowError(f"format {name} needs masks, and {weights} predicts boxes alone; take crops")
 
     # 3. Names and ids of images and classes in the files
     problems: list[Problem] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from tests.support.coco_oracle import pycocotools_stats, random_mask_case, run_pycocotools
 from tests.support.command import run
 from tests.support.tiny_run import NAMES, tiny_run, write_images
 from yoloflow.cli import app, main
@@ -64,6 +65,29 @@ def test_predictions_are_evaluated_without_torch(tmp_path: Path) -> None:
     assert diagnostics["stats"] == stats
     assert diagnostics["confusion"]["matrix"] == [[1, 0], [0, 0]]
     assert "AP lies between 1.0000 and 1.0000 (95% interval)" in done.stdout
+
+
+def test_masks_of_a_file_of_predictions_are_evaluated_beside_boxes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, found = random_mask_case(8)
+    files = {name: tmp_path / f"{name}.json" for name in ("truth", "found", "figures")}
+    files["truth"].write_text(json.dumps(truth))
+    arguments = ["--predictions", files["found"], "--annotations", files["truth"], "--json", files["figures"]]
+    for number_without, is_said in ((0, False), (1, True), (len(found), False)):
+        for row in found[:number_without]:
+            row.pop("segmentation", None)
+        files["found"].write_text(json.dumps(found))
+        assert run(monkeypatch, "test", *map(str, arguments)) == 0
+        shown, figures = capsys.readouterr().out, json.loads(files["figures"].read_text())
+        has_masks = number_without == 0
+        assert ("mask_stats" in figures, "masks of class" in shown) == (has_masks, has_masks)
+        assert (
+            f"{len(found) - 1} of {len(found)} detections have masks, which count only" in shown
+        ) == is_said
+        assert figures["stats"] == pycocotools_stats(truth, found)
+        if has_masks:
+            assert figures["mask_stats"] == run_pycocotools(truth, found, iou_type="segm").stats.tolist()
 
 
 def test_the_help_lists_the_commands(
@@ -270,3 +294,22 @@ def test_settings_that_a_command_cannot_use_are_named(
         main()
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_ctrl_c_while_modules_are_imported_ends_at_once_with_130(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    [None for _ in range(10**6)]\n"
+        "except KeyboardInterrupt:\n    pass\n"
+    )
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from yoloflow import cli\n"
+        "cli.app = lambda: __import__('slow')\n"
+        "cli.main()\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "")

@@ -16,6 +16,7 @@ from yoloflow.config.reader import load_config
 from yoloflow.detector import Detector, DetectSettings, Result
 from yoloflow.detector.images import ImageInput
 from yoloflow.detector.loading import find_parts
+from yoloflow.models import Prediction
 from yoloflow.structures import YoloflowError
 
 
@@ -171,7 +172,7 @@ def test_no_box_lies_in_the_border_alone(detector: Detector) -> None:
     rows = torch.tensor(
         [[[32.0, 8, 20, 10, 0, 0.9, 0], [32, 16, 20, 10, 0, 0, 0.8], [80, 32, 9, 9, 0, 0.7, 0]]]
     )
-    (found,) = detector.detections(rows, samples, DetectSettings())
+    (found,) = detector.detections(Prediction(rows), samples, DetectSettings())
     assert found.boxes_xyxy.tolist() == [[22.0, 0.0, 42.0, 5.0]]
     assert found.classes.tolist() == [2]
 

@@ -17,16 +17,18 @@ from tests.support.coco_oracle import (
     pycocotools_classes,
     pycocotools_stats,
     random_case,
+    random_mask_case,
     run_pycocotools,
 )
-from yoloflow.evaluation.coco import evaluate_coco
+from yoloflow.evaluation.coco import IouType, evaluate_coco
 
 
-def different_cases(seeds: range) -> list[int]:
+def different_cases(seeds: range, iou_type: IouType = "bbox") -> list[int]:
     wrong = []
     for seed in seeds:
-        truth, found = random_case(seed)
-        result, evaluation = evaluate_coco(truth, found), run_pycocotools(truth, found)
+        truth, found = random_case(seed) if iou_type == "bbox" else random_mask_case(seed)
+        result = evaluate_coco(truth, found, iou_type=iou_type)
+        evaluation = run_pycocotools(truth, found, iou_type=iou_type)
         is_equal = list(result.stats) == evaluation.stats.tolist()
         if not is_equal or class_figures(result) != pycocotools_classes(evaluation):
             wrong.append(seed)
@@ -40,6 +42,22 @@ def test_random_cases_are_bit_equal_to_pycocotools() -> None:
 @pytest.mark.oracle
 def test_a_thousand_random_cases_are_bit_equal_to_pycocotools() -> None:
     assert different_cases(range(30, 1000)) == []
+
+
+def test_random_cases_with_masks_are_bit_equal_to_pycocotools() -> None:
+    assert different_cases(range(12), "segm") == []
+
+
+@pytest.mark.oracle
+def test_hundreds_of_random_cases_with_masks_are_bit_equal_to_pycocotools() -> None:
+    assert different_cases(range(12, 200), "segm") == []
+
+
+def test_boxes_of_detections_that_have_masks_alone_are_bit_equal_to_pycocotools() -> None:
+    for seed in range(3, 40, 4):
+        truth, found = random_mask_case(seed)
+        assert not any("bbox" in row for row in found)
+        assert list(evaluate_coco(truth, found).stats) == pycocotools_stats(truth, found)
 
 
 @pytest.mark.full

@@ -130,7 +130,7 @@ def test_an_exported_file_can_be_used_with_what_it_says_alone(exported: ExportSu
     says = json.loads(session.get_modelmeta().custom_metadata_map["yoloflow"])
     assert says["names"] == [str(digit) for digit in range(10)]
     assert says["test_transforms"] == [{"func_name": "letterbox"}]
-    assert says["output_kind"] == {"has_objectness": False, "end_to_end": False}
+    assert says["output_kind"] == {"has_objectness": False, "end_to_end": False, "mask_channels": 0}
     assert says["input"] == "images: uint8 RGB (B, 3, 64, 64)"
     for batch in (1, 3):
         images = np.zeros((batch, 3, says["img_size"], says["img_size"]), np.uint8)
@@ -150,7 +150,7 @@ def test_an_end_to_end_head_is_exported_with_its_last_step(tmp_path: Path) -> No
     done = export("yolov10n", ["data.nc=3"], weight=weight, out=out, settings=ExportSettings(img_size=64))
     assert done.info.output_kind.end_to_end
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    found = ExportedNetwork(done.path)(images)
+    (found,) = ExportedNetwork(done.path)(images)
     with torch.inference_mode():
         expected = network.fuse()(images)[0]
     assert found.shape == expected.shape == (2, 84, 6)

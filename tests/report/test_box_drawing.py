@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from yoloflow.data.formats.outlines import mask_of_pixels, pixels_of_mask
 from yoloflow.report.box_drawing import class_colour, draw_detections, draw_grid, text_colour
+from yoloflow.structures import RunLengthMask
 
 NAMES = ["cat", "dog"]
 
@@ -77,3 +79,49 @@ def test_a_grid_fits_images_of_other_sizes_in_proportion() -> None:
     filled = (last == 200).all(2)
     assert filled.any(1).sum() == 40
     assert filled.any(0).sum() == 10
+
+
+def disc(height: int, width: int, radius: int) -> RunLengthMask:
+    y, x = np.mgrid[:height, :width]
+    return mask_of_pixels(((x - width // 2) ** 2 + (y - height // 2) ** 2 < radius**2).astype(np.uint8))
+
+
+def test_a_mask_is_filled_half_transparent_with_its_outline_in_the_class_colour() -> None:
+    image = np.full((200, 300, 3), 90, np.uint8)
+    boxes, mask = np.array([[100, 50, 200, 150]], np.float32), disc(200, 300, 50)
+    drawn = draw_detections(image, boxes, np.array([1]), None, NAMES, [mask])
+    assert (image == 90).all(), "the input is not drawn on"
+    centre, colour = drawn[100, 150].astype(int), np.array(class_colour(1))
+    assert ((centre - 90) * (colour - centre) >= 0).all(), "between the image and the colour"
+    assert abs(centre - 90).max() > 20
+    assert tuple(drawn[100, 101].tolist()) == class_colour(1), "the outline"
+    assert (drawn[60, 110] == 90).all(), "in the box, not in the mask"
+
+
+def test_a_hole_has_an_outline_and_is_not_filled() -> None:
+    image = np.full((200, 200, 3), 90, np.uint8)
+    ring = pixels_of_mask(disc(200, 200, 80)) - pixels_of_mask(disc(200, 200, 40))
+    box = np.array([[20, 20, 180, 180]], np.float32)
+    drawn = draw_detections(image, box, np.array([0]), None, NAMES, [mask_of_pixels(ring)])
+    assert (drawn[100, 100] == 90).all()
+    assert (drawn[100, 55:65] == class_colour(0)).all(1).any()
+    assert (drawn[100, 30] != 90).any()
+
+
+def test_the_mask_of_the_best_detection_lies_on_top_and_below_all_boxes() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    boxes, mask = np.array([[20, 40, 80, 90]] * 2, np.float32), disc(100, 100, 30)
+    drawn = draw_detections(
+        image, boxes, np.array([0, 1]), np.array([0.9, 0.3], np.float32), NAMES, [mask, mask]
+    )
+    assert tuple(drawn[70, 20].tolist()) == class_colour(0)
+    last = np.rint(0.45 * np.array(class_colour(0)))
+    assert (drawn[60, 50] >= last).all()
+
+
+def test_empty_masks_and_masks_of_another_size_are_drawn() -> None:
+    image, boxes = np.zeros((120, 160, 3), np.uint8), np.array([[0, 0, 160, 120]] * 2, np.float32)
+    masks = [mask_of_pixels(np.zeros((60, 80), np.uint8)), disc(60, 80, 20)]
+    drawn = draw_detections(image, boxes, np.array([0, 1]), None, NAMES, masks)
+    assert (drawn[60, 80] > 0).any()
+    assert (drawn[60, 135] == 0).all()

@@ -6,16 +6,22 @@ import io
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from yoloflow.data.formats.outlines import pixels_of_mask
 from yoloflow.evaluation.coco import CocoResult
+from yoloflow.structures import RunLengthMask
 
 EDGES = (31.0, 32.0, 33.0, 95.0, 96.0, 97.0)
 
 
 def run_pycocotools(
-    truth: dict[str, Any], found: list[dict[str, Any]], image_ids: list[int] | None = None
+    truth: dict[str, Any],
+    found: list[dict[str, Any]],
+    image_ids: list[int] | None = None,
+    iou_type: str = "bbox",
 ) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):
         data = COCO()
@@ -31,7 +37,7 @@ def run_pycocotools(
                 "annotations": [],
             }
             results.createIndex()
-        evaluation = COCOeval(data, results, "bbox")
+        evaluation = COCOeval(data, results, iou_type)
         if image_ids is not None:
             evaluation.params.imgIds = image_ids
         evaluation.evaluate()
@@ -122,3 +128,47 @@ def random_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     images = [{"id": image_id, "width": 250, "height": 250, "file_name": ""} for image_id in image_ids]
     categories = [{"id": category_id, "name": f"class {category_id}"} for category_id in category_ids]
     return {"images": images, "annotations": annotations, "categories": categories}, found
+
+
+def random_mask_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """`random_case` with masks: polygons of several parts, run lengths as text and as numbers, empty masks.
+
+    In every fourth case detections have no boxes.
+    """
+    truth, found = random_case(seed)
+    rng = np.random.default_rng(seed)
+    for row in truth["annotations"]:
+        parts = [random_polygon(rng, row["bbox"]) for _ in range(rng.integers(1, 4))]
+        kind = "text" if row["iscrowd"] else rng.choice(["polygons", "text", "numbers"])
+        row["segmentation"] = parts if kind == "polygons" else _rle(parts)
+        if kind == "numbers" or (row["iscrowd"] and rng.random() < 0.5):
+            row["segmentation"]["counts"] = _run_lengths(row["segmentation"])
+    for row in found:
+        row["segmentation"] = _rle([random_polygon(rng, row["bbox"])])
+        if rng.random() < 0.1:
+            row["segmentation"] = _rle([[300.0, 300, 301, 300, 301, 301]])
+        if seed % 4 == 3:
+            del row["bbox"]
+    return truth, found
+
+
+def random_polygon(rng: np.random.Generator, box: list[float]) -> list[float]:
+    """A star inside a box, with coordinates of two decimals, as COCO's are."""
+    x, y, w, h = box
+    angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 12)))
+    radii = rng.uniform(0.7, 1, len(angles)) / 2
+    points = np.stack((x + w / 2 + w * radii * np.cos(angles), y + h / 2 + h * radii * np.sin(angles)), 1)
+    result: list[float] = points.round(2).ravel().tolist()
+    return result
+
+
+def _rle(parts: list[list[float]], side: int = 250) -> dict[str, Any]:
+    mask = run_lengths.merge(run_lengths.frPyObjects(parts, side, side))
+    return {"size": [side, side], "counts": mask["counts"].decode()}
+
+
+def _run_lengths(mask: dict[str, Any]) -> list[int]:
+    pixels = pixels_of_mask(RunLengthMask(size=mask["size"], counts=mask["counts"])).T.ravel()
+    borders = np.flatnonzero(np.diff(pixels, prepend=0))
+    counts: list[int] = np.diff(np.concatenate(([0], borders, [len(pixels)]))).tolist()
+    return counts

@@ -1,5 +1,6 @@
-"""A run folder with a tiny network of random weights; images and videos to predict on."""
+"""Run folders with tiny networks of random weights, some with masks; images and videos to predict on."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,23 @@ import torch
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.models import create_model
 from yoloflow.structures import Uint8Array
-from yoloflow.weights.files import save_weights
+from yoloflow.weights.files import load_weights, save_weights
 
 NAMES = ["ant", "bee", "7"]
+NUM_MASKS = 8
+SEGMENTS = f"""# Recipe: two levels, a few convolutions, masks
+__BASE__: yolov8n-seg
+loss: {{nm: {NUM_MASKS}}}
+network:
+  stride: [8, 16]
+  backbone:
+    - [stem, -1, 1, ConvNormAct, [16, 3, 2]]
+    - [p2, -1, 1, ConvNormAct, [32, 3, 2]]
+    - [p3, -1, 1, ConvNormAct, [32, 3, 2]]
+    - [p4, -1, 1, ConvNormAct, [32, 3, 2]]
+  head:
+    - [head, [p3, p4], 1, YOLOv8SegHead, [nc, reg_max, {NUM_MASKS}, 64, stride]]
+"""
 
 
 def tiny_run(folder: Path, recipe: str = "yolov8n", *settings: str) -> Path:
@@ -26,6 +41,25 @@ def tiny_run(folder: Path, recipe: str = "yolov8n", *settings: str) -> Path:
     _liven(network)
     save_weights(folder / "weights" / "best.safetensors", network.state_dict())
     return folder
+
+
+def tiny_segment_run(folder: Path, *settings: str) -> Path:
+    """Write a run of a network of six layers that segments, at 64 pixels; its masks follow the image."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    recipe = folder.parent / f"{folder.name}.yaml"
+    recipe.write_text(SEGMENTS)
+    run = tiny_run(folder, str(recipe), *settings)
+    weights = run / "weights" / "best.safetensors"
+    state = load_weights(weights)
+    for name, tensor in state.items():
+        if re.fullmatch(r"head\.class_branches\.\d\.2\.bias", name):
+            tensor.fill_(-0.5)
+        if re.fullmatch(r"head\.class_branches\.\d\.2\.weight", name):
+            tensor *= 5
+        if re.fullmatch(r"head\.mask_branches\.\d\.2\.bias", name):
+            tensor.uniform_(-0.3, 0.3)
+    save_weights(weights, state)
+    return run
 
 
 def _liven(network: torch.nn.Module) -> None:

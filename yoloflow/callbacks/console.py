@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -108,7 +109,7 @@ class ConsoleCallback(BaseCallback):
         result = context.evaluation
         if result is not None and context.ranks.is_main:
             best = "  best so far" if context.best.get("epoch") == context.epoch + 1 else ""
-            found = f"AP {result.map:.4f}  AP50 {result.map50:.4f}"
+            found = ap_line(result.figures())
             if result.map < 0:  # COCO's word for it
                 found = f"AP n/a: {NO_OBJECTS}"
             seconds = time.monotonic() - self._start_seconds
@@ -120,12 +121,7 @@ class ConsoleCallback(BaseCallback):
         if not context.ranks.is_main:
             return
         if context.best:
-            logger.info(
-                "best: AP %.4f  AP50 %.4f  (epoch %d)",
-                context.best["map"],
-                context.best["map50"],
-                context.best["epoch"],
-            )
+            logger.info("best: %s  (epoch %d)", ap_line(context.best), context.best["epoch"])
         run = context.run
         logger.info("weights   %s", find_weights(run.path))
         logger.info("curves    %s", run.plots / "curves.png")
@@ -159,3 +155,11 @@ class ConsoleCallback(BaseCallback):
     @staticmethod
     def _epoch(context: RunContext) -> str:
         return f"{context.epoch + 1}/{context.epochs}"
+
+
+def ap_line(figures: Mapping[str, Any]) -> str:
+    """Returns AP and AP50 of an evaluation's figures, those of masks behind those of boxes."""
+    line = f"AP {figures['map']:.4f}  AP50 {figures['map50']:.4f}"
+    if "mask_map" not in figures:
+        return line
+    return f"box {line}  mask AP {figures['mask_map']:.4f}  AP50 {figures['mask_map50']:.4f}"

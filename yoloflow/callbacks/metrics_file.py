@@ -68,7 +68,9 @@ class MetricsFileCallback(BaseCallback):
         result = context.evaluation
         if result is None:
             return
-        self._append(context, {"kind": "evaluation", "epoch": context.epoch + 1, **result.figures()})
+        epoch = context.epoch + 1
+        record = {"kind": "evaluation", "epoch": epoch, "is_best": context.best.get("epoch") == epoch}
+        self._append(context, {**record, **result.figures()})
 
     def on_exception(self, context: RunContext) -> None:
         """Writes a line that the training has ended before its time; a resumed one cuts it off."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
 from yoloflow.data.image_files import decode_image
+from yoloflow.data.object_masks import masks_of_image, separate_masks
 from yoloflow.report.box_drawing import draw_detections, draw_grid
 from yoloflow.report.curves_plot import plot_curves
 from yoloflow.structures import Batch, DatasetIndex, Detections, Uint8Array
@@ -85,12 +86,13 @@ def draw_truth(path: Path, index: DatasetIndex) -> Uint8Array:
     image = _enlarged(decode_image(str(path)))
     factor = image.shape[1] / index.sizes_hw[place, 1]
     corners = (index.boxes_xyxy[boxes] * factor).astype(np.float32)
-    return draw_detections(image, corners, index.classes[boxes], None, index.names)
+    masks = masks_of_image(index, place)
+    return draw_detections(image, corners, index.classes[boxes], None, index.names, masks)
 
 
 def draw_image_file(path: Path, detections: Detections, names: list[str], min_score: float) -> Uint8Array:
     """Draws the detections of at least `min_score` on an image file; returns it as BGR."""
-    chosen = detections.scores >= min_score
+    chosen, masks = detections.scores >= min_score, detections.masks
     image = decode_image(str(path))
     enlarged = _enlarged(image)
     return draw_detections(
@@ -99,20 +101,23 @@ def draw_image_file(path: Path, detections: Detections, names: list[str], min_sc
         detections.classes[chosen],
         detections.scores[chosen],
         names,
+        None if masks is None else [masks[row] for row in np.flatnonzero(chosen)],
     )
 
 
 def draw_batch_images(batch: Batch, names: list[str]) -> list[Uint8Array]:
-    """Draws the label boxes on each image of a batch; returns them as BGR."""
+    """Draws the labels on each image of a batch, with their masks where it has them; returns them as BGR."""
     drawn = []
-    for image, labels in zip(batch.images.cpu().numpy(), batch.labels.cpu().numpy(), strict=True):
+    pairs = zip(batch.images.cpu().numpy(), batch.labels.cpu().numpy(), strict=True)
+    for number, (image, labels) in enumerate(pairs):
         bgr = _enlarged(np.ascontiguousarray(image[::-1].transpose(1, 2, 0)))
         rows = labels[labels[:, 1] >= 0]
         height, width = bgr.shape[:2]
         centre, half = rows[:, 2:4], rows[:, 4:6] / 2
         size = np.array([width, height, width, height], np.float32)
         boxes = np.concatenate((centre - half, centre + half), 1) * size
-        drawn.append(draw_detections(bgr, boxes, rows[:, 1].astype(np.int64), None, names))
+        masks = None if batch.masks is None else separate_masks(batch.masks[number].cpu().numpy(), len(rows))
+        drawn.append(draw_detections(bgr, boxes, rows[:, 1].astype(np.int64), None, names, masks))
     return drawn
 
 

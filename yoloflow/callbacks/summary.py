@@ -99,16 +99,19 @@ class SummaryCallback(BaseCallback):
         self._writer.add_scalar("images_per_second", record["images_per_second"], context.step)
 
     def on_evaluation(self, context: RunContext) -> None:
-        """Writes AP and AP50, AP of each class; now and then images and curves."""
+        """Writes AP and AP50, AP of each class, of masks too; now and then images and curves."""
         result = context.evaluation
         if self._writer is None or result is None:
             return
         self._evaluated_at = context.step
-        self._writer.add_scalar("val/map", result.map, context.step)
-        self._writer.add_scalar("val/map50", result.map50, context.step)
-        for row in result.coco.per_class[:_MAX_CLASSES]:
-            if row.ap is not None:
-                self._writer.add_scalar(f"val_class_ap/{row.name}", row.ap, context.step)
+        for prefix, found in (("", result.coco), ("mask_", result.masks)):
+            if found is None:
+                continue
+            self._writer.add_scalar(f"val/{prefix}map", found.map, context.step)
+            self._writer.add_scalar(f"val/{prefix}map50", found.map50, context.step)
+            for row in found.per_class[:_MAX_CLASSES]:
+                if row.ap is not None:
+                    self._writer.add_scalar(f"val_class_{prefix}ap/{row.name}", row.ap, context.step)
         total = context.epochs * context.steps_per_epoch
         if self._drawn_at < 0 or (context.step - self._drawn_at) * self.rounds >= total:
             self._add_detections(context)

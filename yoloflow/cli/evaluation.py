@@ -55,7 +55,10 @@ def evaluate(
         Path | None, typer.Option(help="other predictions: is --predictions better, and how sure is that?")
     ] = None,
 ) -> None:
-    """Evaluate a run, weights or an exported file on a validation set, or a file of predictions (COCO AP)."""
+    """Evaluate a run, weights or an exported file on a validation set, or a file of predictions (COCO AP).
+
+    Masks are evaluated too where the network predicts them, or where each prediction of the file has one.
+    """
     for path in (json_file, save_predictions, diagnostics):
         if path is not None:
             make_place(path)
@@ -81,9 +84,10 @@ def evaluate(
 
 
 class Outcome(NamedTuple):
-    """Figures, the same as the content of a file, remarks on how they came about, and diagnostics."""
+    """Figures of boxes and masks, the content of a file, remarks on how it came about, and diagnostics."""
 
     result: CocoResult
+    masks: CocoResult | None
     content: dict[str, Any]
     remarks: list[str]
     found: Diagnostics | None
@@ -109,32 +113,41 @@ def _test_network(
     metrics = [f"{name} {value:.4f}" for name, value in evaluated.metrics.items()]
     hints = crowding_hint(ground_truth_of(evaluated.index))
     remarks = [*metrics, evaluated.settings_line, evaluated.speed, *_as_remarks(hints)]
-    return Outcome(evaluated.coco, {**evaluated.to_json(), "hints": hints}, remarks, found)
+    content = {**evaluated.to_json(), "hints": hints}
+    return Outcome(evaluated.coco, evaluated.masks, content, remarks, found)
 
 
 def _test_file(annotations: Path, predictions: Path, with_diagnostics: bool) -> Outcome:
-    from yoloflow.evaluation.coco_truth import read_ground_truth
+    from yoloflow.evaluation.coco import evaluate_read
+    from yoloflow.evaluation.coco_reader import count_masks, read_detections
+    from yoloflow.evaluation.coco_truth import describe_filled, read_ground_truth
     from yoloflow.evaluation.hints import find_hints
+    from yoloflow.evaluation.result import figures_json
 
-    truth, found = read_ground_truth(annotations), None
+    num_masks, number = count_masks(predictions)
+    with_masks = 0 < num_masks == number
+    truth = read_ground_truth(annotations, with_masks=with_masks)
+    read = read_detections(predictions, truth, with_masks=with_masks)
+    result = evaluate_read(truth, read, None).result
+    masks = evaluate_read(truth, read, None, "segm").result if with_masks else None
+    found = None
     if with_diagnostics:
         from yoloflow.evaluation.diagnostics import diagnose
 
         found = diagnose(truth, predictions, what=str(predictions))
-        result = found.coco
-    else:
-        from yoloflow.evaluation.coco import evaluate_coco
-
-        result = evaluate_coco(truth, predictions)
     hints = find_hints(truth, predictions, result)
+    if num_masks and not with_masks:
+        hints.append(f"{num_masks} of {number} detections have masks, which count only where all have one")
+    if truth.num_filled:
+        hints.append(describe_filled(truth))
     content = {
-        **result.to_json(),
+        **figures_json(result, masks),
         "settings": {"predictions": str(predictions), "annotations": str(annotations)},
         "data_problems": {"annotations": truth.account()},
         "hints": hints,
     }
     remarks = [*_account(truth), f"{predictions} as it is, against {annotations}", *_as_remarks(hints)]
-    return Outcome(result, content, remarks, found)
+    return Outcome(result, masks, content, remarks, found)
 
 
 def _account(truth: GroundTruth) -> list[str]:
@@ -156,7 +169,7 @@ def _tell(outcome: Outcome, json_file: Path | None, diagnostics: Path | None) ->
         write_json(json_file, outcome.content)
     if outcome.found is not None and diagnostics is not None:
         write_json(diagnostics, outcome.found.to_json())
-    _show_result(outcome.result, outcome.remarks)
+    _show_result(outcome.result, outcome.masks, outcome.remarks)
     if outcome.found is not None:
         _show_diagnostics(outcome.found)
 
@@ -175,19 +188,22 @@ def _compare(annotations: Path, predictions: Path, against: Path, json_file: Pat
         _console().print(line, highlight=False, soft_wrap=True)
 
 
-def _show_result(result: CocoResult, remarks: list[str]) -> None:
-    """Prints COCO's twelve figures, then a line for each class, then the remarks."""
+def _show_result(result: CocoResult, masks: CocoResult | None, remarks: list[str]) -> None:
+    """Prints COCO's twelve figures, then a line for each class, those of masks too, then the remarks."""
     from yoloflow.evaluation.coco import STAT_NAMES
 
-    figures = _table(f"{result.num_images} images", "all classes")
-    for name, value in zip(STAT_NAMES, result.stats, strict=True):
-        figures.add_row(name, _figure(value))
-    classes = _table("class", "objects", *CLASS_FIGURES)
-    for row in result.per_class:
-        values = [_figure(getattr(row, key)) for key in CLASS_FIGURES.values()]
-        classes.add_row(row.name, str(row.num_objects), *values)
+    results = {"all classes": result} if masks is None else {"boxes": result, "masks": masks}
+    figures = _table(f"{result.num_images} images", *results)
+    for k, name in enumerate(STAT_NAMES):
+        figures.add_row(name, *(_figure(one.stats[k]) for one in results.values()))
     console = _console()
-    console.print(figures, classes)
+    console.print(figures)
+    for title, one in results.items():
+        classes = _table("class" if masks is None else f"{title} of class", "objects", *CLASS_FIGURES)
+        for row in one.per_class:
+            values = [_figure(getattr(row, key)) for key in CLASS_FIGURES.values()]
+            classes.add_row(row.name, str(row.num_objects), *values)
+        console.print(classes)
     for remark in remarks:
         console.print(remark, highlight=False, soft_wrap=True)
 

@@ -34,7 +34,11 @@ SaveDir = Annotated[
     typer.Option(help="folder for the results (default: predictions in the run folder, numbered)"),
 ]
 Formats = Annotated[
-    list[str] | None, typer.Option("--format", help="json (default), coco, yolo or crops; may be repeated")
+    list[str] | None,
+    typer.Option(
+        "--format",
+        help="json (default), coco, yolo, crops or cutouts (of masks, PNG with alpha); may be repeated",
+    ),
 ]
 Annotations = Annotated[
     Path | None, typer.Option(help="COCO json whose image and category ids format coco takes")
@@ -86,7 +90,7 @@ def detect(  # noqa: PLR0913  one parameter for each option
     save_images: SaveImages = True,
     scores: Scores = True,
 ) -> None:
-    """Detect objects in images, videos or a camera: files of detections, and drawn images.
+    """Detect objects in images, videos or a camera: files of detections, and drawn images; masks too.
 
     The exit code is 1 where some files could not be read; problems.json names them. Ctrl-C and SIGTERM end it
     with 130 and 143; the files hold what was done.

@@ -24,8 +24,9 @@ from yoloflow.data.transforms.transform import Pipeline
 from yoloflow.detector.images import ImageInput, read_images
 from yoloflow.detector.loading import find_parts, input_shape, load_network
 from yoloflow.detector.result import Result
+from yoloflow.evaluation.masks import masks_of
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
-from yoloflow.models import Network, predict_images, prepare_for_inference
+from yoloflow.models import Network, Prediction, predict, prepare_for_inference
 from yoloflow.models.exported import ExportedNetwork
 from yoloflow.runtime.device import select_device
 from yoloflow.structures import (
@@ -268,20 +269,20 @@ class Detector:
         return [found[k] for k in range(len(samples))]
 
     @torch.inference_mode()
-    def predict(self, samples: Sequence[Sample]) -> Tensor:
+    def predict(self, samples: Sequence[Sample]) -> Prediction:
         """Returns the decoded predictions of prepared images of one shape, as the network gives them."""
         pixels = np.stack([sample.image[..., ::-1].transpose(2, 0, 1) for sample in samples])
         device = next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
-        return predict_images(self.network, torch.from_numpy(pixels).to(device))
+        return predict(self.network, torch.from_numpy(pixels).to(device))
 
     @torch.inference_mode()
     def detections(
-        self, predictions: Tensor, samples: Sequence[Sample], settings: DetectSettings
+        self, predictions: Prediction, samples: Sequence[Sample], settings: DetectSettings
     ) -> list[Detections]:
-        """Returns the detections in decoded predictions, boxes in pixels of each image."""
+        """Returns the detections in decoded predictions, boxes and masks in pixels of each image."""
         kind, limit = self.network.output_kind, settings.max_det or self.max_det
         found = non_max_suppression(
-            predictions,
+            predictions.rows,
             conf_thres=settings.conf_thres,
             iou_thres=settings.iou_thres,
             conf_free=not kind.has_objectness,
@@ -289,10 +290,12 @@ class Detector:
             # The limit is one of the classes asked for: the others must not use it up.
             max_det=limit if settings.classes is None else MAX_NMS,
             need_nms=not kind.end_to_end,
+            num_masks=kind.mask_channels,
         )
+        prototypes = [None] * len(found) if predictions.prototypes is None else predictions.prototypes
         return [
-            _to_detections(_asked_for(rows.cpu(), settings.classes)[:limit], sample)
-            for rows, sample in zip(found, samples, strict=True)
+            _to_detections(_asked_for(rows.cpu(), settings.classes)[:limit], sample, maps)
+            for rows, sample, maps in zip(found, samples, prototypes, strict=True)
         ]
 
     def check(self, settings: DetectSettings) -> None:
@@ -341,23 +344,30 @@ class _OneImage:
 
 
 def _asked_for(rows: Tensor, classes: tuple[int, ...] | None) -> Tensor:
-    """Returns those of rows (K, 6) whose class is asked for."""
+    """Returns those of rows (N, 6 + K) whose class is asked for."""
     if classes is None:
         return rows
     return rows[torch.isin(rows[:, 5].long(), torch.tensor(classes, dtype=torch.long))]
 
 
-def _to_detections(rows: Tensor, sample: Sample) -> Detections:
-    """Brings rows (K, 6) of x1 y1 x2 y2 score class from input pixels to pixels of the original.
+def _to_detections(rows: Tensor, sample: Sample, prototypes: Tensor | None) -> Detections:
+    """Brings rows (N, 6 + K) of x1 y1 x2 y2 score class from input pixels to pixels of the original.
 
-    Boxes that lie in the border alone are left out: nothing of them is in the image.
+    Their masks are made of the K coefficients and the prototypes (K, h, w), where there are any. Boxes that
+    lie in the border alone are left out: nothing of them is in the image.
     """
-    boxes = boxes_to_original(
-        rows[:, :4],
-        torch.tensor(sample.scale_xy),
-        torch.tensor(sample.pad_xy),
-        torch.tensor(sample.original_size_hw),
-    )
+    scale, pad, size = map(torch.tensor, (sample.scale_xy, sample.pad_xy, sample.original_size_hw))
+    boxes = boxes_to_original(rows[:, :4], scale, pad, size)
     is_inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
     rows, boxes = rows[is_inside], boxes[is_inside]
-    return Detections(boxes.numpy(), rows[:, 4].numpy(), rows[:, 5].long().numpy())
+    masks = None
+    if prototypes is not None:
+        height, width = sample.image.shape[:2]
+        masks = masks_of(
+            *(prototypes, rows[:, 6:], boxes),
+            input_hw=(height, width),
+            scale_xy=scale,
+            pad_xy=pad,
+            original_size_hw=size,
+        )
+    return Detections(boxes.numpy(), rows[:, 4].numpy(), rows[:, 5].long().numpy(), masks)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.data.formats.outlines import pixels_of_mask
 from yoloflow.data.image_files import decode_image
 from yoloflow.data.sources import Frame
 from yoloflow.report.box_drawing import draw_detections
 from yoloflow.report.image_writer import image_suffix, save_image
 from yoloflow.report.prediction_formats import detection_rows
-from yoloflow.structures import Detections, Uint8Array, YoloflowError
+from yoloflow.structures import Detections, RunLengthMask, Uint8Array, YoloflowError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +30,28 @@ class Detection:
         score: in 0..1.
         box_xyxy: corners in pixels of the image.
         class_number: 0-based.
+        mask: COCO's run-length mask of the image's size; None where the network predicts none.
     """
 
     name: str
     score: float
     box_xyxy: tuple[float, float, float, float]
     class_number: int
+    mask: RunLengthMask | None = field(default=None, hash=False, repr=False)
+
+    @property
+    def mask_array(self) -> NDArray[np.bool_]:
+        """The mask as (H, W) bool, made anew each time.
+
+        Raises:
+            YoloflowError: the network predicts no masks.
+        """
+        if self.mask is None:
+            raise _no_masks()
+        return pixels_of_mask(self.mask) > 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Result(Detections):
     """The detections of one image; iterating over it gives each object as a `Detection`, best first.
 
@@ -62,8 +79,15 @@ class Result(Detections):
         is_file = bool(frame.name) and frame.number is None
         height, width = frame.image.shape[:2]
         pixels = None if is_file else frame.image
-        arrays = (found.boxes_xyxy, found.scores, found.classes)
-        return cls(*arrays, names, frame.name, frame.number, height, width, pixels)
+        return cls(
+            *(found.boxes_xyxy, found.scores, found.classes, found.masks),
+            names=names,
+            source=frame.name,
+            frame=frame.number,
+            height=height,
+            width=width,
+            pixels=pixels,
+        )
 
     def __iter__(self) -> Iterator[Detection]:
         return (self[k] for k in range(len(self)))
@@ -71,7 +95,22 @@ class Result(Detections):
     def __getitem__(self, place: int) -> Detection:
         number = int(self.classes[place])
         x1, y1, x2, y2 = self.boxes_xyxy[place].tolist()
-        return Detection(self.names[number], float(self.scores[place]), (x1, y1, x2, y2), number)
+        mask = None if self.masks is None else self.masks[place]
+        return Detection(self.names[number], float(self.scores[place]), (x1, y1, x2, y2), number, mask)
+
+    @property
+    def mask_array(self) -> NDArray[np.bool_]:
+        """The masks as (N, H, W) bool, made anew each time; (0, H, W) where nothing is found.
+
+        Raises:
+            YoloflowError: the network predicts no masks.
+        """
+        if self.masks is None:
+            raise _no_masks()
+        pixels = np.zeros((len(self), self.height, self.width), np.bool_)
+        for place, mask in enumerate(self.masks):
+            pixels[place] = pixels_of_mask(mask)
+        return pixels
 
     @property
     def counts(self) -> dict[str, int]:
@@ -85,16 +124,16 @@ class Result(Detections):
         return f"Result({place}, {self.width} x {self.height}: {found})"
 
     def plot(self) -> Uint8Array:
-        """Returns the image with the boxes drawn: (H, W, 3) uint8, BGR as OpenCV shows and writes it.
+        """Returns the image with boxes and masks drawn: (H, W, 3) uint8, BGR as OpenCV shows and writes it.
 
         Raises:
             YoloflowError: the image's file cannot be read any more.
         """
         image = decode_image(self.source) if self.pixels is None else self.pixels
-        return draw_detections(image, self.boxes_xyxy, self.classes, self.scores, self.names)
+        return draw_detections(image, self.boxes_xyxy, self.classes, self.scores, self.names, self.masks)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the image with the boxes drawn; returns the path of the file.
+        """Writes the image with boxes and masks drawn; returns the path of the file.
 
         Args:
             path: a file whose suffix is an image's (.jpg, .png), written over if it is there; or a folder,
@@ -131,4 +170,10 @@ def counted(counts: Mapping[str, int]) -> str:
     """Returns numbers of objects as text, "2 cat, 1 dog"; names that begin with a digit in quotes."""
     return ", ".join(
         f"{count} '{name}'" if name[:1].isdigit() else f"{count} {name}" for name, count in counts.items()
+    )
+
+
+def _no_masks() -> YoloflowError:
+    return YoloflowError(
+        "mask_array: the network predicts boxes alone; one that segments, such as yolov8n-seg, has masks"
     )

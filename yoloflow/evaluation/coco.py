@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import hotcoco
 import numpy as np
@@ -107,10 +107,15 @@ class Evaluated:
     precision50: Float64Array
 
 
+IouType = Literal["bbox", "segm"]
+"""What is compared, in pycocotools' words: boxes or masks."""
+
+
 def evaluate_coco(
     ground_truth: GroundTruth | Mapping[str, Any] | str | Path,
     detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
     image_ids: Sequence[int] | None = None,
+    iou_type: IouType = "bbox",
 ) -> CocoResult:
     """Compares detections with ground truth.
 
@@ -121,17 +126,24 @@ def evaluate_coco(
         detections: COCO results json file, its rows, or an (N, 7) array of image_id x y w h score
             category_id.
         image_ids: the images to compare (default: all of the ground truth).
+        iou_type: "segm" compares masks; every detection must have one, and an object without one fills its
+            box. Sizes are those of the ground truth's `area` and, as in pycocotools, of the detections'
+            boxes where they have any, else of their masks.
 
     Raises:
         YoloflowError: something cannot be read or does not fit together; the message names file and entry.
     """
-    truth = read_ground_truth(ground_truth)
-    return evaluate_read(truth, read_detections(detections, truth), image_ids).result
+    with_masks = iou_type == "segm"
+    truth = read_ground_truth(ground_truth, with_masks=with_masks)
+    found = read_detections(detections, truth, with_masks=with_masks)
+    return evaluate_read(truth, found, image_ids, iou_type).result
 
 
-def evaluate_read(truth: GroundTruth, found: hotcoco.COCO, image_ids: Sequence[int] | None) -> Evaluated:
+def evaluate_read(
+    truth: GroundTruth, found: hotcoco.COCO, image_ids: Sequence[int] | None, iou_type: IouType = "bbox"
+) -> Evaluated:
     """Compares ground truth and detections that are read already, as `evaluate_coco`; same errors."""
-    evaluation = hotcoco.COCOeval(truth.coco, found, "bbox")
+    evaluation = hotcoco.COCOeval(truth.coco, found, iou_type)
     compared_ids = sorted(truth.image_ids) if image_ids is None else _checked_image_ids(image_ids, truth)
     evaluation.params.img_ids = compared_ids
     evaluation.evaluate()

@@ -8,17 +8,21 @@ suspicious is read again here, entry by entry, to find and name the fault.
 from __future__ import annotations
 
 import math
+import mmap
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import hotcoco
 import numpy as np
+from hotcoco import mask as run_lengths
 
 from yoloflow.data.decoder_messages import collected_standard_error
-from yoloflow.data.formats.coco_entries import Key, key_of
+from yoloflow.data.formats.coco_entries import Key, key_of, read_segmentation
+from yoloflow.data.formats.outlines import rle_of
+from yoloflow.evaluation.coco_outlines import stated_size
 from yoloflow.evaluation.coco_truth import MAX_ID, Float64Array, GroundTruth, table_of
 from yoloflow.files import read_json
 from yoloflow.structures import YoloflowError
@@ -28,36 +32,121 @@ RESULT_COLUMNS = ("image_id", "x", "y", "w", "h", "score", "category_id")
 
 _READ_BYTES = 1 << 20
 
+_MASK = re.compile(rb'"segmentation"\s*:(?!\s*(null|\[\s*\]|\{\s*\}))')
+_SCORE = re.compile(rb'"score"\s*:')
+
 
 def read_detections(
-    source: Sequence[Mapping[str, Any]] | Float64Array | str | Path, truth: GroundTruth
+    source: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
+    truth: GroundTruth,
+    *,
+    with_masks: bool = False,
 ) -> hotcoco.COCO:
     """Reads detections in COCO's results layout.
 
     Args:
         source: the json file, its rows, or an (N, 7) array with the columns `RESULT_COLUMNS`.
         truth: what they are compared with.
+        with_masks: every detection must have a mask. Where none has a box, its mask gives box and area.
 
     Raises:
         YoloflowError: the file cannot be read, an entry is wrong or names an image or a category that the
             ground truth lacks; the message names file and entry.
     """
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path) and not with_masks:
         found = _read_detections_fast(Path(source), truth)
         if found is not None:
             return found
-    return truth.coco.load_res(read_detection_rows(source, truth))
+    read = _read(source, truth, with_masks)
+    found = truth.coco.load_res(read.rows, segmentation=read.masks)
+    if read.areas is not None:
+        found.update_anns(ids=found.get_ann_ids(), area=read.areas)
+    return found
 
 
 def read_detection_rows(
     source: Sequence[Mapping[str, Any]] | Float64Array | str | Path, truth: GroundTruth
 ) -> Float64Array:
     """Returns (N, 7) `RESULT_COLUMNS` of what `read_detections` reads, in the given order; same errors."""
+    return _read(source, truth, False).rows
+
+
+def count_masks(path: Path) -> tuple[int, int]:
+    """Returns how many detections of a file have a mask, and how many there are.
+
+    That is quick and checks nothing: of a file that `read_detections` refuses any numbers may come.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            masks, scores = (sum(1 for _ in re.finditer(key, content)) for key in (_MASK, _SCORE))
+    except (OSError, ValueError):  # a file without content cannot be mapped
+        return 0, 0
+    return masks, scores
+
+
+class _Read(NamedTuple):
+    """Detections: (N, 7) rows, and where asked for masks, and (N,) areas where boxes are the masks'."""
+
+    rows: Float64Array
+    masks: list[Any] | None = None
+    areas: Float64Array | None = None
+
+
+def _read(
+    source: Sequence[Mapping[str, Any]] | Float64Array | str | Path, truth: GroundTruth, with_masks: bool
+) -> _Read:
     if isinstance(source, np.ndarray):
-        return _checked_array(source, truth)
+        if with_masks:
+            raise YoloflowError("detections: an array has boxes alone; give rows with a segmentation each")
+        return _Read(_checked_array(source, truth))
+    entries, name = source, "detections"
     if isinstance(source, str | Path):
-        return _result_rows(_load_results(Path(source)), str(source), truth)
-    return _result_rows(source, "detections", truth)
+        entries, name = _load_results(Path(source)), str(source)
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        raise YoloflowError(
+            f"{name}: expected a list of detections with image_id, category_id, bbox [x, y, w, h] and score, "
+            f"found {_kind(entries)}"
+        )
+    if truth.id_of_key is not None:
+        entries = _of_own_ids(entries, name, truth, truth.id_of_key)
+    masks, areas = None, None
+    has_boxes = any(isinstance(entry, Mapping) and "bbox" in entry for entry in entries)
+    has_masks = any(isinstance(entry, Mapping) and entry.get("segmentation") for entry in entries)
+    if with_masks or (has_masks and not has_boxes):
+        masks = _masks(entries, name, truth)
+    if masks and not has_boxes:
+        areas = run_lengths.area(masks).astype(np.float64)
+        boxes = run_lengths.toBbox(masks).tolist()
+        entries = [{**entry, "bbox": box} for entry, box in zip(entries, boxes, strict=True)]
+    rows = _result_rows(entries, name, truth)
+    if truth.id_of_key is not None and len(set(truth.id_of_key.values())) < len(truth.id_of_key):
+        # Who detects for each entry of an image that is listed several times gives the same each time.
+        kept = np.sort(np.unique(rows, axis=0, return_index=True)[1])
+        rows, areas = rows[kept], None if areas is None else areas[kept]
+        masks = None if masks is None else [masks[k] for k in kept.tolist()]
+    return _Read(rows, masks if with_masks else None, areas)
+
+
+def _masks(entries: Sequence[Any], name: str, truth: GroundTruth) -> list[dict[str, Any]]:
+    """Returns the run lengths of each detection's segmentation."""
+    sizes_hw = {int(image["id"]): stated_size(image) for image in truth.images}
+    masks = []
+    for i, entry in enumerate(entries):
+        where = f"{name}: [{i}]"
+        if not isinstance(entry, Mapping):
+            raise YoloflowError(f"{where}: expected an object, found {_kind(entry)}")
+        value = entry.get("segmentation")
+        if not value:
+            raise YoloflowError(f"{where} has no segmentation; masks need one in each detection")
+        size_hw = sizes_hw[_known_id(entries, i, "image_id", truth.image_ids, name, truth.source)]
+        _, fault = read_segmentation(value, size_hw)
+        if isinstance(value, list) and not all(size_hw):
+            fault = fault or "is a list of polygons, but the size of the image is not stated"
+        if fault:
+            size = f" ({size_hw[0]} x {size_hw[1]})" if all(size_hw) else ""
+            raise YoloflowError(f"{where}: its segmentation {fault}{size}")
+        masks.append(rle_of(value, size_hw))
+    return masks
 
 
 def _load_results(path: Path) -> Any:
@@ -98,14 +187,7 @@ def _count_in_file(path: Path, tokens: tuple[bytes, ...]) -> list[int]:
     return counts
 
 
-def _result_rows(rows: Any, name: str, truth: GroundTruth) -> Float64Array:
-    if not isinstance(rows, Sequence) or isinstance(rows, str):
-        raise YoloflowError(
-            f"{name}: expected a list of detections with image_id, category_id, bbox [x, y, w, h] and score, "
-            f"found {_kind(rows)}"
-        )
-    if truth.id_of_key is not None:
-        return _of_own_ids(rows, name, truth, truth.id_of_key)
+def _result_rows(rows: Sequence[Any], name: str, truth: GroundTruth) -> Float64Array:
     known_categories = truth.category_names.keys()
     table = table_of(rows, ("image_id", "category_id", "bbox", "score"), truth.image_ids, known_categories)
     if table is not None:
@@ -124,11 +206,8 @@ def _result_rows(rows: Any, name: str, truth: GroundTruth) -> Float64Array:
 
 def _of_own_ids(
     rows: Sequence[Any], name: str, truth: GroundTruth, id_of_key: Mapping[Key, int]
-) -> Float64Array:
-    """Returns the rows of detections that name images by the ground truth's own ids, none twice.
-
-    Who detects for each entry of an image that is listed several times gets the same detections each time.
-    """
+) -> list[Any]:
+    """Returns the entries of detections that name images by the ground truth's own ids, with ours."""
     translated = []
     for i, entry in enumerate(rows):
         if isinstance(entry, Mapping):
@@ -139,11 +218,7 @@ def _of_own_ids(
                 raise YoloflowError(f"{found}, which {truth.source} does not have; {advice}")
             entry = {**entry, "image_id": id_of_key[key]}
         translated.append(entry)
-    array = _result_rows(translated, name, replace(truth, id_of_key=None))
-    if len(set(id_of_key.values())) == len(id_of_key):
-        return array
-    _, first = np.unique(array, axis=0, return_index=True)
-    return array[np.sort(first)]
+    return translated
 
 
 def _checked_array(rows: Float64Array, truth: GroundTruth) -> Float64Array:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hotcoco
 import numpy as np
@@ -29,8 +29,10 @@ from yoloflow.data.formats.coco_entries import (
 )
 from yoloflow.data.formats.coco_json import flatten
 from yoloflow.data.formats.image_search import parts_of
+from yoloflow.data.formats.outlines import as_written, segmentation_of
 from yoloflow.data.problems import Policy, account
 from yoloflow.data.repairs import EDGE_TOLERANCE_PX, BoxRepair
+from yoloflow.evaluation.coco_outlines import box_outlines, read_outlines, with_sizes
 from yoloflow.structures import Int64Array, Problem, YoloflowError
 
 Float64Array = NDArray[np.float64]
@@ -56,6 +58,8 @@ class GroundTruth:
         source: the file, or words for it, as error messages name it.
         id_of_key: id of each image by the file's own id; None where they are the same.
         problems: entries that are not used, or not as they stand.
+        num_filled: objects that fill their box in `coco`, for they have neither outline nor mask; None where
+            `coco` has boxes alone.
     """
 
     coco: hotcoco.COCO
@@ -66,6 +70,7 @@ class GroundTruth:
     source: str
     id_of_key: Mapping[Key, int] | None = None
     problems: Sequence[Problem] = ()
+    num_filled: int | None = None
 
     def account(self) -> dict[str, Any]:
         """Returns what was used and what was left out, as `problems_report` has it of a data set."""
@@ -80,39 +85,51 @@ class GroundTruth:
         )
 
 
-def read_ground_truth(source: GroundTruth | Mapping[str, Any] | str | Path) -> GroundTruth:
+def read_ground_truth(
+    source: GroundTruth | Mapping[str, Any] | str | Path, *, with_masks: bool = False
+) -> GroundTruth:
     """Reads ground truth in COCO's layout as training does, with the same repairs.
 
     Ids may be texts, entries of one `file_name` are joined, and an annotation that cannot be used, or whose
     image or category is not listed, is left out and named in `problems`. So is an object that is listed twice
     or has no area; a box that passes the edge of its image is clipped, where the file states the size. A
-    missing `area` becomes width times height and a missing `iscrowd` 0; segmentations are not read. An object
-    may have id 0 (pycocotools counts such an object as missed, because 0 means "no match" there).
+    missing `area` becomes width times height and a missing `iscrowd` 0. An object may have id 0 (pycocotools
+    counts such an object as missed, because 0 means "no match" there).
 
     Args:
         source: the json file or its content; what is read already stays as it is.
+        with_masks: read segmentations too; an object without one, or with a malformed one, fills its box.
 
     Raises:
-        YoloflowError: the file cannot be read, or one id is given to two images or categories; the message
-            names both.
+        YoloflowError: the file cannot be read, one id is given to two images or categories (the message
+            names both), or an image whose masks are read has no size.
     """
     if isinstance(source, GroundTruth):
+        if with_masks and source.num_filled is None:
+            raise YoloflowError(f"{source.source}: was read without masks")
         return source
     if isinstance(source, Mapping):
         name, content = "ground truth", checked(source, "ground truth")
     else:
-        name, content = str(source), load(source, with_outlines=False)
+        name, content = str(source), load(source, with_outlines=with_masks)
     images, categories, annotations = (content[key] for key in ("images", "categories", "annotations"))
     if _are_plain(images) and _are_plain(categories):
         names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
         rows = _annotation_table(annotations, frozenset(entry["id"] for entry in images), names.keys())
         if rows is not None and not _need_repair(rows, images):
-            return ground_truth_from_rows(rows, images, names, name, _annotation_ids(annotations))
-    return _read_leniently(name, images, categories, annotations)
+            ids = _annotation_ids(annotations)
+            found, problems = read_outlines(name, images, annotations) if with_masks else (None, [])
+            truth = ground_truth_from_rows(rows, images, names, name, ids, found)
+            return replace(truth, problems=tuple(problems))
+    return _read_leniently(name, images, categories, annotations, with_masks)
 
 
 def _read_leniently(
-    name: str, images: Sequence[Any], categories: Sequence[Any], annotations: Sequence[Any]
+    name: str,
+    images: Sequence[Any],
+    categories: Sequence[Any],
+    annotations: Sequence[Any],
+    with_masks: bool,
 ) -> GroundTruth:
     """Reads entries of which some are not as COCO has them."""
     names = read_categories(name, [_with_a_name(entry) for entry in categories])
@@ -132,7 +149,8 @@ def _read_leniently(
         if entries.keys[number_of_key[key]] != key:
             problems.append(Problem(name, None, "duplicate-image", "drop-image", f"{file} is listed already"))
     entries.number_of_key = number_of_key
-    found = flatten(name, entries, read_objects(name, annotations, entries, with_outlines=False), names)
+    objects = read_objects(name, annotations, entries, with_outlines=with_masks)
+    found = flatten(name, entries, objects, names)
     problems += found.problems
     ids = found.image_ids
     if not ((ids >= 0) & (ids < MAX_ID)).all():
@@ -141,13 +159,16 @@ def _read_leniently(
     for row in np.flatnonzero(~is_listed).tolist():
         what = f"annotation {found.box_numbers[row]}: category_id {found.class_ids[row]} is not listed"
         problems.append(Problem(name, None, "class-out-of-range", "drop-box", what))
-    rows, numbers, repairs = _repaired(found, ids, is_listed)
-    used = sorted({*number_of_key.values()})
+    repaired = _repaired(found, ids, is_listed)
+    used, numbers = sorted({*number_of_key.values()}), repaired.numbers
     listed = [_listed(entries, number, int(ids[number])) for number in used]
     is_each_once = len(np.unique(numbers)) == len(numbers) and bool(
         ((numbers >= 0) & (numbers < MAX_ID)).all()
     )
-    truth = ground_truth_from_rows(rows, listed, names, name, numbers if is_each_once else None)
+    truth = ground_truth_from_rows(
+        *(repaired.rows, listed, names, name, numbers if is_each_once else None),
+        outlines=repaired.outlines if with_masks else None,
+    )
     is_plain = all(
         type(entry["id"]) is int for entry in images if isinstance(entry, Mapping) and "id" in entry
     )
@@ -155,14 +176,21 @@ def _read_leniently(
     return replace(
         truth,
         id_of_key=None if is_plain and list(id_of_key) == list(id_of_key.values()) else id_of_key,
-        problems=(*problems, *repairs),
+        problems=(*problems, *repaired.problems),
     )
 
 
-def _repaired(
-    found: Annotations, image_ids: Int64Array, is_used: NDArray[np.bool_]
-) -> tuple[Float64Array, Int64Array, list[Problem]]:
-    """Returns (K, 8) `ANNOTATION_COLUMNS` and (K,) numbers of the objects that can be used, and the problems.
+class _Repaired(NamedTuple):
+    """The objects that can be used: (K, 8) `ANNOTATION_COLUMNS`, (K,) numbers, outlines; and the problems."""
+
+    rows: Float64Array
+    numbers: Int64Array
+    outlines: list[Any]
+    problems: list[Problem]
+
+
+def _repaired(found: Annotations, image_ids: Int64Array, is_used: NDArray[np.bool_]) -> _Repaired:
+    """Returns the objects that can be used.
 
     Boxes that pass the edge of an image are clipped where the file states its size.
     """
@@ -178,9 +206,20 @@ def _repaired(
         *(image_ids[found.box_images[kept]], found.class_ids[kept], boxes),
         *(np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas), found.is_crowd[kept]),
     )
-    return (
+    points, ends = as_written(repair.polygon_points), found.polygon_offsets
+    sizes = np.where(repair.without_outline, 0, np.diff(ends))
+    outlines = [
+        segmentation_of(
+            found.masks.get(box),
+            points[ends[box] : ends[box] + sizes[box]],
+            found.polygon_parts.get(box, ()),
+        )
+        for box in kept.tolist()
+    ]
+    return _Repaired(
         np.column_stack(columns).astype(np.float64).reshape(-1, 8),
         found.box_numbers[kept],
+        outlines,
         repair.problems,
     )
 
@@ -251,6 +290,7 @@ def ground_truth_from_rows(
     category_names: Mapping[int, str],
     source: str,
     annotation_ids: Int64Array | None = None,
+    outlines: Sequence[Any] | None = None,
 ) -> GroundTruth:
     """Returns ground truth of objects known to be valid.
 
@@ -260,12 +300,24 @@ def ground_truth_from_rows(
         category_names: name of each category id.
         source: words for it in error messages.
         annotation_ids: (M,), of the objects; None numbers them from 1.
+        outlines: segmentation of each object as COCO has it, None for one that fills its box; none at all
+            for ground truth of boxes alone.
+
+    Raises:
+        YoloflowError: an image has outlines, but states no size.
     """
     image_ids = [int(image["id"]) for image in images]
     if annotation_ids is None:
         annotation_ids = np.arange(1, len(rows) + 1)
+    entries, filled = [{"id": image_id} for image_id in image_ids], None
+    if outlines is not None:
+        filled = [position for position, outline in enumerate(outlines) if outline is None]
+        outlines = list(outlines)
+        for position, corners in zip(filled, box_outlines(rows[filled, 2:6]), strict=True):
+            outlines[position] = [corners]
+        entries = with_sizes(images, rows, outlines, source)
     coco = hotcoco.COCO.from_arrays(
-        [{"id": image_id} for image_id in image_ids],
+        entries,
         [{"id": category_id, "name": str(category_id)} for category_id in category_names],
         rows[:, 0].astype(np.int64),
         rows[:, 1].astype(np.int64),
@@ -273,6 +325,7 @@ def ground_truth_from_rows(
         ids=annotation_ids,
         area=np.ascontiguousarray(rows[:, 6]),
         iscrowd=rows[:, 7] > 0,
+        segmentation=outlines,
     )
     return GroundTruth(
         coco=coco,
@@ -281,6 +334,15 @@ def ground_truth_from_rows(
         category_names=dict(sorted(category_names.items())),
         annotations=rows,
         source=source,
+        num_filled=None if filled is None else len(filled),
+    )
+
+
+def describe_filled(truth: GroundTruth) -> str:
+    """Returns a sentence on the objects that fill their box for want of an outline."""
+    return (
+        f"masks: {truth.num_filled} of {len(truth.annotations)} objects have neither outline nor mask and "
+        "count as filling their box"
     )
 
 

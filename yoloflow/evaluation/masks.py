@@ -164,7 +164,7 @@ def _encoded(
     mask: Int64Array, pixel: Int64Array, number: int, size_hw: tuple[int, int]
 ) -> list[RunLengthMask]:
     """Returns the masks of the borders that `_borders` gives."""
-    height, width = size_hw
+    height, width = size = list(size_hw)  # the one list of all: a data set has a million masks
     # A mask is a 0, its borders and the number of the image's pixels.
     ends = np.searchsorted(mask, np.arange(number), side="right") + 2 * np.arange(1, number + 1)
     places = np.zeros(len(pixel) + 2 * number, np.int64)
@@ -175,7 +175,7 @@ def _encoded(
         counts = runs[start : end - 1]
         if len(counts) > 1 and counts[-1] == 0:
             del counts[-1]
-        uncompressed.append({"size": [height, width], "counts": counts})
+        uncompressed.append({"size": size, "counts": counts})
         start = end
     found = run_lengths.frPyObjects(uncompressed, height, width)
-    return [{"size": [height, width], "counts": mask["counts"].decode()} for mask in found]
+    return [{"size": size, "counts": mask["counts"].decode()} for mask in found]

@@ -11,6 +11,9 @@ from yoloflow.data.problems import problems_report
 from yoloflow.evaluation.coco import CocoResult
 from yoloflow.structures import DatasetIndex, Detections
 
+MASK_PREFIX = "mask_"
+"""Begins the names of the figures of masks."""
+
 
 @dataclass(frozen=True, slots=True)
 class DetectedImage:
@@ -29,17 +32,19 @@ class EvaluationSeconds:
         network: normalisation and forward pass, decoding included.
         nms: suppression, and the way back to original pixels.
         figures: gathering the ranks' detections and COCO's figures.
+        masks: masks at the images' own sizes.
     """
 
     loading: float
     network: float
     nms: float
     figures: float
+    masks: float = 0.0
 
     @property
     def total(self) -> float:
         """Seconds of all parts."""
-        return self.loading + self.network + self.nms + self.figures
+        return self.loading + self.network + self.nms + self.masks + self.figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class EvaluationResult:
     """An evaluation, the same on every rank (but for the seconds of the last part).
 
     Attributes:
-        coco: the figures.
+        coco: the figures of boxes.
         detections: of each image, by its position in the data set.
         examples: the first images of the data set with their detections.
         seconds: where the time went.
@@ -59,6 +64,7 @@ class EvaluationResult:
         metrics: figures of the table `METRICS`, by name.
         settings: plain words and numbers: thresholds, precision, device, ranks and, where
             the flow made the loader, pre-processing.
+        masks: the figures of masks; None where the network predicts none.
     """
 
     coco: CocoResult
@@ -71,6 +77,7 @@ class EvaluationResult:
     peak_memory_mb: float | None
     metrics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    masks: CocoResult | None = None
 
     @property
     def stats(self) -> tuple[float, ...]:
@@ -94,14 +101,9 @@ class EvaluationResult:
         return rows
 
     def figures(self) -> dict[str, Any]:
-        """Returns the figures that a run's summary keeps."""
-        return {
-            "map": self.map,
-            "map50": self.map50,
-            "stats": list(self.stats),
-            "per_class": self.per_class,
-            **self.metrics,
-        }
+        """Returns the figures that a run's summary keeps; those of masks begin with `mask_`."""
+        masks = {} if self.masks is None else _figures(self.masks, MASK_PREFIX)
+        return {**_figures(self.coco), **masks, **self.metrics}
 
     @property
     def images_per_second(self) -> float:
@@ -112,6 +114,8 @@ class EvaluationResult:
     def milliseconds_per_image(self) -> dict[str, float]:
         """Each part's time over the images."""
         parts = asdict(self.seconds)
+        if self.masks is None:
+            del parts["masks"]
         return {name: 1000 * seconds / self.num_images for name, seconds in parts.items()}
 
     @property
@@ -128,12 +132,12 @@ class EvaluationResult:
         return f"milliseconds an image: {parts}; {self.images_per_second:.1f} images/s{memory}{late}"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns COCO's figures as `CocoResult.to_json` has them, `settings`, `speed` and `data_problems`.
+        """Returns COCO's figures as `figures_json` has them, `settings`, `speed` and `data_problems`.
 
         The last is the account of the data set as `problems_report` has it, by the set's key.
         """
         return {
-            **self.coco.to_json(),
+            **figures_json(self.coco, self.masks),
             **self.metrics,
             "settings": dict(self.settings),
             "speed": {
@@ -144,6 +148,25 @@ class EvaluationResult:
             },
             "data_problems": {"val_set": problems_report(self.index)},
         }
+
+
+def figures_json(coco: CocoResult, masks: CocoResult | None) -> dict[str, Any]:
+    """Returns `CocoResult.to_json` of boxes and, where there are masks, `mask_stats` and `mask_per_class`."""
+    content = coco.to_json()
+    if masks is not None:
+        content |= {f"{MASK_PREFIX}{key}": masks.to_json()[key] for key in ("stats", "per_class")}
+    return content
+
+
+def _figures(result: CocoResult, prefix: str = "") -> dict[str, Any]:
+    content = result.to_json()
+    figures = {
+        "map": result.map,
+        "map50": result.map50,
+        "stats": content["stats"],
+        "per_class": content["per_class"],
+    }
+    return {f"{prefix}{name}": value for name, value in figures.items()}
 
 
 def _describe(settings: Mapping[str, Any]) -> str:

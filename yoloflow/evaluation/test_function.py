@@ -23,14 +23,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from yoloflow.boxes import boxes_to_original
-from yoloflow.evaluation.coco import evaluate_coco
-from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array, result_rows
-from yoloflow.evaluation.coco_truth import Float64Array
+from yoloflow.evaluation.coco import evaluate_read
+from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array, result_masks, result_rows
+from yoloflow.evaluation.coco_truth import Float64Array, describe_filled
+from yoloflow.evaluation.masks import masks_of
 from yoloflow.evaluation.metrics import compute_metrics
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.evaluation.result import DetectedImage, EvaluationResult, EvaluationSeconds
 from yoloflow.files import write_atomically
-from yoloflow.models import Network, predict_images, prepare_for_inference
+from yoloflow.models import Network, prepare_for_inference
+from yoloflow.models.inference import Prediction, predict
 from yoloflow.models.layers.contract import HeadOutput
 from yoloflow.models.precision import Precision
 from yoloflow.runtime.memory import peak_memory
@@ -95,7 +97,7 @@ class _Stopwatch:
     """Adds up the time between laps, by name."""
 
     def __init__(self, device: torch.device) -> None:
-        self.seconds: dict[str, float] = {"loading": 0.0, "network": 0.0, "nms": 0.0}
+        self.seconds: dict[str, float] = {"loading": 0.0, "network": 0.0, "nms": 0.0, "masks": 0.0}
         self._device = device
         self._last = time.perf_counter()
 
@@ -122,7 +124,7 @@ def test(
     synchronizer: Synchronizer | None = None,
     save_json: str | Path | None = None,
 ) -> EvaluationResult:
-    """Evaluates a network with COCO's protocol.
+    """Evaluates a network with COCO's protocol: its boxes, and its masks where it predicts any.
 
     Of a `Network` a fused copy is evaluated (see `prepare_for_inference`), the network itself is not touched.
     Any other is in evaluation mode meanwhile and each of its modules is afterwards in the mode it was in.
@@ -145,12 +147,14 @@ def test(
         YoloflowError: the loader gives nothing, or network and data set do not fit together.
     """
     kind = cast(HeadOutput, network.output_kind)
+    num_masks: int = getattr(kind, "mask_channels", 0)
     thresholds: dict[str, Any] = {"conf_thres": conf_thres, "iou_thres": iou_thres, "max_det": max_det}
     suppress = partial(
         non_max_suppression,
         **thresholds,
         conf_free=not kind.has_objectness,
         need_nms=not kind.end_to_end,
+        num_masks=num_masks,
         time_limit_s=nms_time_limit,
     )
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
@@ -158,10 +162,10 @@ def test(
     if isinstance(network, Network):
         network = prepare_for_inference(network, in_float32=settings["precision"] == "float32")
 
-    def detect(images: Tensor) -> Tensor:
+    def detect(images: Tensor) -> Prediction:
         with precision.autocast() if precision is not None else nullcontext():
-            prediction = predict_images(network, images)
-        _check_classes(prediction, kind, index)
+            prediction = predict(network, images)
+        _check_classes(prediction.rows[..., : -num_masks or None], kind, index)
         return prediction
 
     with _evaluation_mode(network):
@@ -173,7 +177,7 @@ test.__test__ = False  # type: ignore[attr-defined]  # keeps pytest from collect
 
 
 def _evaluate_part(
-    detect: Callable[[Tensor], Tensor],
+    detect: Callable[[Tensor], Prediction],
     suppress: Callable[[Tensor], list[Tensor]],
     dataloader: Iterable[Batch],
     device: torch.device,
@@ -188,10 +192,14 @@ def _evaluate_part(
         stopwatch.lap("loading")
         prediction = detect(images)
         stopwatch.lap("network")
-        found = _to_original(suppress(prediction), batch)
+        rows = _on_host(suppress(prediction.rows))
+        found = [_to_original(rows[i], batch, i) for i in range(len(rows))]
+        seconds = stopwatch.lap("nms")
+        if prediction.prototypes is not None:
+            _add_masks(found, rows, prediction.prototypes, batch)
+            stopwatch.lap("masks")
         for position, found_here in zip(batch.indices.tolist(), found, strict=True):
             detections.setdefault(position, found_here)
-        seconds = stopwatch.lap("nms")
         num_late_batches += nms_time_limit is not None and seconds > nms_time_limit
     return _RankPart(detections, stopwatch.seconds, num_late_batches, peak_memory())
 
@@ -235,31 +243,43 @@ def _check_classes(prediction: Tensor, kind: HeadOutput, index: DatasetIndex) ->
         )
 
 
-def _to_original(rows: list[Tensor], batch: Batch) -> list[Detections]:
-    """Converts each image's (K, 6) rows in input pixels to detections in pixels of the original image."""
-    on_host = torch.cat(rows).cpu()  # one transfer for the batch
-    detections = []
-    for i, found in enumerate(torch.split(on_host, [len(part) for part in rows])):
-        boxes_xyxy = boxes_to_original(
-            found[:, :4], batch.scales_xy[i], batch.pads_xy[i], batch.original_sizes_hw[i]
-        )
-        detections.append(
-            Detections(
-                boxes_xyxy=boxes_xyxy.numpy(),
-                scores=found[:, 4].numpy(),
-                classes=found[:, 5].numpy().astype(np.int64),
-            )
-        )
-    return detections
+def _on_host(rows: list[Tensor]) -> list[Tensor]:
+    """Returns the rows of each image in main memory, by one transfer for the batch."""
+    return list(torch.split(torch.cat(rows).cpu(), [len(part) for part in rows]))
 
 
-def _of_listed_classes(results: Float64Array, index: DatasetIndex) -> Float64Array:
-    """Returns the results without those of classes for which the json of the data set has no category."""
+def _to_original(rows: Tensor, batch: Batch, i: int) -> Detections:
+    """Converts rows of image i in input pixels to detections in pixels of the original image."""
+    boxes_xyxy = boxes_to_original(
+        rows[:, :4], batch.scales_xy[i], batch.pads_xy[i], batch.original_sizes_hw[i]
+    )
+    return Detections(boxes_xyxy.numpy(), rows[:, 4].numpy(), rows[:, 5].numpy().astype(np.int64))
+
+
+def _add_masks(found: list[Detections], rows: list[Tensor], prototypes: Tensor, batch: Batch) -> None:
+    """Gives the detections of each image their masks."""
+    for i, (detections, cells) in enumerate(zip(found, prototypes.float().cpu(), strict=True)):
+        detections.masks = masks_of(
+            cells,
+            rows[i][:, 6:],
+            torch.from_numpy(detections.boxes_xyxy),
+            input_hw=(batch.images.shape[2], batch.images.shape[3]),
+            scale_xy=batch.scales_xy[i],
+            pad_xy=batch.pads_xy[i],
+            original_size_hw=batch.original_sizes_hw[i],
+        )
+
+
+def _listed_rows(
+    results: Float64Array, masks: list[dict[str, Any]] | None, index: DatasetIndex
+) -> list[dict[str, Any]]:
+    """Returns the rows of a file, without classes for which the json of the data set has no category."""
     known = ~np.isin(results[:, 6], index.category_ids[index.unlisted_classes])
     if not known.all():
         names = ", ".join(index.names[number] for number in index.unlisted_classes)
         logger.info("left out of the file: %d detections of %s, no categories there", (~known).sum(), names)
-    return results[known]
+    masks = masks and [masks[k] for k in np.flatnonzero(known).tolist()]
+    return result_rows(results[known], index, masks)
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -286,16 +306,21 @@ def _conclude(
         raise YoloflowError("nothing to evaluate: the loader gives no batch; is the validation set empty?")
     if len(detections) < len(index):
         logger.warning("%d of %d images evaluated: the loader gives no others", len(detections), len(index))
-    results = result_array(detections, index)
+    results, masks = result_array(detections, index), result_masks(detections)
     if save_json is not None and synchronizer.is_main:
-        _write_json(Path(save_json), result_rows(_of_listed_classes(results, index), index))
+        _write_json(Path(save_json), _listed_rows(results, masks, index))
     image_ids = index.image_ids[list(detections)].tolist()
-    truth = ground_truth_of(index)
-    coco = evaluate_coco(truth, results, image_ids)
+    truth = ground_truth_of(index, with_masks=masks is not None)
+    if truth.num_filled and synchronizer.is_main:
+        logger.warning("%s", describe_filled(truth))
+    # The list of the library's type holds polygons too.
+    read = truth.coco.load_res(results, segmentation=cast(Any, masks))
+    coco = evaluate_read(truth, read, image_ids).result
     slowest = {name: max(other.seconds[name] for other in parts) for name in part.seconds}
     peaks = [other.peak_memory for other in parts if other.peak_memory is not None]
     return EvaluationResult(
         coco=coco,
+        masks=None if masks is None else evaluate_read(truth, read, image_ids, "segm").result,
         metrics=compute_metrics(coco, truth, results),
         detections=detections,
         examples=tuple(

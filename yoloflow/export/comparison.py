@@ -30,8 +30,9 @@ class Comparison:
     """The outcome of a comparison.
 
     Attributes:
-        deviation: largest of onnxruntime from torch: of a score, or of a box as a share of the input's longer
-            side (or of its own size where it is larger).
+        deviation: largest of onnxruntime from torch: of a score, of a box as a share of the input's longer
+            side (or of its own size where it is larger), of a mask coefficient or a prototype as a share of
+            the largest.
         num_images: real images among those compared.
         ap_torch: AP of torch on the real ones; None without any.
         ap_file: AP of the file on the same.
@@ -84,28 +85,45 @@ def _deviation_of_batch(
 ) -> float:
     """Returns the largest deviation on images of one shape, see `Comparison`."""
     samples = [torch.prepare(image) for image in images]
-    expected, found = torch.predict(samples), file.predict(samples)
-    kind, side = torch.network.output_kind, max(samples[0].image.shape)
+    of_torch, of_file = torch.predict(samples), file.predict(samples)
+    of_rows = _deviation_of_predictions(
+        torch, file, settings, (of_file.rows, of_torch.rows), max(samples[0].image.shape)
+    )
+    if of_torch.prototypes is None or of_file.prototypes is None:
+        return of_rows
+    largest = of_torch.prototypes.abs().max().clamp(min=1e-9)
+    return max(of_rows, float(((of_file.prototypes - of_torch.prototypes) / largest).abs().max()))
+
+
+def _deviation_of_predictions(
+    torch: Detector, file: Detector, settings: DetectSettings, rows: tuple[Tensor, Tensor], side: int
+) -> float:
+    """Returns the largest deviation of the file's rows, the first, from those of torch."""
+    (found, expected), kind = rows, torch.network.output_kind
+    num_masks = kind.mask_channels
+    scale = np.ones(found.shape[-1])
+    scale[:4] = 1 / side
+    if num_masks:
+        scale[-num_masks:] /= max(float(expected[..., -num_masks:].abs().max()), 1e-9)
     if file.network.output_kind.end_to_end and not kind.end_to_end:
-        rows = non_max_suppression(
+        kept = non_max_suppression(
             expected,
             conf_thres=settings.conf_thres,
             iou_thres=settings.iou_thres,
             max_det=file.max_det,
             conf_free=not kind.has_objectness,
             multi_label=False,
+            num_masks=num_masks,
         )
-        pairs = [(some[some[:, 4] > 0], others) for some, others in zip(found, rows, strict=True)]
-        return max(_deviation_of_rows(_shares(*pair, side), _UNPAIRED_SHARE) for pair in pairs)
+        pairs = [
+            (some[some[:, 4] > 0].numpy() * scale, others.numpy() * scale)
+            for some, others in zip(found, kept, strict=True)
+        ]
+        return max(_deviation_of_rows(pair, _UNPAIRED_SHARE) for pair in pairs)
+    found_shares, expected_shares = found.numpy() * scale, expected.numpy() * scale
     if not kind.end_to_end:
-        return float(_relative(*_shares(found, expected, side)).max())
-    return max(_deviation_of_rows(_shares(*pair, side)) for pair in zip(found, expected, strict=True))
-
-
-def _shares(found: Tensor, expected: Tensor, side: int) -> Pair:
-    """Returns both with boxes as shares of the input's side."""
-    scale = np.array([1 / side] * 4 + [1.0] * (found.shape[-1] - 4))
-    return found.numpy() * scale, expected.numpy() * scale
+        return float(_relative(found_shares, expected_shares).max())
+    return max(_deviation_of_rows(pair) for pair in zip(found_shares, expected_shares, strict=True))
 
 
 def _relative(found: Rows, expected: Rows) -> Rows:
@@ -115,7 +133,7 @@ def _relative(found: Rows, expected: Rows) -> Rows:
 
 
 def _deviation_of_rows(pair: Pair, share_apart: float = 0.0) -> float:
-    """Returns the largest distance of (K, 6) rows from the nearest other row; almost equal scores may swap.
+    """Returns the largest distance of (N, 6 + K) rows from the nearest other row; almost equal ones may swap.
 
     Rows that score like the last one are left out, for others may have come in their place; so is a share of
     those furthest apart.

@@ -31,6 +31,11 @@ TOLERANCE, TOLERANCE_HALF = 1e-4, 5e-2
 AP_TOLERANCE = 0.01
 """Largest difference of the APs that is accepted."""
 
+_MASKS = (
+    "prototypes: float32 (B, {}, h, w), a quarter of the input's height and width; the mask of a row is "
+    "where the sum of the prototypes, each times its coefficient in the row, is above 0, inside the row's box"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ExportSettings:
@@ -202,17 +207,21 @@ def _describe(config: Config, network: Network, names: list[str], settings: Expo
     meaning = "centre x, centre y, width, height in input pixels"
     meaning += ", objectness" if kind.has_objectness else ""
     meaning = f"(B, N, ...): {meaning}, score of each class"
+    coefficients = f", {kind.mask_channels} mask coefficients" if kind.mask_channels else ""
     if kind.end_to_end or nms is not None:
         if kind.end_to_end and nms is not None:
             raise YoloflowError(f"nms: {config.network.model_name} needs no suppression; leave it out")
         rows = "K" if nms is None else str(nms.max_det)
-        meaning = f"(B, {rows}, 6): x1, y1, x2, y2 in input pixels, score, class; needs no suppression"
-        meaning += "" if nms is None else "; rows with score 0 are empty"
+        columns = 6 + kind.mask_channels
+        meaning = f"(B, {rows}, {columns}): x1, y1, x2, y2 in input pixels, score, class{coefficients}"
+        meaning += "; needs no suppression" + ("" if nms is None else "; rows with score 0 are empty")
+    else:
+        meaning += coefficients
     return ExportedInfo(
         names=names,
         img_size=max(height, width),
         stride=network.stride,
-        output_kind=kind if nms is None else HeadOutput(end_to_end=True),
+        output_kind=kind if nms is None else HeadOutput(end_to_end=True, mask_channels=kind.mask_channels),
         test_transforms=[dict(row) for row in config.data.test_rows],
         test_shrink=config.data.test_shrink,
         config=dump_config(_without_sources(config, names, max(height, width), settings.dynamic)),
@@ -223,6 +232,7 @@ def _describe(config: Config, network: Network, names: list[str], settings: Expo
         half=settings.half,
         nms=nms,
         opset=settings.opset,
+        masks=_MASKS.format(kind.mask_channels) if kind.mask_channels else None,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from yoloflow.models import Network
 from yoloflow.models.exported import METADATA_KEY, ExportedInfo
+from yoloflow.models.inference import prediction_of
 from yoloflow.models.onnx_nms import append_nms
 
 OPSETS = (11, 20)
@@ -17,19 +18,19 @@ OPSETS = (11, 20)
 
 
 class _Prediction(nn.Module):
-    """A network whose output is the decoded prediction alone, of uint8 images."""
+    """A network whose outputs are those of `predict` alone, of uint8 images."""
 
     def __init__(self, network: Network, half: bool) -> None:
         super().__init__()
         self.network = network
         self._half = half
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images to predictions."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images to predictions, and to prototypes where there are masks."""
         if self._half:
             images = images.half() / 255 if self.network.pixels == "rgb_unit" else images.flip(1).half()
-        prediction: Tensor = self.network(images)[0]
-        return prediction
+        rows, prototypes = prediction_of(self.network(images), self.network.output_kind)
+        return (rows,) if prototypes is None else (rows, prototypes.float())
 
 
 def write_onnx(network: Network, info: ExportedInfo, path: Path) -> None:
@@ -44,10 +45,13 @@ def write_onnx(network: Network, info: ExportedInfo, path: Path) -> None:
 
     if info.half:
         for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
                 module.half()
     height, width = info.shape_hw or [2 * max(info.stride), 3 * max(info.stride)]
     sizes = {2: "height", 3: "width"} if info.shape_hw is None else {}
+    outputs = {"predictions": {1: "rows"} if sizes else {}}
+    if network.output_kind.mask_channels:
+        outputs["prototypes"] = {2: "mask height", 3: "mask width"} if sizes else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's about itself
         # The exporter of TorchScript: a tenth of the other's time, and older operator sets too.
@@ -56,11 +60,8 @@ def write_onnx(network: Network, info: ExportedInfo, path: Path) -> None:
             (torch.zeros(2, 3, height, width, dtype=torch.uint8),),
             path,
             input_names=["images"],
-            output_names=["predictions"],
-            dynamic_axes={
-                "images": {0: "batch", **sizes},
-                "predictions": {0: "batch", **({1: "rows"} if sizes else {})},
-            },
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "batch", **axes} for name, axes in {"images": sizes, **outputs}.items()},
             opset_version=info.opset,
             dynamo=False,
         )

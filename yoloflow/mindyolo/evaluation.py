@@ -17,7 +17,7 @@ from yoloflow.evaluation.test_function import Synchronizer
 from yoloflow.evaluation.test_function import test as ours
 from yoloflow.mindyolo.data import COCODataset, Loader
 from yoloflow.mindyolo.network import amp_level_of, class_names_of, device_of
-from yoloflow.mindyolo.refusal import refuse, refuse_difference
+from yoloflow.mindyolo.refusal import refuse, refuse_difference, refuse_other_task
 from yoloflow.models.network import Network
 from yoloflow.models.precision import auto_mixed_precision
 from yoloflow.structures import DatasetIndex
@@ -66,12 +66,12 @@ def test(
         save_dir: folder for `detections.json`, a COCO results file; "" writes none.
         synchronizer: brings several ranks together.
         cur_epoch: a word for the log.
-        task: "detect" alone.
+        task: "detect", or "segment" with a network that predicts masks, whose figures are `masks`.
 
     Raises:
         YoloflowError: an argument contradicts network, loader or process group.
     """
-    refuse(task != "detect", f"task={task}", "this project detects boxes")
+    refuse_other_task(task, network.output_kind.mask_channels > 0, "the network")
     _check_head(network, conf_free, exec_nms, num_class)
     dataset = _dataset_of(dataloader)
     _check_loader(dataloader, rank, rank_size, per_batch_size, synchronizer)

@@ -50,6 +50,7 @@ class ExportedInfo:
         version: of yoloflow.
         input: the input in words.
         output: the output in words.
+        masks: the second output in words, and how masks are made of it; None for a file without masks.
         shape_hw: height and width of the input in pixels; None where any multiples of the largest stride will
             do (in files of version 0.1: img_size squared).
         half: it computes in half precision.
@@ -71,6 +72,7 @@ class ExportedInfo:
     half: bool = False
     nms: InnerNms | None = None
     opset: int | None = None
+    masks: str | None = None
 
     def to_text(self) -> str:
         """Returns the JSON text that stands in the file."""
@@ -144,8 +146,10 @@ class ExportedNetwork(nn.Module):
                 f"the data set has {len(names)} ({', '.join(names[:5])}, ...)"
             )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps (B, 3, H, W) uint8 RGB of the file's height and width to the prediction, see `output_kind`.
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps (B, 3, H, W) uint8 RGB of the file's height and width to its outputs.
+
+        These are the prediction, see `output_kind`, and the prototypes of masks where there are any.
 
         Raises:
             YoloflowError: images of another size.
@@ -161,8 +165,8 @@ class ExportedNetwork(nn.Module):
                 f"the exported network takes images of {self.shape_hw[0]} x {self.shape_hw[1]} "
                 f"pixels, found {size_hw[0]} x {size_hw[1]}; export again with --img-size"
             )
-        (found,) = self._session.run(None, {"images": images.cpu().contiguous().numpy()})
-        return torch.from_numpy(found)
+        found = self._session.run(None, {"images": images.cpu().contiguous().numpy()})
+        return tuple(torch.from_numpy(output) for output in found)
 
 
 def require_packages(names: tuple[str, ...], what: str) -> None:

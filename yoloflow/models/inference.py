@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yoloflow.models.layers.contract import HeadOutput
 from yoloflow.models.layers.convolution import ConvNormAct
 from yoloflow.models.network import Network
 
@@ -62,14 +63,19 @@ def predict(network: nn.Module, images: Tensor) -> Prediction:
         network: a network made ready, or anything that answers as one.
         images: (B, 3, H, W) as the network takes them, on its device.
     """
-    has_masks = bool(getattr(getattr(network, "output_kind", None), "mask_channels", 0))
+    kind = getattr(network, "output_kind", HeadOutput())
     at_once = len(images)
     if images.device.type == "cpu":
         images = images.contiguous(memory_format=torch.channels_last)
         at_once = max(_CPU_PIXELS // (images.shape[2] * images.shape[3]), 1)
-    outputs = [network(some) for some in torch.split(images, at_once)]
-    rows = _joined([_tensor_at(one, 0) for one in outputs])
-    return Prediction(rows, _joined([_tensor_at(one, -1) for one in outputs]) if has_masks else None)
+    parts = [prediction_of(network(some), kind) for some in torch.split(images, at_once)]
+    prototypes = [part.prototypes for part in parts if part.prototypes is not None]
+    return Prediction(_joined([part.rows for part in parts]), _joined(prototypes) if prototypes else None)
+
+
+def prediction_of(outputs: Any, kind: HeadOutput) -> Prediction:
+    """Returns the prediction among the outputs that a network in eval mode returns: first and last tensor."""
+    return Prediction(_tensor_at(outputs, 0), _tensor_at(outputs, -1) if kind.mask_channels else None)
 
 
 def _tensor_at(outputs: Any, end: int) -> Tensor:

@@ -15,29 +15,33 @@ from yoloflow.models.layers.contract import HeadOutput
 def append_nms(model: Any, kind: HeadOutput, num_classes: int, nms: InnerNms) -> None:
     """Appends suppression to an ONNX model, in place: a box counts for its best class, as in `predict`.
 
-    The output becomes (B, max_det, 6) rows x1, y1, x2, y2, score, class, best first; rows without a detection
-    are zero.
+    The first output becomes (B, max_det, 6 + K) rows x1, y1, x2, y2, score, class and the K mask coefficients
+    of the box, best first; rows without a detection are zero.
 
     Args:
-        model: an `onnx.ModelProto` with one output, (B, N, 4 + C) or, with objectness, (B, N, 5 + C); its
-            operator set is 11 or later.
-        kind: which of the two.
+        model: an `onnx.ModelProto` whose first output is (B, N, 4 + C + K) or, with objectness,
+            (B, N, 5 + C + K); its operator set is 11 or later.
+        kind: which of the two, and K.
         num_classes: C.
         nms: thresholds and limit.
     """
     from onnx import TensorProto, helper
 
-    (output,) = model.graph.output
+    output = model.graph.output[0]
     nodes = _Nodes(model.graph)
     for node in model.graph.node:
         node.output[:] = ["raw_predictions" if name == output.name else name for name in node.output]
     # Rows of zeros keep the number of candidates above max_det.
     pads = nodes.ints([0, 0, 0, 0, nms.max_det, 0])
-    boxes, scores = _boxes_and_scores(nodes, nodes.add("Pad", "raw_predictions", pads), kind, num_classes)
+    padded = nodes.add("Pad", "raw_predictions", pads)
+    boxes, scores = _boxes_and_scores(nodes, padded, kind, num_classes)
     kept = _kept_scores(nodes, boxes, scores, nms)
-    rows = _best_rows(nodes, boxes, kept, nms.max_det)
+    first = (5 if kind.has_objectness else 4) + num_classes
+    width = kind.mask_channels
+    parts = [(boxes, 4)] + ([(nodes.columns(padded, first, first + width), width)] if width else [])
+    rows = _best_rows(nodes, parts, kept, nms.max_det)
     model.graph.node.append(helper.make_node("Identity", [rows], [output.name]))
-    shape: list[str | int | None] = ["batch", nms.max_det, 6]
+    shape: list[str | int | None] = ["batch", nms.max_det, 6 + width]
     output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, shape))
 
 
@@ -120,20 +124,23 @@ def _kept_scores(nodes: _Nodes, boxes: str, scores: str, nms: InnerNms) -> str:
     return nodes.add("Mul", scores, nodes.add("ScatterND", zeros, kept, ones))
 
 
-def _best_rows(nodes: _Nodes, boxes: str, scores: str, max_det: int) -> str:
-    """Returns the boxes of the largest of scores (B, C, N) as rows (B, max_det, 6)."""
+def _best_rows(nodes: _Nodes, parts: list[tuple[str, int]], scores: str, max_det: int) -> str:
+    """Returns rows (B, max_det, ...) of the largest of scores (B, C, N): box, score, class, coefficients.
+
+    The parts are boxes and, where there are any, coefficients, (B, N, width) with their widths.
+    """
     flat = nodes.add("Reshape", scores, nodes.ints([0, -1]))
     best, places = nodes.best(flat, max_det, axis=1)
     num_boxes = nodes.columns(nodes.add("Shape", scores), 2, 3, axis=0)
     classes = nodes.add("Div", places, num_boxes)
     number = nodes.add("Sub", places, nodes.add("Mul", classes, num_boxes))
     column = nodes.ints([0, -1, 1])
-    four = nodes.add("Expand", nodes.add("Reshape", number, column), nodes.ints([1, 1, 4]))
+    number = nodes.add("Reshape", number, column)
     score = nodes.add("Reshape", best, column)
-    found = (
-        nodes.add("GatherElements", boxes, four, axis=1),
-        score,
-        nodes.add("Reshape", nodes.as_float(classes), column),
-    )
+    found = [
+        nodes.add("GatherElements", part, nodes.add("Expand", number, nodes.ints([1, 1, width])), axis=1)
+        for part, width in parts
+    ]
+    found[1:1] = [score, nodes.add("Reshape", nodes.as_float(classes), column)]
     is_found = nodes.as_float(nodes.add("Greater", score, nodes.floats(0)))
     return nodes.add("Mul", nodes.add("Concat", *found, axis=2), is_found)

@@ -1,4 +1,4 @@
-"""Boxes drawn on images, and images side by side."""
+"""Boxes and masks drawn on images, and images side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.structures import Float32Array, Int64Array, Uint8Array
+from yoloflow.data.formats.outlines import pixels_of_mask
+from yoloflow.structures import Float32Array, Int64Array, RunLengthMask, Uint8Array
 
 Colour = tuple[int, int, int]
 
@@ -19,6 +20,8 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_HEIGHT = 21.0
 _GRID_GAP = 4
 _GRID_COLOUR = 40
+# Share of a mask's colour in its pixels.
+_OPACITY = 0.45
 
 
 def class_colour(number: int) -> Colour:
@@ -41,10 +44,12 @@ def draw_detections(
     classes: Int64Array,
     scores: Float32Array | None,
     names: Sequence[str],
+    masks: Sequence[RunLengthMask] | None = None,
 ) -> Uint8Array:
-    """Returns a copy of an image with labelled boxes; the best detection lies on top.
+    """Returns a copy of an image with labelled boxes over their masks; the best detection lies on top.
 
-    Line width and text size follow the size of the image.
+    A mask is filled half transparent, with its outline around it, holes included. Line width and text size
+    follow the size of the image.
 
     Args:
         image_bgr: (H, W, 3) uint8.
@@ -52,6 +57,7 @@ def draw_detections(
         classes: (N,) class numbers.
         scores: (N,) in 0..1, or None for ground truth.
         names: class names in class order; a class beyond them is labelled by its number.
+        masks: of each box, at the image's size or another of its proportions; None draws none.
 
     Returns:
         (H, W, 3) uint8, BGR.
@@ -59,6 +65,9 @@ def draw_detections(
     canvas = image_bgr.copy()
     line_width = max(1, round(min(canvas.shape[:2]) / 300))
     order = range(len(boxes_xyxy)) if scores is None else np.argsort(scores, kind="stable").tolist()
+    if masks is not None:
+        for k in order:
+            _draw_mask(canvas, pixels_of_mask(masks[k]), class_colour(int(classes[k])), line_width)
     for k in order:
         number = int(classes[k])
         text = names[number] if 0 <= number < len(names) else str(number)
@@ -69,6 +78,20 @@ def draw_detections(
         cv2.rectangle(canvas, corners[:2], corners[2:], colour, line_width)
         _draw_label(canvas, text, corners, colour, line_width)
     return canvas
+
+
+def _draw_mask(canvas: Uint8Array, pixels: Uint8Array, colour: Colour, line_width: int) -> None:
+    height, width = canvas.shape[:2]
+    if pixels.shape != (height, width):
+        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+    x, y, columns, rows = cv2.boundingRect(pixels)
+    if not columns:
+        return
+    inside = np.s_[y : y + rows, x : x + columns]
+    part, covered = canvas[inside], pixels[inside] > 0
+    part[covered] = np.rint((1 - _OPACITY) * part[covered] + _OPACITY * np.array(colour)).astype(np.uint8)
+    contours, _ = cv2.findContours(pixels[inside], cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(canvas, contours, -1, colour, line_width, offset=(x, y))
 
 
 def cut_out(image_bgr: Uint8Array, box_xyxy: Sequence[float]) -> Uint8Array:

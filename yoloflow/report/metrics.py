@@ -52,9 +52,10 @@ class Metrics:
 
     @property
     def best_evaluation(self) -> dict[str, Any] | None:
-        """The first evaluation of the highest AP, as training chooses its best weights."""
+        """The evaluation of the best weights: the newest that says so, else the first of the highest AP."""
         valued = [row for row in self.evaluations if has_ap(row)]
-        return max(valued, key=lambda row: float(row["map"]), default=None)
+        said = [row for row in valued if row.get("is_best") is True]
+        return said[-1] if said else max(valued, key=lambda row: float(row["map"]), default=None)
 
     @property
     def has_no_objects(self) -> bool:

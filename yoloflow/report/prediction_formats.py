@@ -1,4 +1,4 @@
-"""Files of predictions: our own rows, COCO's results, YOLO's labels, crops; each written as they come.
+"""Files of predictions: our own rows, COCO's results, YOLO's labels, cut-outs; each written as they come.
 
 To add a format, write a subclass of `PredictionFormat` and a line in `FORMATS`.
 """
@@ -6,6 +6,7 @@ To add a format, write a subclass of `PredictionFormat` and a line in `FORMATS`.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
+from yoloflow.data.formats.outlines import outline_of_mask, pixels_of_mask
 from yoloflow.report.box_drawing import cut_out
 from yoloflow.report.image_writer import image_suffix, save_image
-from yoloflow.structures import Detections, Uint8Array
+from yoloflow.structures import Detections, RunLengthMask, Uint8Array
 
 # As in the files that evaluation writes.
 _COCO_BOX_DECIMALS, _COCO_SCORE_DECIMALS = 3, 5
@@ -33,7 +37,7 @@ class PredictedImage:
         image: (H, W, 3) uint8 BGR.
         stem: a name that no other image of the folder has; frames of a video share that of the video.
         drawn: name of the drawn file; None where nothing is drawn.
-        found: boxes in pixels of the original.
+        found: boxes and masks in pixels of the original.
     """
 
     file: str
@@ -83,9 +87,11 @@ class PredictionFormat(ABC):
         file_name: of the file or folder; nothing of this name is there before, and it is never overwritten.
         path: the same in the folder of the predictions, for the user.
         naming: names and ids of classes and images.
+        needs_masks: boxes alone make nothing of it.
     """
 
     file_name: ClassVar[str]
+    needs_masks: ClassVar[bool] = False
 
     def __init__(self, folder: Path, naming: Naming) -> None:
         """Opens the files; the folder exists."""
@@ -181,16 +187,15 @@ class CocoFormat(PredictionFormat):
             return
         listed = {"id": image_id, "file_name": image.file, "width": image.width, "height": image.height}
         self._images.write(listed if image.frame is None else {**listed, "frame": image.frame})
-        for (x1, y1, x2, y2), score, number in _columns(image.found):
+        for (x1, y1, x2, y2), score, number, mask in _columns(image.found):
             box = [round(value, _COCO_BOX_DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)]
-            self._results.write(
-                {
-                    "image_id": image_id,
-                    "category_id": self.naming.category_id(number),
-                    "bbox": box,
-                    "score": round(score, _COCO_SCORE_DECIMALS),
-                }
-            )
+            row = {
+                "image_id": image_id,
+                "category_id": self.naming.category_id(number),
+                "bbox": box,
+                "score": round(score, _COCO_SCORE_DECIMALS),
+            }
+            self._results.write(row if mask is None else {**row, "segmentation": mask})
 
     def close(self) -> None:
         """Ends both lists."""
@@ -201,9 +206,10 @@ class CocoFormat(PredictionFormat):
 class YoloFormat(PredictionFormat):
     """`labels/<stem>.txt`, a row `class cx cy w h score` for each object, and `labels.csv`: of which file.
 
-    Centre and size are shares of the image's width and height. An image without objects has an empty file;
-    frames of a video are `labels/<stem>/000000.txt` and so on. Without scores `classes.txt` names the
-    classes, as label tools expect.
+    All are shares of the image's width and height. An object with a mask has a row `class x1 y1 x2 y2 ...
+    score`, see `_outline`. An image without objects has an empty file; frames of a video are
+    `labels/<stem>/000000.txt` and so on. Without scores `classes.txt` names the classes, as label tools
+    expect.
     """
 
     file_name = "labels"
@@ -226,12 +232,11 @@ class YoloFormat(PredictionFormat):
             path = self.path / image.stem / f"{image.frame:06d}.txt"
             path.parent.mkdir(exist_ok=True)
         lines = []
-        for (x1, y1, x2, y2), score, number in _columns(image.found):
-            centre_and_size = (
-                *((x1 + x2) / 2 / image.width, (y1 + y2) / 2 / image.height),
-                *((x2 - x1) / image.width, (y2 - y1) / image.height),
-            )
-            shares = " ".join(f"{value:.6f}" for value in centre_and_size)
+        for box, score, number, mask in _columns(image.found):
+            x1, y1, x2, y2 = box
+            points = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1] if mask is None else _outline(mask, box)
+            sides = itertools.cycle((image.width, image.height))
+            shares = " ".join(f"{value / side:.6f}" for value, side in zip(points, sides, strict=False))
             lines.append(f"{number} {shares} {score:.5f}\n" if self.naming.scores else f"{number} {shares}\n")
         path.write_text("".join(lines))
         self._rows.writerow((path.relative_to(self.path).as_posix(), image.file, image.frame))
@@ -254,25 +259,54 @@ class CropsFormat(PredictionFormat):
             clean = file_name_of(name).strip(". ") or str(number)
             taken = clean.lower() in (known.lower() for known in self._folders)
             self._folders.append(f"{clean}-{number}" if taken else clean)
-        self._list = (folder / "crops.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        path = folder / f"{self.file_name}.csv"
+        self._list = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         self._rows = csv.writer(self._list)
-        self._rows.writerow(("crop", "file", "frame", "class", "score", "x1", "y1", "x2", "y2"))
+        self._rows.writerow(
+            (self.file_name.removesuffix("s"), "file", "frame", "class", "score", "x1", "y1", "x2", "y2")
+        )
 
     def write(self, image: PredictedImage) -> None:
-        """Adds the crops of an image."""
+        """Adds the objects of an image."""
         stem = image.stem if image.frame is None else f"{image.stem}-{image.frame:06d}"
-        for k, (box, score, number) in enumerate(_columns(image.found), 1):
-            crop = cut_out(image.image, box)
-            path = self.path / self._folders[number] / f"{stem}-{k}{image_suffix(crop)}"
+        for k, (box, score, number, mask) in enumerate(_columns(image.found), 1):
+            crop = self.cut(image.image, box, mask)
+            path = self.path / self._folders[number] / f"{stem}-{k}{self.suffix(crop)}"
             path.parent.mkdir(exist_ok=True)
             save_image(path, crop)
             place = path.relative_to(self.path).as_posix()
             corners = (f"{value:.2f}" for value in box)
             self._rows.writerow((place, image.file, image.frame, number, f"{score:.5f}", *corners))
 
+    def cut(self, image_bgr: Uint8Array, box_xyxy: Sequence[float], mask: RunLengthMask | None) -> Uint8Array:
+        """Returns the pixels of an object."""
+        return cut_out(image_bgr, box_xyxy)
+
+    def suffix(self, crop: Uint8Array) -> str:
+        """Returns the suffix of an object's file."""
+        return image_suffix(crop)
+
     def close(self) -> None:
         """Close the list."""
         self._list.close()
+
+
+class CutoutsFormat(CropsFormat):
+    """`cutouts/<class>/<stem>-<k>.png`, as crops, but transparent where the object's mask is not."""
+
+    file_name = "cutouts"
+    needs_masks = True
+
+    def cut(self, image_bgr: Uint8Array, box_xyxy: Sequence[float], mask: RunLengthMask | None) -> Uint8Array:
+        """Returns the pixels of an object, with their alpha as (h, w, 4) BGRA where there is a mask."""
+        if mask is None:
+            return cut_out(image_bgr, box_xyxy)
+        alpha = cut_out(pixels_of_mask(mask)[..., None], box_xyxy) * np.uint8(255)
+        return np.concatenate((cut_out(image_bgr, box_xyxy), alpha), 2)
+
+    def suffix(self, crop: Uint8Array) -> str:
+        """Returns that of a format with transparency."""
+        return ".png"
 
 
 FORMATS: dict[str, type[PredictionFormat]] = {
@@ -280,6 +314,7 @@ FORMATS: dict[str, type[PredictionFormat]] = {
     "coco": CocoFormat,
     "yolo": YoloFormat,
     "crops": CropsFormat,
+    "cutouts": CutoutsFormat,
 }
 
 
@@ -291,19 +326,34 @@ def file_name_of(text: str) -> str:
 
 
 def detection_rows(found: Detections, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns detections as JSON-able rows, best first; boxes to a hundredth of a pixel."""
-    return [
-        {
+    """Returns detections as JSON-able rows, best first; boxes to a hundredth of a pixel, masks as COCO's."""
+    rows = []
+    for box, score, number, mask in _columns(found):
+        row = {
             "box_xyxy": [round(value, 2) for value in box],
             "score": round(score, 5),
             "class": number,
             "name": names[number],
         }
-        for box, score, number in _columns(found)
-    ]
+        rows.append(row if mask is None else {**row, "segmentation": mask})
+    return rows
 
 
-def _columns(found: Detections) -> list[tuple[list[float], float, int]]:
-    """Returns box, score and class of each object."""
+def _columns(found: Detections) -> list[tuple[list[float], float, int, RunLengthMask | None]]:
+    """Returns box, score, class and mask of each object."""
+    masks = [None] * len(found) if found.masks is None else found.masks
     columns = (found.boxes_xyxy.tolist(), found.scores.tolist(), found.classes.tolist())
-    return list(zip(*columns, strict=True))
+    return list(zip(*columns, masks, strict=True))
+
+
+def _outline(mask: RunLengthMask, box_xyxy: Sequence[float]) -> list[float]:
+    """Returns x1 y1 x2 y2 ... of the polygon along the edges of the mask's pixels.
+
+    Parts and holes are joined to one polygon, by lines there and back; it is inside where it is gone round an
+    odd number of times. An empty mask has the rectangle of its box.
+    """
+    points = outline_of_mask(mask)
+    if len(points):
+        return [float(value) for value in points.ravel()]
+    x1, y1, x2, y2 = box_xyxy
+    return [x1, y1, x2, y1, x2, y2, x1, y2]

@@ -93,7 +93,7 @@ class PredictionWriter:
 
         Args:
             frame: the image, and where it is from.
-            found: detections in pixels of the image.
+            found: detections in pixels of the image, all with masks or none.
 
         Raises:
             YoloflowError: a file of detections cannot be written.
@@ -111,8 +111,8 @@ class PredictionWriter:
         """Draws the detections; returns the name of the file, or None where there is none."""
         if self._drawn is None:
             return None
-        names = self._naming.names
-        drawn = draw_detections(frame.image, found.boxes_xyxy, found.classes, found.scores, names)
+        arrays = (found.boxes_xyxy, found.classes, found.scores)
+        drawn = draw_detections(frame.image, *arrays, self._naming.names, found.masks)
         try:
             if frame.number is None or frame.fps is None:
                 return self._drawn.write_image(stem, drawn)

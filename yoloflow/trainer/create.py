@@ -57,7 +57,7 @@ def create_trainer(
         weights=weights,
         guards=create_guards(context, loader, states, settings, activity, stop),
         time=time,
-        plan=EvaluationPlan(callbacks, settings.patience),
+        plan=EvaluationPlan(callbacks, settings.patience, settings.best_by),
         activity=activity,
         stop=stop,
     )

@@ -1,27 +1,31 @@
-"""The moments at which the loop evaluates, and the end of a training whose AP does not rise any more."""
+"""The moments at which the loop evaluates, which one is the best, and the end of a training that stalls."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from yoloflow.callbacks import BaseCallback, EvalWhileTrain, RunContext
+from yoloflow.trainer.settings import BestBy
 
 logger = logging.getLogger("yoloflow")
 
 
 class EvaluationPlan:
-    """The plans of all `EvalWhileTrain` as one, and `patience`.
+    """The plans of all `EvalWhileTrain` as one, `patience` and `best_by`.
 
     Attributes:
         keep_top_k: epochs whose weights are kept.
     """
 
-    def __init__(self, callbacks: Sequence[BaseCallback], patience: int | None) -> None:
-        """Takes the callbacks of the training, and the epochs without a higher AP after which it ends."""
+    def __init__(
+        self, callbacks: Sequence[BaseCallback], patience: int | None, best_by: BestBy = "masks"
+    ) -> None:
+        """Takes the callbacks of the training, and the settings of the same names."""
         self._plans = [callback for callback in callbacks if isinstance(callback, EvalWhileTrain)]
         self._patience = patience
+        self._best_by = best_by
         self.keep_top_k = max((plan.keep_top_k for plan in self._plans), default=0)
 
     def is_due(self, context: RunContext, epoch: int) -> bool:
@@ -29,6 +33,14 @@ class EvaluationPlan:
         if context.test_fn is None:
             return False
         return any(plan.is_due(epoch, context.epochs, context.stage) for plan in self._plans)
+
+    def score(self, figures: Mapping[str, Any]) -> float:
+        """Returns the AP that decides which evaluation is the best; -1 without figures."""
+        boxes = float(figures.get("map", -1.0))
+        if "mask_map" not in figures or self._best_by == "boxes":
+            return boxes
+        masks = float(figures["mask_map"])
+        return masks if self._best_by == "masks" else boxes + masks
 
     def is_due_at_start(self, context: RunContext) -> bool:
         """Returns whether the network is evaluated before its first step: it begins with trained weights.
@@ -48,15 +60,27 @@ class EvaluationPlan:
             return False
         if context.ranks.is_main:
             logger.info(
-                "AP has not risen for %d epochs (patience=%d; best %.4f after epoch %d): the training ends "
+                "%s has not risen for %d epochs (patience=%d; best %.4f after epoch %d): the training ends "
                 "after epoch %d of %d",
-                *(epochs_done - best["epoch"], patience, best["map"], best["epoch"]),
+                *(self._words(best), epochs_done - best["epoch"], patience),
+                *(self.score(best), best["epoch"]),
                 *(epochs_done, context.epochs),
             )
         return True
+
+    def _words(self, best: Mapping[str, Any]) -> str:
+        """Returns what `score` is the AP of."""
+        if "mask_map" not in best:
+            return "AP"
+        return {"masks": "mask AP", "boxes": "box AP", "sum": "the sum of box and mask AP"}[self._best_by]
 
     def early_end(self, context: RunContext) -> dict[str, Any]:
         """Returns the summary's entry of a training that ended before its last epoch; none of another."""
         if context.step >= context.epochs * context.steps_per_epoch:
             return {}
         return {"stopped_early": {"patience": self._patience, "planned": context.epochs}}
+
+
+def best_figures(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the figures of the best evaluation that are kept."""
+    return {name: figures[name] for name in ("map", "map50", "mask_map", "mask_map50") if name in figures}

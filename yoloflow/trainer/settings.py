@@ -11,6 +11,8 @@ from yoloflow.optim.settings import AverageSettings
 from yoloflow.run.settings import RunSettings
 from yoloflow.settings import Count, Section
 
+BestBy = Literal["masks", "boxes", "sum"]
+
 
 class StartSettings(AverageSettings, ModelSettings, RunSettings):
     """The weights that a training starts from."""
@@ -38,6 +40,11 @@ class TrainerSettings(Section):
     )
     patience: Count | None = Field(
         None, description="end the training when AP has not risen for so many epochs (null: never)"
+    )
+    best_by: BestBy = Field(
+        "masks",
+        description="AP that chooses the best weights and that `patience` watches: of masks (of boxes where "
+        "the network has none), of boxes, or the sum of both",
     )
     max_unassigned: Count | None = Field(
         50,

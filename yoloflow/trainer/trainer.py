@@ -14,7 +14,7 @@ from yoloflow.runtime.ranks import sum_over_ranks
 from yoloflow.structures import Batch, YoloflowError
 from yoloflow.trainer.activity import Activity
 from yoloflow.trainer.conclusion import conclude
-from yoloflow.trainer.evaluation_plan import EvaluationPlan
+from yoloflow.trainer.evaluation_plan import EvaluationPlan, best_figures
 from yoloflow.trainer.guards import Guards
 from yoloflow.trainer.kept_weights import KeptWeights
 from yoloflow.trainer.settings import TrainerSettings
@@ -168,10 +168,10 @@ class Trainer:
         with self.stop.at_once():
             result = context.test_fn(context.evaluated_network())
         context.evaluation, context.figures = result, result.figures()
-        if result.map > context.best.get("map", -1.0):
-            context.best = {"epoch": context.epoch + 1, "map": result.map, "map50": result.map50}
+        if (score := self.plan.score(context.figures)) > self.plan.score(context.best):
+            context.best = {"epoch": context.epoch + 1, **best_figures(context.figures)}
             self.weights.save("best")
-        self.weights.keep(result.map, self.plan.keep_top_k)
+        self.weights.keep(score, self.plan.keep_top_k)
         self._notify("on_evaluation")
 
     def _notify(self, hook: str) -> None:

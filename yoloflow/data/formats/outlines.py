@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from yoloflow.structures import Float32Array, RunLengthMask, Uint8Array
 
 _LARGEST_MASK = 2**28
+_MOST_DECIMALS = 12
+_Float = TypeVar("_Float", bound=np.floating[Any])
 NO_POLYGON = np.empty((0, 2), np.float32)
 
 
@@ -28,12 +31,41 @@ def join_parts(parts: Sequence[Float32Array]) -> Float32Array:
     return np.concatenate(pieces)
 
 
-def split_parts(outline: Float32Array, sizes: Sequence[int]) -> list[Float32Array]:
+def split_parts(outline: NDArray[_Float], sizes: Sequence[int]) -> list[NDArray[_Float]]:
     """Returns the parts that `join_parts` joined, given how many points each has."""
     if len(sizes) < 2:
         return [outline]
     starts = [0, *(first + 1 + 2 * number for number, first in enumerate(accumulate(sizes[:-1])))]
     return [outline[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+
+
+def segmentation_of(
+    mask: RunLengthMask | None, points: NDArray[np.floating[Any]], sizes: Sequence[int]
+) -> RunLengthMask | list[list[float]] | None:
+    """Returns what COCO's json has as `segmentation` of an object; None if it has neither mask nor outline.
+
+    Args:
+        mask: its run lengths, where the source has them.
+        points: (K, 2) its outline.
+        sizes: points of each part, where there are several.
+    """
+    if mask is not None:
+        return mask
+    return [part.ravel().tolist() for part in split_parts(points, sizes)] if len(points) else None
+
+
+def as_written(points: Float32Array) -> NDArray[np.float64]:
+    """Returns the shortest decimals that read as these numbers: what the source had, up to seven digits."""
+    exact = points.astype(np.float64)
+    found, left = exact.copy(), np.ones(points.shape, np.bool_)
+    for decimals in range(_MOST_DECIMALS):
+        if not left.any():
+            break
+        rounded = exact[left].round(decimals)
+        is_equal = rounded.astype(np.float32) == points[left]
+        found[left] = np.where(is_equal, rounded, exact[left])
+        left[left] = ~is_equal
+    return found
 
 
 def read_mask(value: Mapping[str, object], size_hw: tuple[int, int]) -> RunLengthMask | None:
@@ -86,11 +118,12 @@ def outline_of_pixels(pixels: Uint8Array) -> Float32Array:
     return join_parts([(ring + (left, top)).astype(np.float32) for ring in sorted(rings, key=len)[::-1]])
 
 
-def _corners(ring: NDArray[np.integer]) -> NDArray[np.integer]:
+def _corners(ring: NDArray[Any]) -> NDArray[Any]:
     """Returns the points of a ring where it turns."""
     ring = ring[(ring != np.roll(ring, 1, 0)).any(1)]
     before, after = ring - np.roll(ring, 1, 0), np.roll(ring, -1, 0) - ring
-    return ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    corners: NDArray[Any] = ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    return corners
 
 
 def facing_alike(outline: Float32Array, sizes: Sequence[int]) -> Float32Array:
@@ -117,6 +150,13 @@ def pixels_of_mask(mask: RunLengthMask) -> Uint8Array:
     return np.ascontiguousarray(run_lengths.decode(_with_bytes(mask)))
 
 
+def rle_of(segmentation: Any, size_hw: tuple[int, int]) -> dict[str, Any]:
+    """Returns the run lengths, as pycocotools has them, of a valid segmentation in an image."""
+    if isinstance(segmentation, Mapping):
+        return _with_bytes(RunLengthMask(size=segmentation["size"], counts=segmentation["counts"]))
+    return dict(run_lengths.merge(run_lengths.frPyObjects(segmentation, *size_hw)))
+
+
 def mask_of_pixels(pixels: Uint8Array) -> RunLengthMask:
     """Returns the mask of (H, W) pixels that are not 0 inside."""
     encoded = run_lengths.encode(np.asfortranarray(pixels))
@@ -125,7 +165,7 @@ def mask_of_pixels(pixels: Uint8Array) -> RunLengthMask:
     return {"size": [height, width], "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
-def _with_bytes(mask: RunLengthMask) -> dict[str, object]:
+def _with_bytes(mask: RunLengthMask) -> dict[str, Any]:
     counts = mask["counts"]
     if isinstance(counts, list):
         height, width = mask["size"]

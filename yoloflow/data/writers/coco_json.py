@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from yoloflow.data.formats.outlines import split_parts
+from yoloflow.data.formats.outlines import as_written, segmentation_of
 from yoloflow.data.writers.target import Target
-from yoloflow.structures import DatasetIndex
+from yoloflow.structures import DatasetIndex, RunLengthMask
 
 # Enough to undo the rounding error of x + w - x, so that boxes from a COCO file are again the file's.
 BOX_DECIMALS = 9
@@ -26,8 +27,7 @@ def write(target: Target, names: list[str]) -> Path:
     """Write the file."""
     index, path = target.index, places(target.folder, target.split)[1]
     content = ground_truth_dict(index, names)
-    for box, annotation in enumerate(content["annotations"]):
-        segmentation = _segmentation(index, box)
+    for annotation, segmentation in zip(content["annotations"], segmentations(index), strict=True):
         if segmentation and target.with_outlines:
             annotation["segmentation"] = segmentation
         target.lost["outlines or masks left out"] += bool(segmentation) and not target.with_outlines
@@ -79,13 +79,10 @@ def ground_truth_dict(index: DatasetIndex, names: Sequence[str] | None = None) -
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _segmentation(index: DatasetIndex, box: int) -> Any:
-    """Returns the value of "segmentation"; empty for an object that has neither outline nor mask."""
-    if box in index.masks:
-        return index.masks[box]
-    points = index.polygon_points[index.polygon_offsets[box] : index.polygon_offsets[box + 1]]
-    if not len(points):
-        return []
-    parts = split_parts(points, index.polygon_parts.get(box, []))
-    # By way of text: the shortest decimal that reads as this float32 is what the source had.
-    return [[float(str(figure)) for figure in part.ravel()] for part in parts]
+def segmentations(index: DatasetIndex) -> list[RunLengthMask | list[list[float]] | None]:
+    """Returns the value of "segmentation" of each object; None where it has neither outline nor mask."""
+    points, ends = as_written(index.polygon_points), index.polygon_offsets.tolist()
+    return [
+        segmentation_of(index.masks.get(box), points[start:end], index.polygon_parts.get(box, ()))
+        for box, (start, end) in enumerate(pairwise(ends))
+    ]

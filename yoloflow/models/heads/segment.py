@@ -85,7 +85,7 @@ class YOLOv8SegHead(YOLOv8Head):
     def decode(self, raw: Any) -> Tensor:
         """Turns raw predictions into (B, N, 4 + C + K) float32: as `YOLOv8Head`, then the coefficients."""
         levels, coefficients, _ = raw
-        return torch.cat((super().decode(levels), coefficients.mT.float()), -1)
+        return torch.cat((super().decode(levels), coefficients.transpose(1, 2).float()), -1)
 
 
 class Prototypes(nn.Module):
