@@ -208,6 +208,12 @@ def test_a_step_of_a_network_that_segments_takes_masks(tmp_path: Path) -> None:
         task="segment",
     )
     assert len(step(batch.images, *batch.targets).loss_items) == 5
+    rows = args.data.test_transforms
+    val = mindyolo.COCODataset(args.data.val_set, 32, rows, False)
+    loader = mindyolo.create_loader(val, val.test_collate_fn, val.column_names_collate, batch_size=2)
+    with pytest.raises(YoloflowError, match="task=detect: the network is made for segment"):
+        mindyolo.test(network, loader)
+    assert mindyolo.test(network, loader, task="segment").masks is not None
 
 
 @pytest.mark.parametrize(
