@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def run_pycocotools(truth: str, results: str, iou_type: str = "bbox") -> list[fl
     return [float(figure) for figure in evaluation.stats]
 
 
-ENGINES = {
+ENGINES: dict[str, Callable[[str, str], list[float]]] = {
     "yoloflow": run_yoloflow,
     "pycocotools": run_pycocotools,
     "yoloflow-masks": run_yoloflow_masks,

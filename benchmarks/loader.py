@@ -1,9 +1,10 @@
 """Images per second of the training loader: `python benchmarks/loader.py [--data FOLDER]`.
 
 The chain is stage 1 of the small YOLOv8 recipes (mosaic, random_perspective, the mild colour ops,
-hsv_augment, fliplr), batch 16. Without --data it makes JPEGs of 640 x 480 that are about as hard to decode
-as photographs; with it, it takes every .jpg under FOLDER (boxes at random). Each figure is the median of
---repeats runs, the settings interleaved, so that a busy neighbour hits all of them alike. Each --peer is a
+hsv_augment, fliplr), batch 16; `outlines` is the same with an outline of 40 points for each box, `masks`
+draws them last (segment_poly2mask). Without --data it makes JPEGs of 640 x 480 that are about as hard to
+decode as photographs; with it, it takes every .jpg under FOLDER (boxes at random). Each figure is the median
+of --repeats runs, the settings interleaved, so that a busy neighbour hits all of them alike. Each --peer is a
 shell command that measures another program; it runs once a round too, and its last line is shown.
 """
 
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
 
@@ -34,8 +36,11 @@ TRAIN: Sequence[Mapping[str, object]] = [
     {"func_name": "hsv_augment", "hgain": 0.015, "sgain": 0.7, "vgain": 0.4},
     {"func_name": "fliplr", "prob": 0.5},
 ]
+MASKS: Sequence[Mapping[str, object]] = [*TRAIN, {"func_name": "segment_poly2mask"}]
 TEST: Sequence[Mapping[str, object]] = [{"func_name": "letterbox", "scaleup": False}]
 BATCH = 16
+MODES = {"train": TRAIN, "outlines": TRAIN, "masks": MASKS, "test": TEST}
+OUTLINE_POINTS = 40
 
 
 def draw_pictures(folder: Path, count: int = 512) -> list[Path]:
@@ -80,6 +85,16 @@ def index_of(paths: list[Path], boxes_per_image: int = 5) -> DatasetIndex:
     )
 
 
+def with_outlines(index: DatasetIndex) -> DatasetIndex:
+    """The index with an ellipse in each box."""
+    angles = np.linspace(0, 2 * np.pi, OUTLINE_POINTS, endpoint=False)
+    circle = np.stack((np.cos(angles), np.sin(angles)), 1) / 2 + 0.5
+    low, high = index.boxes_xyxy[:, None, :2], index.boxes_xyxy[:, None, 2:]
+    points = (low + circle * (high - low)).reshape(-1, 2).astype(np.float32)
+    offsets = np.arange(len(index.boxes_xyxy) + 1) * OUTLINE_POINTS
+    return replace(index, polygon_offsets=offsets, polygon_points=points)
+
+
 def images_per_second(dataset: COCODataset, workers: int, seconds: float, training: bool) -> float:
     """Steady rate after the first batches (and, with a cache, after it is full)."""
     if dataset.cache:
@@ -105,6 +120,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=int, nargs="+", default=[320, 640])
+    parser.add_argument("--modes", choices=MODES, nargs="+", default=["train", "test"])
+    parser.add_argument("--caches", choices=("none", "ram"), nargs="+", default=["none", "ram"])
     parser.add_argument("--peer", action="append", default=[], help="command to run after each round")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -112,14 +129,14 @@ def main() -> None:
             sorted(arguments.data.rglob("*.jpg")) if arguments.data else draw_pictures(Path(folder))
         )
         rates: dict[tuple[str, int, str, int], list[float]] = defaultdict(list)
-        storages: tuple[Storage, ...] = ("none", "ram")
-        settings = list(product(("train", "test"), arguments.sizes, storages, arguments.workers))
+        storages: list[Storage] = arguments.caches
+        settings = list(product(arguments.modes, arguments.sizes, storages, arguments.workers))
+        outlined = with_outlines(index)
         for _ in range(arguments.repeats):
             for mode, size, cache, workers in settings:
-                training = mode == "train"
-                dataset = COCODataset(
-                    index, size, TRAIN if training else TEST, training, training, cache=cache
-                )
+                training = mode != "test"
+                chosen = outlined if mode in ("outlines", "masks") else index
+                dataset = COCODataset(chosen, size, MODES[mode], training, training, cache=cache)
                 rates[mode, size, cache, workers].append(
                     images_per_second(dataset, workers, arguments.seconds, training)
                 )
@@ -128,7 +145,7 @@ def main() -> None:
                 print(done.stdout.strip().rpartition("\n")[2])
     for (mode, size, kept, workers), values in rates.items():
         rate = statistics.median(values)
-        print(f"{mode:5} {size} px  cache {kept:4}  workers {workers}  {rate:6.0f} images/s")
+        print(f"{mode:8} {size} px  cache {kept:4}  workers {workers}  {rate:6.0f} images/s")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def test_boxes_only_are_written_if_asked(tmp_path: Path) -> None:
 
 def test_coco_to_voc_and_back(tmp_path: Path) -> None:
     source = rich_coco(tmp_path / "in")
-    lines = convert([str(source)], "voc", tmp_path / "voc")
+    lines = convert([str(source)], "voc", tmp_path / "voc", with_outlines=False)
     assert "  lost: 4 outlines or masks left out" in lines
     first, second = read_index(str(source)), read_index(str(tmp_path / "voc" / "train"))
     assert_same(first, second, 1e-7, outlines=False)

@@ -67,6 +67,7 @@ def test_a_run_leaves_everything_that_is_promised(finished: Path) -> None:
         "diagnostics.json",
         "report.html",
         "plots/curves.png",
+        "plots/labels.png",
         "plots/train_batch_stage1.jpg",
         "plots/train_batch_stage2.jpg",
         "plots/detections.jpg",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.support.data_sets import write_yolo
+from tests.support.data_sets import annotation, write_coco, write_yolo
 from tests.support.images import read_image
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
@@ -85,3 +85,17 @@ def test_the_command_writes_an_image_or_says_what_is_wrong(overrides: list[str],
         failed = CliRunner().invoke(app, ["data", "show", "yolov8n", *overrides, *wrong])
         assert failed.exit_code != 0
         assert message in str(failed.exception)
+
+
+def test_outlines_and_drawn_masks_are_shown(tmp_path: Path) -> None:
+    outline = [[20, 20, 80, 20, 80, 60, 20, 60]]
+    rows = [annotation(10 * number, bbox=[20, 20, 60, 40], segmentation=outline) for number in range(1, 5)]
+    source = write_coco(tmp_path, rows, num_images=4)
+    chain = "[{func_name: letterbox, scaleup: true}, {func_name: segment_poly2mask}]"
+    overrides = [f"data.train_set={source}", "img_size=128", "per_batch_size=4", "epochs=1", "run_eval=false"]
+    replay = Replay(load_config("yolov8n-seg", [*overrides, f"data.train_transforms={chain}"]))
+    shown = replay.draw_sample(1, 0)
+    tiles = np.split(shown[4 : 4 + 24 + 128, 4:], np.arange(1, 3) * 132, axis=1)
+    for tile in tiles:
+        middle = tile[24 + 64, 64].astype(int)
+        assert np.ptp(middle) > 40  # coloured as its mask is

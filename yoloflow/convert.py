@@ -147,8 +147,9 @@ def _writer(to: str) -> Writer:
 
 
 def _format_of(sources: Sequence[str]) -> str:
-    """The format of all sources; COCO if they have several."""
-    found = {next(name for name, form in FORMATS.items() if form.recognises(source)) for source in sources}
+    """The format to write sources in: their own; COCO if they have several."""
+    read_as = {next(name for name, form in FORMATS.items() if form.recognises(source)) for source in sources}
+    found = {"voc" if name == "png" else name for name in read_as}
     return found.pop() if len(found) == 1 else "coco"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from yoloflow.config.schema import Config
 from yoloflow.data.loader import StageLoader
+from yoloflow.data.object_masks import masks_of_sample
 from yoloflow.data.sets import read_train_set
 from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.data.transforms import Sample
@@ -94,7 +95,8 @@ class Replay:
     def _draw(self, samples: Sequence[tuple[str, Sample]]) -> Uint8Array:
         tiles = []
         for name, sample in samples:
-            drawn = draw_detections(sample.image, sample.boxes_xyxy, sample.classes, None, self.index.names)
+            masks, names = masks_of_sample(sample), self.index.names
+            drawn = draw_detections(sample.image, sample.boxes_xyxy, sample.classes, None, names, masks)
             caption = f"{name}  {drawn.shape[1]} x {drawn.shape[0]}, {len(sample.classes)} boxes"
             tiles.append(_with_caption(drawn, caption))
         return draw_grid(tiles, min(_COLUMNS, len(tiles)))

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,8 +70,8 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by torch's loader on CUDA machines)."""
-        parts = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Batch(*(None if part is None else part.pin_memory() for part in parts))
+        parts: Any = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Batch(*[part if part is None else part.pin_memory() for part in parts])
 
 
 @dataclass(slots=True, repr=False)

@@ -294,3 +294,22 @@ def test_settings_that_a_command_cannot_use_are_named(
         main()
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_ctrl_c_while_modules_are_imported_ends_at_once_with_130(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    [None for _ in range(10**6)]\n"
+        "except KeyboardInterrupt:\n    pass\n"
+    )
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from yoloflow import cli\n"
+        "cli.app = lambda: __import__('slow')\n"
+        "cli.main()\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "")

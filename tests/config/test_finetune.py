@@ -110,6 +110,14 @@ def test_a_finetuning_goes_on_as_it_began(tmp_path: Path) -> None:
     ) == load_config("yolov8n", [START])
 
 
+def test_a_finetuning_that_goes_on_twice_without_its_weights_stays_one(tmp_path: Path) -> None:
+    resume = begin(tmp_path, load_config("yolov8n", [START]))
+    second = load_config("yolov8n", [*resume, "epochs=60"])
+    assert second.weight == "start.safetensors"
+    (tmp_path / "pets" / "config.yaml").write_text(dump_config(second))
+    assert rate("yolov8n", *resume, "epochs=70") == RATE
+
+
 def test_a_run_of_before_the_setting_did_not_finetune(tmp_path: Path) -> None:
     resume = begin(tmp_path, load_config("yolov8n", [START, "finetune=false"]))
     config = tmp_path / "pets" / "config.yaml"
@@ -133,7 +141,7 @@ def test_the_line_says_what_is_taken_what_is_not_and_how_to_switch_it_off() -> N
     (line,) = describe_finetune(load_config("yolov8n", [START, "epochs=9"]))
     assert line.startswith("finetuning with recipes/finetune.yaml: per_batch_size=16, ")
     assert f"optimizer.lr_init={RATE}" in line
-    assert "; your own: epochs=9 (finetune=false keeps the recipe's own)" in line
+    assert "; kept: epochs=9 (finetune=false keeps the recipe's own)" in line
     assert describe_finetune(load_config("yolov8n")) == []
     assert describe_finetune(load_config("yolov8n", [START, "finetune=false"])) == []
 
@@ -152,7 +160,7 @@ def test_the_settings_of_a_run_count_as_the_user_s_own(tmp_path: Path) -> None:
     config = load_config(tmp_path, [START])
     assert config.optimizer.lr_init == 0.01
     (line,) = describe_finetune(config)
-    assert line.startswith("finetuning with recipes/finetune.yaml: nothing of it; your own: epochs=500, ")
+    assert line.startswith("finetuning with recipes/finetune.yaml: nothing of it; kept: epochs=500, ")
 
 
 def test_every_block_holds_settings_that_exist() -> None:
@@ -160,4 +168,4 @@ def test_every_block_holds_settings_that_exist() -> None:
         family = "yolov8" if path.parent == RECIPES_FOLDER else path.parent.name
         name = next(recipe.name for recipe in list_recipes() if recipe.family == family)
         (line, *_) = describe_finetune(load_config(name, [START]))
-        assert "your own" not in line or family == "yolox"
+        assert "kept" not in line or family == "yolox"

@@ -400,7 +400,7 @@ def test_names_that_change_places_are_told_of(tmp_path: Path, caplog: pytest.Log
     ("override", "words"),
     [
         ("epochs=abc", "epochs: should be a valid integer, not 'abc'"),
-        ("optimizer.lr=1", "optimizer.lr: unknown key; did you mean lr_init or lr_scheduler?"),
+        ("optimizer.lr=1", "optimizer.lr: unknown key; did you mean lr_init or lr_scheduler or lr_factors?"),
         ("optimiser.lr_init=1", "optimiser: unknown key; did you mean optimizer?"),
         ("epochs.x=3", "epochs: should be a valid integer, not a section"),
         ("data.train_transforms.trans_list.5.0.prob=3", "data.train_transforms.trans_list is a list of 2"),

@@ -112,7 +112,7 @@ def test_detections_without_boxes_have_those_of_their_masks() -> None:
     truth, found = truth_of(CAT), [without(FOUND, "bbox")]
     for iou_type in ("bbox", "segm"):
         expected = run_pycocotools(truth, found, iou_type=iou_type).stats.tolist()
-        assert list(evaluate_coco(truth, found, iou_type=iou_type).stats) == expected  # type: ignore[arg-type]
+        assert list(evaluate_coco(truth, found, iou_type=iou_type).stats) == expected
         assert expected[0] == ONE
 
 

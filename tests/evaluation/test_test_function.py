@@ -29,6 +29,7 @@ IMAGES = 10
 class Kind:
     has_objectness: bool = False
     end_to_end: bool = False
+    mask_channels: int = 0
 
 
 class KnownDetector(nn.Module):

@@ -314,3 +314,13 @@ def test_rows_are_frozen_by_the_numbers_that_mindyolo_counts(args: mindyolo.Argu
     assert {name.split(".")[0] for name in frozen} == {rows[0], rows[1]}
     with pytest.raises(YoloflowError, match="freeze=99: the network has rows 0 to"):
         mindyolo.freeze_layers(network, [99])
+
+
+def test_weights_change_no_other_argument_unless_a_finetuning_is_asked_for(tmp_path: Path) -> None:
+    plain, given, tuned = (
+        mindyolo.load_args("yolov8n", [f"save_dir={tmp_path}", *more])
+        for more in ([], ["weight=start.ckpt"], ["weight=start.ckpt", "finetune=true"])
+    )
+    assert plain.epochs == given.epochs == 500
+    assert plain.optimizer.lr_init == given.optimizer.lr_init == 0.01
+    assert (tuned.epochs, tuned.optimizer.lr_init) == (50, 0.002)

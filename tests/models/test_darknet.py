@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.support.darknet_layers import V3_ANCHORS, V4_ANCHORS, Darknet, yolov3, yolov4
-from yoloflow import load_config
+from yoloflow import load_config, train
 from yoloflow.config.fitting import recipes_that_fit
+from yoloflow.evaluate import evaluate_run
 from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.models.darknet import name_values
 from yoloflow.structures import YoloflowError
@@ -180,3 +181,16 @@ def test_the_recipe_that_a_file_fits_is_found(name: str, tmp_path: Path) -> None
         file.write(b"\0\0\0\0\2\0\0\0\0\0\0\0")
         file.truncate(20 + 4 * published)
     assert recipes_that_fit(tmp_path / "x.weights") == [name]
+
+
+@pytest.mark.oracle
+def test_weights_are_looked_at_before_any_data(tmp_path: Path) -> None:
+    (tmp_path / "x.weights").write_bytes(b"\0\0\0\0\2\0\0\0\0\0\0\0" + bytes(8 + 4 * 9))
+    overrides = [f"save_dir={tmp_path / 'runs'}", "device=cpu", "data.train_set=none", "data.val_set=none"]
+    for weight, message in (("x.weights", "x.weights: has 9 values"), ("gone.pt", "no such weights file")):
+        weights = f"weight={tmp_path / weight}"
+        with pytest.raises(YoloflowError, match=message):
+            train(load_config("yolov3-darknet", [*overrides, weights]))
+        with pytest.raises(YoloflowError, match=message):
+            evaluate_run("yolov3-darknet", [*overrides, weights])
+    assert not (tmp_path / "runs").exists()

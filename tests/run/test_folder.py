@@ -288,3 +288,14 @@ def test_a_process_that_was_killed_is_known_to_train_no_more(tmp_path: Path) -> 
     holder.kill()
     holder.communicate(timeout=60)
     assert is_training(tmp_path / "pets") is False
+
+
+def test_what_was_refused_leaves_none_of_the_folders_that_it_needed(tmp_path: Path) -> None:
+    with release_run_lock():
+        acquire_run_lock(tmp_path / "a" / "b" / "c" / "run")
+        assert (tmp_path / "a" / "b" / "c").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with release_run_lock():
+        acquire_run_lock(tmp_path / "d" / "e" / "run")
+        (tmp_path / "d" / "kept").touch()
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["kept"]

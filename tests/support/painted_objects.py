@@ -21,7 +21,7 @@ def red_of(number: int) -> int:
 
 def objectness(image: np.ndarray) -> np.ndarray:
     """(H, W) 0 where no object is to 255 where one is."""
-    return np.clip(image[..., 1].astype(int) - image[..., 0], 0, 255)
+    return np.asarray(np.clip(image[..., 1].astype(int) - image[..., 0], 0, 255))
 
 
 def _star(rng: np.random.Generator) -> list[np.ndarray]:

@@ -60,6 +60,27 @@ def test_the_faulty_batch_is_kept_and_the_step_can_be_taken_again(tmp_path: Path
     assert step.updates == 24
 
 
+class MaskLoader(ToyLoader):
+    """Batches with masks."""
+
+    def batch(self, step: int) -> Batch:
+        batch = super().batch(step)
+        batch.masks = torch.full((len(batch.images), 2, 2), step % 200, dtype=torch.uint8)
+        return batch
+
+
+def test_the_masks_of_a_faulty_batch_are_kept_and_the_step_can_be_taken_again_with_them(
+    tmp_path: Path,
+) -> None:
+    loader = MaskLoader({10: INF})
+    with pytest.raises(NonFiniteError):
+        toy_trainer(tmp_path, toy_step(), loader).train()
+    kept = load_weights(tmp_path / "faults" / "step-00000010-rank0.safetensors")
+    assert torch.equal(kept["masks"], torch.full((4, 2, 2), 9, dtype=torch.uint8))
+    items = toy_step()(kept["images"], kept["labels"], kept["masks"]).loss_items
+    assert not torch.isfinite(items).all()
+
+
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_a_training_that_skips_says_so_once_and_counts(
     tmp_path: Path, accumulate: int, caplog: pytest.LogCaptureFixture

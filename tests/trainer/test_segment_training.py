@@ -106,8 +106,8 @@ def without_time(row: dict[str, Any]) -> dict[str, Any]:
 def test_eight_images_are_learnt_to_a_mask_ap_over_0_9(tmp_path: Path) -> None:
     shapes = write_shapes(tmp_path / "shapes")
     rows = "[{func_name: letterbox, scaleup: true}, {func_name: segment_poly2mask, mask_ratio: 4}]"
-    more = (f"img_size={SIDE}", "network.width_multiple=0.25", "per_batch_size=8", "epochs=90")
-    more += ("run_eval_interval=30", f"data.train_transforms={rows}")
+    more = [f"img_size={SIDE}", "network.width_multiple=0.25", "per_batch_size=8", "epochs=90"]
+    more += ["run_eval_interval=30", f"data.train_transforms={rows}"]
     summary = train(load_config("yolov8n-seg-small-data", settings(shapes, tmp_path, *more)))
     assert summary["best"]["mask_map"] > 0.9
     assert summary["best"]["map"] > 0.9

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from tests.support.recipe_files import kinds
 from yoloflow import load_config
 from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.models.heads.anchor import AnchorHead
+from yoloflow.models.layers.contract import neutral_tensors
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.dialects import dialects_of, translate
+from yoloflow.weights.dialects import FOR_INFERENCE, describe_kind, dialects_of, translate
 from yoloflow.weights.files import save_weights
 
 # Names as they stand in the files that the original repositories publish, and ours for the same tensors.
@@ -111,7 +113,8 @@ def test_in_each_dialect_each_tensor_has_one_name(recipe: str) -> None:
         network = network_of(recipe)
     own = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
     for dialect, names in dialects_of(network):
-        assert own <= set(names.values()), dialect
+        left_out = network.inference_part()[1] if dialect == FOR_INFERENCE else set()
+        assert own - left_out <= set(names.values()), dialect
         assert len(set(names.values())) == len(names), dialect
 
 
@@ -158,3 +161,137 @@ def test_a_value_that_is_not_finite_is_named_before_any_training(tmp_path: Path)
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(YoloflowError, match=r"1 of its tensors hold NaN .* model.model.0.conv.weight"):
         load_pretrain(network, tmp_path / "w.pt")
+
+
+# Recipe -> names in the original's files for inference, and ours.
+CONVERTED = {
+    "yolov9t": {
+        "model.21.cv4.conv.weight": "out_p5.merge.conv.weight",
+        "model.22.cv2.0.1.conv.weight": "head.box_branches.0.1.conv.weight",
+        "model.22.cv3.2.2.bias": "head.class_branches.2.2.bias",
+        "model.22.dfl.conv.weight": "head.dfl.conv.weight",
+    },
+    "yolov9c": {
+        "model.0.conv.weight": "stem.conv.weight",
+        "model.21.cv4.conv.weight": "out_p5.merge.conv.weight",
+        "model.22.cv3.2.2.bias": "head.class_branches.2.2.bias",
+    },
+    "yolov9e": {
+        "model.1.conv.weight": "stem.conv.weight",
+        "model.29.cv5.conv.weight": "neck_p5.merge.conv.weight",
+        "model.42.cv2.0.0.conv.weight": "head.box_branches.0.0.conv.weight",
+    },
+    "yolov7-w6": {
+        "model.117.conv.weight": "out_p6.conv.weight",
+        "model.118.m.3.weight": "head.convs.3.weight",
+    },
+    "yolov7": {"model.105.m.0.weight": "head.convs.0.weight"},
+}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("recipe", CONVERTED)
+def test_files_for_inference_give_the_same_output_and_say_what_they_lack(recipe: str, tmp_path: Path) -> None:
+    first, second = network_of(recipe, 80), network_of(recipe, 80)
+    neutral = neutral_tensors(first)
+    with torch.no_grad():
+        for key, value in neutral.items():
+            first.state_dict()[key].fill_(value)
+    *_, (_, names) = (
+        (dialect, names)
+        for dialect, names in dialects_of(first)
+        if dialect in ("numbered rows", FOR_INFERENCE)
+        and CONVERTED[recipe].items() <= {f"model.{theirs}": ours for theirs, ours in names.items()}.items()
+    )
+    state = first.state_dict()
+    left_out = {*neutral, *first.inference_part()[1]}
+    tensors = {f"model.{theirs}": state[ours] for theirs, ours in names.items() if ours not in left_out}
+    torch.save({"model": tensors}, tmp_path / "converted.pt")
+    report = load_pretrain(second, tmp_path / "converted.pt", strict=True)
+    assert set(report.trimmed) == {key for key in left_out if not key.endswith("num_batches_tracked")}
+    assert f"begun anew {len(report.trimmed)} tensors, which inference does not" in report.describe(
+        "x", second
+    )
+    images = torch.rand(1, 3, 64, 64) if recipe != "yolov7-w6" else torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(second.eval()(images)[0], first.eval()(images)[0])
+    del tensors[next(iter(CONVERTED[recipe]))]
+    torch.save({"model": tensors}, tmp_path / "cut.pt")
+    with pytest.raises(YoloflowError, match="missing in the file"):
+        load_pretrain(second, tmp_path / "cut.pt", strict=True)
+
+
+# MultimediaTechLab's names and ours.
+MULTIMEDIA = {
+    "yolov9s": {
+        "0.conv.weight": "stem.conv.weight",
+        "2.conv2.conv.weight": "p2.first.conv.weight",
+        "3.conv.conv.weight": "p3_down.conv.conv.weight",
+        "4.conv2.0.bottleneck.2.conv1.conv2.bn.weight": "p3.first.0.blocks.2.rep.pointwise.1.weight",
+        "4.conv3.1.conv.weight": "p3.second.1.conv.weight",
+        "9.conv5.conv.weight": "neck_p5.merge.conv.weight",
+        "22.heads.1.anchor_conv.2.weight": "head.box_branches.1.2.weight",
+        "22.heads.0.class_conv.0.conv.weight": "head.class_branches.0.0.conv.weight",
+        "22.heads.0.anc2vec.anc2vec.weight": "head.dfl.conv.weight",
+        "23.conv1.conv.weight": "aux_out_p5.reduce.conv.weight",
+        "30.heads.2.class_conv.2.bias": "head.auxiliary_class_branches.2.2.bias",
+    },
+    "yolov9c": {
+        "3.conv1.conv.weight": "p3_down.conv.conv.weight",
+        "21.conv4.conv.weight": "out_p5.merge.conv.weight",
+        "22.heads.0.anchor_conv.0.conv.weight": "head.box_branches.0.0.conv.weight",
+        "23.conv.weight": "links_p3.conv.weight",
+        "26.conv.weight": "aux_p1.conv.weight",
+        "38.heads.0.anchor_conv.0.conv.weight": "head.auxiliary_box_branches.0.0.conv.weight",
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", MULTIMEDIA)
+def test_the_layers_of_multimedia_tech_lab_are_ours(recipe: str) -> None:
+    with torch.device("meta"):
+        network = network_of(recipe)
+    assert MULTIMEDIA[recipe].items() <= dict(dialects_of(network))["MultimediaTechLab's YOLO"].items()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("recipe", MULTIMEDIA)
+@pytest.mark.parametrize("prefix", ["", "model.model."])
+def test_files_of_multimedia_tech_lab_are_read(recipe: str, prefix: str, tmp_path: Path) -> None:
+    first, second = network_of(recipe), network_of(recipe)
+    tensors = renamed(first, "MultimediaTechLab's YOLO", prefix)
+    for name in [name for name in tensors if name.endswith("anc2vec.weight")]:
+        for level in range(3):
+            tensors[name.replace("heads.0", f"heads.{level}")] = torch.arange(16.0).view(1, 16, 1, 1, 1)
+    lightning = {"state_dict": tensors, "epoch": 3, "optimizer_states": [{"state": {0: torch.ones(3)}}]}
+    torch.save(lightning if prefix else tensors, tmp_path / "v9.pt")
+    report = load_pretrain(second, tmp_path / "v9.pt", strict=True)
+    assert report.dialect == "MultimediaTechLab's YOLO"
+    state = second.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in first.state_dict().items())
+    tensors[f"{prefix}22.heads.1.anc2vec.anc2vec.weight"] *= 2
+    torch.save(tensors, tmp_path / "v9.pt")
+    with pytest.raises(YoloflowError, match="not in the network: .*22.heads.1.anc2vec"):
+        load_pretrain(second, tmp_path / "v9.pt")
+
+
+def test_a_file_of_a_hub_has_two_prefixes(tmp_path: Path) -> None:
+    first, second = network_of("yolov10n"), network_of("yolov10n")
+    tensors = {
+        name: tensor.contiguous() for name, tensor in renamed(first, "numbered rows", "model.model.").items()
+    }
+    save_weights(tmp_path / "model.safetensors", tensors)
+    report = load_pretrain(second, tmp_path / "model.safetensors", strict=True)
+    assert (report.dialect, report.faults()) == ("numbered rows", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("model.22.cv2.0.1.conv.weight", "model.9.cv5.conv.weight"), "Ultralytics' YOLOv9"),
+        (("model.102.rbr_reparam.weight", "model.0.conv.weight"), "merged into one kernel"),
+        (("model.22.cv2.0.1.conv.weight", "model.0.conv.weight"), "^$"),
+    ],
+)
+def test_files_that_fit_no_network_are_told_apart(names: tuple[str, ...], message: str) -> None:
+    assert re.search(message, describe_kind(dict.fromkeys(names, torch.ones(64, 64, 3, 3))))

@@ -4,6 +4,7 @@ import collections
 import io
 import pickle
 import pickletools
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,23 @@ def test_deep_and_circular_content_ends(tmp_path: Path) -> None:
     for name in ("deep.pt", "circle.pt", "nested.pt"):
         with pytest.raises(YoloflowError, match=name):
             read_pickled(tmp_path / name)
+
+
+def test_a_number_in_a_pickle_takes_no_memory(tmp_path: Path) -> None:
+    # LONG_BINPUT: an object is remembered under a number of 32 bits.
+    archive(tmp_path / "w.pt", b"\x80\x02}r\xff\xff\xff\x7f.")
+    tracemalloc.start()
+    with pytest.raises(YoloflowError, match="no tensors by name"):
+        read_pickled(tmp_path / "w.pt")
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_many_tensors_of_one_storage_are_refused(tmp_path: Path) -> None:
+    whole = torch.ones(4000)
+    torch.save({f"w{number}": whole[:3999] for number in range(20)}, tmp_path / "w.pt")
+    with pytest.raises(YoloflowError, match="w.pt: its tensors are larger than the file"):
+        read_pickled(tmp_path / "w.pt")
 
 
 def test_a_compressed_member_is_refused(tmp_path: Path) -> None:

@@ -10,12 +10,11 @@ import cv2
 import numpy as np
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
-from yoloflow.data.formats.outlines import mask_of_pixels
 from yoloflow.data.image_files import decode_image
-from yoloflow.data.transforms.fill import fill_outlines
+from yoloflow.data.object_masks import masks_of_image, separate_masks
 from yoloflow.report.box_drawing import draw_detections, draw_grid
 from yoloflow.report.curves_plot import plot_curves
-from yoloflow.structures import Batch, DatasetIndex, Detections, Int64Array, RunLengthMask, Uint8Array
+from yoloflow.structures import Batch, DatasetIndex, Detections, Uint8Array
 
 logger = logging.getLogger("yoloflow")
 
@@ -56,7 +55,7 @@ class PicturesCallback(BaseCallback):
         index, names = context.evaluation.index, context.class_names
         tiles = []
         for image in context.evaluation.examples[: self.images]:
-            tiles.append(draw_truth(image.path, index, image.detections.masks is not None))
+            tiles.append(draw_truth(image.path, index))
             tiles.append(draw_image_file(image.path, image.detections, names, self.min_score))
         if tiles:
             columns = max(self.columns // 2, 1) * 2  # truth on the left of each pair
@@ -80,33 +79,20 @@ class PicturesCallback(BaseCallback):
             plot_curves(context.run.metrics, context.run.plots / "curves.png")
 
 
-def draw_truth(path: Path, index: DatasetIndex, with_masks: bool = False) -> Uint8Array:
-    """Draws the labels of an image file of a data set, their boxes or outlines too; returns it as BGR."""
+def draw_truth(path: Path, index: DatasetIndex) -> Uint8Array:
+    """Draws the labels of an image file of a data set; returns it as BGR."""
     place = int(np.flatnonzero(index.image_paths == str(path))[0])
     boxes = slice(*index.box_offsets[place : place + 2])
     image = _enlarged(decode_image(str(path)))
     factor = image.shape[1] / index.sizes_hw[place, 1]
     corners = (index.boxes_xyxy[boxes] * factor).astype(np.float32)
-    masks = None
-    if with_masks:
-        masks = [_mask_of_label(index, box, index.sizes_hw[place]) for box in range(boxes.start, boxes.stop)]
+    masks = masks_of_image(index, place)
     return draw_detections(image, corners, index.classes[boxes], None, index.names, masks)
-
-
-def _mask_of_label(index: DatasetIndex, box: int, size_hw: Int64Array) -> RunLengthMask:
-    """Returns the mask of a label, empty for a box without outline."""
-    if box in index.masks:
-        return index.masks[box]
-    pixels = np.zeros(size_hw, np.uint8)
-    points = index.polygon_points[index.polygon_offsets[box] : index.polygon_offsets[box + 1]]
-    (filled,) = fill_outlines([points.clip(0, size_hw[::-1]).astype(np.float32)])
-    pixels[filled.window] = filled.pixels
-    return mask_of_pixels(pixels)
 
 
 def draw_image_file(path: Path, detections: Detections, names: list[str], min_score: float) -> Uint8Array:
     """Draws the detections of at least `min_score` on an image file; returns it as BGR."""
-    chosen = detections.scores >= min_score
+    chosen, masks = detections.scores >= min_score, detections.masks
     image = decode_image(str(path))
     enlarged = _enlarged(image)
     return draw_detections(
@@ -115,28 +101,22 @@ def draw_image_file(path: Path, detections: Detections, names: list[str], min_sc
         detections.classes[chosen],
         detections.scores[chosen],
         names,
-        None if detections.masks is None else [detections.masks[k] for k in np.flatnonzero(chosen)],
+        None if masks is None else [masks[row] for row in np.flatnonzero(chosen)],
     )
 
 
 def draw_batch_images(batch: Batch, names: list[str]) -> list[Uint8Array]:
-    """Draws the label boxes, and masks where there are any, on each image of a batch; returns them as BGR."""
+    """Draws the labels on each image of a batch, with their masks where it has them; returns them as BGR."""
     drawn = []
-    for place, (image, labels) in enumerate(
-        zip(batch.images.cpu().numpy(), batch.labels.cpu().numpy(), strict=True)
-    ):
+    pairs = zip(batch.images.cpu().numpy(), batch.labels.cpu().numpy(), strict=True)
+    for number, (image, labels) in enumerate(pairs):
         bgr = _enlarged(np.ascontiguousarray(image[::-1].transpose(1, 2, 0)))
-        numbers = np.flatnonzero(labels[:, 1] >= 0)
-        rows = labels[numbers]
-        masks = None
-        if batch.masks is not None:
-            maps = batch.masks[place].cpu().numpy()
-            pixels = [maps == 1 + row if maps.ndim == 2 else maps[row] for row in numbers]
-            masks = [mask_of_pixels(one.astype(np.uint8)) for one in pixels]
+        rows = labels[labels[:, 1] >= 0]
         height, width = bgr.shape[:2]
         centre, half = rows[:, 2:4], rows[:, 4:6] / 2
         size = np.array([width, height, width, height], np.float32)
         boxes = np.concatenate((centre - half, centre + half), 1) * size
+        masks = None if batch.masks is None else separate_masks(batch.masks[number].cpu().numpy(), len(rows))
         drawn.append(draw_detections(bgr, boxes, rows[:, 1].astype(np.int64), None, names, masks))
     return drawn
 

@@ -21,14 +21,19 @@ def with_finetune(tree: Located) -> Located:
     """Returns settings with those of the finetuning, where there is one.
 
     What a user's file or override states stays; what a recipe of the package states is replaced. A batch that
-    is smaller in the recipe stays too, for the memory it takes.
+    is smaller in the recipe stays too, for the memory it takes. A run that goes on is what it began as: its
+    weights need not be named again.
 
     Args:
         tree: all settings, `recipe` among them, not yet checked.
     """
     assert isinstance(tree.value, dict)
-    if not _is_wanted({key: node.value for key, node in tree.value.items()}):
+    settings = {key: node.value for key, node in tree.value.items()}
+    if not _is_wanted(settings):
         return tree
+    if "weight" not in settings and (begun := _begun(settings)) is not None:
+        tree = Located({**tree.value, "weight": begun["weight"]}, tree.place)
+    assert isinstance(tree.value, dict)
     network = tree.value.get("network")
     name = network.value.get("model_name") if network and isinstance(network.value, dict) else None
     return _beneath(tree, _block(str(name.value) if name else ""))
@@ -48,7 +53,7 @@ def describe_finetune(config: Config, recipe: Config | None = None) -> list[str]
     taken = {key: value for key, value in block.items() if _at(settings, key) == value}
     own = {key: _at(settings, key) for key in block if key not in taken}
     if recipe is None:
-        kept = f"; your own: {_shown(own)}" if own else ""
+        kept = f"; kept: {_shown(own)}" if own else ""
         return [f"finetuning with recipes/{_FILE}: {_shown(taken) or 'nothing of it'}{kept} ({_SWITCH})"]
     before = recipe.model_dump()
     lines = [f"finetuning from weight={config.weight}, recipes/{_FILE} ({_SWITCH}):"]
@@ -70,17 +75,25 @@ def _is_wanted(settings: Mapping[str, Any]) -> bool:
     wanted = settings.get("finetune", "auto")
     if wanted != "auto":
         return wanted is True
-    if settings.get("resume") == "auto":
-        name = settings.get("name")
-        name = None if name is None else str(name)
-        run = run_to_continue(Path(str(settings.get("save_dir", "runs"))), name, str(settings["recipe"]))
-        if (begun := run / file_names.CONFIG).is_file():
-            before = read_yaml(begun).plain()
-            # Runs from before there was this setting did not finetune.
-            return before.get("finetune") is True or (
-                before.get("finetune") == "auto" and before.get("weight") is not None
-            )
-    return settings.get("weight") is not None
+    if (begun := _begun(settings)) is None:
+        return settings.get("weight") not in (None, "")
+    # Runs from before there was this setting did not finetune.
+    before = begun["finetune"].value if "finetune" in begun else False
+    return before is True or (before == "auto" and begun["weight"].value is not None)
+
+
+def _begun(settings: Mapping[str, Any]) -> dict[str, Located] | None:
+    """Returns the settings of the run that goes on; None for a run that begins."""
+    if settings.get("resume") != "auto":
+        return None
+    name = settings.get("name")
+    name = None if name is None else str(name)
+    run = run_to_continue(Path(str(settings.get("save_dir", "runs"))), name, str(settings["recipe"]))
+    if not (path := run / file_names.CONFIG).is_file():
+        return None
+    begun = read_yaml(path).value
+    assert isinstance(begun, dict)
+    return {"weight": Located(None, str(path)), **begun}
 
 
 def _block(model_name: str) -> Located:

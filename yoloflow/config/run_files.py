@@ -15,6 +15,8 @@ from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.problems import problems_report
 from yoloflow.evaluation.settings import EvaluationSettings
+from yoloflow.report.labels_plot import plot_labels
+from yoloflow.run import file_names
 from yoloflow.run.checkpoint import newest_step
 from yoloflow.run.folder import RunFolder
 from yoloflow.runtime.ranks import Ranks
@@ -87,6 +89,7 @@ def begun_run(
     report = {key: problems_report(index) for key, index in sets.items()}
     run.create(dump_config(named), sets["train_set"].names, report, origin)
     run.summary.unlink(missing_ok=True)
+    plot_labels(sets["train_set"], run.plots / file_names.LABELS_PLOT)
     try:
         yield
     except (YoloflowError, OSError, RuntimeError):

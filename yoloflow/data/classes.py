@@ -192,7 +192,8 @@ def _found_names(parts: Sequence[Annotations], nc: ClassCount) -> list[str]:
     if not found:
         if nc is None:
             raise NoClassesError(
-                "YOLO text labels name no classes; set data.nc=COUNT or data.names=[NAME, ...]"
+                "YOLO text labels, and PNG without labelmap.txt, name no classes; set data.nc=COUNT or "
+                "data.names=[NAME, ...]"
             )
         if nc < 1:
             raise YoloflowError(f"data.nc={nc}: must be at least 1")

@@ -73,30 +73,25 @@ def read_index(  # noqa: PLR0913  one parameter for each thing that decides the 
         the index; `problems_report` and `summarise_problems` give its account.
 
     Raises:
-        YoloflowError: a source cannot be read, the policy says "error" of something found, or nothing is
-            left to use.
+        YoloflowError: a source cannot be read, the policy says "error" of it, or nothing is left to use.
     """
-    rules = Policy.of(policy)
-    sources = [_embedded(os.fspath(one)) for one in ([source] if isinstance(source, str) else source)]
-    if not sources:
-        raise YoloflowError("no data source is given; set data.train_set and data.val_set")
+    rules, sources = Policy.of(policy), _paths_of(source)
     decode = decode or rules.needs_pixels
     choice = names if isinstance(names, ClassChoice) else ClassChoice(names, nc)
-    image_folder = None if image_folder is None else os.path.expanduser(image_folder)
-    read_source = partial(_read_source, image_folder=image_folder, kpt_shape=kpt_shape)
-    if truth is not None:
-        read_source = partial(_read_truth, truth, choice, image_folder)
+    image_folder = image_folder and os.path.expanduser(image_folder)
+    of_labels = partial(_read_source, image_folder=image_folder, kpt_shape=kpt_shape)
+    read_source = partial(_read_truth, truth, choice, image_folder) if truth is not None else of_labels
     read = partial(_read, sources, read_source, choice, rules, decode, held_out, progress)
-    if not cache:
-        index = read()[0]
-    else:
+    if cache:
         paths = [os.path.abspath(one) for one in sources]
         how = [paths, choice.words(), dict(rules.actions), image_folder, kpt_shape, decode, truth]
         index = cached_index((json.dumps(how), *_words_of(held_out)), read)
+    else:
+        index = read()[0]
     if stop_at_errors:
         rules.forbid_errors(index.problems)
-    for one in sources if image_folder is not None and not is_own_folder and truth is None else ():
-        if coco_json.recognises(one):
+    if image_folder is not None and not is_own_folder:
+        for one in filter(coco_json.recognises, sources):
             coco_json.check_not_the_other_sets(one, index.image_paths.tolist(), image_folder)
     return index
 
@@ -173,6 +168,13 @@ def as_one_class(index: DatasetIndex) -> DatasetIndex:
     return replace(index, classes=one, names=["object"], category_ids=ids, unlisted_classes=[])
 
 
+def _paths_of(source: str | Sequence[str]) -> list[str]:
+    sources = [_embedded(os.fspath(one)) for one in ([source] if isinstance(source, str) else source)]
+    if not sources:
+        raise YoloflowError("no data source is given; set data.train_set and data.val_set")
+    return sources
+
+
 def _embedded(source: str) -> str:
     """Returns the path of a data set of the package ("digits:train"); of other sources, without "~"."""
     name, _, split = source.partition(":")
@@ -233,7 +235,9 @@ def _build(
     points, polygon_offsets = rows_of_ragged(annotations.polygon_offsets, boxes)
     counts, has_outline = np.diff(polygon_offsets), ~repair.without_outline[boxes]
     points = points[np.repeat(has_outline, counts)]
-    polygon_parts = {k: v for k, v in annotations.polygon_parts.items() if not repair.without_outline[k]}
+    left_out = repair.without_outline
+    polygon_parts = {box: sizes for box, sizes in annotations.polygon_parts.items() if not left_out[box]}
+    masks = {box: mask for box, mask in annotations.masks.items() if not left_out[box]}
     corners = repair.boxes_xyxy[boxes]
     own_areas = (corners[:, 2:] - corners[:, :2]).prod(1)
     areas = annotations.areas[boxes]
@@ -250,7 +254,7 @@ def _build(
         polygon_offsets=offsets_of(counts * has_outline),
         polygon_points=repair.polygon_points[points],
         polygon_parts=by_new_number(polygon_parts, boxes),
-        masks=by_new_number(annotations.masks, boxes),
+        masks=by_new_number(masks, boxes),
         names=classes.names,
         category_ids=classes.category_ids,
         unlisted_classes=classes.unlisted,

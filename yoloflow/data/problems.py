@@ -102,8 +102,26 @@ KINDS: dict[str, Kind] = {
     "unknown-image-id": Kind("an annotation of an image that the file does not list", ("drop-box", "error")),
     "polygon-malformed": Kind(
         "an outline that is neither a list of at least three x y pairs nor a run-length mask; the box is "
-        "kept without it",
+        "kept without it, or with its other parts",
         _NOTED,
+    ),
+    "outline-empty": Kind(
+        "an outline without area, or a mask without a pixel; the box is kept without it",
+        ("keep", "drop-box", "drop-image", "error"),
+    ),
+    "mask-unusable": Kind(
+        "a mask that cannot be read (PNG of SegmentationObject) or has another size than its image; the "
+        "boxes are kept without it",
+        _NOTED,
+    ),
+    "mask-without-box": Kind("objects of a PNG of SegmentationObject that fit no box of the xml", _NOTED),
+    "images-without-png": Kind(
+        "images beside SegmentationObject that have no PNG there, nor xml; they are not used", _SET_WIDE
+    ),
+    "outline-crosses-itself": Kind(
+        "outlines that cross themselves (looked for by data check); what they go round counts",
+        _SET_WIDE,
+        is_remark=True,
     ),
     "outline-mismatch": Kind(
         "an outline that ends elsewhere than its box, by over 2 px and over 2 % of the box's side; the "
@@ -145,6 +163,17 @@ KINDS: dict[str, Kind] = {
     ),
     "nothing-to-find": Kind(
         "a validation set without one object, of which no figure can be computed", _SET_WIDE
+    ),
+    "nothing-to-segment": Kind(
+        "a training set without one outline or mask, for a network that learns masks", ("error", "keep")
+    ),
+    "box-without-outline": Kind(
+        "objects without outline or mask where masks are learnt; each fills its box",
+        _SET_WIDE,
+        is_remark=True,
+    ),
+    "tiny-masks": Kind(
+        "objects of less than a pixel of the masks at the network's image size", _SET_WIDE, is_remark=True
     ),
     "few-objects": Kind("classes of which the training set has few objects", _SET_WIDE, is_remark=True),
     "unused-class": Kind("classes of which the set has no object", _SET_WIDE, is_remark=True),

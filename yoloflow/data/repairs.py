@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,16 @@ from yoloflow.data.formats.annotations import Annotations, rows_of_ragged
 from yoloflow.data.problems import Policy
 from yoloflow.structures import Float32Array, Int64Array, Problem
 
-BOX_KINDS = ("box-nan", "box-negative", "box-zero-area", "box-over-one", "outline-mismatch", "duplicate-box")
+BOX_KINDS = (
+    "box-nan",
+    "box-negative",
+    "box-zero-area",
+    "box-over-one",
+    "mask-unusable",
+    "outline-empty",
+    "outline-mismatch",
+    "duplicate-box",
+)
 """The kinds of problems that are found here."""
 
 _FAR_BEYOND = 0.1
@@ -24,6 +34,12 @@ EDGE_TOLERANCE_PX = 0.5
 OUTLINE_TOLERANCE_PX = 2.0
 OUTLINE_TOLERANCE = 0.02
 """An outline may end so far from its box, in pixels or in parts of the box's side, whichever is more."""
+
+VOID_BAND_PX = 6.0
+"""PASCAL's masks may end so far from their boxes: a band of no object, 5 px wide, is along their borders."""
+
+LEAST_AREA_PX = 0.01
+"""An outline around less than this is a line or a point."""
 
 
 def boxes_to_pixels(
@@ -93,27 +109,53 @@ class BoxRepair:
         self._far[:] = False
 
     def _part_from_outlines(self) -> None:
-        """Drops outlines that end elsewhere than their boxes: where there is one, transforms move it."""
+        """Drops outlines without area or elsewhere than their boxes: transforms take an outline's extent."""
         counts = np.diff(self._annotations.polygon_offsets)
+        is_flat, has_other_size = np.zeros((2, len(self.kept)), bool)
+        for box, mask in self._annotations.masks.items():
+            is_flat[box] = True
+            has_other_size[box] = tuple(mask["size"]) != tuple(self._limits[box, [3, 2]])
+        self._leave_outlines("mask-unusable", has_other_size)
+        is_flat &= (counts == 0) & ~self._annotations.is_crowd
         boxes = np.flatnonzero(counts > 0)
         if not len(boxes):
+            self._leave_outlines("outline-empty", is_flat)
             return
         inside = np.clip(self.polygon_points, 0, np.repeat(self._limits[:, 2:], counts, axis=0))
         beyond = np.any(np.abs(inside - self.polygon_points) > EDGE_TOLERANCE_PX, axis=1)
         self.polygon_points[beyond] = inside[beyond]
         starts = self._annotations.polygon_offsets[:-1][boxes]
         extents = np.hstack((np.minimum.reduceat(inside, starts), np.maximum.reduceat(inside, starts)))
+        is_flat[boxes] = _fan_areas(inside, starts, counts[boxes]) < LEAST_AREA_PX
+        self._leave_outlines("outline-empty", is_flat)
         sides = np.tile(self.boxes_xyxy[boxes, 2:] - self.boxes_xyxy[boxes, :2], 2)
-        allowed = np.maximum(OUTLINE_TOLERANCE_PX, OUTLINE_TOLERANCE * sides)
+        allowed = np.maximum(self._tolerances_px()[boxes, None], OUTLINE_TOLERANCE * sides)
         far = np.zeros(len(self.kept), bool)
         far[boxes] = np.any(np.abs(extents - self.boxes_xyxy[boxes]) > allowed, axis=1)
-        if self._policy.repair("outline-mismatch") == "drop-box":
-            self._drop("outline-mismatch", far)
-        self.without_outline = far & self.kept
-        first = len(self.problems)
-        self._note("outline-mismatch", "keep", np.flatnonzero(self.without_outline))
-        for number, extent in enumerate(extents[self.without_outline[boxes]], first):
-            ends = ", ".join(f"{end:g}" for end in extent)
+        far &= ~is_flat
+        self._leave_outlines("outline-mismatch", far, dict(zip(boxes.tolist(), extents, strict=True)))
+
+    def _tolerances_px(self) -> NDArray[np.float64]:
+        tolerances = np.full(len(self.kept), OUTLINE_TOLERANCE_PX)
+        for box in self._annotations.masks:
+            file, _, _ = self._annotations.place_of_box(box)
+            tolerances[box] = VOID_BAND_PX if file.lower().endswith(".xml") else OUTLINE_TOLERANCE_PX
+        return tolerances
+
+    def _leave_outlines(
+        self, kind: str, wrong: NDArray[np.bool_], extents: Mapping[int, Float32Array] | None = None
+    ) -> None:
+        """Drops outlines, or their boxes where the policy says so, and names the outlines' extents."""
+        chosen, first = np.flatnonzero(wrong & self.kept), len(self.problems)
+        if self._policy.repair(kind) == "drop-box":
+            self._drop(kind, wrong)
+        else:
+            self.without_outline[chosen] = True
+            self._note(kind, "keep", chosen)
+        for number, box in enumerate(chosen.tolist(), first):
+            if extents is None:
+                break
+            ends = ", ".join(f"{end:g}" for end in extents[box])
             detail = f"{self.problems[number].detail}, its outline's {ends} px"
             self.problems[number] = replace(self.problems[number], detail=detail)
 
@@ -156,3 +198,12 @@ class BoxRepair:
         known = f" of {width:g} x {height:g} (width x height)" if np.isfinite(width + height) else ""
         corners = ", or corners instead of x, y, width, height" if is_in_json else ""
         return f", far outside of the image{known}; is it of another image, of one of another size{corners}?"
+
+
+def _fan_areas(points: Float32Array, starts: Int64Array, counts: Int64Array) -> NDArray[np.float64]:
+    """Returns the summed areas of the triangles from the first point of each outline to its edges."""
+    from_first = (points - np.repeat(points[starts], counts, axis=0)).astype(np.float64)
+    following = np.arange(1, len(points) + 1)
+    following[starts + counts - 1] = starts
+    x, y = from_first.T
+    return np.add.reduceat(np.abs(x * y[following] - x[following] * y), starts) / 2

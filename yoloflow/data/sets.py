@@ -10,11 +10,13 @@ from yoloflow.data.classes import ClassChoice
 from yoloflow.data.coco_truth import ForeignTruthError, truth_beside
 from yoloflow.data.image_inspection import find_leaks
 from yoloflow.data.index import as_one_class, read_index
+from yoloflow.data.outline_remarks import outline_remarks
 from yoloflow.data.problems import Policy, summarise_problems
 from yoloflow.data.settings import DataSettings
 from yoloflow.data.split import split_images, take_images
 from yoloflow.data.statistics import set_remarks
 from yoloflow.data.threads import Progress
+from yoloflow.data.transforms.masks import mask_ratio_of
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import DatasetIndex, YoloflowError
 
@@ -64,7 +66,12 @@ def read_sets(
     if settings.val_fraction != settings.held_out_share:
         logger.info("data.val_fraction is not used: data.val_set is given")
     for key, index in sets.items():
-        index.problems += set_remarks(index, img_size, is_trained_on=key == "train_set")
+        is_trained_on = key == "train_set"
+        index.problems += set_remarks(index, img_size, is_trained_on)
+        deep = decode or "outline-crosses-itself" in policy.chosen
+        index.problems += outline_remarks(
+            index, img_size, mask_ratio_of(settings.trans_list), is_trained_on=is_trained_on, deep=deep
+        )
         if stop_at_errors:
             policy.forbid_errors(index.problems)
     return {key: as_one_class(index) for key, index in sets.items()} if settings.single_cls else sets
@@ -97,6 +104,8 @@ def read_val_set(settings: DataSettings, img_size: int, network_names: Sequence[
     else:
         index = read_set(settings, "val_set", names)
     index.problems += set_remarks(index, img_size, is_trained_on=False)
+    ratio = mask_ratio_of(settings.trans_list)
+    index.problems += outline_remarks(index, img_size, ratio, is_trained_on=False, deep=False)
     Policy.of(settings.problems).forbid_errors(index.problems)
     return as_one_class(index) if settings.single_cls else index
 

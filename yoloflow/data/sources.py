@@ -31,6 +31,7 @@ _STREAM = re.compile(r"(rtsps?|rtmps?|rtp|udp|tcp|srt|mmsh?|https?)://", re.IGNO
 _WAITS_SECONDS = (0, 1, 2, 4, 8, 15)
 """Waits before each try to open a broken stream again; the next break begins with the first."""
 _FALLBACK_FPS = 25.0
+_MOST_DEVICES = 2**31 - 1
 _READ_BYTES = 1 << 16
 
 
@@ -166,7 +167,11 @@ def _open_camera(source: str, device: str) -> Camera:
     if not device:
         raise YoloflowError(f"{source}: which camera? camera:0 is the first")
     is_stream = bool(_STREAM.match(device))
-    if is_stream and Path(urlsplit(device).path).suffix.lower() in IMAGE_SUFFIXES:
+    try:
+        place = urlsplit(device).path
+    except ValueError as error:
+        raise YoloflowError(f"{source}: is no address of a stream ({error})") from error
+    if is_stream and Path(place).suffix.lower() in IMAGE_SUFFIXES:
         raise YoloflowError(
             f"{source}: images are not fetched from the web; fetch it (curl -O {device}) and give the file"
         )
@@ -189,7 +194,8 @@ def _open_capture(device: str) -> cv2.VideoCapture:
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors say it better
     try:
-        return cv2.VideoCapture(int(device) if device.isascii() and device.isdecimal() else device)
+        is_number = device.isascii() and device.isdecimal()
+        return cv2.VideoCapture(min(int(device), _MOST_DEVICES) if is_number else device)
     finally:
         cv2.utils.logging.setLogLevel(level)
 

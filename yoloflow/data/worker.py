@@ -83,7 +83,8 @@ class LoadedBatch:
 def _unpickle(sent: YoloflowError | list[Any], *more: Any) -> LoadedBatch:
     if isinstance(sent, YoloflowError):
         return LoadedBatch(sent, *more)
-    return LoadedBatch(Batch(*[part if part is None else torch.as_tensor(part) for part in sent]), *more)
+    parts: Any = (part if part is None else torch.as_tensor(part) for part in sent)
+    return LoadedBatch(Batch(*parts), *more)
 
 
 class BatchMaker(Dataset[LoadedBatch]):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.data.formats.coco_entries import MALFORMED, read_segmentation, whole
+from yoloflow.data.formats.coco_entries import read_segmentation, whole
 from yoloflow.structures import Problem, YoloflowError
 
 Float64Array = NDArray[np.float64]
@@ -22,10 +22,11 @@ def read_outlines(
     found, problems = [], []
     for position, entry in enumerate(annotations):
         value = entry.get("segmentation") or None
-        if read_segmentation(value, sizes_hw[entry["image_id"]]) is None:
-            detail = f"annotations[{position}]: {MALFORMED}"
+        (parts, _), fault = read_segmentation(value, sizes_hw[entry["image_id"]])
+        if fault:
+            detail = f"annotations[{position}]: its segmentation {fault}"
             problems.append(Problem(name, None, "polygon-malformed", "keep", detail))
-            value = None
+            value = [part.ravel().tolist() for part in parts] or None
         found.append(value)
     return found, problems
 

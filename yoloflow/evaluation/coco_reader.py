@@ -20,7 +20,7 @@ import numpy as np
 from hotcoco import mask as run_lengths
 
 from yoloflow.data.decoder_messages import collected_standard_error
-from yoloflow.data.formats.coco_entries import MALFORMED, Key, key_of, read_segmentation
+from yoloflow.data.formats.coco_entries import Key, key_of, read_segmentation
 from yoloflow.data.formats.outlines import rle_of
 from yoloflow.evaluation.coco_outlines import stated_size
 from yoloflow.evaluation.coco_truth import MAX_ID, Float64Array, GroundTruth, table_of
@@ -139,9 +139,12 @@ def _masks(entries: Sequence[Any], name: str, truth: GroundTruth) -> list[dict[s
         if not value:
             raise YoloflowError(f"{where} has no segmentation; masks need one in each detection")
         size_hw = sizes_hw[_known_id(entries, i, "image_id", truth.image_ids, name, truth.source)]
-        if read_segmentation(value, size_hw) is None or (isinstance(value, list) and not all(size_hw)):
+        _, fault = read_segmentation(value, size_hw)
+        if isinstance(value, list) and not all(size_hw):
+            fault = fault or "is a list of polygons, but the size of the image is not stated"
+        if fault:
             size = f" ({size_hw[0]} x {size_hw[1]})" if all(size_hw) else ""
-            raise YoloflowError(f"{where}: {MALFORMED}{size}")
+            raise YoloflowError(f"{where}: its segmentation {fault}{size}")
         masks.append(rle_of(value, size_hw))
     return masks
 

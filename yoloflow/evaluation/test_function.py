@@ -313,7 +313,8 @@ def _conclude(
     truth = ground_truth_of(index, with_masks=masks is not None)
     if truth.num_filled and synchronizer.is_main:
         logger.warning("%s", describe_filled(truth))
-    read = truth.coco.load_res(results, segmentation=masks)
+    # The list of the library's type holds polygons too.
+    read = truth.coco.load_res(results, segmentation=cast(Any, masks))
     coco = evaluate_read(truth, read, image_ids).result
     slowest = {name: max(other.seconds[name] for other in parts) for name in part.seconds}
     peaks = [other.peak_memory for other in parts if other.peak_memory is not None]

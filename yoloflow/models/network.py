@@ -162,16 +162,35 @@ class Network(nn.Module):
                 module.fold_norm()
         return fused
 
+    def inference_part(self) -> tuple[list[str], set[str]]:
+        """Returns the names of the rows that inference needs, and of the tensors that only training does."""
+        head_name = self._row_names[-1]
+        head = copy.deepcopy(self.head_layer)
+        needed = self._needed_rows(head.trim(len(self._sources[-1])))
+        rows = [self._row_names[position] for position in sorted(needed)]
+        kept = {f"{head_name}.{name}" for name in head.state_dict()}
+        return rows, {
+            name
+            for name in self.state_dict()
+            if name.partition(".")[0] not in rows or (name.startswith(f"{head_name}.") and name not in kept)
+        }
+
+    def _needed_rows(self, head_inputs: Sequence[int]) -> set[int]:
+        """Returns the positions of the rows that feed a head which takes some of its inputs, and its own."""
+        last = len(self._row_names) - 1
+        needed = {last, *(self._sources[last][position] for position in head_inputs)}
+        for position in reversed(range(last)):
+            if position in needed:
+                needed.update(self._sources[position])
+        return needed - {IMAGES}
+
     def _trim(self) -> None:
         """Drop the training-only parts of the head, and the rows that fed nothing else."""
         self._is_trimmed = True
         kept_inputs = self.head_layer.trim(len(self._sources[-1]))
+        needed = self._needed_rows(kept_inputs)
         self._sources[-1] = tuple(self._sources[-1][position] for position in kept_inputs)
-        needed = {len(self._row_names) - 1}
-        for position in reversed(range(len(self._row_names))):
-            if position in needed:
-                needed.update(self._sources[position])
-        kept = sorted(needed - {IMAGES})
+        kept = sorted(needed)
         moved = {position: number for number, position in enumerate(kept)} | {IMAGES: IMAGES}
         for position, name in enumerate(self._row_names):
             if position not in needed:

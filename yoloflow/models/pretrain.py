@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from yoloflow.models.class_rows import fit_classes
 from yoloflow.models.darknet import name_values
+from yoloflow.models.layers.contract import neutral_tensors
 from yoloflow.models.unfolded import unfold
 from yoloflow.parameter_choice import choose_parameters
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.dialects import Translated, translate
+from yoloflow.weights.dialects import Translated, describe_kind, translate
 from yoloflow.weights.files import WeightsFile, read_weights
 
 logger = logging.getLogger("yoloflow")
@@ -44,6 +45,8 @@ class LoadReport:
         loaded: keys taken over.
         partly: keys whose rows of boxes, objectness and `kept_classes` are the file's, the others new.
         anew: keys that stay as they were, because their width follows the number of classes.
+        trimmed: keys of parts that inference does not need, which the file lacks as a whole: they stay as
+            they were, or are set to be without effect where they would have one.
         missing: keys of the network that the file lacks.
         unexpected: keys of the file that the network lacks.
         misshaped: keys of both, with different shapes; "key: shape in the file, shape in the network".
@@ -60,6 +63,7 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     partly: list[str] = field(default_factory=list)
     anew: list[str] = field(default_factory=list)
+    trimmed: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
@@ -92,6 +96,10 @@ class LoadReport:
             lines.append(f"  in part    {len(self.partly)} class outputs: boxes and objectness{kept}")
         if self.anew:
             lines.append(f"  begun anew {len(self.anew)} tensors, which depend on the number of classes")
+        if self.trimmed:
+            lines.append(
+                f"  begun anew {len(self.trimmed)} tensors, which inference does not need and the file lacks"
+            )
         if (self.partly or self.anew) and not self.faults():
             lines.append(
                 "  this is what should happen for other classes: nothing else is missing or left over"
@@ -149,6 +157,9 @@ def load_pretrain(
     with torch.no_grad():
         for key in (*report.loaded, *report.partly):
             state[key].copy_(weights[key])
+        for key, value in neutral_tensors(network).items():
+            if key in report.trimmed:
+                state[key].fill_(value)
     return report
 
 
@@ -198,16 +209,16 @@ def _fitted(
         fit = fit_classes(network, weights, file.class_names, class_names)
         weights = fit.weights
         report.partly, report.anew, report.kept_classes = fit.partly, fit.anew, fit.kept_classes
-    state = network.state_dict()
-    _account(report, weights, state)
+    _account(report, weights, network)
     faults = report.faults()
     if not report.loaded:
         raise WeightsMismatchError(path, f"none of its {len(found.tensors)} keys fits the network:{faults}")
     if faults and strict is not False:
+        kind = describe_kind(file.tensors)
         raise WeightsMismatchError(
             path,
             f"does not fit the network; strict_load=false takes over the {len(report.loaded)} keys that do:"
-            f"{faults}",
+            f"{faults}" + (f"\n  {kind}" if kind else ""),
         )
     return report, weights
 
@@ -230,13 +241,15 @@ def fits_but_for_classes(network: nn.Module, file: WeightsFile) -> bool:
     report = LoadReport(unexpected=found.unexpected)
     fit = fit_classes(network, found.tensors, None, None)
     report.partly, report.anew = fit.partly, fit.anew
-    _account(report, fit.weights, network.state_dict())
+    _account(report, fit.weights, network)
     return not report.faults()
 
 
-def _account(report: LoadReport, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+def _account(report: LoadReport, weights: Mapping[str, Tensor], network: nn.Module) -> None:
     """Sorts all keys of the network into the report."""
-    adapted = {*report.partly, *report.anew}
+    state = network.state_dict()
+    report.trimmed = _trimmed(network, [key for key in state if key not in weights])
+    adapted = {*report.partly, *report.anew, *report.trimmed}
     for key, own in state.items():
         if key in adapted:
             continue
@@ -249,6 +262,15 @@ def _account(report: LoadReport, weights: Mapping[str, Tensor], state: Mapping[s
             )
         else:
             report.loaded.append(key)
+
+
+def _trimmed(network: nn.Module, missing: Sequence[str]) -> list[str]:
+    """Returns those of the missing keys that a file for inference lacks: all of them are missing, or none."""
+    if not missing or not hasattr(network, "inference_part"):
+        return []
+    parts = [network.inference_part()[1], set(neutral_tensors(network))]  # type: ignore[operator]
+    lacking = set[str]().union(*(part for part in parts if part <= set(missing)))
+    return [key for key in missing if key in lacking and not key.endswith(_COUNTER)]
 
 
 def _require_finite(path: str | Path, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> None:

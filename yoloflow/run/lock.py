@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
@@ -118,15 +119,14 @@ def _release(path: Path) -> None:
         file.close()
         with suppress(OSError):  # others are in there
             Path(file.name).parent.rmdir()
-            if path.parent in _made:
-                path.parent.rmdir()
+            for folder in takewhile(_made.__contains__, path.parents):
+                folder.rmdir()
 
 
 def _open(path: Path) -> IO[str]:
     file_path = path.parent / ".locks" / f"{path.name}.lock"
     try:
-        if not path.parent.exists():
-            _made.add(path.parent)
+        _made.update(folder for folder in path.parents if not folder.exists())
         for _ in range(_ATTEMPTS - 1):
             with suppress(FileNotFoundError, FileExistsError):  # the folder has gone in between
                 return _make(file_path)

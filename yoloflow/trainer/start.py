@@ -101,6 +101,11 @@ def load_start(
     """
     report = load_pretrain(network, path, strict, class_names)
     require_unfolded(path, report.is_folded)
+    if strict is True and report.trimmed:
+        raise YoloflowError(
+            f"{path}: lacks {len(report.trimmed)} tensors that inference does not need, first "
+            f"{report.trimmed[0]}; strict_load=auto begins them anew"
+        )
     logger.info("%s", report.describe(path, network))
     return {"file": str(Path(path).absolute()), "sha256": sha256_of(path), **report.to_json()}
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.mindyolo import constants_of, mindyolo_names
+from yoloflow.weights.multimedia_tech_lab import multimedia_tech_lab_names, with_one_kernel_of_bins
 
 _TORCH_LEAVES = {
     "gamma": "weight",
@@ -19,6 +20,9 @@ _TORCH_LEAVES = {
     "moving_variance": "running_var",
 }
 _COUNTER = "num_batches_tracked"
+_MULTIMEDIA = "MultimediaTechLab's YOLO"
+FOR_INFERENCE = "numbered rows, for inference alone"
+"""The dialect of files without the parts that only training needs."""
 
 # Our row -> Megvii's path, for the sizes nano to x; inside the rows its names are MindYOLO's.
 _YOLOX_ROWS = {
@@ -118,6 +122,8 @@ def translate(network: nn.Module, tensors: Mapping[str, Tensor]) -> Translated:
     if not hits:
         first = ", ".join(list(tensors)[:3]) + (", ..." if len(tensors) > 3 else "")
         raise YoloflowError(f"none of its {len(tensors)} names ({first}) is of this network")
+    if dialect == _MULTIMEDIA:
+        tensors = with_one_kernel_of_bins(tensors)
     found = Translated({}, dialect, {})
     fixed = {_theirs(dialect, name): value for name, value in constants_of(network).items()}
     for name, tensor in tensors.items():
@@ -132,6 +138,22 @@ def translate(network: nn.Module, tensors: Mapping[str, Tensor]) -> Translated:
     return found
 
 
+def describe_kind(tensors: Mapping[str, Tensor]) -> str:
+    """Returns a sentence on what a file is that fits no network here, "" where that is not known."""
+    if any(".rbr_reparam." in name for name in tensors):
+        return "its RepConvs are merged into one kernel each; take the file from before that"
+    for name, tensor in tensors.items():
+        # The grouped kernels of YOLOv9's box branches see a quarter of the channels.
+        if re.search(r"\.22\.cv2\.0\.1\.conv\.weight$", name) and tensor.ndim == 4:
+            is_v9 = any(re.search(r"\.9\.cv5\.conv\.weight$", other) for other in tensors)
+            if is_v9 and tensor.shape[1] == tensor.shape[0]:
+                return (
+                    "it is Ultralytics' YOLOv9, whose head is another than the original's; "
+                    "strict_load=false takes over its backbone and neck alone"
+                )
+    return ""
+
+
 def dialects_of(network: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields each dialect with its name of every tensor of a network -> our name."""
     own = list(network.state_dict())
@@ -144,14 +166,19 @@ def dialects_of(network: nn.Module) -> Iterator[tuple[str, dict[str, str]]]:
     yield "MindYOLO, torch's leaves", {_torch_leaf(theirs): ours for ours, theirs in mindyolo.items()}
     numbered = _numbered_names(network, mindyolo)
     yield "numbered rows", {theirs: ours for ours, theirs in numbered.items()}
+    for names in _inference_names(network, numbered):
+        yield FOR_INFERENCE, names
+    if getattr(network, "model_name", "") == "yolov9" and hasattr(network, "inference_part"):
+        theirs_by_ours = multimedia_tech_lab_names(network, numbered)
+        yield _MULTIMEDIA, {theirs: ours for ours, theirs in theirs_by_ours.items()}
     if getattr(network, "model_name", "") == "yolox":
         yield "YOLOX", {theirs: ours for ours, theirs in _yolox_names(network, mindyolo).items()}
 
 
 def _prefixes(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> set[str]:
-    """Returns what may stand before all names of a file."""
-    first = next(iter(names), None)
-    ends = [name.removesuffix(first) for name in tensors if first and name.endswith(first)]
+    """Returns what may stand before all names of a file, as some of the names show."""
+    some = list(names)[:: max(1, len(names) // 4)]
+    ends = [name.removesuffix(one) for one in some for name in tensors if name.endswith(one)]
     # A number would be a row, not what stands before all of them.
     return {""} | {prefix for prefix in ends if re.fullmatch(r"([^.\d]+\.)+", prefix)}
 
@@ -197,6 +224,32 @@ def _numbered_names(network: nn.Module, mindyolo: Mapping[str, str]) -> dict[str
         return path
 
     return {ours: renamed(path) for ours, path in names.items()}
+
+
+def _inference_names(network: nn.Module, numbered: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Yields names in the original's files for inference -> ours: rows that only training needs do not count.
+
+    The first row, where it does nothing, counts or not.
+    """
+    if not hasattr(network, "inference_part"):
+        return
+    rows, only_training = network.inference_part()  # type: ignore[operator]
+    if not only_training:
+        return
+    head_name = rows[-1]
+    head_names: dict[str, str] = getattr(network.get_submodule(head_name), "inference_names", {})
+    kept = {ours: path for ours, path in numbered.items() if ours not in only_training}
+    skipped = () if any(ours.startswith(f"{rows[0]}.") for ours in kept) else (0, 1)
+    for first in skipped or (0,):
+        places = {row: number for number, row in enumerate(rows[first:])}
+        names = {}
+        for ours, path in kept.items():
+            row, child = ours.split(".")[:2]
+            inner = path.partition(".")[2]
+            if row == head_name and child in head_names:
+                inner = f"{head_names[child]}.{inner.partition('.')[2]}"
+            names[f"{places[row]}.{inner}"] = ours
+        yield names
 
 
 def _yolox_names(network: nn.Module, mindyolo: Mapping[str, str]) -> dict[str, str]:

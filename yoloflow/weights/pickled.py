@@ -44,7 +44,7 @@ _MAX_TEXT = 200
 # What a damaged pickle raises; it has no code that could fail otherwise.
 _DAMAGED = (
     *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError, KeyError),
-    *(OverflowError, MemoryError, RecursionError, ImportError, struct.error),
+    *(OverflowError, MemoryError, RecursionError, ImportError, struct.error, AssertionError, LookupError),
 )
 
 
@@ -137,8 +137,11 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads a pickle without importing or calling anything that it names."""
+class _Unpickler(pickle._Unpickler):
+    """Reads a pickle without importing or calling anything that it names.
+
+    It is the one in Python: the memory of the one in C grows with a number in the file, not with its size.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns our replacement of a known function, else an inert class."""
@@ -182,7 +185,8 @@ def _read(path: Path, archive: zipfile.ZipFile) -> PickledFile:
     size = path.stat().st_size
     for info in members.values():
         # PyTorch compresses nothing; a member that unfolds could fill the memory.
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > size or info.flag_bits & 1:
+        is_stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+        if not is_stored or info.file_size > size or info.flag_bits & 1:
             raise YoloflowError(f"{path}: {info.filename} in it is compressed or encrypted, or damaged")
     root = pickles[0].removesuffix("data.pkl")
     if members.get(f"{root}byteorder") and archive.read(f"{root}byteorder") != b"little":
@@ -194,8 +198,12 @@ def _read(path: Path, archive: zipfile.ZipFile) -> PickledFile:
     found = PickledFile()
     network = _describe(content, found)
     storages: dict[str, Tensor] = {}
+    taken = 0
     for name, tensor in _tensors(path, network):
         found[name] = _take(path, archive, members, root, tensor, storages)
+        taken += found[name].nbytes
+        if taken > 2 * size:  # many tensors of one storage could fill the memory
+            raise YoloflowError(f"{path}: its tensors are larger than the file; copy it again")
     if not found:
         raise YoloflowError(
             f"{path}: there are no tensors by name in it; save the network's state_dict() alone"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from yoloflow.data.formats import coco_json, voc_xml, yolo_txt
+from yoloflow.data.formats import coco_json, voc_png, voc_xml, yolo_txt
 from yoloflow.data.formats.annotations import Annotations
 from yoloflow.data.formats.voc_files import Content
 from yoloflow.data.formats.yolo_txt import label_paths
@@ -32,6 +32,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "coco": Format(coco_json.recognises, coco_json.read),
     "voc": Format(voc_xml.recognises, voc_xml.read),
+    "png": Format(voc_png.recognises, voc_png.read),
     "yolo": Format(yolo_txt.recognises, yolo_txt.read, has_keypoints=True),
 }
 

@@ -17,10 +17,13 @@ from yoloflow.structures import Problem, RunLengthMask, YoloflowError
 
 _INT64_BOUND = 2**63
 
-MALFORMED = "its segmentation is neither a list of polygons nor a run-length mask of the image's size"
-
 Key = int | str
 """The id of an image in a spelling that equal ids share."""
+
+Outline = tuple[list[NDArray[np.float32]], RunLengthMask | None]
+"""The parts (K, 2) of an object's outline, or its run-length mask."""
+
+NO_OUTLINE: Outline = ([], None)
 
 
 def load(source: str | Path, *, with_outlines: bool = True) -> dict[str, Any]:
@@ -136,7 +139,7 @@ class ImageEntries:
             return [int(key) for key in self.keys]
         detail = "some image ids are no whole numbers; files of predictions have them as they stand here"
         self.problems.append(Problem(source, None, "image-ids-renumbered", "keep", detail))
-        self.given_ids = dict(enumerate(self.keys)) | self.given_ids
+        self.given_ids = {n: self.given_ids.get(n, key) for n, key in enumerate(self.keys)}
         return list(range(1, len(self.keys) + 1))
 
 
@@ -196,7 +199,7 @@ class ObjectEntries:
     problems: list[Problem] = field(default_factory=list)
     num_listed: int = 0
 
-    def add_outline(self, outline: tuple[list[NDArray[np.float32]], RunLengthMask | None]) -> None:
+    def add_outline(self, outline: Outline) -> None:
         """The outline of the next box; crowd regions, which nobody trains on, keep their mask only."""
         box = len(self.polygons)
         parts, mask = outline
@@ -239,9 +242,9 @@ def read_objects(
             note("class-not-a-number", "drop-box", f"category_id is {category!r}", image_number)
             continue
         drawn = entry.get("segmentation") if with_outlines else None
-        outline = read_segmentation(drawn, images.sizes_hw[image_number])
-        if outline is None:
-            note("polygon-malformed", "keep", MALFORMED, image_number)
+        outline, fault = read_segmentation(drawn, images.sizes_hw[image_number])
+        if fault:
+            note("polygon-malformed", "keep", f"its segmentation {fault}", image_number)
         boxes.images.append(image_number)
         boxes.numbers.append(position if number is None else number)
         boxes.boxes_xywh.append(box)
@@ -249,7 +252,7 @@ def read_objects(
         boxes.is_crowd.append(entry.get("iscrowd") in (1, "1"))
         area = entry.get("area")
         boxes.areas.append(float(area) if isinstance(area, (int, float)) and 0 <= area < 1e18 else math.nan)
-        boxes.add_outline(outline or ([], None))
+        boxes.add_outline(outline)
     return boxes
 
 
@@ -266,27 +269,37 @@ def _what_is_wrong(entry: object, error: Exception) -> tuple[str, str]:
     return "box-not-a-number", f"bbox is {str(box)[:60]} ({error})"
 
 
-def read_segmentation(
-    value: object, size_hw: tuple[int, int]
-) -> tuple[list[NDArray[np.float32]], RunLengthMask | None] | None:
-    """Returns parts (K, 2) of an outline, and the run-length mask if there is one; None if it is malformed.
+def read_segmentation(value: object, size_hw: tuple[int, int]) -> tuple[Outline, str]:
+    """Returns an object's outline, and what is wrong with it: the end of a sentence, "" where nothing is.
 
     Args:
         value: what the file says.
         size_hw: of the image, 0 where it is not stated.
     """
     if not value:
-        return [], None
+        return NO_OUTLINE, ""
     if isinstance(value, dict):
         mask = read_mask(value, size_hw)
-        return None if mask is None else ([], mask)
+        if mask is None:
+            return NO_OUTLINE, "is no run-length mask of the image's size"
+        return ([], mask), ""
     if not isinstance(value, list):
-        return None
+        return NO_OUTLINE, "is neither a list of polygons nor a run-length mask"
+    parts = [_polygon(part) for part in value]
+    sound = [part for part in parts if part is not None]
+    if len(sound) == len(parts):
+        return (sound, None), ""
+    number = next(number for number, part in enumerate(parts, 1) if part is None)
+    detail = f"has a part (number {number} of {len(parts)}) that is not at least three x y pairs"
+    return (sound, None), detail + ("; the others are used" if sound else "")
+
+
+def _polygon(value: object) -> NDArray[np.float32] | None:
+    """Returns (K, 2) points of a list x1, y1, x2, y2, ...; None if it is no polygon."""
     try:
-        parts = [np.array(part, np.float64) for part in value]
+        points = np.array(value, np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
-    for part in parts:
-        if part.ndim != 1 or len(part) < 6 or len(part) % 2 or not (np.abs(part) < 1e9).all():
-            return None
-    return [part.reshape(-1, 2).astype(np.float32) for part in parts], None
+    if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not (np.abs(points) < 1e9).all():
+        return None
+    return points.reshape(-1, 2).astype(np.float32)

@@ -118,11 +118,12 @@ def outline_of_pixels(pixels: Uint8Array) -> Float32Array:
     return join_parts([(ring + (left, top)).astype(np.float32) for ring in sorted(rings, key=len)[::-1]])
 
 
-def _corners(ring: NDArray[np.integer]) -> NDArray[np.integer]:
+def _corners(ring: NDArray[Any]) -> NDArray[Any]:
     """Returns the points of a ring where it turns."""
     ring = ring[(ring != np.roll(ring, 1, 0)).any(1)]
     before, after = ring - np.roll(ring, 1, 0), np.roll(ring, -1, 0) - ring
-    return ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    corners: NDArray[Any] = ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    return corners
 
 
 def facing_alike(outline: Float32Array, sizes: Sequence[int]) -> Float32Array:

@@ -11,7 +11,8 @@ from yoloflow.data.formats.yolo_txt import label_paths
 from yoloflow.data.image_files import IMAGE_SUFFIXES
 
 _ANNOTATION_FOLDERS = ("annotations", "labels")
-_IMAGE_FOLDERS = ("jpegimages", "images")
+IMAGE_FOLDERS = ("jpegimages", "images")
+"""Names of the folders of images, in small letters."""
 _FLAGS = ("1", "0", "-1")
 
 
@@ -63,8 +64,8 @@ def annotation_files(source: str) -> Content:
     """Returns the annotation files of a folder; of a folder of images those in `annotations` beside it."""
     content = Content.of(source)
     if not content.xmls:
-        root, below = _root(os.path.abspath(source), _IMAGE_FOLDERS)
-        for beside in _named(os.path.dirname(root), _ANNOTATION_FOLDERS if root else []):
+        root, below = root_above(os.path.abspath(source), IMAGE_FOLDERS)
+        for beside in folders_named(os.path.dirname(root), _ANNOTATION_FOLDERS if root else []):
             content.xmls = content.xmls or Content.of(os.path.join(beside, below)).xmls
     return content
 
@@ -79,7 +80,7 @@ def is_annotated(source: str) -> bool:
         return False
     with_xml, with_text = content.num_labelled()
     if with_text and with_xml == with_text:
-        places = [os.path.abspath(source), *_named(source, _ANNOTATION_FOLDERS[:1])]
+        places = [os.path.abspath(source), *folders_named(source, _ANNOTATION_FOLDERS[:1])]
         return any(os.path.dirname(path) in places for path in content.xmls)
     return with_text == 0 or with_xml > with_text
 
@@ -96,7 +97,7 @@ def listed_annotations(source: str) -> list[tuple[str, int]] | None:
     if not rows or (_is_image(rows[0][0]) and os.path.isfile(os.path.join(base, rows[0][0]))):
         return None
     above = (os.path.normpath(os.path.join(base, up)) for up in ("..", "../..", "."))
-    places = [*(place for folder in above for place in _named(folder, _ANNOTATION_FOLDERS[:1])), base]
+    places = [*(place for folder in above for place in folders_named(folder, _ANNOTATION_FOLDERS[:1])), base]
     found = [next(filter(os.path.isfile, _places_of_line(name, places)), None) for name, _ in rows]
     if not any(found):
         return None
@@ -121,6 +122,40 @@ def _names_of_line(line: str) -> Iterator[str]:
         yield f"{line[: -len(last)].strip()}.xml"
     if _is_image(line):
         yield f"{os.path.splitext(line)[0]}.xml"
+
+
+class PngFinder:
+    """Finds the PNG with the masks of an image."""
+
+    def __init__(self, name: str) -> None:
+        """Sets the name of their folder, in small letters."""
+        self._name = name
+        self._places: dict[str, list[str]] = {}
+
+    def find(self, *files: str) -> str | None:
+        """Absolute path of the PNG of an image; None if there is none.
+
+        Args:
+            *files: of the image, each in a folder beside that of the PNG: annotation file, image.
+        """
+        for file in files:
+            for place in self._places_for(os.path.dirname(file)):
+                if os.path.isfile(path := os.path.join(place, f"{_stem(file)}.png")):
+                    return path
+        return None
+
+    @property
+    def folders(self) -> list[str]:
+        """All folders that were looked into."""
+        return [place for places in self._places.values() for place in places]
+
+    def _places_for(self, place: str) -> list[str]:
+        if place not in self._places:
+            root, below = root_above(place, (*_ANNOTATION_FOLDERS[:1], *IMAGE_FOLDERS))
+            beside = folders_named(os.path.dirname(root), [self._name]) if root else []
+            found = [os.path.join(one, part) for one in beside for part in (below, "")]
+            self._places[place] = list(dict.fromkeys(map(os.path.normpath, found)))
+        return self._places[place]
 
 
 class ImageFinder:
@@ -155,11 +190,11 @@ class ImageFinder:
 
     def _folders_for(self, place: str) -> list[str]:
         """Folders of the images of annotations in `place`, the likeliest first."""
-        root, below = _root(place, _ANNOTATION_FOLDERS)
-        beside = _named(os.path.dirname(root), _IMAGE_FOLDERS) if root else []
+        root, below = root_above(place, _ANNOTATION_FOLDERS)
+        beside = folders_named(os.path.dirname(root), IMAGE_FOLDERS) if root else []
         found = [*self._with_below(self._first, below), place, *(os.path.join(one, below) for one in beside)]
         for up in ("..", "../.."):
-            found += _named(os.path.join(place, up), _IMAGE_FOLDERS)
+            found += folders_named(os.path.join(place, up), IMAGE_FOLDERS)
         found += beside
         if root:
             found += self._with_below([os.path.dirname(root)], below)
@@ -178,7 +213,7 @@ class ImageFinder:
         return self._listings[folder]
 
 
-def _root(place: str, names: Sequence[str]) -> tuple[str, str]:
+def root_above(place: str, names: Sequence[str]) -> tuple[str, str]:
     """Returns the folder of one of these names that a folder is or is in, and the path from there; or ""."""
     root = place
     while os.path.basename(root).lower() not in names:
@@ -204,16 +239,16 @@ def images_without_annotation(
     """
     taken = set(found)
     whole = os.path.abspath(source)
-    root, below = _root(whole, _ANNOTATION_FOLDERS)
+    root, below = root_above(whole, _ANNOTATION_FOLDERS)
     images = list(content.images)
-    for beside in _named(os.path.dirname(root), _IMAGE_FOLDERS) if root else []:
+    for beside in folders_named(os.path.dirname(root), IMAGE_FOLDERS) if root else []:
         images += Content.of(os.path.join(beside, below)).images
     is_of_images = not any(path.startswith(whole + os.sep) for path in content.xmls)
     places = {os.path.dirname(path) for path in taken}
     for image in dict.fromkeys(images):
         place = os.path.dirname(image)
         parts = os.path.relpath(place, os.path.dirname(whole)).lower().split(os.sep)
-        is_beside = is_of_images or place in places or bool(set(parts) & set(_IMAGE_FOLDERS))
+        is_beside = is_of_images or place in places or bool(set(parts) & set(IMAGE_FOLDERS))
         if image not in taken and is_beside:
             yield image, _annotation_of(image, content.xmls)
 
@@ -221,15 +256,15 @@ def images_without_annotation(
 def _annotation_of(image: str, xmls: Sequence[str]) -> str:
     """Where the annotation file of an image should be, given those of others."""
     place, name = os.path.split(image)
-    root, below = _root(place, _IMAGE_FOLDERS)
-    folders = _named(os.path.dirname(root), _ANNOTATION_FOLDERS) if root else []
+    root, below = root_above(place, IMAGE_FOLDERS)
+    folders = folders_named(os.path.dirname(root), _ANNOTATION_FOLDERS) if root else []
     used = [folder for folder in folders if any(path.startswith(folder + os.sep) for path in xmls)]
     for folder in (used or folders)[:1]:
         place = os.path.normpath(os.path.join(folder, below))
     return os.path.join(place, f"{os.path.splitext(name)[0]}.xml")
 
 
-def _named(folder: str, names: Iterable[str]) -> list[str]:
+def folders_named(folder: str, names: Iterable[str]) -> list[str]:
     """Folders in a folder whose names are these in whatever case, in their order."""
     try:
         entries = sorted(os.listdir(folder))

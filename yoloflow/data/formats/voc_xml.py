@@ -28,6 +28,7 @@ from yoloflow.data.formats.voc_files import (
     is_annotated,
     listed_annotations,
 )
+from yoloflow.data.formats.voc_masks import add_masks
 from yoloflow.data.threads import map_in_threads
 from yoloflow.structures import Problem, YoloflowError
 
@@ -71,10 +72,11 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
             files.append(_XmlFile(path, is_missing=True))
             rows.append((path, 0))
             paths.append(image)
-    annotations = _flatten(source, files, [line for _, line in rows], paths)
+    annotations, numbers_in_file = _flatten(source, files, [line for _, line in rows], paths)
     places = {os.path.dirname(path) for path, _ in rows} | {os.path.dirname(path) for path in paths}
     found = set() if content is None else content.folders
     annotations.consulted = [source, *finder.folders, *sorted(places | found)]
+    add_masks(annotations, numbers_in_file)
     return annotations
 
 
@@ -175,11 +177,14 @@ def _parse(path: str) -> _XmlFile:
     return file
 
 
-def _flatten(source: str, files: list[_XmlFile], lines: list[int], paths: list[str]) -> Annotations:
+def _flatten(
+    source: str, files: list[_XmlFile], lines: list[int], paths: list[str]
+) -> tuple[Annotations, list[int]]:
+    """Returns all files in flat arrays, and the number of each box's object in its file, from 1."""
     problems: list[Problem] = []
     class_of: dict[str, int] = {}
     boxes: list[list[float]] = []
-    classes, images, numbers, difficult = [], [], [], []
+    classes, images, numbers, difficult, numbers_in_file = [], [], [], [], []
     for image, file in enumerate(files):
         if file.problem:
             problems.append(replace(file.problem, image=paths[image]))
@@ -187,16 +192,17 @@ def _flatten(source: str, files: list[_XmlFile], lines: list[int], paths: list[s
             detail = "a <bndbox> that is in no <object> of the <annotation>"
             problems.append(Problem(file.path, line, "malformed-entry", "drop-box", detail, paths[image]))
         shift = float(file.fields.get("source/database", "").strip().startswith(_PASCAL_SOURCE))
-        for item in file.objects:
+        for number, item in enumerate(file.objects, 1):
             corners = _corners(file.path, paths[image], item, problems)
             if corners is not None:
                 boxes.append([corners[0] - shift, corners[1] - shift, corners[2], corners[3]])
                 classes.append(class_of.setdefault(item.fields["name"].strip(), len(class_of)))
                 images.append(image)
                 numbers.append(item.line)
+                numbers_in_file.append(number)
                 difficult.append(item.fields.get("difficult", "").strip().lower() in _TRUE)
     num_images, num_boxes = len(files), len(boxes)
-    return Annotations(
+    annotations = Annotations(
         image_paths=paths,
         listed_in=[source if line else file.path for file, line in zip(files, lines, strict=True)],
         listed_lines=np.array(lines, np.int64),
@@ -220,6 +226,7 @@ def _flatten(source: str, files: list[_XmlFile], lines: list[int], paths: list[s
         num_images_listed=num_images,
         num_boxes_listed=sum(len(file.objects) + len(file.stray_boxes) for file in files),
     )
+    return annotations, numbers_in_file
 
 
 def _corners(path: str, image: str, item: _Object, problems: list[Problem]) -> list[float] | None:

@@ -5,6 +5,10 @@ Coordinates are continuous: pixel i of a row covers i to i + 1, so that boxes an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,24 +55,41 @@ def move_polygons(
     if not any(lengths):
         return polygons
     points = np.concatenate(polygons)
-    if (behind := _is_behind(points, matrix)).any():
-        cut = np.split(behind, np.cumsum(lengths)[:-1])
+    behind = _is_behind(points, matrix)
+    if behind.any():
         polygons = [
             _before_camera(polygon, matrix) if is_behind.any() else polygon
-            for polygon, is_behind in zip(polygons, cut, strict=True)
+            for polygon, is_behind in zip(polygons, _split(behind, lengths), strict=True)
         ]
         lengths, points = [len(polygon) for polygon in polygons], np.concatenate(polygons)
     points = transform_points(points, matrix).astype(np.float32)
-    moved = np.split(points, np.cumsum(lengths)[:-1])
+    moved = _split(points, lengths)
     if size_hw is None:
         return moved
-    height, width = size_hw
-    outside = (points < 0).any(1) | (points > (width, height)).any(1)
-    crossing = np.split(outside, np.cumsum(lengths)[:-1])
-    return [
-        clip_polygon(polygon, size_hw) if crosses.any() else polygon
-        for polygon, crosses in zip(moved, crossing, strict=True)
-    ]
+    limits, extents = np.array(size_hw[::-1], np.float32), _extents(points, lengths)
+    crosses = (extents[:, :2] < 0).any(1) | (extents[:, 2:] > limits).any(1)
+    is_gone = np.asarray((extents[:, 2:] < 0).any(1) | (extents[:, :2] > limits).any(1))
+    for row in np.flatnonzero(crosses).tolist():
+        moved[row] = moved[row][:0] if is_gone[row] else clip_polygon(moved[row], size_hw)
+    return moved
+
+
+def _split(values: NDArray[Any], lengths: Sequence[int]) -> list[NDArray[Any]]:
+    """Return the pieces of these lengths."""
+    borders = list(accumulate(lengths, initial=0))
+    return [values[start:stop] for start, stop in pairwise(borders)]
+
+
+def _extents(points: NDArray[Any], lengths: Sequence[int]) -> NDArray[Any]:
+    """Return (N, 4) corner boxes of polygons whose points (P, 2) stand in a row; 0 for one without points."""
+    counts = np.array(lengths)
+    starts, rows = (np.cumsum(counts) - counts)[counts > 0], np.flatnonzero(counts)
+    extents = np.zeros((len(counts), 4), points.dtype)
+    extents[rows, :2], extents[rows, 2:] = (
+        np.minimum.reduceat(points, starts),
+        np.maximum.reduceat(points, starts),
+    )
+    return extents
 
 
 def _is_behind(points: NDArray[np.floating], matrix: Matrix) -> NDArray[np.bool_]:
@@ -106,15 +127,15 @@ def _cut(
         return polygon
     if not inside.any():
         return np.zeros((0, 2), np.float32)
-    following, following_depth = np.roll(polygon, -1, 0), np.roll(depth, -1)
-    crosses = inside != np.roll(inside, -1)
-    share = np.where(crosses, depth / np.where(crosses, depth - following_depth, 1), 0)[:, None]
-    crossing = polygon + share.astype(np.float32) * (following - polygon)
+    edges = np.flatnonzero(inside != np.append(inside[1:], inside[0]))
+    ends = (edges + 1) % len(polygon)
+    share = (depth[edges] / (depth[edges] - depth[ends])).astype(np.float32)[:, None]
+    crossing = polygon[edges] + share * (polygon[ends] - polygon[edges])
     if border is not None:
-        axis, limit = border
-        crossing[:, axis] = np.where(crosses, limit, crossing[:, axis])
-    both = np.stack((polygon, crossing), 1)
-    cut: Float32Array = both[np.stack((inside, crosses), 1)]
+        crossing[:, border[0]] = border[1]
+    kept = np.flatnonzero(inside)
+    order = np.argsort(np.concatenate((2 * kept, 2 * edges + 1)))
+    cut: Float32Array = np.concatenate((polygon[kept], crossing))[order]
     return cut
 
 
@@ -127,11 +148,12 @@ def clip_boxes(boxes_xyxy: Float32Array, size_hw: tuple[int, int]) -> Float32Arr
 
 def boxes_around(polygons: list[Float32Array], boxes_xyxy: Float32Array) -> Float32Array:
     """Return the (G, 4) extents of the polygons; the given box for an object without one."""
-    boxes = boxes_xyxy.copy()
-    for row, polygon in enumerate(polygons):
-        if len(polygon):
-            boxes[row, :2], boxes[row, 2:] = polygon.min(0), polygon.max(0)
-    return boxes
+    lengths = [len(polygon) for polygon in polygons]
+    if not any(lengths):
+        return boxes_xyxy.copy()
+    extents = _extents(np.concatenate(polygons), lengths)
+    around: Float32Array = np.where((np.array(lengths) > 0)[:, None], extents, boxes_xyxy).astype(np.float32)
+    return around
 
 
 def covered_share(first_xyxy: Float32Array, second_xyxy: Float32Array) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from yoloflow.data.transforms.fill import fill_outlines
 from yoloflow.data.transforms.geometry import move_polygons
 from yoloflow.data.transforms.sample import Sample
 from yoloflow.data.transforms.transform import Transform, TransformContext
+from yoloflow.settings import Row
 from yoloflow.structures import YoloflowError
 
 
@@ -61,3 +63,13 @@ class PolygonsToMasks(Transform):
             polygons=[sample.polygons[row] for row in order],
             masks=joined,
         )
+
+
+def mask_ratio_of(stages: Sequence[Sequence[Row]]) -> float | None:
+    """Return how many times smaller than the images the drawn masks are; None where no stage draws any.
+
+    Args:
+        stages: the rows of each stage.
+    """
+    rows = [row for rows in stages for row in rows if row.get("func_name") == PolygonsToMasks.func_name]
+    return float(rows[0].get("mask_ratio", PolygonsToMasks().mask_ratio)) if rows else None

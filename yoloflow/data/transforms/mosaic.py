@@ -100,10 +100,10 @@ def _compose(tiles: list[Sample], places: list[Point], side: int) -> Sample:
             moved = tile.boxes_xyxy + np.array((x, y, x, y), np.float32)
             boxes = clip_boxes(moved, (side, side))
             polygons = move_polygons(tile.polygons, translation(x, y), (side, side))
-            cut = (boxes != moved).any(1) & np.array([len(polygon) > 0 for polygon in tile.polygons], bool)
-            # The box of an outline that is cut is what is left of it; nothing where nothing is left.
-            if cut.any():
-                boxes[cut] = boxes_around(polygons, np.zeros_like(boxes))[cut]
+            if any(map(len, tile.polygons)):
+                # The box of an outline that is cut is what is left of it; nothing where nothing is left.
+                cut = (boxes != moved).any(1) & np.array([len(one) > 0 for one in tile.polygons], bool)
+                boxes = np.where(cut[:, None], boxes_around(polygons, np.zeros_like(boxes)), boxes)
             shown.append(replace(tile, boxes_xyxy=boxes, polygons=polygons))
     composed = join_samples(shown, Canvas((side, side), tuple(layers)))
     return composed.select(np.all(composed.boxes_xyxy[:, 2:] > composed.boxes_xyxy[:, :2], axis=1))

@@ -104,6 +104,7 @@ class YOLOv7Head(AnchorHead):
     factor_mean: ClassVar[float] = 1.0
     mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m", "added": "ia", "factors": "im"}
     class_parts: ClassVar[tuple[str, ...]] = ("convs", "factors")
+    neutral: ClassVar[dict[str, float]] = {"added": 0.0, "factors": 1.0}
 
     def __init__(
         self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int

@@ -176,6 +176,7 @@ class YOLOv9Head(YOLOv8Head):
         "dfl": "dfl2",
         "auxiliary_dfl": "dfl",
     }
+    inference_names: ClassVar[dict[str, str]] = {**YOLOv8Head.mindyolo_names, "dfl": "dfl"}
     class_parts: ClassVar[tuple[str, ...]] = ("class_branches", "auxiliary_class_branches")
 
     def __init__(

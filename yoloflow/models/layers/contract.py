@@ -158,6 +158,10 @@ class Head(Layer):
     rows_before_classes: ClassVar[int] = 0
     """Output channels of a cell (of an anchor, where there are any) before those of the classes."""
     num_anchors: int = 1
+    inference_names: ClassVar[dict[str, str]] = {}
+    """Names of children in the original's files for inference, where they differ from `mindyolo_names`."""
+    neutral: ClassVar[dict[str, float]] = {}
+    """Children that the original's files for inference do not have, and the value that is without effect."""
 
     @abstractmethod
     def decode(self, raw: Any) -> Tensor:
@@ -192,3 +196,14 @@ class Head(Layer):
             ValueError: always; no row can take a head's output.
         """
         raise ValueError("a head's output cannot be taken by another row")
+
+
+def neutral_tensors(network: nn.Module) -> dict[str, float]:
+    """Returns the names of a network's tensors that its head calls `neutral`, with the value of each."""
+    return {
+        f"{row}.{name}": value
+        for row, head in network.named_children()
+        if isinstance(head, Head)
+        for child, value in head.neutral.items()
+        for name, _ in head.get_submodule(child).named_parameters(prefix=child)
+    }

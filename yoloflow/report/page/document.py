@@ -87,6 +87,8 @@ def _of_run(run: RunContent, num_classes: int) -> dict[str, Any]:
         "summary": summary and {key: summary.get(key) for key in ("wall_seconds", "images_per_second")},
         "curves": page_curves(run.metrics),
         "data": run.data,
+        "labels_plot": run.labels_plot
+        and f"data:image/png;base64,{base64.b64encode(run.labels_plot).decode()}",
         "recipe": run.settings.get("recipe"),
         "epochs": int(epochs) if epochs.isdigit() else None,
         "num_classes": len(run.names or ()),

@@ -118,6 +118,13 @@ function dataSection(run) {
     "The data",
     `${sizes.join(", ")}; ${found ? `${plural(found, "remark")} on them` : "no remarks on them"}.`,
     el("div", { class: "two" }, parts),
+    run.labels_plot
+      ? el("img", {
+          class: "plot",
+          src: run.labels_plot,
+          alt: "Labels of the training set: objects by class, centres and sizes of the boxes",
+        })
+      : null,
     note(
       "A training reads labels and the headers of images. Damaged images, equal ones, and training images " +
         "with the pixels of a validation image are found by `yoloflow data check`, which decodes all of them.",

@@ -97,6 +97,7 @@ function headFigures(run) {
     { class: "figures" },
     big(best.why ? "n/a" : figure(best.map), "AP", range("AP")),
     big(best.why ? "n/a" : figure(best.map50), "AP50", range("AP50")),
+    run.diagnostics?.mask_stats && big(figure(run.diagnostics.mask_stats[0]), "AP of masks", ""),
     big(String(best.epoch ?? "–"), "Best epoch", run.epochs ? `of ${run.epochs}` : ""),
     big(duration(run.summary?.wall_seconds), "Time", run.finished ? "in all" : "not finished"),
     big(short(run.summary?.images_per_second), "Images a second", "in training"),

@@ -24,6 +24,7 @@ MOST_POINTS = 400
 """Points of a curve; a longer one is drawn from means over equally many logged steps."""
 MOST_PROBLEMS = 50
 """Problems of a data set that the page names one by one."""
+_PNG, _LARGEST_PLOT = b"\x89PNG", 300_000
 _SUMMARY = {"best?": dict, "versions?": dict}
 _ACCOUNT = {
     "images": {"used": int, "dropped?": dict},
@@ -46,6 +47,7 @@ class RunContent:
         metrics: records of the training.
         data: `data_problems.json` by data set, with the first problems only.
         diagnostics: content of `diagnostics.json`.
+        labels_plot: the PNG of the training set's labels.
         stale_reason: why the diagnostics may be of other weights; whoever can compare them fills it in.
         not_evaluated: why an evaluation that was asked for did not take place.
     """
@@ -59,6 +61,7 @@ class RunContent:
     metrics: Metrics
     data: dict[str, Any] | None
     diagnostics: dict[str, Any] | None
+    labels_plot: bytes | None = None
     stale_reason: str | None = None
     not_evaluated: str | None = None
 
@@ -92,6 +95,7 @@ def read_run(folder: str | Path) -> RunContent:
         metrics=read_metrics(metrics) if has_metrics else Metrics(),
         data=data_of(_read_accounts(path / file_names.DATA_PROBLEMS)),
         diagnostics=read_diagnostics(path / file_names.DIAGNOSTICS),
+        labels_plot=_read_plot(path / "plots" / file_names.LABELS_PLOT),
     )
 
 
@@ -169,6 +173,11 @@ def flat_settings(tree: object, prefix: str = "") -> dict[str, str]:
     for key, value in tree.items():
         flat |= flat_settings(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def _read_plot(path: Path) -> bytes | None:
+    content = path.read_bytes() if path.is_file() else b""
+    return content if content.startswith(_PNG) and len(content) <= _LARGEST_PLOT else None
 
 
 def _read_accounts(path: Path) -> dict[str, Any] | None:

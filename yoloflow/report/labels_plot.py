@@ -1,0 +1,108 @@
+"""The labels of a data set as a plot, `plots/labels.png`: objects by class, centres and sizes of boxes."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoloflow.files import write_atomically
+from yoloflow.structures import DatasetIndex
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+logger = logging.getLogger("yoloflow")
+
+_BAR, _INK, _MUTED = "#0072b2", "#222222", "#777777"
+_MOST_CLASSES = 25
+_LEAST_ROWS = 8
+_LONGEST_NAME = 24
+_CELLS = 40
+
+
+def plot_labels(index: DatasetIndex, path: Path) -> None:
+    """Draws how many objects each class has, and where boxes lie and how large they are in their images.
+
+    Crowd regions are left out. A file that cannot be written is a warning.
+
+    Args:
+        index: the data set.
+        path: PNG to write; its folder is there.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    trained = ~index.is_crowd
+    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))
+    sides_wh = index.sizes_hw[images][:, ::-1]
+    corners = (index.boxes_xyxy / np.tile(sides_wh, 2))[trained]
+    figure = Figure(figsize=(13, 4.2), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    class_axes, centre_axes, size_axes = figure.subplots(1, 3)
+    _plot_classes(class_axes, index.names, np.bincount(index.classes[trained], minlength=len(index.names)))
+    _plot_density(centre_axes, (corners[:, :2] + corners[:, 2:]) / 2)
+    centre_axes.invert_yaxis()  # as in the image
+    _plot_density(size_axes, corners[:, 2:] - corners[:, :2])
+    _style(class_axes, f"{int(trained.sum()):,} objects by class", "objects", "")
+    _style(centre_axes, "Centres of the boxes", "x / width of the image", "y / height of the image")
+    _style(size_axes, "Sizes of the boxes", "width / width of the image", "height / height of the image")
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    try:
+        write_atomically(path, content.getvalue())
+    except OSError as error:
+        logger.warning("%s: cannot be written (%s); the training goes on", path, error.strerror)
+
+
+def _plot_classes(axes: Axes, names: list[str], counts: NDArray[np.int64]) -> None:
+    order = np.argsort(-counts, kind="stable")[:_MOST_CLASSES]
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names]
+    # Names are no formulas, whatever dollar signs they have.
+    labels = [shown[number].replace("$", r"\$") for number in order]
+    places = np.arange(len(order))
+    axes.barh(places, counts[order], color=_BAR, height=0.75)
+    axes.set_yticks(places, labels)
+    axes.set_ylim(max(len(order), _LEAST_ROWS) - 0.5, -0.5)
+    for place, number in zip(places, order, strict=True):
+        axes.annotate(
+            f"{counts[number]:,}",
+            (counts[number], place),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=_INK,
+        )
+    axes.margins(x=0.15)
+    if (left := len(names) - len(order)) > 0:
+        axes.text(
+            *(1, 0, f"and {left} more classes"),
+            transform=axes.transAxes,
+            ha="right",
+            va="bottom",
+            color=_MUTED,
+            fontsize=9,
+        )
+
+
+def _plot_density(axes: Axes, points: NDArray[np.float64]) -> None:
+    """Draws (M, 2) points in 0..1 as cells, darker where more of them lie."""
+    counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=_CELLS, range=[[0, 1], [0, 1]])
+    shades = np.ma.masked_equal(np.log1p(counts.T), 0)
+    axes.imshow(shades, origin="lower", extent=(0, 1, 0, 1), cmap="viridis_r", aspect="auto")
+
+
+def _style(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
+    axes.set_xlabel(x, color=_MUTED, fontsize=9)
+    axes.set_ylabel(y, color=_MUTED, fontsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_MUTED)
+    axes.tick_params(colors=_MUTED, labelsize=9)
