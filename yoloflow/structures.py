@@ -70,14 +70,8 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by torch's loader on CUDA machines)."""
-<<<<<<< HEAD
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return replace(self, **{name: part.pin_memory() for name, part in parts.items() if part is not None})
-=======
-        found = (getattr(self, name) for name in self.__dataclass_fields__)
-        parts: list[Any] = [None if part is None else part.pin_memory() for part in found]
-        return Batch(*parts)
->>>>>>> 1755c8d29a373fb0f6feaa56433c74f8529479be
 
 
 @dataclass(slots=True, repr=False)
