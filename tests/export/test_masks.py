@@ -1,8 +1,10 @@
 """Exported networks that segment: rows and prototypes come out, and masks are those of torch."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -133,3 +135,23 @@ def test_a_file_of_an_older_version_is_read(run: Path, tmp_path: Path) -> None:
     content = json.loads(done.info.to_text())
     del content["masks"], content["output_kind"]["mask_channels"]
     assert ExportedInfo.from_text(json.dumps(content)).output_kind == HeadOutput()
+
+
+def test_the_example_of_the_docs_makes_the_masks_of_the_detector(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/segmentation.md").read_text()
+    (code,) = re.findall(r"^```py\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert len(code.splitlines()) <= 30
+    write_images(tmp_path, {"photo.png": (64, 64)})
+    settings = ExportSettings(nms=InnerNms(0.5, 0.7, 300), check_images=0)
+    export(str(run), out=tmp_path / "best.onnx", settings=settings)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    (expected,) = Detector.load(run, device="cpu")("photo.png", conf_thres=0.5)
+    assert len(names["found"]) == len(expected) > 3
+    for (name, score, mask), detection in zip(names["found"], expected, strict=True):
+        assert name == detection.name
+        assert abs(score - detection.score) < 1e-3
+        assert (mask == detection.mask_array).mean() > 0.95

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from yoloflow.data.image_files import decode_image
 from yoloflow.detector import Detector, DetectSettings
-from yoloflow.evaluation.coco import evaluate_coco
-from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array
+from yoloflow.evaluation.coco import evaluate_read
+from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array, result_masks
 from yoloflow.evaluation.nms import non_max_suppression
 from yoloflow.structures import DatasetIndex, Detections, Uint8Array
 
@@ -36,12 +36,22 @@ class Comparison:
         num_images: real images among those compared.
         ap_torch: AP of torch on the real ones; None without any.
         ap_file: AP of the file on the same.
+        mask_ap_torch: AP of the masks of torch; None where the network predicts none.
+        mask_ap_file: AP of those of the file.
     """
 
     deviation: float
     num_images: int = 0
     ap_torch: float | None = None
     ap_file: float | None = None
+    mask_ap_torch: float | None = None
+    mask_ap_file: float | None = None
+
+    @property
+    def aps(self) -> list[tuple[str, float, float]]:
+        """What each AP is of, torch's and the file's; empty without real images."""
+        rows = (("AP", self.ap_torch, self.ap_file), ("mask AP", self.mask_ap_torch, self.mask_ap_file))
+        return [(what, some, other) for what, some, other in rows if some is not None and other is not None]
 
 
 def compare(
@@ -67,9 +77,15 @@ def compare(
         deviations.append(_deviation_of_batch(torch, file, settings, [image]))
         for detector, rows in zip((torch, file), found, strict=True):
             (rows[position],) = detector.detect([image], settings)
-    truth, ids = ground_truth_of(index), index.image_ids[real].tolist()
-    aps = [float(evaluate_coco(truth, result_array(rows, index), ids).stats[0]) for rows in found]
-    return Comparison(max(deviations), len(real), *aps)
+    ids, has_masks = index.image_ids[real].tolist(), torch.network.output_kind.mask_channels > 0
+    truth = ground_truth_of(index, with_masks=has_masks)
+    aps, mask_aps = [], []
+    for rows in found:
+        read = truth.coco.load_res(result_array(rows, index), segmentation=result_masks(rows))
+        aps.append(evaluate_read(truth, read, ids).result.map)
+        if has_masks:
+            mask_aps.append(evaluate_read(truth, read, ids, "segm").result.map)
+    return Comparison(max(deviations), len(real), *aps, *mask_aps)
 
 
 def _made_up_images(shape_hw: tuple[int, int]) -> list[Uint8Array]:

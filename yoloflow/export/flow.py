@@ -152,11 +152,12 @@ def _write_checked(
             raise YoloflowError(
                 f"{path}: onnxruntime deviates from torch by {comparison.deviation:.1e} (allowed: {allowed})"
             )
-        if abs((comparison.ap_file or 0.0) - (comparison.ap_torch or 0.0)) > AP_TOLERANCE:
-            raise YoloflowError(
-                f"{path}: AP is {comparison.ap_file:.4f}, but torch's is {comparison.ap_torch:.4f} (on "
-                f"{comparison.num_images} images; allowed: {AP_TOLERANCE})"
-            )
+        for what, of_torch, of_file in comparison.aps:
+            if abs(of_file - of_torch) > AP_TOLERANCE:
+                raise YoloflowError(
+                    f"{path}: {what} is {of_file:.4f}, but torch's is {of_torch:.4f} (on "
+                    f"{comparison.num_images} images; allowed: {AP_TOLERANCE})"
+                )
         partial.replace(path)
     except OSError as error:
         raise YoloflowError(f"{path}: cannot be written ({error.strerror})") from error
@@ -191,11 +192,12 @@ def _report(summary: ExportSummary, index: DatasetIndex | None) -> None:
     )
     if index is not None:
         above = "" if info.nms is None else f" of detections above {info.nms.conf_thres:g}"
-        logger.info(
-            "AP%s on %d of %d images of %s: torch %.4f, %s %.4f",
-            *(above, compared.num_images, len(index), index.source),
-            *(compared.ap_torch, path.name, compared.ap_file),
-        )
+        for what, of_torch, of_file in compared.aps:
+            logger.info(
+                "%s%s on %d of %d images of %s: torch %.4f, %s %.4f",
+                *(what, above, compared.num_images, len(index), index.source),
+                *(of_torch, path.name, of_file),
+            )
 
 
 def _describe(config: Config, network: Network, names: list[str], settings: ExportSettings) -> ExportedInfo:

@@ -80,10 +80,12 @@ def _plot_rates(axes: Axes, curves: TrainingCurves) -> None:
 
 
 def _plot_ap(axes: Axes, curves: TrainingCurves, if_empty: str) -> None:
-    for name, column, colour in (("AP50", curves.ap50, _COLOURS[1]), ("AP", curves.ap, _COLOURS[0])):
+    columns = (curves.ap50, curves.ap, curves.mask_ap50, curves.mask_ap)
+    names = ("AP50", "AP", "mask AP50", "mask AP")
+    for name, column, colour in zip(names, columns, (_COLOURS[k] for k in (1, 0, 5, 4)), strict=True):
         epochs, values = known_points(curves.evaluated, column)
         if not epochs:
-            break
+            continue
         marker = "o" if len(values) <= 30 else None
         axes.plot(epochs, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=name)
         best = int(np.argmax(values))

@@ -90,6 +90,7 @@ class TrainingCurves:
         rates: learning rates by the parameter groups that have them, such as "groups 0, 1".
         evaluated: epochs of the evaluations.
         ap: AP of the evaluations; ap50: likewise.
+        mask_ap: AP of masks; mask_ap50: likewise; all gaps where a network predicts none.
         stages: number (from 2) and begin of each stage but the first.
     """
 
@@ -99,6 +100,8 @@ class TrainingCurves:
     evaluated: list[float]
     ap: Column
     ap50: Column
+    mask_ap: Column
+    mask_ap50: Column
     stages: list[tuple[int, float]]
 
 
@@ -112,7 +115,7 @@ def curves_of(metrics: Metrics) -> TrainingCurves:
         return [record["step"] / per_epoch for record in records]
 
     def ap_column(key: str) -> Column:
-        return [float(row[key]) if has_ap(row) else None for row in metrics.evaluations]
+        return [finite(row.get(key)) if has_ap(row) else None for row in metrics.evaluations]
 
     begins = zip(metrics.stages, epochs_of(metrics.stages, offset=-1), strict=True)
     return TrainingCurves(
@@ -122,6 +125,8 @@ def curves_of(metrics: Metrics) -> TrainingCurves:
         evaluated=epochs_of(metrics.evaluations),
         ap=ap_column("map"),
         ap50=ap_column("map50"),
+        mask_ap=ap_column("mask_map"),
+        mask_ap50=ap_column("mask_map50"),
         stages=[(record["stage"] + 1, begin) for record, begin in begins if record["stage"] > 0],
     )
 

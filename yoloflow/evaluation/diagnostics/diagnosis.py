@@ -95,7 +95,7 @@ class Diagnostics:
             "stat_names": list(STAT_NAMES),
             "classes": self._classes(),
             "confidence_curves": self._confidence_curves(),
-            "pr_curves": self._pr_curves(),
+            "pr_curves": pr_curves(self.coco, self.precision50),
             "confusion": {
                 "labels": [*(row.name for row in self.coco.per_class), BACKGROUND],
                 "matrix": self.matrix.tolist(),
@@ -144,20 +144,6 @@ class Diagnostics:
             "per_class": [
                 {"category_id": row.category_id} | {key: _known(value[k]) for key, value in values.items()}
                 for k, row in enumerate(self.coco.per_class)
-            ],
-        }
-
-    def _pr_curves(self) -> dict[str, Any]:
-        has_objects = self.precision50[:, 0] > -1
-        mean = self.precision50[has_objects].mean(0) if has_objects.any() else np.full(101, np.nan)
-        return {
-            "iou": 0.5,
-            "recall": average_precision.RECALLS.tolist(),
-            "all": _known(mean),
-            "per_class": [
-                {"category_id": row.category_id, "precision": self.precision50[k].tolist()}
-                for k, row in enumerate(self.coco.per_class)
-                if has_objects[k]
             ],
         }
 
@@ -264,3 +250,24 @@ def _bootstrap(
     if ap is None or ap50 is None:
         return None
     return Intervals(intervals.LEVEL, num_samples, ap, ap50)
+
+
+def pr_curves(coco: CocoResult, precision50: Float64Array) -> dict[str, Any]:
+    """Returns the content of `pr_curves`: precision over recall at IoU 0.50, of all classes and of each.
+
+    Args:
+        coco: figures of boxes or of masks.
+        precision50: (K, 101), see `Evaluated`.
+    """
+    has_objects = precision50[:, 0] > -1
+    mean = precision50[has_objects].mean(0) if has_objects.any() else np.full(101, np.nan)
+    return {
+        "iou": 0.5,
+        "recall": average_precision.RECALLS.tolist(),
+        "all": _known(mean),
+        "per_class": [
+            {"category_id": row.category_id, "precision": precision50[k].tolist()}
+            for k, row in enumerate(coco.per_class)
+            if has_objects[k]
+        ],
+    }

@@ -145,6 +145,8 @@ def _evaluated(progress: Progress) -> Text:
         if has_ap(newest) or not metrics.has_no_objects:
             line.append("AP ", style="dim").append(f"{_number(newest.get('map'))}  ")
             line.append("AP50 ", style="dim").append(f"{_number(newest.get('map50'))}  ")
+            if "mask_map" in newest:
+                line.append("mask AP ", style="dim").append(f"{_number(newest['mask_map'])}  ")
         else:
             line.append("AP ", style="dim").append(f"n/a: {NO_OBJECTS}  ")
         line.append(f"(epoch {newest['epoch']})", style="dim")
@@ -166,6 +168,7 @@ def _plots(progress: Progress, width: int, height: int, ascii_only: bool) -> Ite
     aps = [
         Curve("AP50", *known_points(curves.evaluated, curves.ap50), "yellow"),
         Curve("AP", *known_points(curves.evaluated, curves.ap), "cyan"),
+        Curve("mask AP", *known_points(curves.evaluated, curves.mask_ap), "magenta"),
     ]
     rates = zip(*curves.rates.values(), strict=True)
     highest = [max((rate for rate in row if rate is not None), default=None) for row in rates]

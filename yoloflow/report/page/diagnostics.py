@@ -17,7 +17,13 @@ MOST_LABEL_ERRORS = 300
 SCHEMA = 1
 """The form of `diagnostics.json` that the page knows."""
 _CURVES = {"precision": list, "recall": list, "f1": list}
-_BOX = {"box_xyxy": [NUMBER], "category_id": int, "kind": str}
+_PR_CURVES = {
+    "iou": NUMBER,
+    "recall": [NUMBER],
+    "all": list,
+    "per_class": [{"category_id": int, "precision": list}],
+}
+_BOX = {"box_xyxy": [NUMBER], "category_id": int, "kind": str, "outline?": [[NUMBER]]}
 _FORM = {
     "num_images": int,
     "conf_thres": NUMBER,
@@ -31,12 +37,9 @@ _FORM = {
         "all": _CURVES,
         "per_class": [{"category_id": int} | _CURVES],
     },
-    "pr_curves?": {
-        "iou": NUMBER,
-        "recall": [NUMBER],
-        "all": list,
-        "per_class": [{"category_id": int, "precision": list}],
-    },
+    "pr_curves?": _PR_CURVES,
+    "mask_pr_curves?": _PR_CURVES,
+    "mask_stats?": [NUMBER],
     "confusion?": {"labels": [str], "matrix": [list], "convention": str},
     "errors?": {"base_ap50": NUMBER, "kinds": [{"kind": str, "count": int}]},
     "calibration?": {"bins": [{"lower": NUMBER, "upper": NUMBER, "count": int}]},
@@ -83,6 +86,7 @@ def compact_diagnostics(diagnostics: Mapping[str, Any], num_classes: int) -> dic
     kept = {row["category_id"] for row in by_frequency[:num_classes]}
     return {key: value for key, value in diagnostics.items() if key != "images"} | {
         "pr_curves": _of_classes(diagnostics.get("pr_curves"), kept),
+        "mask_pr_curves": _of_classes(diagnostics.get("mask_pr_curves"), kept),
         "confidence_curves": _of_classes(diagnostics.get("confidence_curves"), kept),
         "confusion": _sparse_confusion(diagnostics.get("confusion")),
         "label_errors": labels[:MOST_LABEL_ERRORS],
@@ -97,7 +101,8 @@ def compact_images(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         images: of `diagnostics.json`.
 
     Returns:
-        the same, with `boxes` as [x1, y1, x2, y2, category_id, kind, score, iou, other_category_id].
+        the same, with `boxes` as [x1, y1, x2, y2, category_id, kind, score, iou, other_category_id] and, of
+        one with a mask, its rings [x, y, x, y, ...].
     """
     return [{**image, "boxes": [_box_row(box) for box in image["boxes"]]} for image in images]
 
@@ -105,7 +110,7 @@ def compact_images(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _box_row(box: Mapping[str, Any]) -> list[Any]:
     corners = [round(float(value), 1) for value in box["box_xyxy"]]
     rest = [box["category_id"], box["kind"], box.get("score"), box.get("iou"), box.get("other_category_id")]
-    return [*corners, *rest]
+    return [*corners, *rest, *([box["outline"]] if box.get("outline") else [])]
 
 
 def _of_classes(curves: Mapping[str, Any] | None, kept: set[int]) -> dict[str, Any] | None:

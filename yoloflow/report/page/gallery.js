@@ -10,8 +10,8 @@ const KINDS = {
   correct: "found as it is",
 };
 const kindColour = (kind) => `var(--kind-${kind})`;
-// [x1, y1, x2, y2, category, kind, score, iou, other category] of a box.
-const [CATEGORY, KIND, SCORE, IOU, OTHER] = [4, 5, 6, 7, 8];
+// [x1, y1, x2, y2, category, kind, score, iou, other category, rings of its mask] of a box.
+const [CATEGORY, KIND, SCORE, IOU, OTHER, RINGS] = [4, 5, 6, 7, 8, 9];
 const FIRST_SHOWN = 12;
 const MORE_SHOWN = 24;
 
@@ -156,10 +156,12 @@ function imageWithBoxes(image, fits, names) {
       const style = { stroke: kindColour(box[KIND]) };
       const halo = svg("rect", { ...place, class: "halo" });
       const edge = svg("rect", { ...place, class: `box${box[KIND] === "missed" ? " dashed" : ""}`, style });
-      if (!names) return [halo, edge];
+      const d = (box[RINGS] || []).map((ring) => `M${ring.join(" ")}Z`).join("");
+      const mask = d ? [svg("path", { d, class: "mask", style: { ...style, fill: kindColour(box[KIND]) } })] : [];
+      if (!names) return [...mask, halo, edge];
       const text = names(box[CATEGORY]) + (isNumber(box[SCORE]) ? ` ${box[SCORE].toFixed(2)}` : "");
       const y = y1 > size * 1.3 ? y1 - size * 0.3 : y1 + size;
-      return [halo, edge, svg("text", { class: "box-name", x: x1, y, "font-size": size, text })];
+      return [...mask, halo, edge, svg("text", { class: "box-name", x: x1, y, "font-size": size, text })];
     });
   const frame = { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true", preserveAspectRatio: "none" };
   return el(

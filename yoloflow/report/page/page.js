@@ -97,6 +97,7 @@ function headFigures(run) {
     { class: "figures" },
     big(best.why ? "n/a" : figure(best.map), "AP", range("AP")),
     big(best.why ? "n/a" : figure(best.map50), "AP50", range("AP50")),
+    run.diagnostics?.mask_stats && big(figure(run.diagnostics.mask_stats[0]), "AP of masks", ""),
     big(String(best.epoch ?? "–"), "Best epoch", run.epochs ? `of ${run.epochs}` : ""),
     big(duration(run.summary?.wall_seconds), "Time", run.finished ? "in all" : "not finished"),
     big(short(run.summary?.images_per_second), "Images a second", "in training"),
@@ -168,6 +169,7 @@ function figureChart(title, keys, marks, height) {
 
 function trainingSection() {
   const marks = stageMarks();
+  const hasMasks = runs.some((run) => run.curves.evaluations.mask_map.some(isNumber));
   const names = [...new Set(runs.flatMap((run) => Object.keys(run.curves.steps.losses)))];
   const first = isSeveral
     ? el(
@@ -175,12 +177,15 @@ function trainingSection() {
         { class: "two" },
         figureChart("Validation AP", [["map"]], marks, 260),
         figureChart("Validation AP50", [["map50"]], marks, 260),
+        hasMasks && figureChart("Validation AP of masks", [["mask_map"]], marks, 260),
+        hasMasks && figureChart("Validation AP50 of masks", [["mask_map50"]], marks, 260),
       )
     : figureChart(
         "Validation AP",
         [
           ["map", "AP"],
           ["map50", "AP50"],
+          ...(hasMasks ? [["mask_map", "mask AP"], ["mask_map50", "mask AP50"]] : []),
         ],
         marks,
         300,

@@ -104,7 +104,8 @@ def page_curves(metrics: Metrics) -> dict[str, Any]:
 
     Returns:
         `steps` (`epoch`, `losses` by name, `rates` by groups, `mean_of`: logged steps in a point),
-        `evaluations` (`epoch`, `map`, `map50`) and `stages` (`number`, `epoch`).
+        `evaluations` (`epoch`, `map`, `map50`, and `mask_map`, `mask_map50` of masks) and `stages` (`number`,
+        `epoch`).
     """
     curves = curves_of(metrics)
     size = max(1, math.ceil(len(curves.epochs) / MOST_POINTS))
@@ -115,7 +116,13 @@ def page_curves(metrics: Metrics) -> dict[str, Any]:
             "rates": {groups: _means(column, size) for groups, column in curves.rates.items()},
             "mean_of": size,
         },
-        "evaluations": {"epoch": curves.evaluated, "map": curves.ap, "map50": curves.ap50},
+        "evaluations": {
+            "epoch": curves.evaluated,
+            "map": curves.ap,
+            "map50": curves.ap50,
+            "mask_map": curves.mask_ap,
+            "mask_map50": curves.mask_ap50,
+        },
         "stages": [{"number": number, "epoch": epoch} for number, epoch in curves.stages],
     }
 

@@ -86,10 +86,14 @@ function curvesSection(run) {
       ys: one ? one.precision : pr.all,
       width: 2.6,
     };
+    const masks = diagnostics.mask_pr_curves;
+    const ofMasks = masks && (one ? masks.per_class.find((row) => row.category_id === one.category_id)?.precision : masks.all);
+    const maskLine = { name: "masks", colour: "var(--c1)", dash: "6 3", xs: pr.recall, ys: ofMasks, width: 2 };
+    const lines = ofMasks ? [{ ...main, name: "boxes" }, maskLine] : [main];
     const unit = { min: 0, max: 1 };
     const prChart = lineChart({
       title: `Precision over recall, IoU ${pr.iou}: ${brief(main.name)}`,
-      series: [...others, main],
+      series: [...others, ...lines],
       x: { label: "recall", ...unit },
       y: { ...unit, value: share },
       height: 300,
@@ -131,6 +135,11 @@ function curvesSection(run) {
     lead,
     el("div", { class: "tools" }, choice("Class", options, draw)),
     holder,
+    diagnostics.mask_pr_curves
+      ? note(
+          "The dashed line on the left is of masks. All else about errors, confusions, confidence and images counts boxes.",
+        )
+      : null,
     left,
   );
 }
