@@ -70,8 +70,9 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by torch's loader on CUDA machines)."""
-        parts: Any = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Batch(*[part if part is None else part.pin_memory() for part in parts])
+        parts = (getattr(self, name) for name in self.__dataclass_fields__)
+        pinned: Any = [part if part is None else part.pin_memory() for part in parts]
+        return Batch(*pinned)
 
 
 @dataclass(slots=True, repr=False)
