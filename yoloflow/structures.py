@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +70,8 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by torch's loader on CUDA machines)."""
-        parts = (getattr(self, name) for name in self.__dataclass_fields__)
-        pinned: Any = [part if part is None else part.pin_memory() for part in parts]
-        return Batch(*pinned)
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return replace(self, **{name: part.pin_memory() for name, part in parts.items() if part is not None})
 
 
 @dataclass(slots=True, repr=False)
