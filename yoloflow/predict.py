@@ -128,9 +128,7 @@ def predict(
     limits = (settings.conf_thres, settings.iou_thres, numbers, settings.max_det)
     wanted = DetectSettings(*limits, multi_label=settings.multi_label)
     detector.check(wanted)
-    for name in settings.formats:
-        if name in FORMATS and FORMATS[name].needs_masks and not detector.network.output_kind.mask_channels:
-            raise YoloflowError(f"format {name} needs masks, and {weights} predicts boxes alone; take crops")
+    _check_formats(settings.formats, detector, weights)
 
     # 3. Names and ids of images and classes in the files
     problems: list[Problem] = []
@@ -156,6 +154,13 @@ def predict(
     # 5. The account
     done = (folder, writer.paths, num_images, dict(counts.most_common()), problems)
     return _report(PredictSummary(*done, seconds=time.monotonic() - start), settings, ids)
+
+
+def _check_formats(formats: Sequence[str], detector: Detector, weights: str | Path) -> None:
+    """Raises YoloflowError where a format needs masks that the network does not predict."""
+    for name in formats:
+        if name in FORMATS and FORMATS[name].needs_masks and not detector.network.output_kind.mask_channels:
+            raise YoloflowError(f"format {name} needs masks, and {weights} predicts boxes alone; take crops")
 
 
 def _naming(

@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def aps(self) -> list[tuple[str, float, float]]:
-        """What each AP is of, torch's and the file's; empty without real images."""
+        """The name of each AP, torch's and the file's; empty without real images."""
         rows = (("AP", self.ap_torch, self.ap_file), ("mask AP", self.mask_ap_torch, self.mask_ap_file))
         return [(what, some, other) for what, some, other in rows if some is not None and other is not None]
 
