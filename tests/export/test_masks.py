@@ -141,7 +141,7 @@ def test_the_example_of_the_docs_makes_the_masks_of_the_detector(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(__file__).parents[2] / "docs/segmentation.md").read_text()
-    (code,) = re.findall(r"^```py\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (code,) = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     assert len(code.splitlines()) <= 30
     write_images(tmp_path, {"photo.png": (64, 64)})
     settings = ExportSettings(nms=InnerNms(0.5, 0.7, 300), check_images=0)

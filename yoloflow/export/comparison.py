@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,7 @@ def compare(
     truth = ground_truth_of(index, with_masks=has_masks)
     aps, mask_aps = [], []
     for rows in found:
-        read = truth.coco.load_res(result_array(rows, index), segmentation=result_masks(rows))
+        read = truth.coco.load_res(result_array(rows, index), segmentation=cast(Any, result_masks(rows)))
         aps.append(evaluate_read(truth, read, ids).result.map)
         if has_masks:
             mask_aps.append(evaluate_read(truth, read, ids, "segm").result.map)
