@@ -11,6 +11,19 @@ import torch
 from torch import Tensor
 
 
+def filled(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """Makes a tensor of a few numbers on the device and of the type of another, without a copy from the host.
+
+    Args:
+        numbers: N of them.
+        like: says device and type.
+
+    Returns:
+        (N,) the numbers.
+    """
+    return torch.stack([like.new_full((), number) for number in numbers])
+
+
 def cell_corners(size_hw: Sequence[int], device: torch.device) -> Tensor:
     """The (H, W, 2) x and y of the upper left corner of every cell of a map, in cells, as int64."""
     height, width = size_hw

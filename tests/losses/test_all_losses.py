@@ -59,17 +59,18 @@ def masks_for(loss_fn: Loss) -> list[Tensor]:
 
 
 READING = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__"}
+COPYING = {"tensor", "as_tensor", "new_tensor", "from_numpy"}
 CHANGING = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "equal"}
 
 
 class NoReading(TorchFunctionMode):
-    """Refuses what brings a value to the host, or gives a shape that depends on values."""
+    """Refuses what brings a value to the host or from it, or gives a shape that depends on values."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = getattr(func, "__name__", "")
-        assert name not in READING | CHANGING, name
+        assert name not in READING | CHANGING | COPYING, name
         if name == "__getitem__":
             parts = args[1] if isinstance(args[1], tuple) else (args[1],)
             assert not any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from yoloflow.boxes import box_iou, cxcywh_to_xyxy
-from yoloflow.decoding import decode_anchor_boxes
+from yoloflow.decoding import decode_anchor_boxes, filled
 from yoloflow.losses.anchor_matching import Match, match_by_shape
 from yoloflow.losses.loss import Loss, NetworkFacts
 from yoloflow.losses.objects import Objects, class_targets, read_objects
@@ -131,7 +131,7 @@ class AnchorLoss(Loss):
 
     def _total(self, terms: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """The results of `forward` of the terms of `_level_sums`."""
-        items = terms * terms.new_tensor(self._gains(images))
+        items = terms * filled(self._gains(images), terms)
         loss = items.sum()
         return loss * len(images), torch.cat((loss[None], items)).detach()
 
@@ -165,7 +165,7 @@ class AnchorLoss(Loss):
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor, positive_weight: float) -> Tensor:
         """Entry by entry, focused where `fl_gamma` is set."""
-        weight = None if positive_weight == 1 else logits.new_tensor(positive_weight)
+        weight = None if positive_weight == 1 else logits.new_full((), positive_weight)
         losses = binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
         if self.settings.fl_gamma == 0:
             return losses

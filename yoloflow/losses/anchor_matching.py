@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from yoloflow.decoding import filled
+
 # Steps in cells to the neighbours that may learn an object too: left, up, right, down.
 _STEPS = ((-1.0, 0.0), (0.0, -1.0), (1.0, 0.0), (0.0, 1.0))
 
@@ -56,7 +58,7 @@ def match_by_shape(
         M = K * A * G candidates an image, K = 3 (reach 0.5) or 5.
     """
     height, width = size_hw
-    size = objects_cxcywh.new_tensor((width, height))
+    size = filled((width, height), objects_cxcywh)
     centres, sizes = objects_cxcywh[..., :2] * size, objects_cxcywh[..., 2:] * size
     ratio = sizes[:, None] / anchors_wh[:, None]
     fits = (torch.maximum(ratio, 1 / ratio).amax(-1) < largest_ratio) & is_object[:, None]
@@ -95,7 +97,7 @@ def _moves(centres: Tensor, size: Tensor, reach: float) -> tuple[Tensor, Tensor]
         ),
         -1,
     )
-    steps = centres.new_tensor(_STEPS) * reach
+    steps = torch.stack([filled(step, centres) for step in _STEPS]) * reach
     stay = torch.ones_like(is_near[..., :1])
     if reach > 0.5:
         chosen = torch.cat((steps.new_zeros(1, 2), steps))[:, None].expand(-1, centres.shape[1], -1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from yoloflow.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from yoloflow.decoding import filled
 from yoloflow.losses.anchor_based import NOMINAL_CLASSES, NOMINAL_LEVELS, AnchorLoss
 from yoloflow.losses.anchor_matching import Match
 from yoloflow.losses.dynamic_k import Matching, match_dynamic_k
@@ -165,7 +166,7 @@ class MindYOLOXLoss(DeviceMean, YOLOXLoss):
 
     def _truth(self, boxes_cxcywh: Tensor, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        limit = boxes_cxcywh.new_tensor((width, height, width, height))
+        limit = filled((width, height, width, height), boxes_cxcywh)
         return xyxy_to_cxcywh(torch.minimum(cxcywh_to_xyxy(boxes_cxcywh).clamp(min=0), limit))
 
     def _prices(

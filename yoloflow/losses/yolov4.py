@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from yoloflow.boxes import box_iou, cxcywh_to_xyxy
+from yoloflow.decoding import filled
 from yoloflow.losses.loss import Loss, NetworkFacts
 from yoloflow.losses.objects import Objects, class_targets, read_objects
 from yoloflow.losses.tables import rows_at
@@ -74,7 +75,7 @@ class YOLOv4Loss(Loss):
             [self._level_terms(level, fit, objects) for level, fit in zip(outputs, fits, strict=True)]
         ).sum(0)
         gains = (self.settings.box, self.settings.obj, self.settings.cls)
-        items = terms * terms.new_tensor(gains) / len(images)
+        items = terms * filled(gains, terms) / len(images)
         total = items.sum()
         return total, torch.cat((total[None], items)).detach()
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from yoloflow.decoding import bounded_exp, cell_corners
+from yoloflow.decoding import bounded_exp, cell_corners, filled
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 
 REACH = {8: 1.2, 16: 1.1, 32: 1.05}
@@ -84,7 +84,7 @@ class YOLOv4Head(Head):
             raw = conv(level).view(batch, self.num_anchors, -1, height, width).permute(0, 3, 4, 1, 2)
             wide = raw.float()
             corners = cell_corners((height, width), raw.device)[:, :, None]
-            cells_wh = torch.tensor((width, height), device=raw.device)
+            cells_wh = filled((width, height), corners)
             centres = (wide[..., 0:2].sigmoid() * reach - (reach - 1) / 2 + corners) / cells_wh
             sizes = bounded_exp(wide[..., 2:4]) * anchors / (cells_wh * stride)
             outputs.append((raw, centres, sizes))
@@ -95,7 +95,7 @@ class YOLOv4Head(Head):
         decoded = []
         for (logits, centres, sizes), stride in zip(raw, self.stride, strict=True):
             height, width = logits.shape[1:3]
-            pixels = torch.tensor((width * stride, height * stride), device=logits.device)
+            pixels = filled((width * stride, height * stride), centres)
             scores = logits[..., 4:].float().sigmoid()
             decoded.append(torch.cat((centres * pixels, sizes * pixels, scores), -1).flatten(1, 3))
         return torch.cat(decoded, 1)
