@@ -156,7 +156,8 @@ KINDS: dict[str, Kind] = {
     "box-over-one": Kind("a box that ends right of or below the image", _BEYOND_EDGE),
     "box-zero-area": Kind("a box without width or height", _BAD_LINE),
     "duplicate-box": Kind(
-        "the same box with the same class, twice in one image", ("drop-box", "keep", "drop-image", "error")
+        "the same box with the same class and no other outline, twice in one image",
+        ("drop-box", "keep", "drop-image", "error"),
     ),
     "nothing-to-learn": Kind(
         "a training set without one object; crowd and difficult regions are none", ("error", "keep")

@@ -167,11 +167,25 @@ class BoxRepair:
         order = np.lexsort(keys.T[::-1])
         repeated = np.zeros(len(self.kept), bool)
         # The sort is stable, so the first of equal boxes in the file is the one that stays.
-        repeated[rows[order[1:]]] = (keys[order[1:]] == keys[order[:-1]]).all(1)
+        is_equal = (keys[order[1:]] == keys[order[:-1]]).all(1)
+        first, outlines = -1, set[bytes]()
+        for number in np.flatnonzero(is_equal).tolist():
+            before, box = rows[order[number]], rows[order[number + 1]]
+            if number == 0 or not is_equal[number - 1]:
+                first, outlines = before, {self._outline(before)}
+            # Objects of different outlines may have equal boxes.
+            outline = self._outline(box)
+            repeated[box] = not (outline and self._outline(first)) or outline in outlines
+            outlines.add(outline)
         if self._policy.repair("duplicate-box") == "keep":
             self._note("duplicate-box", "keep", np.flatnonzero(repeated))
         else:
             self._drop("duplicate-box", repeated)
+
+    def _outline(self, box: int) -> bytes:
+        """Returns the points of a box's outline as the source has them, to be compared."""
+        begin, end = self._annotations.polygon_offsets[box : box + 2]
+        return self._annotations.polygon_points[begin:end].tobytes()
 
     def _drop(self, kind: str, wrong: NDArray[np.bool_]) -> None:
         chosen = np.flatnonzero(wrong & self.kept)
