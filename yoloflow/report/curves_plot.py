@@ -82,14 +82,18 @@ def _plot_rates(axes: Axes, curves: TrainingCurves) -> None:
 def _plot_ap(axes: Axes, curves: TrainingCurves, if_empty: str) -> None:
     columns = (curves.ap50, curves.ap, curves.mask_ap50, curves.mask_ap)
     names = ("AP50", "AP", "mask AP50", "mask AP")
+    has_masks = bool(known_points(curves.evaluated, curves.mask_ap)[0])
     for name, column, colour in zip(names, columns, (_COLOURS[k] for k in (1, 0, 5, 4)), strict=True):
         epochs, values = known_points(curves.evaluated, column)
         if not epochs:
             continue
         marker = "o" if len(values) <= 30 else None
-        axes.plot(epochs, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=name)
         best = int(np.argmax(values))
+        label = f"{name} {values[best]:.3f}" if has_masks else name
+        axes.plot(epochs, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=label)
         axes.plot(epochs[best], values[best], "o", color=colour, markersize=8, fillstyle="none")
+        if has_masks:  # the figures of boxes and masks would lie over each other
+            continue
         axes.annotate(
             f"{values[best]:.3f}",
             (epochs[best], values[best]),
