@@ -146,6 +146,7 @@ def test_sgd_follows_its_formula_with_changing_rates_and_momentum(nesterov: bool
         warmup_bias_lr=0.1,
     )
     network = nn.Conv2d(1, 1, 1)
+    nn.init.constant_(network.weight, 0.5)  # a random one may come so near to 0 that rounding counts
     optimizer = create_optimizer(create_group_param(network, settings, LENGTH), settings)
     schedule = create_schedule(settings, LENGTH)
     weight, velocity = network.weight.item(), 0.0
