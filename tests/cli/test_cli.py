@@ -124,6 +124,7 @@ def test_a_run_is_evaluated_and_explained(
     assert figures["stats"] == json.loads(out.read_text())["stats"]
 
 
+@pytest.mark.training
 def test_an_epoch_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = SceneRecipe(num_train=2, num_val=1, side=64, digits_per_scene=(1, 1), digit_side=(16.0, 32.0))
     data = [f"data.{name}_set={digits_dataset(name, scenes, tmp_path)}" for name in ("train", "val")]

@@ -212,11 +212,19 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path:
         export(str(run), settings=ExportSettings(img_size=50))
     with pytest.raises(YoloflowError, match=r"exported networks are \.onnx files"):
         export(str(run), out=tmp_path / "model.pt")
+    assert [path.name for path in (run / "weights").iterdir()] == ["best.safetensors"]
+
+
+def test_weights_of_another_network_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run")
     with pytest.raises(YoloflowError, match="does not fit the network"):
         export("yolov8n", weight=str(run / "weights" / "best.safetensors"))
+    assert [path.name for path in (run / "weights").iterdir()] == ["best.safetensors"]
+
+
+def test_what_is_no_exported_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(YoloflowError, match="there is no such file"):
         ExportedNetwork(tmp_path / "none.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"not a network")
     with pytest.raises(YoloflowError, match=r"broken\.onnx: not a readable ONNX file"):
         ExportedNetwork(tmp_path / "broken.onnx")
-    assert [path.name for path in (run / "weights").iterdir()] == ["best.safetensors"]
