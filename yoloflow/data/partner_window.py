@@ -80,11 +80,13 @@ class WindowPlan:
     Attributes:
         total: images of a global batch.
         batch_size: images of this rank in it; rank: its number.
+        least: images that a sample has to choose from, at least.
     """
 
     total: int
     batch_size: int
     rank: int
+    least: int = WINDOW_IMAGES
 
     @property
     def num_lanes(self) -> int:
@@ -94,7 +96,7 @@ class WindowPlan:
     @property
     def num_steps(self) -> int:
         """Steps of a window."""
-        return -(-WINDOW_IMAGES // (self.total // self.num_lanes))
+        return -(-self.least // (self.total // self.num_lanes))
 
     @property
     def num_images(self) -> int:
