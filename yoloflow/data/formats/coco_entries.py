@@ -61,9 +61,9 @@ def _packed(entry: dict[str, Any]) -> dict[str, Any] | bytes:
 
 
 def unpacked(entries: Sequence[Any]) -> Iterator[Any]:
-    """Yields annotations as the file has them; of those that `load` has packed each once, to free its memory."""
+    """Yields annotations as the file has them; of those that `load` has packed each once."""
     for position, entry in enumerate(entries):
-        # No entry of a JSON file is of bytes but those that were packed here, into a list.
+        # Only what was packed is of bytes; its memory is free as soon as it is read.
         if isinstance(entry, bytes) and isinstance(entries, list):
             entries[position] = None
             yield marshal.loads(entry)
