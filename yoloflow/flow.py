@@ -111,7 +111,7 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     test_fn = None
     if config.run_eval:
         test_fn = create_test_fn(
-            sets["val_set"], config, config.data, config.network, precision, ranks, loader.cache_memory
+            sets["val_set"], config, config.data, network, precision, ranks, loader.cache_memory, loss_fn
         )
 
     # 8. Trainer
