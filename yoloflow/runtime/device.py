@@ -149,6 +149,42 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The facts on which settings that stand on `auto` depend.
+
+    Attributes:
+        device_type: "cpu", "cuda", ...
+        has_bfloat16: whether the device computes in bfloat16 without emulating it.
+        cores: of the CPU that this process may use.
+    """
+
+    device_type: str
+    has_bfloat16: bool
+    cores: int
+
+    @classmethod
+    def of(cls, device: torch.device) -> Machine:
+        """Returns the facts of this machine and a device of it."""
+        usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # not on a Mac
+        return cls(device.type, has_bfloat16(device.type), len(usable(0)))
+
+
+def has_bfloat16(device_type: str) -> bool:
+    """Returns whether a type of device computes in bfloat16 without emulating it; True for the CPU."""
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device_type != "mps"
+
+
+def float32_convolutions(device_type: str) -> str:
+    """Returns the arithmetic of convolutions in float32, as torch is set and the environment overrides it."""
+    if device_type != "cuda":
+        return "float32"
+    is_tf32 = torch.backends.cudnn.allow_tf32 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
+    return "TF32 (NVIDIA_TF32_OVERRIDE=0 in the environment for float32)" if is_tf32 else "float32"
+
+
 def can_pin_memory() -> bool:
     """Returns whether page-locked memory makes transfers faster (torch has it for CUDA alone)."""
     return torch.cuda.is_available()
