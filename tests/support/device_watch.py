@@ -128,8 +128,9 @@ def backward_without_driver() -> Iterator[None]:
             kernels.impl(overload, lambda *_, **__: None, "Meta")
         restoring.callback(kernels._destroy)
         restoring.enter_context(torch.autograd.set_multithreading_enabled(False))
-        restoring.enter_context(
-            mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-        )
-        restoring.enter_context(mock.patch.object(torch.cuda, "is_bf16_supported", lambda *_, **__: True))
+        for owner, name, answer in (
+            (torch.cuda.amp.common, "amp_definitely_not_available", False),
+            (torch.cuda, "is_bf16_supported", True),
+        ):
+            restoring.enter_context(mock.patch.object(owner, name, return_value=answer))
         yield
