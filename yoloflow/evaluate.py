@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from yoloflow.config.auto_settings import resolve_auto
 from yoloflow.config.fitting import check_weights, naming_the_recipe
 from yoloflow.config.schema import Config
 from yoloflow.data.sets import log_problems, read_val_set
@@ -19,6 +20,7 @@ from yoloflow.losses import create_loss
 from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.models.exported import ExportedNetwork
 from yoloflow.models.precision import create_precision
+from yoloflow.runtime.device import Machine
 from yoloflow.runtime.process_state import restored_process_state
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
@@ -77,6 +79,7 @@ def evaluate_run(
             load_pretrain(network, path, strict=True)
         loss_fn = _create_loss(config, network, len(index.names)).to(device)
     logger.info("%s on %d images", path, len(index))
+    config = resolve_auto(config, Machine.of(device), ranks, is_training=False)
     precision = create_precision(config, device.type)
     test_fn = create_test_fn(
         *(index, config, config.data, config.network, precision, ranks),

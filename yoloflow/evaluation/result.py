@@ -61,8 +61,9 @@ class EvaluationResult:
         num_images: images evaluated.
         num_late_batches: batches whose suppression took longer than the limit; they count all the same.
         index: the data set evaluated.
-        peak_memory_mb: most main memory that the process held, in MiB (in a training: since the memory
-            forecast), of several ranks the largest; None where the system does not tell.
+        peak_memory_mb: most memory in MiB (in a training: since the memory forecast), of several ranks the
+            largest: of the accelerator's, what tensors held; on the CPU, all that the process held. None
+            where it is not told.
         metrics: figures of the table `METRICS`, by name.
         settings: plain words and numbers: thresholds, precision, device, ranks and, where
             the flow made the loader, pre-processing.
