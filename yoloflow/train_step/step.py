@@ -15,7 +15,7 @@ from yoloflow.models.precision import Precision, auto_mixed_precision
 from yoloflow.optim.ema import EMA
 from yoloflow.optim.optimizer import is_skippable_on_device, zero_state
 from yoloflow.optim.schedule import Schedule
-from yoloflow.runtime.device import require_jit_backend, require_training_kernels
+from yoloflow.runtime.device import prefers_channels_last, require_jit_backend, require_training_kernels
 from yoloflow.train_step.forward_loss import ForwardLoss
 from yoloflow.train_step.grad_reducer import GradReducer, get_gradreducer
 from yoloflow.train_step.loss_scaler import LossScaler, get_loss_scaler
@@ -97,6 +97,8 @@ class TrainStep:
     ) -> None:
         """Puts the parts together; see `create_train_step_fn`."""
         self.device = next(network.parameters()).device
+        if settings.channels_last == "auto":
+            settings = settings.model_copy(update={"channels_last": prefers_channels_last(self.device.type)})
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         for module in (network, *([ema.network] if ema is not None else [])):
             module.to(memory_format=memory_format)
