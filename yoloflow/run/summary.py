@@ -6,12 +6,12 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from yoloflow import __version__
 from yoloflow.files import write_atomically
 from yoloflow.run.folder import RunFolder
 from yoloflow.runtime.device import device_name
@@ -47,7 +47,7 @@ def write_summary(
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "yoloflow": _installed_version(),
+            "yoloflow": __version__,
         },
         "device": device_name(device),
         "ranks": ranks.world_size,
@@ -57,13 +57,6 @@ def write_summary(
     if ranks.is_main:
         write_atomically(run.summary, json.dumps(summary, indent=1).encode())
     return summary
-
-
-def _installed_version() -> str | None:
-    try:
-        return metadata.version("yoloflow")
-    except metadata.PackageNotFoundError:  # run from a folder, without being installed
-        return None
 
 
 def _git_commit() -> str | None:
