@@ -17,6 +17,8 @@ def detect(file: str, image_file: str) -> list[tuple[str, float, list[float]]]:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     info = json.loads(session.get_modelmeta().custom_metadata_map["yoloflow"])
     image = cv2.imread(image_file)
+    if image is None:
+        raise SystemExit(f"{image_file}: cannot be read")
     ratio = min(np.array(info["shape_hw"]) / image.shape[:2])
     new_h, new_w = (int(side * ratio) for side in image.shape[:2])
     canvas = np.full((*info["shape_hw"], 3), 114, np.uint8)
