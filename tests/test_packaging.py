@@ -18,7 +18,7 @@ def test_the_version_stands_in_one_place() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", yoloflow.__version__)
     version = re.escape(yoloflow.__version__)
     others = [*(ROOT / "yoloflow").rglob("*.py"), ROOT / "pyproject.toml", ROOT / "CITATION.cff"]
-    stated = re.compile(rf"version\W{{1,5}}{version}", re.IGNORECASE)
+    stated = re.compile(rf"version[\W_]{{1,8}}{version}", re.IGNORECASE)
     assert [path.name for path in others if stated.search(path.read_text())] == ["__init__.py"]
 
 
