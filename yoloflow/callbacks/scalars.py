@@ -22,7 +22,7 @@ def step_scalars(context: RunContext) -> dict[str, float]:
 
 
 def evaluation_scalars(result: EvaluationResult) -> dict[str, float]:
-    """Returns AP, AP50 and the AP of each class, 0 to 1, of boxes and, where there are any, of masks."""
+    """Returns AP, AP50, AP of each class (0 to 1), of masks too, and the losses of the validation set."""
     scalars = {}
     for prefix, found in (("", result.coco), ("mask_", result.masks)):
         if found is None:
@@ -30,4 +30,4 @@ def evaluation_scalars(result: EvaluationResult) -> dict[str, float]:
         scalars |= {f"val/{prefix}map": found.map, f"val/{prefix}map50": found.map50}
         rows = (row for row in found.per_class[:MAX_CLASSES] if row.ap is not None)
         scalars |= {f"val_class_{prefix}ap/{row.name}": row.ap for row in rows}
-    return scalars
+    return scalars | {f"val_loss/{name}": value for name, value in result.losses.items()}

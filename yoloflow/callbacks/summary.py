@@ -91,7 +91,7 @@ class SummaryCallback(BaseCallback):
             self._writer.add_scalar(name, value, context.step)
 
     def on_evaluation(self, context: RunContext) -> None:
-        """Writes AP and AP50, AP of each class, of masks too; now and then images and curves."""
+        """Writes AP and AP50, AP of each class, of masks too, losses; now and then images and curves."""
         result = context.evaluation
         if self._writer is None or result is None:
             return
