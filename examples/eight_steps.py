@@ -16,7 +16,8 @@ import yoloflow as yf
 def train(recipe: str, settings: list[str]) -> dict[str, Any]:
     config = yf.load_config(recipe, settings)
     ranks, device = yf.init_ranks(config.device, config.threads)
-    run = yf.choose_run(config.save_dir, config.name, config.recipe, config.resume, ranks)
+    run = yf.choose_run(*config.place, ranks)
+    config = yf.resolve_auto(config, yf.Machine.of(device), ranks)
     train_set, val_set = yf.read_sets(config.data, config.img_size, with_val=True).values()
     net, optim, names, nc = config.network, config.optimizer, train_set.names, len(train_set.names)
 
@@ -28,7 +29,7 @@ def train(recipe: str, settings: list[str]) -> dict[str, Any]:
     ema = yf.EMA(network, config.ema_decay, config.ema_tau)
 
     # 2. Data loaders, one stage after the other
-    size, workers = config.per_batch_size, config.data.num_parallel_workers
+    size, workers = config.per_batch_size, int(config.data.num_parallel_workers)
     create_loader = partial(yf.create_loader, rank=ranks.rank, world_size=ranks.world_size)
     stages = config.stages(config.steps_per_epoch(len(train_set), ranks.world_size))
     loaders = []
@@ -57,8 +58,8 @@ def train(recipe: str, settings: list[str]) -> dict[str, Any]:
 
     # 6. Callbacks
     evaluation = {"name": "EvalWhileTrain", "stage_intervals": config.run_eval_interval}
-    watchers = [{"name": "ConsoleCallback"}, {"name": "MetricsFileCallback"}, evaluation]
-    callbacks = yf.create_callback([*watchers, *(row.model_dump() for row in config.callback)])
+    rows: list[dict[str, Any]] = [{"name": "ConsoleCallback"}, {"name": "MetricsFileCallback"}, evaluation]
+    callbacks = yf.create_callback([*rows, *(row.model_dump() for row in config.callback)])
 
     # 7. Test function
     images = yf.COCODataset(val_set, config.img_size, config.data.test_rows)

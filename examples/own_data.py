@@ -25,7 +25,7 @@ def main(labels: str, recipe: str, *settings: str) -> None:
         sys.exit(1)
 
     train(config)
-    run = Path(config.save_dir, config.name or config.recipe)
+    run = Path(config.save_dir, config.name or recipe)
 
     result = evaluate_run(str(run))
     for row in sorted(result.coco.per_class, key=lambda row: row.ap or 0.0):

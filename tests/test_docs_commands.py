@@ -6,9 +6,9 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from yoloflow.cli import app
 
@@ -45,14 +45,14 @@ COMMANDS = sorted(
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_line_has_no_word_that_its_command_does_not_know(command: str) -> None:
     words = shlex.split(command)[1:]
-    found: click.Command = typer.main.get_command(app)
-    context = click.Context(found)
-    while isinstance(found, click.Group) and words and not words[0].startswith("-"):
+    found = typer.main.get_command(app)
+    context = typer.Context(found)
+    while isinstance(found, TyperGroup) and words and not words[0].startswith("-"):
         name = words.pop(0)
         below = found.get_command(context, name)
         assert below is not None, f"{name} is no command of {found.name}"
-        found, context = below, click.Context(below, info_name=name, parent=context)
-    if isinstance(found, click.Group) or "--help" in words:
+        found, context = below, typer.Context(below, info_name=name, parent=context)
+    if isinstance(found, TyperGroup) or "--help" in words:
         assert all(
             word in option.opts for word in words if word != "--help" for option in found.params
         ) or words in (["--help"], ["--version"], ["--install-completion"], [])

@@ -49,13 +49,14 @@ def raised(function: Callable[..., Any]) -> set[str]:
 
 
 def faults(thing: Any) -> Iterator[str]:
+    """What a docstring lacks."""
     whole = inspect.getdoc(thing) or ""
     if inspect.isclass(thing) and not thing.__dict__.get("__doc__"):
         yield f"{thing.__name__}: no docstring"
-    if is_dataclass(thing) and thing.__name__ not in PUT_TOGETHER:
+    if is_dataclass(thing) and (title := getattr(thing, "__name__", "")) not in PUT_TOGETHER:
         for field in fields(thing):
             if not field.name.startswith("_") and not re.search(rf"\b{field.name}\b", whole):
-                yield f"{thing.__name__}.{field.name}: an attribute without a word"
+                yield f"{title}.{field.name}: an attribute without a word"
     for name, function in own_functions(thing):
         text = inspect.getdoc(function) or ""
         if like := re.match(r"Does as `(\w+)`", text):

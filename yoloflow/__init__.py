@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         SummaryCallback,
         create_callback,
     )
+    from yoloflow.config.auto_settings import resolve_auto
     from yoloflow.config.reader import dump_config, load_config
     from yoloflow.data.concat_loader import ConcatLoader
     from yoloflow.data.dataset import COCODataset
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     )
     from yoloflow.run.folder import choose_run
     from yoloflow.run.signals import TrainingStopped
+    from yoloflow.runtime.device import Machine
     from yoloflow.runtime.ranks import init_ranks
     from yoloflow.structures import Detections, YoloflowError
     from yoloflow.train_step.step import (
@@ -53,6 +55,8 @@ _HOMES = {
     "load_config": "config.reader",
     "dump_config": "config.reader",
     "init_ranks": "runtime.ranks",
+    "Machine": "runtime.device",
+    "resolve_auto": "config.auto_settings",
     "choose_run": "run.folder",
     "create_model": "models",
     "freeze_layers": "models",
@@ -99,6 +103,7 @@ __all__ = [
     "Detector",
     "EMA",
     "EvalWhileTrain",
+    "Machine",
     "ProfilerCallback",
     "RunContext",
     "SummaryCallback",
@@ -129,6 +134,7 @@ __all__ = [
     "load_mindyolo",
     "load_pretrain",
     "read_sets",
+    "resolve_auto",
     "test",
     "train",
 ]

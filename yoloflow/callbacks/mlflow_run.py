@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import time
 from typing import Any
@@ -87,7 +88,7 @@ class MlflowCallback(TrackerCallback):
     def _attach(self, images: Sequence[Path], files: Sequence[Path]) -> None:
         for path in (*images, *files):
             folder = "plots" if path in images else None
-            self._try(lambda path=path, folder=folder: self._client.log_artifact(self._id, path, folder))
+            self._try(partial(self._client.log_artifact, self._id, path, folder))
 
     def _close(self, succeeded: bool) -> None:
         status = "FINISHED" if succeeded else "FAILED"

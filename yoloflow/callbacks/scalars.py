@@ -23,7 +23,7 @@ def step_scalars(context: RunContext) -> dict[str, float]:
 
 def evaluation_scalars(result: EvaluationResult) -> dict[str, float]:
     """Returns AP, AP50, AP of each class (0 to 1), of masks too, and the losses of the validation set."""
-    scalars = {}
+    scalars: dict[str, float] = {}
     for prefix, found in (("", result.coco), ("mask_", result.masks)):
         if found is None:
             continue

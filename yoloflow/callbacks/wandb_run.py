@@ -6,14 +6,14 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from yoloflow.callbacks.tracker import TrackerCallback
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
 
-_MODES = ("offline", "online", "disabled")
+Mode = Literal["offline", "online", "disabled"]
 
 
 class WandbCallback(TrackerCallback):
@@ -41,10 +41,11 @@ class WandbCallback(TrackerCallback):
             ) from error
         self.project = project or os.environ.get("WANDB_PROJECT") or "yoloflow"
         self.entity = entity
-        self.mode = mode or os.environ.get("WANDB_MODE") or "offline"
-        if self.mode not in _MODES:
-            raise YoloflowError(f"WandbCallback: mode={self.mode}: one of {', '.join(_MODES)}")
-        if self.mode == "online":
+        mode = mode or os.environ.get("WANDB_MODE") or "offline"
+        if mode not in get_args(Mode):
+            raise YoloflowError(f"WandbCallback: mode={mode}: one of {', '.join(get_args(Mode))}")
+        self._mode: Any = mode
+        if mode == "online":
             try:
                 wandb.login()
             except wandb.Error as error:
@@ -66,7 +67,7 @@ class WandbCallback(TrackerCallback):
                 config=dict(settings),
                 id=entry,
                 resume="allow",
-                mode=self.mode,
+                mode=self._mode,
                 # Its capture of the console would garble the progress line.
                 settings=wandb.Settings(silent=True, console="off"),
             )
@@ -88,5 +89,5 @@ class WandbCallback(TrackerCallback):
     def _close(self, succeeded: bool) -> None:
         folder = Path(self._run.dir).parent
         self._run.finish(exit_code=0 if succeeded else 1)
-        if self.mode == "offline":
+        if self._mode == "offline":
             logger.info("Weights & Biases: %s; upload it with `wandb sync %s`", self.project, folder)
