@@ -59,6 +59,7 @@ print(json.dumps(peak_memory() - before))
 """
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("recipe", ["yolov8n", "yolov8n-seg", "yolox-nano"])
 def test_half_precision_needs_less_for_each_image(recipe: str) -> None:
     full, half = plan_memory(load_config(recipe, TINY))
@@ -92,6 +93,7 @@ def test_the_largest_images_of_all_stages_count() -> None:
     assert largest_side(load_config("yolov8n", ["img_size=320", "data.multi_scale=[0.5, 1.5]"])) == 480
 
 
+@pytest.mark.training
 def test_plan_shows_it_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shown = CliRunner().invoke(app, ["plan", "yolov8n", "memory=24", *TINY])
@@ -102,6 +104,7 @@ def test_plan_shows_it_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.training
 def test_plan_keeps_it_beside_the_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["plan", "yolov8n", "memory=24GiB", "--steps-per-epoch", "100", *TINY]

@@ -184,7 +184,8 @@ def peak_of_step(
         loss, _ = loss_fn(to_float32(outputs), labels, batch, *masks)
         torch.autograd.backward(loss)
         del outputs, loss
-    return watch.peak
+        peak: int = watch.peak
+    return peak
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -196,7 +197,7 @@ class _LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._seen: set[int] = set()
 
