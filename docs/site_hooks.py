@@ -40,14 +40,18 @@ def outside_files(docs: Path) -> list[str]:
 
 @event_priority(-100)
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the linked files, after the languages were told apart."""
+    """Add the linked files, after the languages were told apart, to the site of the language that is built."""
+    languages = config.plugins["i18n"]
+    language = "" if languages.is_default_language_build else f"{languages.current_language}/"
     for name in outside_files(Path(config.docs_dir)):
         path = ROOT / name
         if path.suffix in CODE:
             text = f"# {name}\n\n```{CODE[path.suffix]}\n{path.read_text(encoding='utf-8')}```\n"
-            files.append(File.generated(config, site_path(name), content=text))
+            file = File.generated(config, site_path(name), content=text)
         else:
-            files.append(File.generated(config, name, abs_src_path=str(path)))
+            file = File.generated(config, name, abs_src_path=str(path))
+        file.dest_uri = language + file.dest_uri
+        files.append(file)
     return files
 
 
