@@ -40,7 +40,7 @@ def outside_files(docs: Path) -> list[str]:
 
 @event_priority(-100)
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the linked files, after the languages were told apart, to the site of the language that is built."""
+    """Add the linked files to the site of the language that is built, once the languages are told apart."""
     languages = config.plugins["i18n"]
     language = "" if languages.is_default_language_build else f"{languages.current_language}/"
     for name in outside_files(Path(config.docs_dir)):
