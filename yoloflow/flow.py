@@ -7,6 +7,7 @@ from typing import Any
 
 from yoloflow.callbacks import RunContext, create_callback
 from yoloflow.callbacks.settings import callback_rows
+from yoloflow.config.auto_settings import resolve_auto
 from yoloflow.config.fitting import check_start, naming_the_recipe
 from yoloflow.config.run_files import (
     begun_run,
@@ -27,6 +28,7 @@ from yoloflow.optim.optimizer import create_optimizer
 from yoloflow.optim.schedule import create_schedule
 from yoloflow.run.folder import choose_run
 from yoloflow.run.lock import release_run_lock
+from yoloflow.runtime.device import Machine
 from yoloflow.runtime.messages import shown_messages
 from yoloflow.runtime.process_state import restored_process_state
 from yoloflow.runtime.random_generators import set_determinism
@@ -58,10 +60,10 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     if (summary := run.finished_summary) is not None:
         return tell_finished(run, config, summary, ranks)
     check_start(config, run)
-    sets = read_sets(config.data, config.img_size, config.run_eval)
+    sets = log_problems(read_sets(config.data, config.img_size, config.run_eval), ranks)
     train_set, nc = sets["train_set"], len(sets["train_set"].names)
-    log_problems(sets, ranks)
-    set_determinism(config.determinism, config.seed)
+    config = resolve_auto(config, Machine.of(device), ranks)
+    set_determinism(config.determinism, config.seed, config.data.has_one_shape)
 
     # 1. Network, and its running average, which is what is evaluated
     network = create_model(
@@ -111,7 +113,7 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     test_fn = None
     if config.run_eval:
         test_fn = create_test_fn(
-            sets["val_set"], config, config.data, config.network, precision, ranks, loader.cache_memory
+            sets["val_set"], config, config.data, network, precision, ranks, loader.cache_memory, loss_fn
         )
 
     # 8. Trainer

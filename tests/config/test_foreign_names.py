@@ -48,7 +48,10 @@ def test_the_values_it_gives_are_taken(text: str) -> None:
         ("optimizer=AdamW", "write optimizer.optimizer=adamw"),
         ("optimizer.lr0=0.3", "optimizer.lr0: unknown key; here it is optimizer.lr_init=0.3"),
         ("Batch-Size=3", "Batch-Size: unknown key; here it is per_batch_size=3"),
-        ("device=0", "device: 0 is no device; write device=cuda:0, or device=auto"),
+        (
+            "device=-1",
+            "device: -1 is the CPU to some and a free GPU to others; write device=cpu or device=auto",
+        ),
         ("device=0,1", "torchrun --nproc-per-node 2"),
         ("device=[0, 1, 3]", "CUDA_VISIBLE_DEVICES=0,1,3"),
         ("device=GPU", "write device=cuda"),

@@ -203,7 +203,7 @@ def test_a_base_may_be_a_recipe_s_name_and_a_file_beside_comes_first(tmp_path: P
         ("epochs:", 3, "epochs: should be a valid integer, not null"),
         ("epochs: 0", 3, "epochs: should be greater than or equal to 1, not 0"),
         ("ema: 1", 3, "ema: should be a valid boolean, not 1"),
-        ("amp_level: O5", 3, "amp_level: should be 'O0', 'O1', 'O2' or 'O3', not 'O5'"),
+        ("amp_level: O5", 3, "amp_level: should be 'auto', 'O0', 'O1', 'O2' or 'O3', not 'O5'"),
         ("optimizer:\n  lr_init: .nan", 4, "optimizer.lr_init: should be"),
         ("optimizer: 3", 3, "optimizer: should be a section with keys, not 3"),
         ("data:\n  nc: 2\n  names: [a]", 3, "data: nc is 2 but 1 names are given"),

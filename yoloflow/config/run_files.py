@@ -154,7 +154,10 @@ def _changed_settings(run: RunFolder, config: Config) -> dict[str, tuple[str, st
     return {
         key: (_shown(before.get(key)), _shown(now.get(key)))
         for key in before | now
-        if before.get(key) != now.get(key) and key not in ("resume", "name", "save_dir")
+        if before.get(key) != now.get(key)
+        # A setting on auto fits what it was decided to be.
+        and "auto" not in (before.get(key), now.get(key))
+        and key not in ("resume", "name", "save_dir")
     }
 
 

@@ -95,6 +95,11 @@ class BatchSettings(Section):
     )
 
 
+NumWorkers = Annotated[int, Field(ge=0)] | Literal["auto"]
+CPU_WORKERS, CPU_TEST_WORKERS = 4, 2
+"""Loader processes where the network takes the cores too."""
+
+
 class DataSettings(Section):
     """Settings of images and labels, and of what is done to them before they reach the network."""
 
@@ -126,10 +131,14 @@ class DataSettings(Section):
         "read over (null: further figures are an outline)",
     )
     single_cls: bool = Field(False, description="train and test all classes as one")
-    num_parallel_workers: int = Field(
-        4,
-        ge=0,
-        description="loader processes, no more than the machine has cores (0: load in the training process)",
+    num_parallel_workers: NumWorkers = Field(
+        "auto",
+        description="loader processes of a rank, no more than the machine has cores (0: load in the training "
+        "process); auto is 4 on the CPU, and on accelerators the rank's cores but one, 16 at most",
+    )
+    test_workers: NumWorkers = Field(
+        "auto",
+        description="likewise of an evaluation; auto is num_parallel_workers, on the CPU 2 of them at most",
     )
     load_timeout: float | None = Field(
         300.0,
@@ -209,6 +218,14 @@ class DataSettings(Section):
         if self.nc is not None and self.names is not None and len(self.names) != self.nc:
             raise ValueError(f"nc is {self.nc} but {len(self.names)} names are given; leave one of them out")
         return self
+
+    @property
+    def has_one_shape(self) -> bool:
+        """Returns whether all batches have one shape; what is left over for the last one does not count."""
+        sizes = self.train_img_size if isinstance(self.train_img_size, list) else [self.train_img_size]
+        stages = range(len(self.trans_list))
+        varies = any(self.of_stage(key, stage) for key in ("multi_scale", "rect") for stage in stages)
+        return not varies and not self.test_rect and len(set(sizes)) == 1
 
     @property
     def held_out_share(self) -> float | None:

@@ -11,7 +11,7 @@ from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader
 from yoloflow.data.samplers import create_sampler
-from yoloflow.data.settings import BatchSettings, DataSettings
+from yoloflow.data.settings import CPU_TEST_WORKERS, CPU_WORKERS, BatchSettings, DataSettings
 from yoloflow.data.shapes import Fixed, MultiScale, Rectangular, Shape, Shapes, multi_scale_sides
 from yoloflow.data.stages import Stage
 from yoloflow.runtime.ranks import Ranks
@@ -70,7 +70,7 @@ def create_stage_loaders(
             batches.per_batch_size,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            num_parallel_workers=min(settings.num_parallel_workers, os.cpu_count() or 1),
+            num_parallel_workers=min(_workers(settings), os.cpu_count() or 1),
             max_labels=settings.max_labels,
         )
         sampler = create_sampler(stage.sampler, index, seed)
@@ -79,6 +79,19 @@ def create_stage_loaders(
             replace(loader, sampler=sampler, shapes=shapes, timeout_s=settings.load_timeout or 0.0)
         )
     return ConcatLoader(loaders, [stage.steps for stage in stages])
+
+
+def _workers(settings: DataSettings) -> int:
+    """Returns the worker processes of a training; those of the CPU where nobody has decided them."""
+    number = settings.num_parallel_workers
+    return CPU_WORKERS if number == "auto" else number
+
+
+def _test_workers(settings: DataSettings) -> int:
+    """Returns the worker processes of an evaluation, likewise."""
+    if settings.test_workers == "auto":
+        return min(_workers(settings), CPU_TEST_WORKERS)
+    return min(settings.test_workers, os.cpu_count() or 1)
 
 
 def _create_shapes(stage: Stage, dataset: COCODataset, sides: tuple[int, ...], stride: int) -> Shapes | None:
@@ -124,7 +137,7 @@ def create_test_loader(
         world_size=ranks.world_size,
         shuffle=False,
         drop_last=False,
-        num_parallel_workers=min(settings.num_parallel_workers, 2),
+        num_parallel_workers=_test_workers(settings),
     )
     shapes: Shapes | None = None if shape_hw is None else Fixed(shape_hw)
     if shapes is None and settings.test_rect:

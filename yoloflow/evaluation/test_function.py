@@ -201,7 +201,7 @@ def _evaluate_part(
         for position, found_here in zip(batch.indices.tolist(), found, strict=True):
             detections.setdefault(position, found_here)
         num_late_batches += nms_time_limit is not None and seconds > nms_time_limit
-    return _RankPart(detections, stopwatch.seconds, num_late_batches, peak_memory())
+    return _RankPart(detections, stopwatch.seconds, num_late_batches, peak_memory(device))
 
 
 @contextmanager

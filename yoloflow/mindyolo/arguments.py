@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from yoloflow.callbacks.settings import callback_rows
+from yoloflow.config.auto_settings import resolve_auto
 from yoloflow.config.reader import load_config
 from yoloflow.config.recipes import find_recipe
 from yoloflow.config.schema import Config
@@ -15,6 +16,7 @@ from yoloflow.data.sets import read_set
 from yoloflow.data.stages import fit_stages
 from yoloflow.models.layer_classes import find_layer
 from yoloflow.models.layers.contract import Head
+from yoloflow.runtime.device import Machine
 from yoloflow.runtime.random_generators import set_determinism
 from yoloflow.runtime.ranks import Ranks, gather_over_ranks, init_ranks
 from yoloflow.settings import Section
@@ -54,7 +56,10 @@ data.single_cls data.num_parallel_workers data.train_transforms data.test_transf
 data.test_rect
 """
 # Settings that change the speed of a training, not what it learns.
-_SPEED = "channels_last jit_backend sink_size data.cache data.index_cache data.load_timeout memory_forecast"
+_SPEED = """
+channels_last jit_backend sink_size data.cache data.index_cache data.load_timeout data.test_workers
+memory_forecast
+"""
 
 
 def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
@@ -74,7 +79,8 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
     """
     config = load_config(recipe_or_path, ["finetune=false", *overrides])
     _refuse_not_carried(config)
-    ranks, _ = init_ranks(config.device, config.threads, config.rank_timeout)
+    ranks, device = init_ranks(config.device, config.threads, config.rank_timeout)
+    config = resolve_auto(config, Machine.of(device), ranks)
     accumulate = config.micro_batches_per_update(ranks.world_size)
     names = _names(config)
     total = config.per_batch_size * ranks.world_size
@@ -99,8 +105,7 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
             "callback": _callbacks(config),
             **{"rank": ranks.rank, "rank_size": ranks.world_size},
             **{"is_parallel": ranks.world_size > 1, "main_device": ranks.is_main},
-            "total_batch_size": total,
-            "accumulate": accumulate,
+            **{"total_batch_size": total, "accumulate": accumulate},
             "sync_bn": config.sync_bn and ranks.world_size > 1,
             "rect": config.data.rect is True,
             "single_cls": config.data.single_cls,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from yoloflow.models.settings import ModelSettings
+from yoloflow.runtime.device import has_bfloat16
 from yoloflow.structures import YoloflowError, nearest_names
 
 AMP_LEVELS = ("O0", "O1", "O2", "O3")
@@ -41,25 +42,34 @@ def auto_mixed_precision(
 
     O0 is float32. O1, O2 and O3 are one thing here, `torch.autocast`: convolutions and matrix products in
     half precision on float32 parameters, normalisation statistics and reductions in float32. (O3 of the
-    reference casts the statistics too, which loses accuracy.)
+    reference casts the statistics too, which loses accuracy.) "auto" is O2 on accelerators, and O0 on the
+    CPU and on mps.
 
     Args:
-        amp_level: "O0" to "O3".
+        amp_level: "O0" to "O3", or "auto".
         device_type: type of the device that the network is on.
-        dtype: "float16", "bfloat16", or None: bfloat16 on the CPU and float16 elsewhere, as in the reference.
+        dtype: "float16", "bfloat16", or None: bfloat16 where the device has it, else float16.
         keep_loss_fp32: compute the loss in float32, outside autocast.
 
     Raises:
         YoloflowError: unknown level or dtype.
     """
+    amp_level = level_of(amp_level, device_type)
     if amp_level not in AMP_LEVELS:
         raise YoloflowError(f"amp_level={amp_level}: unknown; {nearest_names(amp_level, AMP_LEVELS)}")
     if dtype is not None and dtype not in AMP_DTYPES:
         raise YoloflowError(f"amp_dtype={dtype}: unknown; {nearest_names(dtype, AMP_DTYPES)}")
     if amp_level == "O0":
         return Precision(device_type, None, keep_loss_fp32)
-    name = dtype or ("bfloat16" if device_type == "cpu" else "float16")
+    name = dtype or ("bfloat16" if has_bfloat16(device_type) else "float16")
     return Precision(device_type, AMP_DTYPES[name], keep_loss_fp32)
+
+
+def level_of(amp_level: str, device_type: str) -> str:
+    """Returns a level, with "auto" decided for a type of device."""
+    if amp_level != "auto":
+        return amp_level
+    return "O0" if device_type in ("cpu", "mps") else "O2"
 
 
 def create_precision(settings: ModelSettings, device_type: str) -> Precision:

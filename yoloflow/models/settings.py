@@ -69,9 +69,11 @@ class ModelSettings(Section):
     )
     recompute_layers: int = Field(0, ge=0, description="how many rows from the first are recomputed")
 
-    amp_level: Literal["O0", "O1", "O2", "O3"] = Field("O0", description="mixed precision; O0 is float32")
+    amp_level: Literal["auto", "O0", "O1", "O2", "O3"] = Field(
+        "auto", description="mixed precision; O0 is float32; auto is O2 on accelerators, else O0"
+    )
     amp_dtype: Literal["float16", "bfloat16"] | None = Field(
-        None, description="its half type (null: by device)"
+        None, description="its half type (null: bfloat16 where the device has it, else float16)"
     )
     keep_loss_fp32: bool = Field(True, description="compute the loss in float32 at every level")
 

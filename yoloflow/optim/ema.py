@@ -55,8 +55,12 @@ class EMA:
         taken = (1.0 + self._decay * torch.expm1(-self._updates / self._tau)) * done
         with torch.no_grad():
             averaged, followed = self._float_pairs
-            # One weight a tensor, for the overload that takes it from the device and needs no copy.
-            torch._foreach_lerp_(averaged, followed, [taken] * len(averaged))
+            if taken.device.type == "cpu":
+                # One weight a tensor, for the overload that takes it from the device and needs no copy.
+                torch._foreach_lerp_(averaged, followed, [taken] * len(averaged))
+            else:
+                # That overload would launch a kernel for each tensor there.
+                step_towards(averaged, followed, taken)
             counters, sources = self._other_pairs
             if counters:
                 torch._foreach_copy_(counters, sources)
@@ -94,3 +98,10 @@ class EMA:
             if tensor.is_floating_point() is is_float
         ]
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def step_towards(averaged: list[Tensor], followed: list[Tensor], taken: Tensor) -> None:
+    """Brings tensors a part `taken`, () on their device, of the way to others, in three fused kernels."""
+    steps = torch._foreach_sub(followed, averaged)
+    torch._foreach_mul_(steps, taken)
+    torch._foreach_add_(averaged, steps)

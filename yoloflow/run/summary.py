@@ -15,6 +15,7 @@ import torch
 from yoloflow.files import write_atomically
 from yoloflow.run.folder import RunFolder
 from yoloflow.runtime.device import device_name
+from yoloflow.runtime.memory import peak_memory
 from yoloflow.runtime.ranks import Ranks
 
 
@@ -50,6 +51,7 @@ def write_summary(
             "yoloflow": _installed_version(),
         },
         "device": device_name(device),
+        **_device_peak(device),
         "ranks": ranks.world_size,
         "platform": platform.platform(),
         "git_commit": _git_commit(),
@@ -57,6 +59,12 @@ def write_summary(
     if ranks.is_main:
         write_atomically(run.summary, json.dumps(summary, indent=1).encode())
     return summary
+
+
+def _device_peak(device: torch.device) -> dict[str, float]:
+    """Returns the most memory that tensors held on an accelerator (of rank 0) since the memory forecast."""
+    peak = None if device.type == "cpu" else peak_memory(device)
+    return {} if peak is None else {"device_peak_memory_mb": round(peak / 2**20, 1)}
 
 
 def _installed_version() -> str | None:

@@ -1,4 +1,4 @@
-"""Free main memory, and the peak of this process."""
+"""Free main memory, and the peak of this process there or on its accelerator."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+
+import torch
+
+_CPU = torch.device("cpu")
 
 
 def free_memory() -> int:
@@ -22,8 +26,16 @@ def free_memory() -> int:
     return free
 
 
-def peak_memory() -> int | None:
-    """Returns the peak bytes of this process since `forget_peak_memory`; None where unknown."""
+def peak_memory(device: torch.device = _CPU) -> int | None:
+    """Returns the peak bytes of this process since `forget_peak_memory`; None where unknown.
+
+    Args:
+        device: in whose memory, that of its tensors; on the CPU all of the process counts.
+    """
+    if device.type != "cpu":
+        with suppress(RuntimeError):  # a device, or a version of torch, that does not count
+            return int(torch.accelerator.max_memory_allocated(device))
+        return None
     with suppress(OSError, ValueError, StopIteration):
         return _kilobytes("/proc/self/status", "VmHWM")
     if find_spec("resource") is None:  # Windows
@@ -34,11 +46,16 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def forget_peak_memory() -> None:
+def forget_peak_memory(device: torch.device = _CPU) -> None:
     """Resets the peak of `peak_memory`; where the system cannot, it stays that of the whole process.
 
-    What was freed goes back to the system first: the allocator keeps it, and would count as in use.
+    On the CPU what was freed goes back to the system first: the allocator keeps it, and would count as in
+    use.
     """
+    if device.type != "cpu":
+        with suppress(RuntimeError):
+            torch.accelerator.reset_peak_memory_stats(device)
+        return
     with suppress(OSError, AttributeError):  # no glibc
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):

@@ -16,19 +16,20 @@ from yoloflow.structures import YoloflowError, nearest_names
 _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
-def set_determinism(level: str, seed: int) -> None:
+def set_determinism(level: str, seed: int, has_one_shape: bool = False) -> None:
     """Sets how much of a training a second one repeats, and seeds Python, NumPy and torch.
 
     Call it before anything runs on the device. Data samples have generators of their own.
 
     What is learnt from (samples, their order, what is drawn for them, first weights) is a function of the
-    seed at every level. "none": the device may try several kernels and take the fastest. "data": it does not,
-    but may still add up in any order. "bitwise": kernels that give the same bits each time; an operation
-    without such a kernel is an error of torch's that names it.
+    seed at every level. "none": the device may try several kernels and take the fastest. "data": it may where
+    all batches have one shape, and it may add up in any order. "bitwise": kernels that give the same bits
+    each time; an operation without such a kernel is an error of torch's that names it.
 
     Args:
         level: "none", "data" or "bitwise".
         seed: of the three global generators.
+        has_one_shape: whether all batches have one shape, so that kernels are tried once.
 
     Raises:
         YoloflowError: another level.
@@ -43,7 +44,7 @@ def set_determinism(level: str, seed: int) -> None:
     # It would fill all new memory, which costs a fifth of a step and matters only to a read of it by mistake.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = is_bitwise
-    torch.backends.cudnn.benchmark = level == "none"
+    torch.backends.cudnn.benchmark = level == "none" or (level == "data" and has_one_shape)
     seed_everything(seed)
 
 

@@ -77,7 +77,7 @@ def init_ranks(
     )
     if threads is not None:
         torch.set_num_threads(threads)
-    device = select_device(device_name, ranks.local_rank)
+    device = select_device(device_name, ranks.local_rank, ranks.local_size)
     if device.type != "cpu":
         torch.accelerator.set_device_index(device.index or 0)
     if ranks.world_size > 1 and not dist.is_initialized():
@@ -87,6 +87,8 @@ def init_ranks(
             rank=ranks.rank,
             world_size=ranks.world_size,
             timeout=timedelta(seconds=timeout_s),
+            # NCCL connects at once then, and says so at once where it cannot.
+            device_id=device if device.type == "cuda" else None,
         )
         atexit.register(leave_ranks)
     return ranks, device

@@ -73,12 +73,14 @@ def get_loss_scaler(kind: str, scale_value: float = 1024.0) -> LossScaler:
     """Returns the loss scaler that a recipe names.
 
     Args:
-        kind: "static" (constant), "dynamic" (starts at `scale_value`; factor 2, window 2,000) or "none".
+        kind: "static" (constant), "dynamic" (starts at `scale_value`; factor 2, window 2,000) or "none";
+            "auto", where nobody has decided it for a device, is "static".
         scale_value: the scale, or where a dynamic one starts; a power of two changes no digit.
 
     Raises:
         YoloflowError: unknown kind, or a scale that is not positive.
     """
+    kind = "static" if kind == "auto" else kind
     if kind not in SCALER_KINDS:
         raise YoloflowError(f"loss_scaler={kind}: unknown; {nearest_names(kind, SCALER_KINDS)}")
     if not scale_value > 0.0:

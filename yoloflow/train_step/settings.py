@@ -13,13 +13,18 @@ class StepSettings(Section):
     """Settings of a step: accumulation, loss scale, clipping, compilation."""
 
     accumulate: Count = Field(1, description="micro-batches summed for an update")
-    loss_scaler: Literal["static", "dynamic", "none"] = Field(
-        "static", description="keeps float16 gradients in range"
+    loss_scaler: Literal["auto", "static", "dynamic", "none"] = Field(
+        "auto",
+        description="keeps float16 gradients in range; auto is static on the CPU, where it changes nothing, "
+        "and on accelerators dynamic for float16, else none",
     )
     loss_scaler_value: float = Field(1024.0, gt=0, description="its (first) scale")
     overflow_still_update: bool = Field(False, description="apply gradients that are not finite")
     clip_grad: bool = Field(False, description="limit the norm of the accumulated gradient")
     clip_grad_value: float = Field(10.0, gt=0, description="its limit")
-    channels_last: bool = Field(False, description="memory layout that is faster on many devices")
+    channels_last: bool | Literal["auto"] = Field(
+        "auto",
+        description="memory layout of maps and weights: auto takes it where convolutions are faster so",
+    )
     jit: bool = Field(False, description="compile the training step")
     jit_backend: str = Field("inductor", description="torch.compile's back end")

@@ -15,7 +15,7 @@ from yoloflow.models.precision import Precision, auto_mixed_precision
 from yoloflow.optim.ema import EMA
 from yoloflow.optim.optimizer import is_skippable_on_device, zero_state
 from yoloflow.optim.schedule import Schedule
-from yoloflow.runtime.device import require_jit_backend
+from yoloflow.runtime.device import prefers_channels_last, require_jit_backend, require_training_kernels
 from yoloflow.train_step.forward_loss import ForwardLoss
 from yoloflow.train_step.grad_reducer import GradReducer, get_gradreducer
 from yoloflow.train_step.loss_scaler import LossScaler, get_loss_scaler
@@ -97,6 +97,8 @@ class TrainStep:
     ) -> None:
         """Puts the parts together; see `create_train_step_fn`."""
         self.device = next(network.parameters()).device
+        if settings.channels_last == "auto":
+            settings = settings.model_copy(update={"channels_last": prefers_channels_last(self.device.type)})
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         for module in (network, *([ema.network] if ema is not None else [])):
             module.to(memory_format=memory_format)
@@ -283,9 +285,10 @@ def create_train_step_fn(
             need; 1 / accumulate makes both means (see `Loss`).
 
     Raises:
-        YoloflowError: torch has no such `jit_backend` here.
+        YoloflowError: torch has no such `jit_backend` here, or lacks what the network's device needs.
     """
     settings = settings or StepSettings()
+    require_training_kernels(next(network.parameters()).device)
     # Not for the default, which is always there: the list of back ends takes seconds to import.
     if settings.jit_backend != StepSettings().jit_backend:
         require_jit_backend(settings.jit_backend)

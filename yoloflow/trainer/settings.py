@@ -22,7 +22,10 @@ class TrainerSettings(Section):
     """Settings of the training loop and its guards."""
 
     rank_timeout: float = Field(900.0, gt=0, description="seconds that a rank waits for the others at most")
-    datasink: bool = Field(False, description="look at the device once a sink of steps, not after each")
+    datasink: bool | Literal["auto"] = Field(
+        "auto",
+        description="look at the device once a sink of steps, not after each; auto does on accelerators",
+    )
     sink_size: Count = Field(100, description="steps in a sink")
     log_interval: Count = Field(100, description="steps between log lines")
     keep_latest: int = Field(2, ge=1, description="newest training states kept, to resume from")

@@ -27,14 +27,18 @@ class SyncBatchNorm(nn.BatchNorm2d):
     """BatchNorm over the joined batch of all ranks, on any device and backend.
 
     Count, mean and variance of each rank are gathered and combined (Chan et al. 1979, parallel formula);
-    autograd goes through the gathering, so gradients are those of the joined batch. With one process, and in
-    eval mode, it is BatchNorm2d. State-dict keys are BatchNorm2d's.
+    autograd goes through the gathering, so gradients are those of the joined batch. On CUDA the kernels of
+    torch.nn.SyncBatchNorm do it, which exist nowhere else. With one process, and in eval mode, it is
+    BatchNorm2d. State-dict keys are BatchNorm2d's.
     """
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape; B, H and W may differ between ranks."""
         if not self.training or not _several_ranks():
             return super().forward(features)
+        if features.is_cuda:
+            # A trial without the other ranks takes as much memory with BatchNorm2d.
+            return self._fused(features) if count_ranks() > 1 else super().forward(features)
         mean, variance, count = _joined_statistics(features)
         self._update_running(mean.detach(), variance.detach(), count)
         scale = self.weight.to(mean.dtype) * torch.rsqrt(variance + self.eps)
@@ -42,6 +46,13 @@ class SyncBatchNorm(nn.BatchNorm2d):
         shape = (1, -1, 1, 1)
         wide = torch.addcmul(shift.view(shape), features.to(mean.dtype), scale.view(shape))
         return wide.to(features.dtype)
+
+    def _fused(self, features: Tensor) -> Tensor:
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        tensors = (features, self.weight, self.bias, self.running_mean, self.running_var)
+        normalized: Tensor = _FusedNorm.apply(*tensors, self.eps, self.momentum)
+        return normalized
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
@@ -117,6 +128,66 @@ def _joined_statistics(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return joined_mean, joined_variance, total.detach()
 
 
+class _FusedNorm(torch.autograd.Function):
+    """Normalisation over the joined batch by the kernels that torch.nn.SyncBatchNorm takes.
+
+    Torch's own function first looks, on the host, for ranks without images; here there are none.
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0913  those of BatchNorm
+        ctx: FunctionCtx,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        eps: float,
+        momentum: float,
+    ) -> Tensor:
+        features, channels = _dense(features), features.shape[1]
+        mean, invstd = torch.batch_norm_stats(features, eps)
+        count = mean.new_full((1,), features.numel() // channels)
+        rows = _gather_rows(torch.cat((mean, invstd, count)))
+        means, invstds, counts = rows.split((channels, channels, 1), 1)
+        counts = counts.flatten()
+        mean, invstd = torch.batch_norm_gather_stats_with_counts(
+            features, means, invstds, running_mean, running_var, momentum, eps, counts
+        )
+        ctx.save_for_backward(features, weight, mean, invstd, counts.to(torch.int32))
+        return torch.batch_norm_elemt(features, weight, bias, mean, invstd, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, mean, invstd, counts = ctx.saved_tensors
+        gradient, needed = _dense(gradients[0]), ctx.needs_input_grad
+        sum_dy, sum_dy_xmu, of_weight, of_bias = torch.batch_norm_backward_reduce(
+            gradient, features, mean, invstd, weight, True, needed[1], needed[2]
+        )
+        sums = torch.cat((sum_dy, sum_dy_xmu))
+        dist.all_reduce(sums)
+        of_features = torch.batch_norm_backward_elemt(
+            gradient, features, mean, invstd, weight, *sums.chunk(2), counts
+        )
+        own = (of_weight if needed[1] else None, of_bias if needed[2] else None)
+        return (of_features, *own, None, None, None, None)
+
+
+def _dense(features: Tensor) -> Tensor:
+    """Returns a tensor that is contiguous, in channels_last where it is that already."""
+    is_last = features.is_contiguous(memory_format=torch.channels_last)
+    return features if is_last else features.contiguous()
+
+
+def _gather_rows(vector: Tensor) -> Tensor:
+    """Returns each rank's vector (K,) as rows (ranks, K), without gradient."""
+    rows = vector.new_empty(dist.get_world_size() * len(vector))
+    # The name that torch 2.14 has for it, and the one that earlier versions have and later ones warn of.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(rows, vector)
+    return rows.view(-1, len(vector))
+
+
 class _GatherRows(torch.autograd.Function):
     """A gathering of each rank's vector (K,) as rows (ranks, K), with gradients.
 
@@ -125,11 +196,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, vector: Tensor) -> Tensor:
-        rows = [torch.empty_like(vector) for _ in range(count_ranks())]
-        if len(rows) == 1:
-            return torch.stack([vector])
-        dist.all_gather(rows, vector)
-        return torch.stack(rows)
+        return vector.unsqueeze(0).clone() if count_ranks() == 1 else _gather_rows(vector)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Any) -> Tensor:

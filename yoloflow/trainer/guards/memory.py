@@ -76,6 +76,8 @@ class MemoryGuard(Guard):
         """Tries it; `YoloflowError` says how many images fit."""
         self._activity.begin("trying the largest batch", "memory forecast")
         forecast_memory(self._train_step, self._loader, self._activity.ranks)
+        if self._train_step.device.type != "cpu":  # a training's peak is that of its steps
+            forget_peak_memory(self._train_step.device)
 
 
 def forecast_memory(train_step: TrainStep, loader: ConcatLoader, ranks: Ranks) -> None:
@@ -256,14 +258,11 @@ def compute_batch(train_step: TrainStep, extent: BatchExtent, batch_size: int) -
 
 def _peak(compute: Callable[[int], None], batch_size: int, device: torch.device) -> int | None:
     """Returns the bytes in use at the peak of a computation."""
-    if device.type == "cpu":
-        forget_peak_memory()
-        compute(batch_size)
-        return peak_memory()
-    torch.accelerator.reset_peak_memory_stats(device)
+    forget_peak_memory(device)
     compute(batch_size)
-    torch.accelerator.synchronize(device)
-    return int(torch.accelerator.max_memory_allocated(device))
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return peak_memory(device)
 
 
 def _available_bytes(ranks: Ranks) -> int:

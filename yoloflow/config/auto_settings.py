@@ -1,0 +1,73 @@
+"""The settings on `auto` that a machine decides."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from yoloflow.config.schema import Config
+from yoloflow.data.settings import CPU_TEST_WORKERS, CPU_WORKERS
+from yoloflow.models.precision import level_of
+from yoloflow.runtime.device import Machine, float32_convolutions, prefers_channels_last
+from yoloflow.runtime.ranks import Ranks
+
+logger = logging.getLogger("yoloflow")
+
+_MOST_WORKERS = 16
+
+
+def resolve_auto(config: Config, machine: Machine, ranks: Ranks, is_training: bool = True) -> Config:
+    """Returns the settings with each `auto` that the machine decides replaced by what it stands for.
+
+    The main rank tells those of an accelerator in a line.
+
+    Args:
+        config: as written.
+        machine: the device of this process, and its cores.
+        ranks: this process among its peers.
+        is_training: whether a training is about to begin; else an evaluation.
+    """
+    found = _precision(config, machine) | _data(config, machine, ranks)
+    if config.channels_last == "auto":
+        found["channels_last"] = prefers_channels_last(machine.device_type)
+    if config.datasink == "auto":
+        found["datasink"] = machine.device_type != "cpu"
+    if ranks.is_main and is_training and found and machine.device_type != "cpu":
+        logger.info("%s", _told(found, config, machine))
+    data = {key.removeprefix("data."): found.pop(key) for key in list(found) if key.startswith("data.")}
+    return config.model_copy(update={**found, "data": config.data.model_copy(update=data)})
+
+
+def _precision(config: Config, machine: Machine) -> dict[str, Any]:
+    """Returns level and type of mixed precision, and the loss scaler that goes with them."""
+    level, is_cpu = level_of(config.amp_level, machine.device_type), machine.device_type == "cpu"
+    dtype = config.amp_dtype or ("bfloat16" if machine.has_bfloat16 else "float16")
+    found: dict[str, Any] = {"amp_level": level} if config.amp_level == "auto" else {}
+    if level != "O0" and not is_cpu and config.amp_dtype is None:
+        found["amp_dtype"] = dtype
+    if config.loss_scaler == "auto":
+        needed = "dynamic" if level != "O0" and dtype == "float16" else "none"
+        found["loss_scaler"] = "static" if is_cpu else needed
+    return found
+
+
+def _data(config: Config, machine: Machine, ranks: Ranks) -> dict[str, Any]:
+    """Returns the worker processes of training and evaluation."""
+    is_cpu, training = machine.device_type == "cpu", config.data.num_parallel_workers
+    found: dict[str, Any] = {}
+    if training == "auto":
+        own_cores = machine.cores // ranks.local_size
+        training = CPU_WORKERS if is_cpu else max(1, min(own_cores - 1, _MOST_WORKERS))
+        found["data.num_parallel_workers"] = training
+    if config.data.test_workers == "auto":
+        found["data.test_workers"] = min(training, CPU_TEST_WORKERS) if is_cpu else training
+    return found
+
+
+def _told(found: dict[str, Any], config: Config, machine: Machine) -> str:
+    """Returns the line that tells what was decided."""
+    words = {True: "true", False: "false"}
+    decided = ", ".join(f"{key}={words.get(value, value)}" for key, value in found.items())
+    kind = machine.device_type
+    arithmetic = "" if kind == "cpu" else f"; convolutions in float32 take {float32_convolutions(kind)}"
+    return f"on {kind} auto is {decided}{arithmetic}"
