@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         else:
             file = File.generated(config, name, abs_src_path=str(path))
         file.dest_uri = language + file.dest_uri
+        file.inclusion = InclusionLevel.NOT_IN_NAV  # or in it, as mkdocs.yml says
         files.append(file)
     return files
 
