@@ -6,6 +6,7 @@ import importlib
 import io
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def name_of(walk: list[Path]) -> str:
 def run_blocks(walk: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the Python of pages in a folder; what a block prints is what the next one shows."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["script.py"])
     names: dict[str, object] = {"__name__": f"docs.{walk[0].stem}"}
     for page in walk:
         run_blocks_of_page(page, names)
