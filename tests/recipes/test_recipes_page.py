@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipes.test_zoo import PARAMETERS
+from tests.support.parameter_counts import PARAMETERS
 from yoloflow.config.reader import list_recipes, load_config
 from yoloflow.weights.published import find_published, list_published
 
