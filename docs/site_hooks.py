@@ -28,14 +28,15 @@ def site_path(path: str) -> str:
 
 
 def outside_files(docs: Path) -> list[str]:
-    """Files outside `docs/` that its pages link to, as paths in the repository, each once."""
-    paths = {
-        (page.parent / target).resolve()
-        for page in docs.rglob("*.md")
-        for target, _ in LINK.findall(page.read_text(encoding="utf-8"))
-    }
-    outside = [path for path in paths if path.is_file() and not path.is_relative_to(docs)]
-    return sorted(path.relative_to(ROOT).as_posix() for path in outside)
+    """Files outside `docs/` that its pages, or these files, link to: paths in the repository, each once."""
+    pages, found = list(docs.rglob("*.md")), set()
+    for page in pages:  # grows
+        for target, _ in LINK.findall(page.read_text(encoding="utf-8")):
+            path = (page.parent / target).resolve()
+            if path.is_file() and not path.is_relative_to(docs) and path not in found:
+                found.add(path)
+                pages += [path] if path.suffix == ".md" else []
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 
 @event_priority(-100)
