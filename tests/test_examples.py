@@ -180,7 +180,7 @@ def test_the_notebook_runs_and_shows_progress_and_images(
     assert [output for output in outputs if output.get("name") == "stderr"] == []
 
 
-@pytest.mark.training
+@pytest.mark.full
 def test_own_data_goes_from_the_files_of_a_label_tool_to_drawn_images(
     sets: list[str], shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

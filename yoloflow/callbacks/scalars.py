@@ -28,6 +28,7 @@ def evaluation_scalars(result: EvaluationResult) -> dict[str, float]:
         if found is None:
             continue
         scalars |= {f"val/{prefix}map": found.map, f"val/{prefix}map50": found.map50}
-        rows = (row for row in found.per_class[:MAX_CLASSES] if row.ap is not None)
-        scalars |= {f"val_class_{prefix}ap/{row.name}": row.ap for row in rows}
+        for row in found.per_class[:MAX_CLASSES]:
+            if row.ap is not None:
+                scalars[f"val_class_{prefix}ap/{row.name}"] = row.ap
     return scalars | {f"val_loss/{name}": value for name, value in result.losses.items()}

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from yoloflow import __version__
 from yoloflow.runtime.messages import message_handler
 
 if TYPE_CHECKING:
@@ -146,8 +145,7 @@ Overrides = Annotated[
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"yoloflow {__version__}")
-        packages = ("torch", "torchvision", "numpy", "opencv-python-headless")
+        packages = ("yoloflow", "torch", "torchvision", "numpy", "opencv-python-headless")
         for package in packages:
             typer.echo(f"{package} {version(package)}")
         typer.echo(f"python {platform.python_version()} ({platform.platform()})")

@@ -7,10 +7,10 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from yoloflow import __version__
 from yoloflow.config.reader import dump_config
 from yoloflow.config.schema import Config
 from yoloflow.data.index import as_one_class
@@ -227,7 +227,7 @@ def _describe(config: Config, network: Network, names: list[str], settings: Expo
         test_transforms=[dict(row) for row in config.data.test_rows],
         test_shrink=config.data.test_shrink,
         config=dump_config(_without_sources(config, names, max(height, width), settings.dynamic)),
-        version=__version__,
+        version=version("yoloflow"),
         input=f"images: uint8 RGB (B, 3, {sides})",
         output=f"predictions: float32 {meaning}",
         shape_hw=None if settings.dynamic else [height, width],

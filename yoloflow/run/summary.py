@@ -6,12 +6,12 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from yoloflow import __version__
 from yoloflow.files import write_atomically
 from yoloflow.run.folder import RunFolder
 from yoloflow.runtime.device import device_name
@@ -48,7 +48,7 @@ def write_summary(
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "yoloflow": __version__,
+            "yoloflow": _installed_version(),
         },
         "device": device_name(device),
         **_device_peak(device),
@@ -65,6 +65,13 @@ def _device_peak(device: torch.device) -> dict[str, float]:
     """Returns the most memory that tensors held on an accelerator (of rank 0) since the memory forecast."""
     peak = None if device.type == "cpu" else peak_memory(device)
     return {} if peak is None else {"device_peak_memory_mb": round(peak / 2**20, 1)}
+
+
+def _installed_version() -> str | None:
+    try:
+        return metadata.version("yoloflow")
+    except metadata.PackageNotFoundError:  # run from a folder, without being installed
+        return None
 
 
 def _git_commit() -> str | None:
