@@ -103,7 +103,7 @@ class COCODataset:
         return self.transforms.most_objects(per_image, per_image)
 
     def names_of(self, indices: Sequence[int]) -> list[str]:
-        """Return the files of images."""
+        """Return the files of the images at these `indices`."""
         return [str(self.index.image_paths[index]) for index in indices]
 
     def get(self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None) -> Sample:
@@ -131,7 +131,16 @@ class COCODataset:
     def trace(
         self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None
     ) -> list[tuple[str, Sample]]:
-        """Return the steps of `get`: the loaded sample, then the outcome of each transform applied."""
+        """Return the steps of `get`: the loaded sample, then the outcome of each transform applied.
+
+        Args:
+            epoch: of the run, from 0.
+            index: position in the data set.
+            shape_hw: height and width of the outcome; None for a square of img_size.
+
+        Raises:
+            YoloflowError: an unreadable image.
+        """
         context = self._context(epoch, index, shape_hw)
         loaded = context.source.load(index)
         return [("loaded", loaded), *self.transforms.trace(loaded, context)]
