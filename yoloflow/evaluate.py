@@ -16,13 +16,15 @@ from yoloflow.data.sets import log_problems, read_val_set
 from yoloflow.detector import find_parts
 from yoloflow.evaluation.create import create_test_fn
 from yoloflow.evaluation.test_function import EvaluationResult
-from yoloflow.models import create_model, load_pretrain
+from yoloflow.losses import create_loss
+from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.models.exported import ExportedNetwork
 from yoloflow.models.precision import create_precision
 from yoloflow.runtime.device import Machine
 from yoloflow.runtime.process_state import restored_process_state
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
+from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
 
@@ -57,8 +59,12 @@ def evaluate_run(
     index = read_val_set(config.data, config.img_size, names)
     log_problems({"val_set": index}, ranks)
     network: nn.Module
-    shape_hw = None
+    shape_hw = loss_fn = None
     if exported:
+        if config.val_loss:
+            raise YoloflowError(
+                f"val_loss: {path} is exported and predicts boxes alone; evaluate the weights"
+            )
         network = exported
         exported.check_names(index.names)
         config = _as_exported(config, exported)
@@ -71,6 +77,7 @@ def evaluate_run(
         )
         with naming_the_recipe():
             load_pretrain(network, path, strict=True)
+        loss_fn = _create_loss(config, network, len(index.names)).to(device)
     logger.info("%s on %d images", path, len(index))
     config = resolve_auto(config, Machine.of(device), ranks, is_training=False)
     precision = create_precision(config, device.type)
@@ -78,9 +85,17 @@ def evaluate_run(
         *(index, config, config.data, config.network, precision, ranks),
         save_json=save_json,
         shape_hw=shape_hw,
+        loss_fn=loss_fn,
     )
     result = test_fn(network.to(device))
     return replace(result, settings={"weights": str(path), **result.settings})
+
+
+def _create_loss(config: Config, network: Network, nc: int) -> nn.Module:
+    """Returns the loss of the network's training."""
+    return create_loss(
+        config.loss, anchors=config.network.anchors, stride=network.stride, nc=nc, variant=config.variant
+    )
 
 
 def _as_exported(config: Config, network: ExportedNetwork) -> Config:

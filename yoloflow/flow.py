@@ -60,9 +60,8 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     if (summary := run.finished_summary) is not None:
         return tell_finished(run, config, summary, ranks)
     check_start(config, run)
-    sets = read_sets(config.data, config.img_size, config.run_eval)
+    sets = log_problems(read_sets(config.data, config.img_size, config.run_eval), ranks)
     train_set, nc = sets["train_set"], len(sets["train_set"].names)
-    log_problems(sets, ranks)
     config = resolve_auto(config, Machine.of(device), ranks)
     set_determinism(config.determinism, config.seed, config.data.has_one_shape)
 
@@ -114,7 +113,7 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     test_fn = None
     if config.run_eval:
         test_fn = create_test_fn(
-            sets["val_set"], config, config.data, config.network, precision, ranks, loader.cache_memory
+            sets["val_set"], config, config.data, network, precision, ranks, loader.cache_memory, loss_fn
         )
 
     # 8. Trainer

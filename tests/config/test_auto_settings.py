@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ ACCELERATOR = {"datasink": True, "num_parallel_workers": 16, "test_workers": 16}
 
 
 def decided(config: Config) -> dict[str, Any]:
-    keys = ("amp_level", "amp_dtype", "loss_scaler", "datasink")
+    keys = ("amp_level", "amp_dtype", "loss_scaler", "datasink", "channels_last")
     data = {key: getattr(config.data, key) for key in ("num_parallel_workers", "test_workers")}
     return {key: getattr(config, key) for key in keys} | data
 
@@ -42,6 +43,10 @@ def decided(config: Config) -> dict[str, Any]:
         (HOPPER, ["amp_level=O0"], {"amp_level": "O0", "amp_dtype": None, "loss_scaler": "none"}),
         (HOPPER, ["amp_dtype=float16"], {"amp_dtype": "float16", "loss_scaler": "dynamic"}),
         (HOPPER, ["loss_scaler=static"], {"amp_dtype": "bfloat16", "loss_scaler": "static"}),
+        (CPU, [], {"channels_last": torch.backends.mkldnn.is_available()}),
+        (HOPPER, [], {"channels_last": platform.system() != "Windows"}),
+        (Machine("mps", False, 8), [], {"channels_last": False}),
+        (CPU, ["channels_last=false"], {"channels_last": False}),
         (HOPPER, ["datasink=false"], {"datasink": False}),
         (HOPPER, ["data.num_parallel_workers=3"], {"num_parallel_workers": 3, "test_workers": 3}),
         (HOPPER, ["data.test_workers=0"], {"num_parallel_workers": 16, "test_workers": 0}),

@@ -38,7 +38,6 @@ def tiny(folder: Path, name: str, *overrides: str) -> list[str]:
         "epochs=2",
         "report=false",
         "device=cpu",
-        "channels_last=false",
         f"save_dir={folder / 'runs'}",
         f"name={name}",
         *overrides,

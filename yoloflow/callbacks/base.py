@@ -46,6 +46,8 @@ class RunContext:
         images_per_second: over the last logging interval, evaluation not counted.
         waited_share: part of the last epoch's training time that was spent waiting for batches.
         loading_seconds: of all loading processes in the last epoch, by what they did.
+        spent: seconds of this process so far, by what it did: preparation, wait for data, steps, callbacks,
+            evaluation, states.
         evaluation: the newest result of this process, or None.
         figures: the newest evaluation's figures as in `summary.json`, kept over a resume.
         best: the best evaluation's figures so far, empty before the first.
@@ -70,6 +72,7 @@ class RunContext:
     images_per_second: float = 0.0
     waited_share: float = 0.0
     loading_seconds: dict[str, float] = field(default_factory=dict)
+    spent: Mapping[str, float] = field(default_factory=dict)
     evaluation: EvaluationResult | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)

@@ -112,6 +112,8 @@ class ConsoleCallback(BaseCallback):
             found = ap_line(result.figures())
             if result.map < 0:  # COCO's word for it
                 found = f"AP n/a: {NO_OBJECTS}"
+            if result.losses:
+                found += f"  val loss {next(iter(result.losses.values())):.3f}"
             seconds = time.monotonic() - self._start_seconds
             logger.info("epoch %s: %s  (%.0f s)%s", self._epoch(context), found, seconds, best)
 

@@ -29,7 +29,7 @@ class CallbackSettings(Section):
     report: bool = Field(
         True, description="write diagnostics.json and report.html when the training has finished"
     )
-    profiler: bool = Field(False, description="record a profile of some steps")
+    profiler: bool = Field(False, description="record some steps; say at the end where the time went")
     profiler_step_num: Count = Field(3, description="how many steps it records")
     callback: list[CallbackRow] = Field(default_factory=list, description="further callbacks")
 

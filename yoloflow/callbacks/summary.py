@@ -99,7 +99,7 @@ class SummaryCallback(BaseCallback):
         self._writer.add_scalar("images_per_second", record["images_per_second"], context.step)
 
     def on_evaluation(self, context: RunContext) -> None:
-        """Writes AP and AP50, AP of each class, of masks too; now and then images and curves."""
+        """Writes AP and AP50, AP of each class, of masks too, losses; now and then images and curves."""
         result = context.evaluation
         if self._writer is None or result is None:
             return
@@ -112,6 +112,8 @@ class SummaryCallback(BaseCallback):
             for row in found.per_class[:_MAX_CLASSES]:
                 if row.ap is not None:
                     self._writer.add_scalar(f"val_class_{prefix}ap/{row.name}", row.ap, context.step)
+        for name, value in result.losses.items():
+            self._writer.add_scalar(f"val_loss/{name}", value, context.step)
         total = context.epochs * context.steps_per_epoch
         if self._drawn_at < 0 or (context.step - self._drawn_at) * self.rounds >= total:
             self._add_detections(context)

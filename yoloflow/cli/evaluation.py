@@ -111,8 +111,9 @@ def _test_network(
 
         found = diagnose_result(evaluated, evaluated.index, weight or run_or_recipe)
     metrics = [f"{name} {value:.4f}" for name, value in evaluated.metrics.items()]
+    losses = [f"val_loss {name} {value:.4f}" for name, value in evaluated.losses.items()]
     hints = crowding_hint(ground_truth_of(evaluated.index))
-    remarks = [*metrics, evaluated.settings_line, evaluated.speed, *_as_remarks(hints)]
+    remarks = [*metrics, *losses, evaluated.settings_line, evaluated.speed, *_as_remarks(hints)]
     content = {**evaluated.to_json(), "hints": hints}
     return Outcome(evaluated.coco, evaluated.masks, content, remarks, found)
 

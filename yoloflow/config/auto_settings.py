@@ -8,7 +8,7 @@ from typing import Any
 from yoloflow.config.schema import Config
 from yoloflow.data.settings import CPU_TEST_WORKERS, CPU_WORKERS
 from yoloflow.models.precision import level_of
-from yoloflow.runtime.device import Machine, float32_convolutions
+from yoloflow.runtime.device import Machine, float32_convolutions, prefers_channels_last
 from yoloflow.runtime.ranks import Ranks
 
 logger = logging.getLogger("yoloflow")
@@ -19,7 +19,7 @@ _MOST_WORKERS = 16
 def resolve_auto(config: Config, machine: Machine, ranks: Ranks, is_training: bool = True) -> Config:
     """Returns the settings with each `auto` that the machine decides replaced by what it stands for.
 
-    The main rank tells them in a line. On the CPU they are what they were before there was an `auto`.
+    The main rank tells those of an accelerator in a line.
 
     Args:
         config: as written.
@@ -28,9 +28,11 @@ def resolve_auto(config: Config, machine: Machine, ranks: Ranks, is_training: bo
         is_training: whether a training is about to begin; else an evaluation.
     """
     found = _precision(config, machine) | _data(config, machine, ranks)
+    if config.channels_last == "auto":
+        found["channels_last"] = prefers_channels_last(machine.device_type)
     if config.datasink == "auto":
         found["datasink"] = machine.device_type != "cpu"
-    if ranks.is_main and is_training and found:
+    if ranks.is_main and is_training and found and machine.device_type != "cpu":
         logger.info("%s", _told(found, config, machine))
     data = {key.removeprefix("data."): found.pop(key) for key in list(found) if key.startswith("data.")}
     return config.model_copy(update={**found, "data": config.data.model_copy(update=data)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from yoloflow.data.classes import ClassChoice
@@ -83,8 +83,7 @@ def read_train_set(settings: DataSettings, img_size: int, run_eval: bool) -> Dat
     A validation set may be missing; one that is named is read, as images of both may be dropped.
     """
     sets = read_sets(settings, img_size, run_eval and settings.val_set is not None)
-    log_problems(sets, Ranks())
-    return sets["train_set"]
+    return log_problems(sets, Ranks())["train_set"]
 
 
 def read_val_set(settings: DataSettings, img_size: int, network_names: Sequence[str] | None) -> DatasetIndex:
@@ -185,11 +184,12 @@ def read_evaluated(source: str | Sequence[str], classes: ClassChoice, **how: Any
     return read_index(source, classes, **how)
 
 
-def log_problems(sets: Mapping[str, DatasetIndex], ranks: Ranks) -> None:
-    """Logs what was found wrong with each data set (main rank)."""
+def log_problems(sets: dict[str, DatasetIndex], ranks: Ranks) -> dict[str, DatasetIndex]:
+    """Logs what was found wrong with each data set (main rank) and returns the sets."""
     for key, index in sets.items() if ranks.is_main else ():
         for line in summarise_problems(index):
             logger.info("data.%s: %s", key, line)
+    return sets
 
 
 def identity_of(index: DatasetIndex, step_images: int) -> dict[str, Any]:

@@ -221,7 +221,7 @@ class DataSettings(Section):
 
     @property
     def has_one_shape(self) -> bool:
-        """Whether all batches of training and evaluation have one shape (an incomplete last one aside)."""
+        """Returns whether all batches have one shape; what is left over for the last one does not count."""
         sizes = self.train_img_size if isinstance(self.train_img_size, list) else [self.train_img_size]
         stages = range(len(self.trans_list))
         varies = any(self.of_stage(key, stage) for key in ("multi_scale", "rect") for stage in stages)

@@ -13,6 +13,9 @@ from yoloflow.data.shapes import Shape
 from yoloflow.data.stage_loaders import create_test_loader
 from yoloflow.evaluation.settings import EvaluationSettings
 from yoloflow.evaluation.test_function import EvaluationResult, Synchronizer, test
+from yoloflow.evaluation.validation_loss import ValidationLoss
+from yoloflow.losses.loss import takes_masks
+from yoloflow.models.network import Network
 from yoloflow.models.precision import Precision
 from yoloflow.models.settings import NetworkSettings
 from yoloflow.runtime.ranks import Ranks
@@ -23,10 +26,11 @@ def create_test_fn(
     index: DatasetIndex,
     settings: EvaluationSettings,
     data: DataSettings,
-    network_settings: NetworkSettings,
+    network: Network | NetworkSettings,
     precision: Precision,
     ranks: Ranks,
     reserved_bytes: int | None = None,
+    loss_fn: nn.Module | None = None,
     save_json: str | Path | None = None,
     shape_hw: Shape | None = None,
 ) -> Callable[[nn.Module], EvaluationResult]:
@@ -36,29 +40,34 @@ def create_test_fn(
         index: the validation set.
         settings: size of images and batches, and which detections count.
         data: transforms, shapes, worker processes, cache.
-        network_settings: its strides, and the input of its first row.
+        network: tells strides, and the input of the first row.
         precision: of the forward pass.
         ranks: this process among its peers.
         reserved_bytes: see `create_test_loader`.
+        loss_fn: the loss of the network's training; used where `settings.val_loss`.
         save_json: file for the detections.
         shape_hw: the one height and width of the input; None for what the settings say.
     """
-    stride = max(network_settings.stride)
-    loader = create_test_loader(index, data, settings, stride, ranks, reserved_bytes, shape_hw)
+    stride = max(network.stride)
+    loss_fn = loss_fn if settings.val_loss else None
+    loader = create_test_loader(
+        index, _with_masks(data, loss_fn), settings, stride, ranks, reserved_bytes, shape_hw
+    )
     shape = "rectangular" if data.test_rect else "square"
     pre_processing = {
         "shape": shape if shape_hw is None else f"{shape_hw[0]} x {shape_hw[1]}",
         "img_size": settings.img_size,
         "test_transforms": [dict(row) for row in data.test_rows],
         "test_shrink": data.test_shrink,
-        "pixels": network_settings.pixels,
+        "pixels": network.pixels,
         "batch_size": settings.per_batch_size,
     }
 
-    def test_fn(network: nn.Module) -> EvaluationResult:
+    def test_fn(evaluated: nn.Module) -> EvaluationResult:
+        loss = None if loss_fn is None else ValidationLoss(evaluated, loss_fn, precision)
         result = test(
-            network,
-            loader,
+            evaluated,
+            loader if loss is None else loss.watching(loader),
             index,
             conf_thres=settings.conf_thres,
             iou_thres=settings.iou_thres,
@@ -68,6 +77,22 @@ def create_test_fn(
             synchronizer=Synchronizer(ranks.world_size),
             save_json=save_json,
         )
+        result = result if loss is None else _with_loss(result, loss)
         return replace(result, settings={**pre_processing, **result.settings})
 
     return test_fn
+
+
+def _with_loss(result: EvaluationResult, loss: ValidationLoss) -> EvaluationResult:
+    """Returns the result with a loss, which was computed while the test function waited for batches."""
+    loading = max(result.seconds.loading - loss.seconds, 0.0)
+    seconds = replace(result.seconds, loading=loading, loss=loss.seconds)
+    return replace(result, losses=loss.means(), seconds=seconds)
+
+
+def _with_masks(data: DataSettings, loss_fn: nn.Module | None) -> DataSettings:
+    """Returns settings whose evaluation draws masks as the training does, where a loss takes them."""
+    row = data.trans_list[-1][-1]
+    if loss_fn is None or not takes_masks(loss_fn) or row in data.test_rows:
+        return data
+    return data.model_copy(update={"test_transforms": [*data.test_rows, row]})

@@ -33,6 +33,7 @@ class EvaluationSeconds:
         nms: suppression, and the way back to original pixels.
         figures: gathering the ranks' detections and COCO's figures.
         masks: masks at the images' own sizes.
+        loss: the loss, where it was asked for.
     """
 
     loading: float
@@ -40,11 +41,12 @@ class EvaluationSeconds:
     nms: float
     figures: float
     masks: float = 0.0
+    loss: float = 0.0
 
     @property
     def total(self) -> float:
         """Seconds of all parts."""
-        return self.loading + self.network + self.nms + self.masks + self.figures
+        return self.loading + self.network + self.nms + self.masks + self.loss + self.figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class EvaluationResult:
         settings: plain words and numbers: thresholds, precision, device, ranks and, where
             the flow made the loader, pre-processing.
         masks: the figures of masks; None where the network predicts none.
+        losses: the loss items, means over the images; empty where they were not asked for.
     """
 
     coco: CocoResult
@@ -79,6 +82,7 @@ class EvaluationResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     masks: CocoResult | None = None
+    losses: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def stats(self) -> tuple[float, ...]:
@@ -104,7 +108,8 @@ class EvaluationResult:
     def figures(self) -> dict[str, Any]:
         """Returns the figures that a run's summary keeps; those of masks begin with `mask_`."""
         masks = {} if self.masks is None else _figures(self.masks, MASK_PREFIX)
-        return {**_figures(self.coco), **masks, **self.metrics}
+        losses = {"val_losses": dict(self.losses)} if self.losses else {}
+        return {**_figures(self.coco), **masks, **self.metrics, **losses}
 
     @property
     def images_per_second(self) -> float:
@@ -115,8 +120,9 @@ class EvaluationResult:
     def milliseconds_per_image(self) -> dict[str, float]:
         """Each part's time over the images."""
         parts = asdict(self.seconds)
-        if self.masks is None:
-            del parts["masks"]
+        for name, is_there in (("masks", self.masks is not None), ("loss", bool(self.losses))):
+            if not is_there:
+                del parts[name]
         return {name: 1000 * seconds / self.num_images for name, seconds in parts.items()}
 
     @property
@@ -140,6 +146,7 @@ class EvaluationResult:
         return {
             **figures_json(self.coco, self.masks),
             **self.metrics,
+            **({"val_losses": dict(self.losses)} if self.losses else {}),
             "settings": dict(self.settings),
             "speed": {
                 "images_per_second": self.images_per_second,

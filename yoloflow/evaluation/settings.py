@@ -17,3 +17,6 @@ class EvaluationSettings(BatchSettings):
         None, gt=0, description="seconds of NMS for a batch (null: no limit)"
     )
     max_det: Count = Field(300, description="detections of an image at most")
+    val_loss: bool = Field(
+        False, description="compute the loss of val_set too: a second forward pass in each evaluation"
+    )

@@ -46,7 +46,7 @@ def plot_curves(metrics_path: str | Path, plot_path: str | Path) -> None:
     _plot_rates(rate_axes, curves)
     _plot_ap(ap_axes, curves, NO_OBJECTS if metrics.has_no_objects else "not evaluated yet")
     for axes, title in (
-        (loss_axes, "Training loss"),
+        (loss_axes, "Loss" if curves.val_losses else "Training loss"),
         (rate_axes, "Learning rate"),
         (ap_axes, "Validation AP"),
     ):
@@ -69,6 +69,10 @@ def _plot_losses(axes: Axes, curves: TrainingCurves) -> None:
         if noisy:
             axes.plot(epochs, values, color=colour, linewidth=0.8, alpha=0.25)
         axes.plot(epochs, smooth(values) if noisy else values, color=colour, linewidth=1.8, label=name)
+        validation = known_points(curves.evaluated, curves.val_losses.get(name, []))
+        axes.plot(*validation, color=colour, linewidth=1.4, linestyle="--")
+    if curves.val_losses:
+        axes.plot([], [], color=_MUTED, linewidth=1.4, linestyle="--", label="of the validation set")
     _finish(axes, "no steps logged yet")
 
 

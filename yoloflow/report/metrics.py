@@ -28,7 +28,7 @@ _STEP_KEYS = {"kind", "epoch", "step", "update", "lr", "momentum", "images_per_s
 # The form of each kind of record that is read; see `files.wrong_places`.
 _FORMS: dict[str, dict[str, object]] = {
     "step": {"epoch": int, "step": int, "lr?": [NUMBER], "time?": NUMBER},
-    "evaluation": {"epoch": int, "step": int, "time?": NUMBER},
+    "evaluation": {"epoch": int, "step": int, "time?": NUMBER, "val_losses?": {}},
     "stage": {"epoch": int, "stage": int, "step": int, "steps_per_epoch?": NUMBER, "time?": NUMBER},
     "loading": {"waited_share?": NUMBER},
     "stopped": {"step": int, "time?": NUMBER},
@@ -89,6 +89,7 @@ class TrainingCurves:
         losses: columns by loss item.
         rates: learning rates by the parameter groups that have them, such as "groups 0, 1".
         evaluated: epochs of the evaluations.
+        val_losses: columns of the evaluations by loss item; none where they were not asked for.
         ap: AP of the evaluations; ap50: likewise.
         mask_ap: AP of masks; mask_ap50: likewise; all gaps where a network predicts none.
         stages: number (from 2) and begin of each stage but the first.
@@ -98,6 +99,7 @@ class TrainingCurves:
     losses: dict[str, Column]
     rates: dict[str, Column]
     evaluated: list[float]
+    val_losses: dict[str, Column]
     ap: Column
     ap50: Column
     mask_ap: Column
@@ -123,12 +125,20 @@ def curves_of(metrics: Metrics) -> TrainingCurves:
         losses={name: [finite(record.get(name)) for record in steps] for name in metrics.loss_names},
         rates=_rates(steps),
         evaluated=epochs_of(metrics.evaluations),
+        val_losses=_val_losses(metrics),
         ap=ap_column("map"),
         ap50=ap_column("map50"),
         mask_ap=ap_column("mask_map"),
         mask_ap50=ap_column("mask_map50"),
         stages=[(record["stage"] + 1, begin) for record, begin in begins if record["stage"] > 0],
     )
+
+
+def _val_losses(metrics: Metrics) -> dict[str, Column]:
+    """Returns the losses of the evaluations by item; where none has any, nothing."""
+    rows = [record.get("val_losses") or {} for record in metrics.evaluations]
+    columns = {name: [finite(row.get(name)) for row in rows] for name in metrics.loss_names}
+    return {name: column for name, column in columns.items() if any(value is not None for value in column)}
 
 
 def _rates(steps: Sequence[Mapping[str, Any]]) -> dict[str, Column]:

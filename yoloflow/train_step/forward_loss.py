@@ -20,6 +20,11 @@ class ForwardLoss(nn.Module):
         self._precision, self._memory_format = precision, memory_format
         self._takes_masks = takes_masks(loss_fn)
 
+    @property
+    def is_float32(self) -> bool:
+        """Returns whether nothing is computed in half precision."""
+        return self._precision.dtype is None
+
     def forward(self, images: Tensor, *targets: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the loss of images (B, 3, H, W), as the network takes them, and its items.
 

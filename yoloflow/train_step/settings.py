@@ -22,6 +22,9 @@ class StepSettings(Section):
     overflow_still_update: bool = Field(False, description="apply gradients that are not finite")
     clip_grad: bool = Field(False, description="limit the norm of the accumulated gradient")
     clip_grad_value: float = Field(10.0, gt=0, description="its limit")
-    channels_last: bool = Field(False, description="memory layout that is faster on many devices")
+    channels_last: bool | Literal["auto"] = Field(
+        "auto",
+        description="memory layout of maps and weights: auto takes it where convolutions are faster so",
+    )
     jit: bool = Field(False, description="compile the training step")
     jit_backend: str = Field("inductor", description="torch.compile's back end")

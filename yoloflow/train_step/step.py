@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from yoloflow.losses.loss import Loss, takes_masks
 from yoloflow.models.precision import Precision, auto_mixed_precision
 from yoloflow.optim.ema import EMA
 from yoloflow.optim.optimizer import is_skippable_on_device, zero_state
 from yoloflow.optim.schedule import Schedule
-from yoloflow.runtime.device import require_jit_backend, require_training_kernels
+from yoloflow.runtime.device import prefers_channels_last, require_jit_backend, require_training_kernels
 from yoloflow.train_step.forward_loss import ForwardLoss
 from yoloflow.train_step.grad_reducer import GradReducer, get_gradreducer
 from yoloflow.train_step.loss_scaler import LossScaler, get_loss_scaler
@@ -73,6 +74,8 @@ class TrainStep:
         optimizer: the optimizer, with the rates of the last update in its groups.
         schedule: learning rates and momentum of every update.
         scaler: the loss scaler.
+        settings: as it was made.
+        forward_loss: network and loss as one module, which is compiled where `settings.jit`.
         updates: updates so far, skipped ones included.
         skipped_updates: () int64, on the device, those whose loss or gradient was not finite.
         non_finite: may hold back all updates from the first faulty one on; a trainer switches it on.
@@ -94,6 +97,8 @@ class TrainStep:
     ) -> None:
         """Puts the parts together; see `create_train_step_fn`."""
         self.device = next(network.parameters()).device
+        if settings.channels_last == "auto":
+            settings = settings.model_copy(update={"channels_last": prefers_channels_last(self.device.type)})
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         for module in (network, *([ema.network] if ema is not None else [])):
             module.to(memory_format=memory_format)
@@ -103,7 +108,7 @@ class TrainStep:
         self.updates = 0
         self.skipped_updates = torch.zeros((), dtype=torch.int64, device=self.device)
         zero_state(optimizer)
-        self._settings, self._reducer, self._loss_fn = settings, reducer, loss_fn
+        self.settings, self._reducer, self._loss_fn = settings, reducer, loss_fn
         self._loss_ratio = loss_ratio
         self._micro_batches = 0
         self._statistics = RunningStatistics(network, reducer)
@@ -118,15 +123,15 @@ class TrainStep:
             self._statistics,
             reducer,
         )
-        self._forward_loss = ForwardLoss(network, loss_fn, precision, memory_format)
+        self.forward_loss = ForwardLoss(network, loss_fn, precision, memory_format)
         if settings.jit:
-            self._forward_loss.compile(fullgraph=True, backend=settings.jit_backend, **_MANY)
-        self._forward = reducer.wrap(self._forward_loss)
+            self.forward_loss.compile(fullgraph=True, backend=settings.jit_backend, **_MANY)
+        self._forward = reducer.wrap(self.forward_loss)
 
     @property
     def micro_batches_per_update(self) -> int:
         """Micro-batches of an update."""
-        return self._settings.accumulate
+        return self.settings.accumulate
 
     def begin_stage(self, stage: int) -> None:
         """Tells the loss which stage (from 0) the steps to come belong to."""
@@ -143,15 +148,18 @@ class TrainStep:
         """
         if not self.network.training:
             self.network.train()
-        is_last = self._micro_batches + 1 == self._settings.accumulate
+        is_last = self._micro_batches + 1 == self.settings.accumulate
         images, *targets = (part.to(self.device, non_blocking=True) for part in (images, labels, *masks))
         with self._reducer.micro_batch(self._forward, is_last):
-            loss, loss_items = self._forward(images, *targets)
-            torch.autograd.backward(self.scaler.scale_loss(loss * self._loss_ratio))
+            with record_function("forward and loss"):
+                loss, loss_items = self._forward(images, *targets)
+            with record_function("backward"):
+                torch.autograd.backward(self.scaler.scale_loss(loss * self._loss_ratio))
         self._micro_batches += 1
         finite, grad_norm = self.non_finite.note_loss(loss.detach()), None
         if is_last:
-            finite, grad_norm = self._update()
+            with record_function("update"):
+                finite, grad_norm = self._update()
         return StepResult(loss_items, is_last, finite, grad_norm)
 
     @torch.no_grad()
@@ -161,13 +169,14 @@ class TrainStep:
         self.non_finite.losses_finite = self._reducer.on_all(self.non_finite.losses_finite)
         finite = self.non_finite.losses_finite & torch.isfinite(grad_norm)
         is_held = self.non_finite.note_update(self._is_fault(finite, grad_norm), self.updates)
-        skip = is_held if self._settings.overflow_still_update else is_held | ~finite
+        skip = is_held if self.settings.overflow_still_update else is_held | ~finite
         self.schedule.apply(self.optimizer, self.updates)
         self._step_optimizer(skip.float())
         self.non_finite.note_weights(self._trained(), self.updates)
         self._statistics.finish_update(skip)
         if self.ema is not None:
-            self.ema.update(skip.float())
+            with record_function("EMA"):
+                self.ema.update(skip.float())
         self.scaler.adjust(finite, unless=is_held)
         self.skipped_updates += skip & ~is_held
         self._begin_update(self.updates + 1)
@@ -175,7 +184,7 @@ class TrainStep:
 
     def _is_fault(self, finite: Tensor, grad_norm: Tensor) -> Tensor:
         """Returns () bool, whether it is more than an overflow that the scaler, or the user, handles."""
-        if self._settings.overflow_still_update:
+        if self.settings.overflow_still_update:
             return self.non_finite.losses_finite.logical_not()
         is_overflow = self.non_finite.losses_finite & ~torch.isfinite(grad_norm)
         return ~finite & ~(is_overflow & self.scaler.can_shrink())
@@ -198,15 +207,15 @@ class TrainStep:
 
     def compute_loss(self, images: Tensor, *targets: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the loss of a batch on the device, not compiled, and what is differentiated."""
-        loss, _ = self._forward_loss.forward(images, *targets)
+        loss, _ = self.forward_loss.forward(images, *targets)
         return loss, self.scaler.scale_loss(loss * self._loss_ratio)
 
     def _unscale_and_clip(self, gradients: list[Tensor]) -> Tensor:
         """Divides by the loss scale and clips, in one pass; returns the norm between the two."""
         factor = 1.0 / self.scaler.scale
         grad_norm = torch.nn.utils.get_total_norm(gradients) * factor
-        if self._settings.clip_grad:
-            limit = self._settings.clip_grad_value
+        if self.settings.clip_grad:
+            limit = self.settings.clip_grad_value
             factor = factor * limit / torch.clamp(grad_norm, min=limit)
         torch._foreach_mul_(gradients, factor)
         return grad_norm

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 
 from yoloflow.runtime.ranks import Ranks
 
 
 class Activity:
-    """Holds what a rank is doing and since when."""
+    """Holds what a rank is doing and since when.
+
+    Attributes:
+        ranks: this process among its peers.
+        spent: seconds of this process so far by kind of activity, without the present one.
+    """
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
-        self.begin("starting")
+        self.spent: dict[str, float] = defaultdict(float)
+        self._kind, self._since = "preparation", time.monotonic()
+        self.begin("starting", "preparation")
 
-    def begin(self, what: str) -> None:
-        """Notes that something else begins now; `what` stands in messages as it is."""
-        self._what, self._since = what, time.monotonic()
+    def begin(self, what: str, kind: str) -> None:
+        """Notes that something else begins now; `what` stands in messages as it is, `kind` in `spent`."""
+        now = time.monotonic()
+        self.spent[self._kind] += now - self._since
+        self._what, self._kind, self._since = what, kind, now
 
     @property
     def started(self) -> float:

@@ -45,6 +45,7 @@ def create_trainer(
     context.epochs, context.steps_per_epoch = loader.epochs, loader.steps_per_epoch
     stop = StopRequest(context.ranks)
     activity, time, weights = Activity(context.ranks), TrainingTime(), KeptWeights(context)
+    context.spent = activity.spent
     states = TrainingStates(context, callbacks, weights, time, settings, identity or {}, activity)
     if context.run.resumed:
         states.restore()

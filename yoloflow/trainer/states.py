@@ -86,7 +86,7 @@ class TrainingStates:
             NonFiniteError: a weight is not finite.
         """
         context = self._context
-        self._activity.begin(f"saving the state of step {context.step}")
+        self._activity.begin(f"saving the state of step {context.step}", "states")
         self._saved = time.monotonic()
         self.check_weights()
         tensors, counters = context.train_step.state_dict()
@@ -148,7 +148,7 @@ class TrainingStates:
             YoloflowError: no state is good, or it is of a training that this one cannot go on from.
         """
         context = self._context
-        self._activity.begin("reading the newest state")
+        self._activity.begin("reading the newest state", "states")
         state = load_newest_state(context.run.weights)
         if state is None:
             logger.info("%s: no state yet, starting afresh", context.run.path)

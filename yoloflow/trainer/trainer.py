@@ -97,7 +97,7 @@ class Trainer:
         while context.step < last:
             context.batch = batch = self._load(first)
             self._notify("on_step_begin")
-            self.activity.begin(f"taking step {context.step + 1}")
+            self.activity.begin(f"taking step {context.step + 1}", "steps")
             context.loss_items = loss_items = context.train_step(batch.images, *batch.targets).loss_items
             context.step += 1
             self.time.add_images(len(batch.images) * context.ranks.world_size)
@@ -115,7 +115,7 @@ class Trainer:
 
     def _load(self, sink_begin: int) -> Batch:
         """Waits for the next batch; a signal ends the wait, and the state before that batch is saved."""
-        self.activity.begin(f"loading the batch of step {self.context.step + 1}")
+        self.activity.begin(f"loading the batch of step {self.context.step + 1}", "wait for data")
         try:
             with self.stop.at_once():
                 return next(self._batches)
@@ -164,7 +164,7 @@ class Trainer:
         """Evaluates the network, and keeps its weights if it is the best so far."""
         context = self.context
         assert context.test_fn is not None
-        self.activity.begin(f"evaluating after step {context.step}")
+        self.activity.begin(f"evaluating after step {context.step}", "evaluation")
         with self.stop.at_once():
             result = context.test_fn(context.evaluated_network())
         context.evaluation, context.figures = result, result.figures()
@@ -175,6 +175,6 @@ class Trainer:
         self._notify("on_evaluation")
 
     def _notify(self, hook: str) -> None:
-        self.activity.begin(f"{hook} of the callbacks (after step {self.context.step})")
+        self.activity.begin(f"{hook} of the callbacks (after step {self.context.step})", "callbacks")
         for callback in self.callbacks:
             getattr(callback, hook)(self.context)

@@ -129,10 +129,19 @@ function lossChart(name, marks) {
   const series = runs.flatMap((run, k) => {
     const ys = run.curves.steps.losses[name] || [];
     const line = { name: run.name, colour: runColour(k), dash: runDash(k), xs: run.curves.steps.epoch, ys };
-    if (ys.length <= 40) return [line];
+    const shown =
+      ys.length <= 40
+        ? [line]
+        : [
+            { ...line, width: 1, opacity: 0.28, silent: true },
+            { ...line, ys: smooth(ys) },
+          ];
+    const validation = run.curves.evaluations.losses[name];
+    if (!validation) return shown;
+    const of = isSeveral ? `${run.name}, validation` : "validation";
     return [
-      { ...line, width: 1, opacity: 0.28, silent: true },
-      { ...line, ys: smooth(ys) },
+      ...shown,
+      { name: of, colour: runColour(k), dash: "2 3", dots: true, xs: run.curves.evaluations.epoch, ys: validation },
     ];
   });
   return epochChart(name === "loss" ? "Loss, all parts" : `Loss: ${name}`, series, marks, NO_STEPS);

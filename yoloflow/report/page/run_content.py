@@ -104,8 +104,8 @@ def page_curves(metrics: Metrics) -> dict[str, Any]:
 
     Returns:
         `steps` (`epoch`, `losses` by name, `rates` by groups, `mean_of`: logged steps in a point),
-        `evaluations` (`epoch`, `map`, `map50`, and `mask_map`, `mask_map50` of masks) and `stages` (`number`,
-        `epoch`).
+        `evaluations` (`epoch`, `losses` by name, `map`, `map50`, and `mask_map`, `mask_map50` of masks)
+        and `stages` (`number`, `epoch`).
     """
     curves = curves_of(metrics)
     size = max(1, math.ceil(len(curves.epochs) / MOST_POINTS))
@@ -118,6 +118,7 @@ def page_curves(metrics: Metrics) -> dict[str, Any]:
         },
         "evaluations": {
             "epoch": curves.evaluated,
+            "losses": curves.val_losses,
             "map": curves.ap,
             "map50": curves.ap50,
             "mask_map": curves.mask_ap,

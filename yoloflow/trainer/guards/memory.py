@@ -74,7 +74,7 @@ class MemoryGuard(Guard):
 
     def before_training(self) -> None:
         """Tries it; `YoloflowError` says how many images fit."""
-        self._activity.begin("trying the largest batch")
+        self._activity.begin("trying the largest batch", "memory forecast")
         forecast_memory(self._train_step, self._loader, self._activity.ranks)
         if self._train_step.device.type != "cpu":  # a training's peak is that of its steps
             forget_peak_memory(self._train_step.device)

@@ -31,7 +31,7 @@ class SignalGuard(Guard):
             try:
                 yield
             except TrainingStopped as stopped:
-                self._activity.begin(f"writing the state of step {self._context.step}")
+                self._activity.begin(f"writing the state of step {self._context.step}", "states")
                 self._states.wait()
                 if self._context.ranks.is_main:
                     self._report(stopped)
