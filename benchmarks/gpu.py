@@ -98,13 +98,19 @@ class Run:
 
     device: torch.device
     small: bool
+    seconds: float
     ends: float
     content: dict[str, Any] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    part_ends: float = 0.0
+
+    def begin(self, share: float) -> None:
+        """Begins a part that ends when so much of all the time is over, for the parts after it."""
+        self.part_ends = self.ends - (1 - share) * self.seconds
 
     def has_time(self, what: str, seconds: float = 0.0) -> bool:
         """Whether so many seconds are left; else it is noted what they would have been for."""
-        if time.monotonic() + seconds < self.ends:
+        if time.monotonic() + seconds < self.part_ends:
             return True
         self.left_out.append(what)
         return False
@@ -195,16 +201,17 @@ def seconds_of(run: Run, call: Callable[[], object], repeats: int) -> float:
 def check_families(run: Run) -> bool:
     """Losses, gradients and 30 steps of each family against the CPU; whether all are near."""
     rows: list[dict[str, Any]] = []
+    steps = 2 if run.small else STEPS
     for recipe, overrides in FAMILIES.items():
-        if not run.has_time(f"correctness of {recipe}", 30):
+        if not run.has_time(f"correctness of {recipe}", 10):
             continue
         config = load_config(recipe, [*overrides, f"per_batch_size={IMAGES}"])
-        exact = figures_of(config, torch.device("cpu"), "float32")
+        exact = figures_of(config, torch.device("cpu"), "float32", steps)
         for precision, (_, _, is_tf32) in PRECISIONS.items():
             if is_tf32 and run.device.type != "cuda":
                 continue
             with tf32(is_tf32):
-                found = figures_of(config, run.device, precision)
+                found = figures_of(config, run.device, precision, steps)
             pairs = zip(found, exact, strict=True)
             if precision == "bfloat16":  # directions of small gradients are lost in its 8 bits
                 pairs = zip(
@@ -212,7 +219,7 @@ def check_families(run: Run) -> bool:
                 )
             far = tuple(distance(a, b) for a, b in pairs)
             is_near = all(value <= limit for value, limit in zip(far, ALLOWED[precision], strict=True))
-            names = ("loss", "gradient", f"loss_after_{STEPS}_steps")
+            names = ("loss", "gradient", f"loss_after_{steps}_steps")
             rows.append(
                 {
                     "recipe": recipe,
@@ -226,7 +233,9 @@ def check_families(run: Run) -> bool:
     return all(row["near"] for row in rows)
 
 
-def figures_of(config: Config, device: torch.device, precision: str) -> tuple[Tensor, Tensor, Tensor]:
+def figures_of(
+    config: Config, device: torch.device, precision: str, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """The loss of a batch, its gradient as one vector, and the loss after some steps."""
     step = make_step(config, 4, device, precision)
     parts = batch_for(step, IMAGES, 4 * max(config.network.stride), 4, device)
@@ -238,7 +247,7 @@ def figures_of(config: Config, device: torch.device, precision: str) -> tuple[Te
     step.network.zero_grad(set_to_none=True)
     step.network.load_state_dict(kept)
     last = loss
-    for _ in range(STEPS):
+    for _ in range(steps):
         last = step(*parts).loss_items[0]
     return loss.detach().double().cpu(), gradient, last.detach().double().cpu()
 
@@ -332,14 +341,14 @@ def measure_data(run: Run, size: int, batch: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         index = index_of(draw_pictures(Path(folder), 64 if run.small else 512))
         for number in workers:
-            if run.has_time(f"loader with {number} workers", 10):
+            if run.has_time(f"loader with {number} workers", 5):
                 dataset = COCODataset(index, size, TRAIN, is_training=True, augment=True, cache="ram")
                 rates[str(number)] = round(
                     images_per_second(dataset, number, 1.0 if run.small else 5.0, True), 1
                 )
         print("loader, images a second by workers:", rates, flush=True)
         run.content["loader"] = {"size": size, "images_per_second_by_workers": rates}
-        if run.has_time("evaluation", 20):
+        if run.has_time("evaluation", 5):
             config = load_config("yolov8n")
             torch.manual_seed(0)
             network = create_model(config.network.model_name, config.network_table(), 4).to(run.device)
@@ -424,7 +433,7 @@ def main() -> int:
     except YoloflowError as error:
         print(error, file=sys.stderr)
         return 2
-    run = Run(device, given.small, started + given.seconds)
+    run = Run(device, given.small, given.seconds, started + given.seconds)
     run.content |= {
         "date": time.strftime("%Y-%m-%d"),
         "device": device_name(device),
@@ -435,9 +444,13 @@ def main() -> int:
     }
     print(run.content, flush=True)
     measure_ceilings(run)
+    run.begin(0.35)
     is_right = check_families(run)
+    run.begin(0.75)
     measure_steps(run, recipes, batches, size)
+    run.begin(0.9)
     measure_data(run, size, batches[0])
+    run.begin(1.0)
     measure_peer(run, batches, size)
     run.content |= {"left_out": run.left_out, "seconds": round(time.monotonic() - started, 1)}
     given.out.write_text(json.dumps(run.content, indent=1), encoding="utf-8")
