@@ -75,9 +75,10 @@ class ConcatLoader:
 
     @property
     def cache_memory(self) -> int:
-        """Bytes that the image caches of all stages take in memory when they are full."""
+        """Bytes that decoded images of all stages take in memory when the caches are full."""
         caches = {id(stage.dataset.cache): stage.dataset.cache for stage in self.loaders}
-        return sum(cache.memory_bytes for cache in caches.values() if cache)
+        recent = max(stage.recent_bytes for stage in self.loaders)
+        return sum(cache.memory_bytes for cache in caches.values() if cache) + recent
 
     def _spans(self) -> Iterator[tuple[StageLoader, int, int]]:
         """Yield each stage with its first global step and the one after its last."""
@@ -89,7 +90,7 @@ class ConcatLoader:
         return bisect_right(self._ends, step)
 
     def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
-        """Yield the batches from a global step on, exactly those that an uninterrupted run would see."""
+        """Yield the batches from the 0-based `start_step` on, exactly those of an uninterrupted run."""
         for loader, begin, end in self._spans():
             if max(begin, start_step) < end:
                 yield from loader.batches(max(begin, start_step), end)
