@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,10 +113,11 @@ def limits() -> dict[str, float]:
     matrix, result = torch.ones(2048, 2048), torch.empty(2048, 2048)
     large, copy = torch.ones(2**26), torch.empty(2**26)
     figures = {}
-    for name, amount, work in (
+    works: list[tuple[str, float, Callable[[], object]]] = [
         ("matrix product, GFLOP/s", 2 * 2048**3 / 1e9, lambda: torch.mm(matrix, matrix, out=result)),
         ("copy, GB/s", 2 * large.nbytes / 1e9, lambda: copy.copy_(large)),
-    ):
+    ]
+    for name, amount, work in works:
         work()
         start = time.perf_counter()
         work()

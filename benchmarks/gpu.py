@@ -346,7 +346,7 @@ def measure_data(run: Run, size: int, batch: int) -> None:
             if run.has_time(f"loader with {number} workers", 5):
                 dataset = COCODataset(index, size, TRAIN, is_training=True, augment=True, cache="ram")
                 rates[str(number)] = round(
-                    images_per_second(dataset, number, 1.0 if run.small else 5.0, True), 1
+                    images_per_second(dataset, number, 1.0 if run.small else 5.0, True, anywhere=False), 1
                 )
         print("loader, images a second by workers:", rates, flush=True)
         run.content["loader"] = {"size": size, "images_per_second_by_workers": rates}
