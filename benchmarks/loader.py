@@ -2,7 +2,8 @@
 
 The chain is stage 1 of the small YOLOv8 recipes (mosaic, random_perspective, the mild colour ops,
 hsv_augment, fliplr), batch 16; `outlines` is the same with an outline of 40 points for each box, `masks`
-draws them last (segment_poly2mask). Without --data it makes JPEGs of 640 x 480 that are about as hard to
+draws them last (segment_poly2mask). Without a cache partners of mosaics come from a window of the order, with
+--anywhere from the whole set. Without --data it makes JPEGs of 640 x 480 that are about as hard to
 decode as photographs; with it, it takes every .jpg under FOLDER (boxes at random). Each figure is the median
 of --repeats runs, the settings interleaved, so that a busy neighbour hits all of them alike. Each --peer is a
 shell command that measures another program; it runs once a round too, and its last line is shown.
@@ -95,14 +96,17 @@ def with_outlines(index: DatasetIndex) -> DatasetIndex:
     return replace(index, polygon_offsets=offsets, polygon_points=points)
 
 
-def images_per_second(dataset: COCODataset, workers: int, seconds: float, training: bool) -> float:
+def images_per_second(
+    dataset: COCODataset, workers: int, seconds: float, training: bool, anywhere: bool
+) -> float:
     """Steady rate after the first batches (and, with a cache, after it is full)."""
     if dataset.cache:
         for number in range(len(dataset)):
             dataset.load(number)
-    batches = create_loader(
+    loader = create_loader(
         dataset, BATCH, 1000, shuffle=training, drop_last=training, num_parallel_workers=workers
-    ).batches()
+    )
+    batches = replace(loader, has_windows=training and not anywhere and not dataset.cache).batches()
     for _ in islice(batches, 2 + 2 * workers):
         pass
     count, start = 0, time.perf_counter()
@@ -122,6 +126,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[320, 640])
     parser.add_argument("--modes", choices=MODES, nargs="+", default=["train", "test"])
     parser.add_argument("--caches", choices=("none", "ram"), nargs="+", default=["none", "ram"])
+    parser.add_argument("--anywhere", action="store_true", help="partners from the whole set in any case")
     parser.add_argument("--peer", action="append", default=[], help="command to run after each round")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +143,7 @@ def main() -> None:
                 chosen = outlined if mode in ("outlines", "masks") else index
                 dataset = COCODataset(chosen, size, MODES[mode], training, training, cache=cache)
                 rates[mode, size, cache, workers].append(
-                    images_per_second(dataset, workers, arguments.seconds, training)
+                    images_per_second(dataset, workers, arguments.seconds, training, arguments.anywhere)
                 )
             for peer in arguments.peer:
                 done = subprocess.run(peer, shell=True, capture_output=True, text=True, check=True)

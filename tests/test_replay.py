@@ -32,8 +32,9 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
-def test_the_trace_of_a_sample_ends_with_what_training_gets(overrides: list[str]) -> None:
-    config = load_config("yolov8n", overrides)
+@pytest.mark.parametrize("partners", ["anywhere", "window"])
+def test_the_trace_of_a_sample_ends_with_what_training_gets(overrides: list[str], partners: str) -> None:
+    config = load_config("yolov8n", [*overrides, f"data.mosaic_partners={partners}"])
     index = read_set(config.data, "train_set")
     loader = create_stage_loaders(index, config.stages(3), config.data, config)
     batches = list(loader.batches())
@@ -41,7 +42,7 @@ def test_the_trace_of_a_sample_ends_with_what_training_gets(overrides: list[str]
         stage = loader.loaders[loader.stage_of(step)]
         key = stage.epoch_batches(step // 3)[step % 3]
         for row, position in enumerate(key.indices):
-            steps = stage.dataset.trace(key.epoch, position, key.shape_hw)
+            steps = stage.dataset.trace(key.epoch, position, key.shape_hw, key.nearby(row))
             assert steps[0][0] == "loaded"
             last = steps[-1][1].image[..., ::-1].transpose(2, 0, 1)
             assert np.array_equal(last, batches[step].images[row].numpy())

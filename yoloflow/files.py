@@ -33,7 +33,7 @@ def read_json(
         YoloflowError: it cannot be read, or is no JSON that Python can hold; the message has line and column.
     """
     try:
-        return json.loads(path.read_bytes(), object_hook=object_hook)
+        return json.loads(_text_of_json(path), object_hook=object_hook)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -45,6 +45,12 @@ def read_json(
         raise YoloflowError(f"{path}: no valid JSON (nested too deeply){advice}") from error
     except ValueError as error:  # no text, or a number of thousands of digits
         raise YoloflowError(f"{path}: no valid JSON ({error}){advice}") from error
+
+
+def _text_of_json(path: Path) -> str:
+    """Returns the text of a file in any of JSON's encodings; of a large one its bytes are not kept beside."""
+    data = path.read_bytes()
+    return data.decode(json.detect_encoding(data), "surrogatepass")
 
 
 def read_checked(path: Path, form: object) -> Any:

@@ -12,6 +12,7 @@ from yoloflow.config.fitting import check_start, naming_the_recipe
 from yoloflow.config.run_files import (
     begun_run,
     naming_changed_settings,
+    settle_stages,
     tell_finished,
     wants_more,
     weights_facts,
@@ -76,7 +77,7 @@ def train(config: Config, dry_run: bool = False) -> dict[str, Any]:
     ema, origin = start_weights(network, config, run, train_set.names)
 
     # 2. Data loaders, one stage after the other
-    stages = config.stages(config.steps_per_epoch(len(train_set), ranks.world_size))
+    config, stages = settle_stages(config, run, train_set, ranks)
     loader = create_stage_loaders(
         train_set, stages, config.data, config, max(network.stride), config.seed, ranks
     )

@@ -11,7 +11,7 @@ from yoloflow.config.schema import Config
 from yoloflow.data.loader import StageLoader
 from yoloflow.data.object_masks import masks_of_sample
 from yoloflow.data.sets import read_train_set
-from yoloflow.data.stage_loaders import create_stage_loaders
+from yoloflow.data.stage_loaders import choose_partners, create_stage_loaders
 from yoloflow.data.transforms import Sample
 from yoloflow.data.worker import BatchKey
 from yoloflow.report.box_drawing import draw_detections, draw_grid
@@ -31,13 +31,12 @@ class Replay:
             YoloflowError: settings or data cannot be used.
         """
         self.index = read_train_set(config.data, config.img_size, config.run_eval)
+        stages = config.stages(config.steps_per_epoch(len(self.index)))
+        stride = max(config.network.stride)
+        partners = choose_partners(self.index, stages, config.data, stride)
+        data = {"cache": "none", "num_parallel_workers": 0, "mosaic_partners": partners}
         self._loader = create_stage_loaders(
-            self.index,
-            config.stages(config.steps_per_epoch(len(self.index))),
-            config.data.model_copy(update={"cache": "none", "num_parallel_workers": 0}),
-            config,
-            stride=max(config.network.stride),
-            seed=config.seed,
+            self.index, stages, config.data.model_copy(update=data), config, stride=stride, seed=config.seed
         )
 
     def draw_sample(self, epoch: int, index: int) -> Uint8Array:
@@ -57,7 +56,8 @@ class Replay:
             raise YoloflowError(f"--index {index}: the training set has images 0 to {len(self.index) - 1}")
         for stage, key in self._batches(epoch):
             if index in key.indices:
-                return self._draw(stage.dataset.trace(key.epoch, index, key.shape_hw))
+                nearby = key.nearby(key.indices.index(index))
+                return self._draw(stage.dataset.trace(key.epoch, index, key.shape_hw, nearby))
         raise YoloflowError(
             f"epoch {epoch} does not use image {index}: its order leaves it out (see data.sampler, and the "
             "images that fill no batch); try another epoch"
@@ -78,7 +78,8 @@ class Replay:
             raise YoloflowError(f"--batch {batch}: an epoch has batches 1 to {len(batches)}")
         stage, key = batches[batch - 1]
         samples = [
-            (f"image {index}", stage.dataset.get(key.epoch, index, key.shape_hw)) for index in key.indices
+            (f"image {index}", stage.dataset.get(key.epoch, index, key.shape_hw, key.nearby(number)))
+            for number, index in enumerate(key.indices)
         ]
         return self._draw(samples)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -191,7 +191,7 @@ class DatasetIndex:
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that depend on the images' names, order, sizes, boxes and classes."""
         found = hashlib.sha256(
-            "\n".join(PurePath(path).name for path in self.image_paths).encode("utf-8", "replace")
+            "\n".join(os.path.basename(path) for path in self.image_paths.tolist()).encode("utf-8", "replace")
         )
         for array in (self.sizes_hw, self.box_offsets, self.boxes_xyxy, self.classes, self.is_crowd):
             found.update(np.ascontiguousarray(array).tobytes())

@@ -112,3 +112,10 @@ def test_masks_of_the_validation_set_are_drawn_for_it(tmp_path: Path) -> None:
     tiny += ["per_batch_size=2", "data.num_parallel_workers=0", "epochs=1", "report=false"]
     summary = train(load_config("yolov8n-seg", [*tiny, f"save_dir={tmp_path}", "name=run", "val_loss=true"]))
     assert summary["val_losses"]["lseg"] > 0
+
+
+def test_a_training_without_transforms_is_evaluated_too() -> None:
+    data = DataSettings()
+    assert data.trans_list == [[]]
+    for loss_fn in (None, create_loss("YOLOv8SegLoss", stride=[8, 16, 32], nc=2)):
+        assert _with_masks(data, loss_fn) == data

@@ -14,6 +14,7 @@ from yoloflow.config.mindyolo import translate_mindyolo
 from yoloflow.config.recipes import RECIPES_FOLDER, RecipeInfo, find_recipe, list_recipes
 from yoloflow.config.schema import Config
 from yoloflow.config.validation import validate
+from yoloflow.run import file_names
 from yoloflow.settings import dotted_name
 from yoloflow.structures import YoloflowError, nearest_names
 
@@ -38,7 +39,7 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
         YoloflowError: naming file and line, or the override, for each fault.
     """
     path = find_recipe(recipe_or_path)
-    tree = read_with_bases(path)
+    tree = _as_it_was(read_with_bases(path), path)
     _refuse_data_set(tree, path)
     for text in overrides:
         tree = _override(tree, text)
@@ -46,6 +47,14 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
     if "recipe" not in tree.value:
         tree = Located({"recipe": Located(path.stem, str(path)), **tree.value}, tree.place)
     return validate(with_finetune(tree))
+
+
+def _as_it_was(tree: Located, path: Path) -> Located:
+    """Returns the settings of a run with those that it was trained by before they had a key."""
+    if path.name != file_names.CONFIG or "recipe" not in tree.value:
+        return tree
+    before = Located({"mosaic_partners": Located("anywhere", str(path))}, str(path))
+    return merge(Located({"data": before}, str(path)), tree)
 
 
 def _refuse_data_set(tree: Located, path: Path) -> None:

@@ -14,12 +14,14 @@ from yoloflow.config.finetune import describe_finetune
 from yoloflow.config.reader import dump_config, load_config
 from yoloflow.config.schema import Config
 from yoloflow.data.problems import problems_report
+from yoloflow.data.stage_loaders import choose_partners
+from yoloflow.data.stages import Stage
 from yoloflow.evaluation.settings import EvaluationSettings
 from yoloflow.report.labels_plot import plot_labels
 from yoloflow.run import file_names
 from yoloflow.run.checkpoint import newest_step
 from yoloflow.run.folder import RunFolder
-from yoloflow.runtime.ranks import Ranks
+from yoloflow.runtime.ranks import Ranks, from_main_rank
 from yoloflow.structures import DatasetIndex, YoloflowError
 from yoloflow.train_step.state import OtherStateError
 
@@ -49,6 +51,28 @@ def weights_facts(config: Config, names: Sequence[str], origin: Mapping[str, Any
         facts["licence"] = origin["licence"]
         facts["origin"] = {key: origin[key] for key in ("file", "sha256", "format", "licence", "producer")}
     return facts
+
+
+def settle_stages(
+    config: Config, run: RunFolder, index: DatasetIndex, ranks: Ranks
+) -> tuple[Config, list[Stage]]:
+    """Returns settings with `data.mosaic_partners` decided, and the stages of the training.
+
+    A run that goes on takes the partners as it began; one that begins by what the main rank's memory holds.
+
+    Args:
+        config: the settings.
+        run: the run folder.
+        index: the training set.
+        ranks: this process among its peers.
+    """
+    stages = config.stages(config.steps_per_epoch(len(index), ranks.world_size))
+    data = config.data
+    if data.mosaic_partners == "auto" and run.resumed:
+        begun = load_config(run.path).data.mosaic_partners
+        data = data.model_copy(update={"mosaic_partners": begun})
+    partners = from_main_rank(choose_partners(index, stages, data, max(config.network.stride)), ranks)
+    return config.model_copy(update={"data": data.model_copy(update={"mosaic_partners": partners})}), stages
 
 
 @contextmanager

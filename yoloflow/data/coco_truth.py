@@ -98,8 +98,10 @@ def has_coco_ids(category_ids: Int64Array) -> bool:
 
 def image_ids_of(paths: Sequence[str], names: Sequence[str]) -> Int64Array | None:
     """Returns the ids that COCO's file names are, for a set of COCO's classes; None for any other."""
+    if list(names) != coco_names():
+        return None
     stems = [PurePath(path).stem for path in paths]
-    if list(names) != coco_names() or not all(stem.isdecimal() and len(stem) < 19 for stem in stems):
+    if not all(stem.isdecimal() and len(stem) < 19 for stem in stems):
         return None
     ids = np.array([int(stem) for stem in stems], np.int64)
     return ids if len(np.unique(ids)) == len(ids) else None

@@ -75,9 +75,10 @@ class ConcatLoader:
 
     @property
     def cache_memory(self) -> int:
-        """Bytes that the image caches of all stages take in memory when they are full."""
+        """Bytes that decoded images of all stages take in memory when the caches are full."""
         caches = {id(stage.dataset.cache): stage.dataset.cache for stage in self.loaders}
-        return sum(cache.memory_bytes for cache in caches.values() if cache)
+        recent = max(stage.recent_bytes for stage in self.loaders)
+        return sum(cache.memory_bytes for cache in caches.values() if cache) + recent
 
     def _spans(self) -> Iterator[tuple[StageLoader, int, int]]:
         """Yield each stage with its first global step and the one after its last."""

@@ -19,6 +19,7 @@ from yoloflow.data.formats.outlines import facing_alike
 from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, decode_image
 from yoloflow.data.index import read_index
 from yoloflow.data.loading_time import SpanTimer
+from yoloflow.data.partner_window import Nearby
 from yoloflow.data.transforms import Sample, TransformContext, create_transforms
 from yoloflow.data.transforms.canvas import Canvas
 from yoloflow.data.transforms.rows import Row
@@ -36,8 +37,8 @@ Shrink = Literal["area", "linear"]
 class COCODataset:
     """Samples of a data set in COCO json, YOLO txt or VOC xml form (one index inside).
 
-    `get(epoch, index)` is a pure function of (seed, epoch, index): which process asks, and what it was asked
-    before, do not matter.
+    `get(epoch, index)` is a pure function of (seed, epoch, index) and, where partners come from a window, of
+    that: which process asks, and what it was asked before, do not matter.
     """
 
     def __init__(
@@ -102,23 +103,31 @@ class COCODataset:
         per_image = int(np.diff(self._objects.offsets).max(initial=0))
         return self.transforms.most_objects(per_image, per_image)
 
+    @property
+    def largest_image(self) -> int:
+        """Bytes of the largest decoded image at img_size."""
+        return int(self._sizes_hw.prod(1).max()) * 3
+
     def names_of(self, indices: Sequence[int]) -> list[str]:
         """Return the files of the images at these `indices`."""
         return [str(self.index.image_paths[index]) for index in indices]
 
-    def get(self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None) -> Sample:
+    def get(
+        self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None, nearby: Nearby | None = None
+    ) -> Sample:
         """Return image `index` as the network sees it in `epoch`.
 
         Args:
             epoch: of the run, from 0.
             index: position in the data set.
             shape_hw: height and width of the outcome; None for a square of img_size.
+            nearby: the images that partners come from; None for the whole data set.
 
         Raises:
             YoloflowError: an unreadable image, or transforms that end with another size.
         """
-        context = self._context(epoch, index, shape_hw)
-        sample = self.transforms(context.source.load(index), context)
+        loaded, context = self._begin(epoch, index, shape_hw, nearby)
+        sample = self.transforms(loaded, context)
         height, width = sample.canvas.size_hw
         if (height, width) != context.output_hw:
             raise YoloflowError(
@@ -129,7 +138,7 @@ class COCODataset:
         return sample
 
     def trace(
-        self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None
+        self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None, nearby: Nearby | None = None
     ) -> list[tuple[str, Sample]]:
         """Return the steps of `get`: the loaded sample, then the outcome of each transform applied.
 
@@ -137,34 +146,53 @@ class COCODataset:
             epoch: of the run, from 0.
             index: position in the data set.
             shape_hw: height and width of the outcome; None for a square of img_size.
+            nearby: see `get`.
 
         Raises:
             YoloflowError: an unreadable image.
         """
-        context = self._context(epoch, index, shape_hw)
-        loaded = context.source.load(index)
+        loaded, context = self._begin(epoch, index, shape_hw, nearby)
         return [("loaded", loaded), *self.transforms.trace(loaded, context)]
 
-    def _context(self, epoch: int, index: int, shape_hw: tuple[int, int] | None) -> TransformContext:
+    def _begin(
+        self, epoch: int, index: int, shape_hw: tuple[int, int] | None, nearby: Nearby | None
+    ) -> tuple[Sample, TransformContext]:
+        """Load the sample of an index; make what its transforms see beside it."""
         rng = np.random.default_rng((self.seed, epoch if self.is_training else 0, index))
         side = self.img_size if shape_hw is None else max(shape_hw)
-        source = self if side == self.img_size else _Resized(self, side)
-        return TransformContext(rng, source, side, shape_hw, self.timer)
+        loaded = self._load(index, side, nearby, None if nearby is None else nearby.own_place)
+        return loaded, TransformContext(rng, _Partners(self, side, nearby), side, shape_hw, self.timer)
 
     def load(self, index: int) -> Sample:
         """Return image `index`, its longer side resized to img_size, with its objects without crowd."""
-        image = self.cache.get(index) if self.cache else None
+        return self._load(index, self.img_size)
+
+    def _load(self, index: int, side: int, nearby: Nearby | None = None, place: int | None = None) -> Sample:
+        """Return image `index` with a longer side of `side` pixels, made of the image at img_size."""
+        image = self._decoded(index, nearby, place)
+        if side != self.img_size:
+            height, width = resized_sizes(self.index.sizes_hw[index : index + 1], side)[0].tolist()
+            image = resize_image(image, (height, width), self.shrink)
+        return self._sample(index, image)
+
+    def _decoded(self, index: int, nearby: Nearby | None, place: int | None) -> Uint8Array:
+        """Return the pixels of image `index` at img_size, of where they are kept if they are."""
+        recent = None if nearby is None or self.cache else nearby.recent
+        if self.cache:
+            image = self.cache.get(index)
+        elif recent is not None and place is not None:
+            height, width = self._sizes_hw[index].tolist()
+            image = recent.get(place, (height, width))
+        else:
+            image = None
         if image is None:
             with self.timer.span("decode"):
                 image = self._read(index)
             if self.cache:
                 self.cache.put(index, image)
-        return self._sample(index, image)
-
-    def load_resized(self, index: int, side: int) -> Sample:
-        """Return image `index` with a longer side of `side` pixels, made of the image at img_size."""
-        height, width = resized_sizes(self.index.sizes_hw[index : index + 1], side)[0].tolist()
-        return self._sample(index, resize_image(self.load(index).image, (height, width), self.shrink))
+            elif recent is not None and place is not None:
+                recent.put(place, image)
+        return image
 
     def _sample(self, index: int, image: Uint8Array) -> Sample:
         height, width = self.index.sizes_hw[index].tolist()
@@ -189,17 +217,21 @@ class COCODataset:
 
 
 @dataclass(frozen=True, slots=True)
-class _Resized:
-    """The data set with images of another size, as transforms see it."""
+class _Partners:
+    """The images that a sample may take partners from, at one size, as transforms see them."""
 
     dataset: COCODataset
     side: int
+    nearby: Nearby | None
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset if self.nearby is None else self.nearby)
 
     def load(self, index: int) -> Sample:
-        return self.dataset.load_resized(index, self.side)
+        if self.nearby is None:
+            return self.dataset._load(index, self.side)
+        image, place = int(self.nearby.images[index]), int(self.nearby.places[index])
+        return self.dataset._load(image, self.side, self.nearby, place)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from PIL import (
     features,
 )
 
+from yoloflow.data.jpeg_header import size_of_plain_jpeg
 from yoloflow.structures import Uint8Array, YoloflowError
 
 # Pillow loads its readers when first asked for one, which two threads must not do at the same time; so they
@@ -138,6 +139,8 @@ def inspect_image(path: str) -> ImageHeader:
     GIF promises) is decoded in full and called truncated only if that fails.
     """
     try:
+        if (size_hw := size_of_plain_jpeg(path)) is not None:
+            return ImageHeader(*size_hw, file_format="JPEG")
         with open(path, "rb") as file:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes == 0:

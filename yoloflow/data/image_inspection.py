@@ -188,7 +188,7 @@ def _inspect_all(paths: Sequence[str]) -> list[ImageHeader]:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = hear
-        return map_in_threads(inspect, paths)
+        return map_in_threads(inspect, paths, is_python=True)
 
 
 def _file_problems(annotations: Annotations, image: int, fact: ImageHeader) -> Iterator[Problem]:

@@ -2,7 +2,8 @@
 
 Global batch k of an epoch takes positions k*T to (k+1)*T of the epoch's order, with T = batch_size *
 world_size, and rank r the slice r*b to (r+1)*b of it, b = batch_size. So the number of workers changes
-nothing, and a global batch holds the same images whatever the number of ranks.
+nothing, and a global batch holds the same images whatever the number of ranks. So do its windows, where
+partners come from these.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from yoloflow.data.caches.recent_images import RecentImages
 from yoloflow.data.collate import rows_for
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.loading_time import LoadingTime
+from yoloflow.data.partner_window import PartnerWindow, WindowPlan
 from yoloflow.data.restarting_loader import POLL_SECONDS, RestartingLoader
 from yoloflow.data.samplers import Sampler, UniformSampler
 from yoloflow.data.shapes import Fixed, Rectangular, Shape, Shapes
@@ -62,6 +65,7 @@ class StageLoader:
         shapes: of the batches; None for the data set's own.
         timeout_s: seconds that a batch may take before its workers are restarted; 0 for no limit.
         loading_time: takes the seconds that loading takes.
+        has_windows: take the partners of a sample from a window of the order instead of the whole data set.
     """
 
     dataset: COCODataset
@@ -76,6 +80,7 @@ class StageLoader:
     shapes: Shapes | None = None
     timeout_s: float = 0.0
     loading_time: LoadingTime = field(default_factory=LoadingTime)
+    has_windows: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -129,7 +134,7 @@ class StageLoader:
         num_bytes = self.batch_size * 3 * self.dataset.img_size**2
         pool = SharedBatchPool(_CONSUMED + workers * _PREFETCHED, num_bytes)
         loader = DataLoader(
-            BatchMaker(self.dataset, self.max_labels, pool),
+            BatchMaker(self.dataset, self.max_labels, pool, self._recent_images(workers)),
             batch_size=None,
             sampler=self._requests(start_step, end_step, pool),
             prefetch_factor=_PREFETCHED if workers else None,
@@ -153,6 +158,31 @@ class StageLoader:
             yield from ((key, pool.acquire()) for key in keys)
             step += len(keys)
 
+    def _recent_images(self, workers: int) -> RecentImages | None:
+        """Return room for decoded images; None where another cache has them or no window needs them."""
+        count = self._num_recent(workers)
+        return RecentImages(count, self.dataset.largest_image) if count else None
+
+    def _num_recent(self, workers: int) -> int:
+        """Return the images in the windows of all batches that are made at one time; 0 for none."""
+        if not self.has_windows or self.dataset.cache is not None:
+            return 0
+        return self._plan.num_kept(max(workers * _PREFETCHED, 1))
+
+    @property
+    def recent_bytes(self) -> int:
+        """Bytes of memory that the decoded images of windows take at most."""
+        return self._num_recent(self.num_parallel_workers) * self.dataset.largest_image
+
+    @property
+    def window_images(self) -> int:
+        """Images that the partners of a sample come from; 0 for the whole data set."""
+        return self._plan.num_images if self.has_windows else 0
+
+    @property
+    def _plan(self) -> WindowPlan:
+        return WindowPlan(self.batch_size * self.world_size, self.batch_size, self.rank)
+
     @property
     def largest_batch(self) -> BatchExtent:
         """The bounds of its batches."""
@@ -172,9 +202,9 @@ class StageLoader:
 
     def epoch_batches(self, epoch: int) -> list[BatchKey]:
         """Return this rank's batches of an epoch, in order."""
-        order = self.sampler(epoch)
         if self.drop_last:
-            return self._full_batches(order, epoch)
+            return self._full_batches(epoch)
+        order = self.sampler(epoch)
         if isinstance(self.shapes, Rectangular):
             alike = self.shapes.alike(order, self.batch_size)[self.rank :: self.world_size]
             return [BatchKey(epoch, tuple(images.tolist()), self.shapes.shape(images)) for images in alike]
@@ -183,15 +213,33 @@ class StageLoader:
         shape = self.shapes.shape_hw if isinstance(self.shapes, Fixed) else None
         return [BatchKey(epoch, tuple(mine[start : start + self.batch_size]), shape) for start in starts]
 
-    def _full_batches(self, order: Int64Array, epoch: int) -> list[BatchKey]:
+    def _groups(self, epoch: int) -> Int64Array:
+        """Return the (k, T) images of the global batches of an epoch."""
         total = self.batch_size * self.world_size
-        groups = order[: self.steps_per_epoch * total].reshape(-1, total)
+        groups = self.sampler(epoch)[: self.steps_per_epoch * total].reshape(-1, total)
+        return groups if self.shapes is None else self.shapes.arrange(groups, epoch)
+
+    def _full_batches(self, epoch: int) -> list[BatchKey]:
+        groups = self._groups(epoch)
         shapes: list[Shape | None] = [None] * len(groups)
         if self.shapes is not None:
-            groups = self.shapes.arrange(groups, epoch)
             shapes = [self.shapes.shape(images, epoch, batch) for batch, images in enumerate(groups)]
         mine = groups[:, self.rank * self.batch_size :][:, : self.batch_size].tolist()
-        return [BatchKey(epoch, tuple(images), shape) for images, shape in zip(mine, shapes, strict=True)]
+        windows = self._windows(epoch, groups) if self.has_windows else [None] * len(groups)
+        rows = zip(mine, shapes, windows, strict=True)
+        return [BatchKey(epoch, tuple(images), shape, window) for images, shape, window in rows]
+
+    def _windows(self, epoch: int, groups: Int64Array) -> list[PartnerWindow | None]:
+        """Return the window of each global batch of an epoch; it may reach into epochs beside."""
+        plan, steps = self._plan, self.steps_per_epoch
+        first = plan.first_step(epoch * steps)
+        last = max(first + plan.num_steps, (epoch + 1) * steps) - 1
+        begin = first // steps
+        near = [
+            groups if other == epoch else self._groups(other) for other in range(begin, last // steps + 1)
+        ]
+        joined = np.concatenate(near)
+        return [plan.window(joined, begin * steps, epoch * steps + batch) for batch in range(steps)]
 
     def epoch_indices(self, epoch: int) -> Int64Array:
         """Return the (n,) data set positions that this rank sees in an epoch, in order."""

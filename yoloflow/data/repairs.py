@@ -163,7 +163,10 @@ class BoxRepair:
         rows = np.flatnonzero(self.kept)
         source = self._annotations
         columns = [source.box_images, source.class_ids, source.is_crowd, *self.boxes_xyxy.T]
-        keys = np.stack([column[rows].astype(np.float64) for column in columns], 1)
+        # Adding zero makes -0 the 0 that it equals.
+        keys = np.stack([column[rows].astype(np.float64) + 0.0 for column in columns], 1)
+        alike = _with_equal_sums(keys)
+        rows, keys = rows[alike], keys[alike]
         order = np.lexsort(keys.T[::-1])
         repeated = np.zeros(len(self.kept), bool)
         # The sort is stable, so the first of equal boxes in the file is the one that stays.
@@ -212,6 +215,16 @@ class BoxRepair:
         known = f" of {width:g} x {height:g} (width x height)" if np.isfinite(width + height) else ""
         corners = ", or corners instead of x, y, width, height" if is_in_json else ""
         return f", far outside of the image{known}; is it of another image, of one of another size{corners}?"
+
+
+def _with_equal_sums(keys: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Returns which rows have the checksum of another row, as equal rows have: far fewer are to be sorted."""
+    factors = np.random.default_rng(0).integers(2**63, size=keys.shape[1], dtype=np.uint64) * np.uint64(
+        2
+    ) + np.uint64(1)
+    sums = (keys.view(np.uint64) * factors).sum(1, dtype=np.uint64)
+    ordered = np.sort(sums)
+    return np.isin(sums, ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def _fan_areas(points: Float32Array, starts: Int64Array, counts: Int64Array) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from yoloflow.data.caches.decoded_images import Storage
+from yoloflow.data.partner_window import MosaicPartners
 from yoloflow.data.problems import Policy, PolicyError, PolicySetting
 from yoloflow.data.samplers import SamplerName
 from yoloflow.data.stages import fit_stages
@@ -154,6 +155,17 @@ class DataSettings(Section):
         "auto",
         description="where decoded images are kept: ram, disk (a file that later trainings find again), auto "
         "(ram if half of the free memory is enough) or none",
+    )
+    mosaic_partners: MosaicPartners = Field(
+        "auto",
+        description="where mosaic, mixup and pastein take other images from: anywhere in the set; a window "
+        "of the epoch's order, whose images are decoded once; or auto (anywhere if memory holds the decoded "
+        "images)",
+    )
+    decode_reduced: bool = Field(
+        True,
+        description="training decodes a JPEG at 1/2, 1/4 or 1/8 of its size where that is no smaller than "
+        "needed; false decodes it in full and shrinks it then. Evaluation always decodes in full",
     )
     index_cache: bool = Field(
         True, description="keep what was read of the sets in a file, for as long as nothing of them changes"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
-from yoloflow.data.caches.decoded_images import ImageCache, open_image_cache
+from yoloflow.data.caches.decoded_images import ImageCache, fits_memory, open_image_cache
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader
@@ -14,8 +16,11 @@ from yoloflow.data.samplers import create_sampler
 from yoloflow.data.settings import CPU_TEST_WORKERS, CPU_WORKERS, BatchSettings, DataSettings
 from yoloflow.data.shapes import Fixed, MultiScale, Rectangular, Shape, Shapes, multi_scale_sides
 from yoloflow.data.stages import Stage
+from yoloflow.data.transforms import create_transforms
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.structures import DatasetIndex
+
+logger = logging.getLogger("yoloflow")
 
 ONE_RANK = Ranks()
 
@@ -43,27 +48,23 @@ def create_stage_loaders(
     Raises:
         YoloflowError: transforms or numbers that cannot be, or no room for the cache.
     """
+    partners = choose_partners(index, stages, settings, stride)
     caches: dict[int, ImageCache | None] = {}
     loaders = []
     for stage in stages:
-        sides: tuple[int, ...] = (stage.img_size,)
-        if stage.multi_scale:
-            sides = multi_scale_sides(stage.img_size, stage.multi_scale, stride)
+        sides = _sides(stage, stride)
         side = max(sides)
         if stage.steps and side not in caches:
-            sizes_hw = resized_sizes(index.sizes_hw, side)
-            reserved_bytes = sum(cache.memory_bytes for cache in caches.values() if cache)
-            caches[side] = open_image_cache(
-                settings.cache, index, sizes_hw, "linear", reserved_bytes=reserved_bytes
-            )
+            caches[side] = _open_cache(index, settings, side, caches.values())
         dataset = COCODataset(
             index,
             side,
             stage.transforms,
             is_training=True,
-            augment=True,
+            augment=settings.decode_reduced,
             seed=seed,
             cache=caches.get(side) or "none",
+            shrink="linear",
         )
         loader = create_loader(
             dataset,
@@ -75,10 +76,58 @@ def create_stage_loaders(
         )
         sampler = create_sampler(stage.sampler, index, seed)
         shapes = _create_shapes(stage, dataset, sides, stride)
-        loaders.append(
-            replace(loader, sampler=sampler, shapes=shapes, timeout_s=settings.load_timeout or 0.0)
-        )
+        has_windows = partners == "window" and dataset.transforms.mixes_images
+        loader = replace(loader, sampler=sampler, shapes=shapes, has_windows=has_windows)
+        loaders.append(replace(loader, timeout_s=settings.load_timeout or 0.0))
+    _tell_windows(loaders)
     return ConcatLoader(loaders, [stage.steps for stage in stages])
+
+
+def _open_cache(
+    index: DatasetIndex, settings: DataSettings, side: int, others: Iterable[ImageCache | None]
+) -> ImageCache | None:
+    """Open the cache of images of one side beside those that are open."""
+    shrink = "linear" if settings.decode_reduced else "linear, decoded in full"
+    reserved_bytes = sum(cache.memory_bytes for cache in others if cache)
+    sizes_hw = resized_sizes(index.sizes_hw, side)
+    return open_image_cache(settings.cache, index, sizes_hw, shrink, reserved_bytes=reserved_bytes)
+
+
+def choose_partners(
+    index: DatasetIndex, stages: Sequence[Stage], settings: DataSettings, stride: int
+) -> Literal["anywhere", "window"]:
+    """Decide where mosaics take their partners from, by the memory that this rank has.
+
+    `auto` is a window unless memory holds the decoded images of the whole set, or nothing mixes images.
+    """
+    if settings.mosaic_partners != "auto":
+        return settings.mosaic_partners
+    trained = [stage for stage in stages if stage.steps]
+    mixes = any(create_transforms(stage.transforms).mixes_images for stage in trained)
+    held = settings.cache == "ram"
+    if settings.cache == "auto":
+        sides = {max(_sides(stage, stride)) for stage in trained}
+        held = fits_memory(sum(int(resized_sizes(index.sizes_hw, side).prod(1).sum()) * 3 for side in sides))
+    return "anywhere" if held or not mixes else "window"
+
+
+def _sides(stage: Stage, stride: int) -> tuple[int, ...]:
+    """Return the sides in pixels that a stage's images have."""
+    if stage.multi_scale:
+        return multi_scale_sides(stage.img_size, stage.multi_scale, stride)
+    return (stage.img_size,)
+
+
+def _tell_windows(loaders: Sequence[StageLoader]) -> None:
+    """Log where partners come from a window, and what memory it takes."""
+    num_images = max((loader.window_images for loader in loaders), default=0)
+    if num_images:
+        logger.info(
+            "mosaic partners: from the last %d images of the epoch's order (data.mosaic_partners=window); "
+            "decoded, they take %d MiB",
+            num_images,
+            max(loader.recent_bytes for loader in loaders) / 2**20,
+        )
 
 
 def _workers(settings: DataSettings) -> int:

@@ -11,8 +11,10 @@ import cv2
 import torch
 from torch.utils.data import Dataset
 
+from yoloflow.data.caches.recent_images import RecentImages
 from yoloflow.data.collate import collate
 from yoloflow.data.dataset import COCODataset
+from yoloflow.data.partner_window import Nearby, PartnerWindow
 from yoloflow.data.shapes import Shape
 from yoloflow.data.shared_batches import SharedBatchPool
 from yoloflow.data.transforms import Sample
@@ -27,11 +29,17 @@ class BatchKey:
         epoch: of the run, from 0.
         indices: positions in the data set.
         shape_hw: height and width of the batch; None for the data set's own.
+        window: where partners come from; None for the whole data set.
     """
 
     epoch: int
     indices: tuple[int, ...]
     shape_hw: Shape | None = None
+    window: PartnerWindow | None = None
+
+    def nearby(self, number: int, recent: RecentImages | None = None) -> Nearby | None:
+        """Return the images that sample `number` may take partners from; None for the whole data set."""
+        return None if self.window is None else self.window.of_sample(number, recent)
 
 
 @dataclass(slots=True)
@@ -90,17 +98,28 @@ def _unpickle(sent: YoloflowError | list[Any], *more: Any) -> LoadedBatch:
 class BatchMaker(Dataset[LoadedBatch]):
     """A data set, as torch's loader knows them, whose items are whole batches."""
 
-    def __init__(self, dataset: COCODataset, max_labels: int | None, pool: SharedBatchPool) -> None:
+    def __init__(
+        self,
+        dataset: COCODataset,
+        max_labels: int | None,
+        pool: SharedBatchPool,
+        recent: RecentImages | None = None,
+    ) -> None:
         self._dataset = dataset
         self._max_labels = max_labels
         self._pool = pool
+        self._recent = recent
 
     def __getitem__(self, request: tuple[BatchKey, int | None]) -> LoadedBatch:
         """Make a batch in the buffer acquired for it."""
         key, buffer = request
         loaded = LoadedBatch(YoloflowError(), self._pool.id, buffer, (), {})
         try:
-            samples = [self._dataset.get(key.epoch, index, key.shape_hw) for index in key.indices]
+            nearby = [key.nearby(number, self._recent) for number in range(len(key.indices))]
+            samples = [
+                self._dataset.get(key.epoch, index, key.shape_hw, near)
+                for index, near in zip(key.indices, nearby, strict=True)
+            ]
             with self._dataset.timer.span("batch"):
                 loaded.batch = self._collate(samples, loaded)
         except YoloflowError as error:

@@ -12,13 +12,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from yoloflow.files import read_checked, read_names, write_atomically
 from yoloflow.run import file_names
 from yoloflow.run.checkpoint import newest_step, newest_tensors
 from yoloflow.run.lock import AnotherProcessError, acquire_run_lock
-from yoloflow.runtime.ranks import Ranks
+from yoloflow.runtime.ranks import Ranks, from_main_rank
 from yoloflow.structures import YoloflowError
 
 # A process that was killed may need a moment to vanish before its run is continued.
@@ -143,15 +141,13 @@ def choose_run(
         YoloflowError: the name is taken and `resume` is "never"; several runs could be continued; or another
             process trains there.
     """
-    outcome: list[RunFolder | YoloflowError | None] = [None]
+    outcome: RunFolder | YoloflowError | None = None
     if ranks.is_main:
         try:
-            outcome = [_choose(Path(save_dir), name, default_name, resume, wants_more)]
+            outcome = _choose(Path(save_dir), name, default_name, resume, wants_more)
         except YoloflowError as error:
-            outcome = [error]
-    if ranks.world_size > 1:
-        dist.broadcast_object_list(outcome, src=0)
-    (answer,) = outcome
+            outcome = error
+    answer = from_main_rank(outcome, ranks)
     if isinstance(answer, YoloflowError):
         raise answer
     assert answer is not None

@@ -94,6 +94,14 @@ def init_ranks(
     return ranks, device
 
 
+def from_main_rank(value: T, ranks: Ranks) -> T:
+    """Returns the main rank's value on all ranks, which call it together."""
+    values = [value]
+    if ranks.world_size > 1:
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def _rendezvous_store(ranks: Ranks, timeout: timedelta) -> PrefixStore:
     """Returns the part of torchrun's store that only the processes started together share.
 

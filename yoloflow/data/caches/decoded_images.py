@@ -140,8 +140,8 @@ def open_image_cache(
         logger.info("%s, in memory", what)
         return ImageCache(sizes_hw)
     if storage == "auto":
-        free = free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        if needed + reserved_bytes <= _SHARE_OF_MEMORY * free:
+        free = _free_memory()
+        if fits_memory(needed + reserved_bytes):
             logger.info("%s, in memory (%s are free)", what, _size(free))
             return ImageCache(sizes_hw)
         logger.info(
@@ -151,6 +151,16 @@ def open_image_cache(
             _size(free),
         )
     return None
+
+
+def fits_memory(num_bytes: int) -> bool:
+    """Returns whether `auto` keeps so many bytes of images in memory."""
+    return num_bytes <= _SHARE_OF_MEMORY * _free_memory()
+
+
+def _free_memory() -> int:
+    """Returns this rank's part of the memory that is free."""
+    return free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _memory(num_bytes: int, count: int) -> mmap.mmap:

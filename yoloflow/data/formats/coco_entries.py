@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import marshal
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,19 @@ Outline = tuple[list[NDArray[np.float32]], RunLengthMask | None]
 NO_OUTLINE: Outline = ([], None)
 
 
-def load(source: str | Path, *, with_outlines: bool = True) -> dict[str, Any]:
+def load(source: str | Path, *, with_outlines: bool = True, packed: bool = False) -> dict[str, Any]:
     """Returns the content of the file, with its three lists.
 
     Args:
         source: the file.
         with_outlines: keep the segmentations, which are most of the file.
+        packed: keep each annotation as bytes, see `unpacked`: as a dictionary it takes four times the memory.
 
     Raises:
         YoloflowError: it cannot be read, or is no COCO json.
     """
-    content = read_json(Path(source), None if with_outlines else _without_segmentation, advice="")
+    hook = _packed if packed else None if with_outlines else _without_segmentation
+    content = read_json(Path(source), hook, advice="")
     if content is None and not Path(source).exists():
         raise YoloflowError(f"{source}: cannot be read (there is no such file)")
     return checked(content, str(source))
@@ -45,6 +48,27 @@ def load(source: str | Path, *, with_outlines: bool = True) -> dict[str, Any]:
 def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
     entry.pop("segmentation", None)
     return entry
+
+
+def _packed(entry: dict[str, Any]) -> dict[str, Any] | bytes:
+    """Returns an annotation as bytes, anything else as it is."""
+    if "bbox" not in entry or "image_id" not in entry:
+        return entry
+    try:
+        return marshal.dumps(entry)
+    except ValueError:  # nested too deeply, or with such an entry within
+        return entry
+
+
+def unpacked(entries: Sequence[Any]) -> Iterator[Any]:
+    """Yields annotations as the file has them; of those that `load` has packed each once."""
+    for position, entry in enumerate(entries):
+        # Only what was packed is of bytes; its memory is free as soon as it is read.
+        if isinstance(entry, bytes) and isinstance(entries, list):
+            entries[position] = None
+            yield marshal.loads(entry)
+        else:
+            yield entry
 
 
 def checked(content: object, source: str) -> dict[str, Any]:
@@ -222,7 +246,7 @@ def read_objects(
         path = None if image_number is None else images.paths[image_number]
         boxes.problems.append(Problem(source, None, kind, action, f"annotations[{position}]: {detail}", path))
 
-    for position, entry in enumerate(entries):
+    for position, entry in enumerate(unpacked(entries)):
         try:
             number = whole(entry.get("id"))
             image, category = entry["image_id"], entry["category_id"]

@@ -29,6 +29,7 @@ from yoloflow.data.formats.coco_entries import (
     read_categories,
     read_image_entries,
     read_objects,
+    unpacked,
 )
 from yoloflow.data.formats.image_search import find_images
 from yoloflow.data.formats.outlines import NO_POLYGON
@@ -57,7 +58,7 @@ def read(
             `image_paths`.
     """
     with _garbage_collector_paused():
-        content = load(source)
+        content = load(source, packed=True)
         categories = read_categories(source, content["categories"])
         if image_paths is not None:
             _keep_listed(source, content, image_paths)
@@ -116,7 +117,7 @@ def _keep_listed(source: str, content: dict[str, Any], image_paths: Sequence[str
     content["images"] = entries
     content["annotations"] = [
         entry
-        for entry in content["annotations"]
+        for entry in unpacked(content["annotations"])
         if not isinstance(entry, dict) or key_of(entry.get("image_id")) in known
     ]
 

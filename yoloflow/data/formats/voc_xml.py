@@ -64,7 +64,7 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
         rows = listed_annotations(source) or []
     if not rows:
         raise YoloflowError(f"{source}: lists no XML files")
-    files = map_in_threads(_parse, [path for path, _ in rows])
+    files = map_in_threads(_parse, [path for path, _ in rows], is_python=True)
     finder = ImageFinder(image_folder)
     paths = [finder.find(file.path, file.fields.get("filename", "")) for file in files]
     if content is not None:

@@ -15,6 +15,7 @@ import codecs
 import glob
 import math
 import os
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,14 +52,15 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
     paths, listed_lines, remarks = _image_paths(source, image_folder, folders)
     if not paths:
         raise YoloflowError(f"{source}: lists no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-    labels = map_in_threads(partial(_read_label_file, kpt_shape=kpt_shape), paths)
+    labels = map_in_threads(partial(_read_label_file, kpt_shape=kpt_shape), paths, is_python=True)
     annotations = _flatten(source, paths, listed_lines, labels, kpt_shape)
     annotations.problems += remarks
     # Which folders a pattern looks into is glob's own business.
     if os.path.exists(source):
-        # A label or an orphan that appears changes its folder.
-        places = {os.path.dirname(path) for image in paths for path in (image, *label_paths(image))}
-        annotations.consulted = [source, *folders, *places]
+        # A label or an orphan that appears changes its folder, which is one for all images of a folder.
+        one_of_each = {os.path.dirname(path): path for path in paths}
+        places = {os.path.dirname(label) for path in one_of_each.values() for label in label_paths(path)}
+        annotations.consulted = [source, *folders, *one_of_each, *places]
     return annotations
 
 
@@ -126,9 +128,9 @@ class _LabelFile:
 
     path: str
     image_path: str
-    values: list[float] = field(default_factory=list)
-    columns: list[int] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
+    values: array[float] = field(default_factory=lambda: array("d"))
+    columns: array[int] = field(default_factory=lambda: array("q"))
+    numbers: array[int] = field(default_factory=lambda: array("q"))
     problems: list[Problem] = field(default_factory=list)
     num_lines: int = 0
     is_missing: bool = False
@@ -143,7 +145,7 @@ def _read_label_file(image_path: str, kpt_shape: Sequence[int] | None) -> _Label
     candidates = label_paths(image_path)
     for path in candidates:
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", buffering=0) as file:
                 return _parse(path, image_path, file.read(), kpt_shape)
         except (FileNotFoundError, NotADirectoryError):
             continue
@@ -162,18 +164,18 @@ def _parse(path: str, image_path: str, data: bytes, kpt_shape: Sequence[int] | N
         label.problems.append(Problem(path, None, "label-not-text", "drop-image", detail, image_path))
         label.is_dropped = True
         return label
-    rows = [(line.split(), number) for number, line in enumerate(data.splitlines(), 1)]
-    rows = [row for row in rows if row[0]]
+    rows = [(tokens, number) for number, line in enumerate(data.splitlines(), 1) if (tokens := line.split())]
     label.num_lines = len(rows)
     try:
-        label.values = [_figure(token) for tokens, _ in rows for token in tokens]
-        label.columns = [len(tokens) for tokens, _ in rows]
-        label.numbers = [number for _, number in rows]
-        if all(is_known_form(columns, kpt_shape) for columns in set(label.columns)):
+        # Python reads 1_0 as 10, see `_figure`.
+        figures = array("d", [] if b"_" in data else map(float, data.split()))
+        columns = [len(tokens) for tokens, _ in rows]
+        if len(figures) == sum(columns) and all(is_known_form(count, kpt_shape) for count in set(columns)):
+            label.values, label.columns = figures, array("q", columns)
+            label.numbers = array("q", [number for _, number in rows])
             return label
     except ValueError:
         pass  # some line is no row of figures: the careful reading below says which
-    label.values, label.columns, label.numbers = [], [], []
     for tokens, number in rows:
         _parse_line(label, tokens, number, kpt_shape)
     return label
@@ -200,7 +202,7 @@ def _parse_line(label: _LabelFile, tokens: list[bytes], number: int, kpt_shape: 
     if not is_known_form(len(values), kpt_shape):
         label.drop_line(number, "wrong-column-count", describe_columns(len(values), kpt_shape))
         return
-    label.values += values
+    label.values.extend(values)
     label.columns.append(len(values))
     label.numbers.append(number)
 
@@ -216,11 +218,14 @@ def _orphans(labels: list[_LabelFile], kpt_shape: Sequence[int] | None) -> list[
     for folder, folders_of_images in image_folders.items():
         if not os.path.isdir(folder):
             continue
-        names = {name for place in folders_of_images if os.path.isdir(place) for name in os.listdir(place)}
+        texts = (name for name in os.listdir(folder) if name.endswith(".txt"))
+        others = sorted(name for name in texts if os.path.join(folder, name) not in listed)
+        places = folders_of_images if others else ()
+        names = {name for place in places if os.path.isdir(place) for name in os.listdir(place)}
         stems = {os.path.splitext(name)[0] for name in names if _is_image_file(name)}
-        for name in sorted(os.listdir(folder)):
+        for name in others:
             (stem, suffix), path = os.path.splitext(name), os.path.join(folder, name)
-            if suffix == ".txt" and stem not in stems and path not in listed and _is_label(path, kpt_shape):
+            if suffix == ".txt" and stem not in stems and _is_label(path, kpt_shape):
                 detail = f"there is no image {stem} in {' or '.join(sorted(folders_of_images))}"
                 problems.append(Problem(path, None, "orphan-label", "keep", detail))
     return problems
@@ -243,9 +248,9 @@ def _flatten(
     kpt_shape: Sequence[int] | None,
 ) -> Annotations:
     num_images = len(paths)
-    values = np.array([value for label in labels for value in label.values], np.float64)
-    columns = np.array([count for label in labels for count in label.columns], np.int64)
-    numbers = np.array([number for label in labels for number in label.numbers], np.int64)
+    values = np.frombuffer(b"".join(label.values.tobytes() for label in labels), np.float64)
+    columns = np.frombuffer(b"".join(label.columns.tobytes() for label in labels), np.int64)
+    numbers = np.frombuffer(b"".join(label.numbers.tobytes() for label in labels), np.int64)
     box_images = np.repeat(np.arange(num_images), [len(label.columns) for label in labels])
     starts = offsets_of(columns)[:-1]
     raw_classes = values[starts]

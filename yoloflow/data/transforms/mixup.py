@@ -25,6 +25,7 @@ class MixUp(Transform):
     """
 
     func_name: ClassVar[str] = "mixup"
+    mixes_images: ClassVar[bool] = True
     alpha: float = 32.0
     beta: float = 32.0
     pre_transform: Pipeline = field(default_factory=Pipeline)

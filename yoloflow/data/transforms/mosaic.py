@@ -17,7 +17,7 @@ Point = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Mosaic(Transform):
-    """Composes a sample and partners drawn from the whole data set on a canvas of twice the image size.
+    """Composes a sample and partners drawn from the context's source on a canvas of twice the image size.
 
     Four tiles meet in a point drawn uniformly from the middle half of the canvas (Bochkovskiy et al. 2020,
     section 3.3). Nine tiles lie as a pinwheel around the sample, and the canvas is a random window of three
@@ -29,6 +29,7 @@ class Mosaic(Transform):
     """
 
     func_name: ClassVar[str] = "mosaic"
+    mixes_images: ClassVar[bool] = True
     mosaic9_prob: float = 0.0
     post_transform: Pipeline = field(default_factory=Pipeline)
 

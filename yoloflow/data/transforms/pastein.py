@@ -38,6 +38,7 @@ class PasteIn(Transform):
     """
 
     func_name: ClassVar[str] = "pastein"
+    mixes_images: ClassVar[bool] = True
     num_sample: float = 30
 
     def __post_init__(self) -> None:

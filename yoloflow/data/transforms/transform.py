@@ -16,12 +16,15 @@ from yoloflow.structures import YoloflowError
 
 
 class SampleSource(Protocol):
-    """The data set that transforms which mix several images (mosaic, mixup) take the others from."""
+    """The images that transforms which mix several (mosaic, mixup) take the others from, by their numbers.
+
+    They are the whole data set, or what `data.mosaic_partners=window` leaves of it for the sample.
+    """
 
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> Sample:
-        """Return image `index`, decoded, its longer side resized to the context's image size."""
+        """Return image `index` of these, decoded, its longer side resized to the context's image size."""
         ...
 
 
@@ -31,7 +34,7 @@ class TransformContext:
 
     Attributes:
         rng: the sample's own generator, a pure function of (seed, epoch, index).
-        source: the data set, for transforms that mix images.
+        source: other images, for transforms that mix several.
         image_size: longer side of the network input in pixels.
         shape_hw: its height and width; None for a square.
         timer: counts the seconds of each transform; None where nobody asks.
@@ -60,11 +63,13 @@ class Transform(ABC):
         func_name: its name in YAML rows.
         ignored: parameters that are accepted and do nothing, with the value that each must have (None: any).
         must_be_last: no transform may follow it.
+        mixes_images: it takes other images from the context's source.
     """
 
     func_name: ClassVar[str]
     ignored: ClassVar[Mapping[str, object]] = {}
     must_be_last: ClassVar[bool] = False
+    mixes_images: ClassVar[bool] = False
 
     @property
     def does_nothing(self) -> bool:
@@ -120,6 +125,11 @@ class Pipeline:
         for step in self.steps:
             count = step.transform.most_objects(count, per_image)
         return count
+
+    @property
+    def mixes_images(self) -> bool:
+        """True if some step takes other images from the context's source."""
+        return any(step.transform.mixes_images for step in self.steps)
 
     def __len__(self) -> int:
         return len(self.steps)
