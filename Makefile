@@ -31,10 +31,8 @@ docs:  ## the docs are true: their code runs, commands parse, paths exist
 site:  ## the site, into site/: `pip install -e '.[docs]'` first; `mkdocs serve` shows it
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
-bench:  ## the short benchmarks, see benchmarks/README.md
-	python benchmarks/train_step.py
-	python benchmarks/loader.py
-	python benchmarks/evaluation.py
+bench:  ## the benchmarks with a peer: `make bench PEER_PYTHON=FILE PEER_SCRIPTS=FOLDER`, see docs/performance.md
+	python -m benchmarks.compare $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON) --peer-scripts $(PEER_SCRIPTS))
 
 figures:  ## figures of the code: `make figures BEFORE=../older-checkout`
 	python -m benchmarks.house_figures $(if $(BEFORE),--tree $(BEFORE)) --tree .

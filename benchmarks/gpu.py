@@ -27,6 +27,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +125,7 @@ class Run:
 @contextmanager
 def tf32(is_on: bool) -> Iterator[None]:
     """Products and convolutions of float32 in TF32 or not, as far as the device has it."""
-    owners = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    owners: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [owner.allow_tf32 for owner in owners]
     try:
         for owner in owners:
@@ -139,7 +141,7 @@ def make_step(
     classes: int,
     device: torch.device,
     precision: str,
-    **settings: bool,
+    settings: StepSettings | None = None,
 ) -> TrainStep:
     """The train step of a recipe with weights that are the same on every device."""
     torch.manual_seed(0)
@@ -156,7 +158,7 @@ def make_step(
         scaler=get_loss_scaler("none"),
         ema=EMA(network),
         precision=auto_mixed_precision(level, device.type, half),
-        settings=StepSettings(**settings),
+        settings=settings,
     )
 
 
@@ -287,7 +289,7 @@ def measure_step(
     try:
         with tf32(PRECISIONS[setting["precision"]][2]):
             config = load_config(recipe)
-            step = make_step(config, 80, run.device, setting["precision"], **chosen)
+            step = make_step(config, 80, run.device, setting["precision"], StepSettings(**chosen))
             parts = batch_for(step, batch, size, 80, torch.device("cpu"))
             if run.device.type == "cuda":
                 parts = [part.pin_memory() for part in parts]
@@ -344,7 +346,7 @@ def measure_data(run: Run, size: int, batch: int) -> None:
             if run.has_time(f"loader with {number} workers", 5):
                 dataset = COCODataset(index, size, TRAIN, is_training=True, augment=True, cache="ram")
                 rates[str(number)] = round(
-                    images_per_second(dataset, number, 1.0 if run.small else 5.0, True), 1
+                    images_per_second(dataset, number, 1.0 if run.small else 5.0, True, anywhere=False), 1
                 )
         print("loader, images a second by workers:", rates, flush=True)
         run.content["loader"] = {"size": size, "images_per_second_by_workers": rates}
@@ -367,11 +369,10 @@ def measure_data(run: Run, size: int, batch: int) -> None:
 
 def measure_peer(run: Run, batches: list[int], size: int) -> None:
     """Forward, loss and backward of Ultralytics' yolov8n by its public calls, where it is installed."""
-    try:
-        import ultralytics
-    except ImportError:
+    if find_spec("ultralytics") is None:
         run.content["ultralytics"] = "not installed here"
         return
+    ultralytics: Any = import_module("ultralytics")
     rows = []
     for batch in batches:
         if not run.has_time(f"Ultralytics, batch {batch}", 15):

@@ -9,7 +9,9 @@ import torch
 
 from yoloflow import create_loss, create_model, load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
+from yoloflow.data.settings import DataSettings
 from yoloflow.evaluate import evaluate_run
+from yoloflow.evaluation.create import _with_masks
 from yoloflow.evaluation.validation_loss import ValidationLoss
 from yoloflow.flow import train
 from yoloflow.models.precision import Precision

@@ -61,9 +61,15 @@ def step_of(recipe: str, variant: str, precision: str) -> TrainStep:
     config = load_config(recipe, [*FAMILIES[recipe][0], f"variant={variant}", "clip_grad=true"])
     level, dtype = PRECISIONS[precision]
     with unset_fake_temporarily():  # copies of fake modules corrupt memory in torch 2.14
-        network = create_model(config.network.model_name, config.network_table(), CLASSES, variant=variant)
+        network = create_model(
+            config.network.model_name, config.network_table(), CLASSES, variant=config.variant
+        )
         loss_fn = create_loss(
-            config.loss, anchors=config.network.anchors, stride=network.stride, nc=CLASSES, variant=variant
+            config.loss,
+            anchors=config.network.anchors,
+            stride=network.stride,
+            nc=CLASSES,
+            variant=config.variant,
         )
         ema = EMA(network)
     for module in (network, ema.network, loss_fn):

@@ -51,7 +51,7 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
 
 def _as_it_was(tree: Located, path: Path) -> Located:
     """Returns the settings of a run with those that it was trained by before they had a key."""
-    if path.name != file_names.CONFIG or "recipe" not in tree.value:
+    if path.name != file_names.CONFIG or not isinstance(tree.value, dict) or "recipe" not in tree.value:
         return tree
     before = Located({"mosaic_partners": Located("anywhere", str(path))}, str(path))
     return merge(Located({"data": before}, str(path)), tree)

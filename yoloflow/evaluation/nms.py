@@ -74,13 +74,12 @@ def non_max_suppression(  # noqa: PLR0913  the settings of one algorithm
         YoloflowError: the prediction has another shape.
     """
     _check_shape(prediction, conf_free, need_nms, num_masks)
-    detections = []
-    start, late_after = time.perf_counter(), 0
+    detections, start, late_after = [], time.perf_counter(), 0
     images = _finite_rows(prediction.detach().float())
     width = prediction.shape[-1] - num_masks
     select = partial(_candidates, conf_thres=conf_thres, conf_free=conf_free, multi_label=multi_label)
     together = None
-    if need_nms and prediction.device.type != "cpu":  # there each image's own selection would be a wait
+    if need_nms and prediction.device.type != "cpu":  # each image's own selection would be a wait
         together = best_of_batch([rows[:, :width] for rows in images], select, max_nms)
     for i, rows in enumerate(images, start=1):
         if need_nms:
@@ -93,12 +92,16 @@ def non_max_suppression(  # noqa: PLR0913  the settings of one algorithm
         if time_limit_s is not None and not late_after and time.perf_counter() - start > time_limit_s:
             late_after = i
     if late_after:
-        logger.warning(
-            "non-maximum suppression passed nms_time_limit=%s s at image %d of %d and took %.1f s: the batch "
-            "was finished all the same (a higher conf_thres is faster)",
-            *(time_limit_s, late_after, len(prediction), time.perf_counter() - start),
-        )
+        _tell_late(late_after, len(prediction), time.perf_counter() - start, time_limit_s)
     return detections
+
+
+def _tell_late(image: int, images: int, seconds: float, limit: float | None) -> None:
+    logger.warning(
+        "non-maximum suppression passed nms_time_limit=%s s at image %d of %d and took %.1f s: the batch "
+        "was finished all the same (a higher conf_thres is faster)",
+        *(limit, image, images, seconds),
+    )
 
 
 def _check_shape(prediction: Tensor, conf_free: bool, need_nms: bool, num_masks: int) -> None:
