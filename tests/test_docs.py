@@ -177,7 +177,7 @@ def test_every_command_of_the_docs_parses_and_its_settings_load(
     assert recipe in {info.name for info in list_recipes()}
     overrides = [
         "data=data.yaml" if text.startswith("data=") else text
-        for text in values.get("overrides") or values.get("changes") or []
+        for text in values.get("overrides") or []
         if not text.startswith("memory=")  # of `yoloflow plan` itself
     ]
     load_config(recipe, overrides)
