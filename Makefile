@@ -5,7 +5,7 @@ BEFORE ?=
 MARKED = (process or training or compile or browser or oracle or fuzz) and not full
 export MPLBACKEND = Agg
 
-.PHONY: quick test marked full lint docs bench figures
+.PHONY: quick test marked full lint docs site bench figures
 
 quick:  ## the inner loop: `make quick T=tests/losses`
 	python -m pytest -x -n $(WORKERS) $(T)
@@ -26,12 +26,13 @@ lint:  ## style, types, floors
 	lint-imports
 
 docs:  ## the docs are true: their code runs, commands parse, paths exist
-	python -m pytest tests/test_docs.py -m 'not full'
+	python -m pytest tests/test_docs.py tests/test_site.py -m 'not full'
 
-bench:  ## the short benchmarks, see benchmarks/README.md
-	python benchmarks/train_step.py
-	python benchmarks/loader.py
-	python benchmarks/evaluation.py
+site:  ## the site, into site/: `pip install -e '.[docs]'` first; `mkdocs serve` shows it
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+bench:  ## the benchmarks with a peer: `make bench PEER_PYTHON=FILE PEER_SCRIPTS=FOLDER`, see docs/performance.md
+	python -m benchmarks.compare $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON) --peer-scripts $(PEER_SCRIPTS))
 
 figures:  ## figures of the code: `make figures BEFORE=../older-checkout`
 	python -m benchmarks.house_figures $(if $(BEFORE),--tree $(BEFORE)) --tree .

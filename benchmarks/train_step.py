@@ -1,11 +1,12 @@
 """Milliseconds of one training step on a fixed random batch: memory layouts in turn, and compiled.
 
-python benchmarks/train_step.py [--recipe yolov8n --classes 80 --size 320 --batch 16 --runs 7] [--jit]
+python -m benchmarks.train_step [--recipe yolov8n --classes 80 --size 320 --batch 16 --runs 7] [--jit]
 """
 
 import argparse
 import statistics
 import time
+from typing import Literal
 
 import torch
 
@@ -20,10 +21,15 @@ from yoloflow import (
 )
 from yoloflow.config.schema import Config
 from yoloflow.optim.schedule import create_schedule
+from yoloflow.runtime.memory import peak_memory
 from yoloflow.train_step.step import StepSettings, TrainStep
 
+LAYOUTS: dict[str, bool | Literal["auto"]] = {"nchw": False, "channels_last": True, "auto": "auto"}
 
-def build_step(config: Config, classes: int, channels_last: bool, jit: bool = False) -> TrainStep:
+
+def build_step(
+    config: Config, classes: int, channels_last: bool | Literal["auto"], jit: bool = False
+) -> TrainStep:
     torch.manual_seed(0)
     network = create_model(config.network.model_name, config.network_table(), classes)
     settings, length = config.optimizer, config.run_length(100)
@@ -58,14 +64,13 @@ def main() -> None:
     parser.add_argument("--recipe", default="yolov8n")
     for name, default in (("classes", 80), ("size", 320), ("batch", 16), ("runs", 7)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--only", choices=LAYOUTS, help="one layout; auto is the default setting")
     parser.add_argument("--jit", action="store_true", help="also compiled; its first step takes minutes")
     arguments = parser.parse_args()
     config = load_config(arguments.recipe, [f"per_batch_size={arguments.batch}"])
     images, labels = random_batch(arguments.batch, arguments.size, arguments.classes)
-    steps = {
-        layout: build_step(config, arguments.classes, layout == "channels_last")
-        for layout in ("nchw", "channels_last")
-    }
+    chosen = [arguments.only] if arguments.only else ["nchw", "channels_last"]
+    steps = {layout: build_step(config, arguments.classes, LAYOUTS[layout]) for layout in chosen}
     if arguments.jit:
         compiled = build_step(config, arguments.classes, channels_last=True, jit=True)
         start = time.perf_counter()
@@ -85,6 +90,7 @@ def main() -> None:
         print(
             f"{layout:14} {1000 * median:7.0f} ms  {rate:6.1f} images/s  (least {1000 * min(times):.0f} ms)"
         )
+    print(f"peak {(peak_memory() or 0) / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

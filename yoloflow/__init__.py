@@ -17,10 +17,12 @@ if TYPE_CHECKING:
         SummaryCallback,
         create_callback,
     )
-    from yoloflow.config.reader import load_config
+    from yoloflow.config.auto_settings import resolve_auto
+    from yoloflow.config.reader import dump_config, load_config
     from yoloflow.data.concat_loader import ConcatLoader
     from yoloflow.data.dataset import COCODataset
     from yoloflow.data.loader import create_loader
+    from yoloflow.data.sets import read_sets
     from yoloflow.detector import Detector
     from yoloflow.evaluation.test_function import Synchronizer, test
     from yoloflow.flow import train
@@ -29,8 +31,15 @@ if TYPE_CHECKING:
     from yoloflow.optim.ema import EMA
     from yoloflow.optim.groups import create_group_param
     from yoloflow.optim.optimizer import create_optimizer
-    from yoloflow.optim.schedule import create_lr_scheduler, create_warmup_momentum_scheduler
+    from yoloflow.optim.schedule import (
+        create_lr_scheduler,
+        create_schedule,
+        create_warmup_momentum_scheduler,
+    )
+    from yoloflow.run.folder import choose_run
     from yoloflow.run.signals import TrainingStopped
+    from yoloflow.runtime.device import Machine
+    from yoloflow.runtime.ranks import init_ranks
     from yoloflow.structures import Detections, YoloflowError
     from yoloflow.train_step.step import (
         auto_mixed_precision,
@@ -44,10 +53,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "load_config": "config.reader",
+    "dump_config": "config.reader",
+    "init_ranks": "runtime.ranks",
+    "Machine": "runtime.device",
+    "resolve_auto": "config.auto_settings",
+    "choose_run": "run.folder",
     "create_model": "models",
     "freeze_layers": "models",
     "load_pretrain": "models",
     "auto_mixed_precision": "train_step.step",
+    "read_sets": "data.sets",
     "COCODataset": "data.dataset",
     "ConcatLoader": "data.concat_loader",
     "create_loader": "data.loader",
@@ -56,6 +71,7 @@ _HOMES = {
     "create_group_param": "optim.groups",
     "create_lr_scheduler": "optim.schedule",
     "create_optimizer": "optim.optimizer",
+    "create_schedule": "optim.schedule",
     "create_warmup_momentum_scheduler": "optim.schedule",
     "create_train_step_fn": "train_step.step",
     "get_gradreducer": "train_step.step",
@@ -87,6 +103,7 @@ __all__ = [
     "Detector",
     "EMA",
     "EvalWhileTrain",
+    "Machine",
     "ProfilerCallback",
     "RunContext",
     "SummaryCallback",
@@ -96,6 +113,7 @@ __all__ = [
     "YoloflowError",
     "__version__",
     "auto_mixed_precision",
+    "choose_run",
     "create_callback",
     "create_group_param",
     "create_loader",
@@ -103,15 +121,20 @@ __all__ = [
     "create_lr_scheduler",
     "create_model",
     "create_optimizer",
+    "create_schedule",
     "create_train_step_fn",
     "create_trainer",
     "create_warmup_momentum_scheduler",
+    "dump_config",
     "freeze_layers",
     "get_gradreducer",
     "get_loss_scaler",
+    "init_ranks",
     "load_config",
     "load_mindyolo",
     "load_pretrain",
+    "read_sets",
+    "resolve_auto",
     "test",
     "train",
 ]

@@ -1,5 +1,6 @@
 """The command: light to start, readable when it refuses."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 
 from tests.support.coco_oracle import pycocotools_stats, random_mask_case, run_pycocotools
 from tests.support.command import run
 from tests.support.tiny_run import NAMES, tiny_run, write_images
 from yoloflow.cli import app, main
+from yoloflow.cli.evaluation import CLASS_FIGURES, _table
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
 from yoloflow.evaluation.metrics import METRICS
@@ -314,3 +317,17 @@ def test_ctrl_c_while_modules_are_imported_ends_at_once_with_130(tmp_path: Path)
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
+
+
+def test_a_table_of_classes_fits_a_terminal_of_80_columns_with_all_its_figures() -> None:
+    table = _table("class", "objects", *CLASS_FIGURES)
+    figures = [f"0.{number}234" for number in range(len(CLASS_FIGURES))]
+    table.add_row("an-uncommonly-long-name-of-a-class", "10070", *figures)
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(table)
+    text = shown.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert [figure for figure in ("10070", *figures) if figure not in text] == []
+    name = "".join(line.split("  ")[0].strip() for line in text.splitlines())
+    assert "an-uncommonly-long-name-of-a-class" in name

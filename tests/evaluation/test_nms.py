@@ -1,6 +1,7 @@
 """Non-maximum suppression: the reference's figures, a slow numpy version, and what holds for any input."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.support.cases import few_and_many
 from yoloflow.boxes import cxcywh_to_xyxy
-from yoloflow.evaluation.nms import non_max_suppression
+from yoloflow.evaluation.nms import _best_first, _candidates, best_of_batch, non_max_suppression
 from yoloflow.structures import YoloflowError
 
 FIGURES = Path(__file__).parents[1] / "support" / "figures" / "evaluation_nms.npz"
@@ -240,3 +241,26 @@ def test_rows_of_end_to_end_heads_keep_their_mask_coefficients() -> None:
 def test_a_prediction_without_the_coefficients_is_refused() -> None:
     with pytest.raises(YoloflowError, match=r"\(1, 9, 20\), expected \(B, N, 4 \+ C \+ 32\)"):
         non_max_suppression(torch.zeros(1, 9, 20), num_masks=32)
+
+
+@pytest.mark.parametrize(
+    ("conf_free", "multi_label"), [(True, True), (True, False), (False, True), (False, False)]
+)
+@pytest.mark.parametrize("limit", [5, 30000])
+def test_candidates_chosen_for_a_batch_are_those_of_each_image(
+    conf_free: bool, multi_label: bool, limit: int
+) -> None:
+    # As on accelerators, where each image's own selection would wait for the device.
+    generator = torch.Generator().manual_seed(3)
+    images = [
+        torch.rand((length, 4 + (not conf_free) + 3), generator=generator) for length in (40, 0, 25, 60)
+    ]
+    for rows in images:
+        rows[:, 4:] = (rows[:, 4:] * 8).round() / 8  # many equal scores
+    images[3][:, 4:] = 0  # an image without candidates
+    select = partial(_candidates, conf_thres=0.3, conf_free=conf_free, multi_label=multi_label)
+    together = best_of_batch(images, select, limit)
+    assert together is not None
+    for rows, found in zip(images, together, strict=True):
+        assert torch.equal(found, _best_first(select(rows), limit))
+    assert len(together[1]) == len(together[3]) == 0

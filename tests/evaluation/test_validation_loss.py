@@ -9,7 +9,9 @@ import torch
 
 from yoloflow import create_loss, create_model, load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
+from yoloflow.data.settings import DataSettings
 from yoloflow.evaluate import evaluate_run
+from yoloflow.evaluation.create import _with_masks
 from yoloflow.evaluation.validation_loss import ValidationLoss
 from yoloflow.flow import train
 from yoloflow.models.precision import Precision
@@ -112,3 +114,10 @@ def test_masks_of_the_validation_set_are_drawn_for_it(tmp_path: Path) -> None:
     tiny += ["per_batch_size=2", "data.num_parallel_workers=0", "epochs=1", "report=false"]
     summary = train(load_config("yolov8n-seg", [*tiny, f"save_dir={tmp_path}", "name=run", "val_loss=true"]))
     assert summary["val_losses"]["lseg"] > 0
+
+
+def test_a_training_without_transforms_is_evaluated_too() -> None:
+    data = DataSettings()
+    assert data.trans_list == [[]]
+    for loss_fn in (None, create_loss("YOLOv8SegLoss", stride=[8, 16, 32], nc=2)):
+        assert _with_masks(data, loss_fn) == data

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.parameter_counts import PARAMETERS
 from tests.support.recipe_files import kinds, networks, sweep
 from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
@@ -25,73 +26,6 @@ from yoloflow.weights.files import load_weights, save_weights
 
 CLASSES = 80
 
-# Recipe -> parameters in training, after `fuse()`, and the published figure in millions.
-PARAMETERS: dict[str, tuple[int, int, float | None]] = {
-    "yolov3": (61_949_149, 61_922_845, 61.9),
-    "yolov3-darknet": (61_949_149, 61_922_845, 61.9),
-    "yolov4": (64_625_245, 64_592_093, 64.4),
-    "yolov4-darknet": (64_363_101, 64_329_949, 64.4),
-    "yolov4-silu": (64_625_245, 64_592_093, None),
-    "yolov5n": (1_872_157, 1_867_405, 1.9),
-    "yolov5s": (7_235_389, 7_225_885, 7.2),
-    "yolov5m": (21_190_557, 21_172_173, 21.2),
-    "yolov5l": (46_563_709, 46_533_693, 46.5),
-    "yolov5x": (86_749_405, 86_705_005, 86.7),
-    "yolov5n6": (3_246_940, 3_239_884, 3.2),
-    "yolov5n6-mindyolo": (3_490_972, 3_483_724, 3.5),
-    "yolov5s6": (12_626_620, 12_612_508, 12.6),
-    "yolov5s6-mindyolo": (13_569_340, 13_554_844, 13.6),
-    "yolov5m6": (35_731_932, 35_704_908, 35.7),
-    "yolov5m6-mindyolo": (38_473_500, 38_445_708, 38.5),
-    "yolov5l6": (76_770_172, 76_726_332, 76.8),
-    "yolov5l6-mindyolo": (82_769_020, 82_723_900, 82.9),
-    "yolov5x6": (140_794_780, 140_730_220, 140.7),
-    "yolov7-tiny": (6_228_762, 6_219_709, 6.2),
-    "yolov7": (37_622_682, 36_905_341, 36.9),
-    "yolov7-x": (71_347_394, 71_311_741, 71.3),
-    "yolov7-w6": (82_312_436, 70_394_300, 70.4),
-    "yolov7-e6": (111_898_292, 97_202_940, 97.2),
-    "yolov7-d6": (154_709_364, 133_757_052, 154.7),
-    "yolov7-e6e": (166_408_884, 151_687_420, 151.7),
-    "yolov7-e6e-mindyolo": (167_406_324, 152_685_340, None),
-    "yolov8n": (3_157_200, 3_151_904, 3.2),
-    "yolov8s": (11_166_560, 11_156_544, 11.2),
-    "yolov8m": (25_902_640, 25_886_080, 25.9),
-    "yolov8l": (43_691_520, 43_668_288, 43.7),
-    "yolov8x": (68_229_648, 68_200_608, 68.2),
-    "yolov8x6": (97_423_072, 97_382_352, 97.4),
-    "yolov8n-seg": (3_409_968, 3_404_320, 3.4),
-    "yolov8s-seg": (11_821_056, 11_810_560, 11.8),
-    "yolov8m-seg": (27_285_968, 27_268_704, 27.3),
-    "yolov8l-seg": (45_997_728, 45_973_568, 46.0),
-    "yolov8x-seg": (71_827_888, 71_797_696, 71.8),
-    "yolov9t": (3_717_680, 2_407_632, 2.0),
-    "yolov9s": (9_804_512, 7_105_888, 7.1),
-    "yolov9m": (33_070_752, 20_120_608, 20.0),
-    "yolov9m-mindyolo": (32_561_152, 19_661_632, None),
-    "yolov9c": (51_182_080, 25_288_768, 25.3),
-    "yolov9c-mindyolo": (51_112_208, 25_288_768, None),
-    "yolov9e": (69_529_664, 57_345_920, 57.3),
-    "yolov10n": (2_775_520, 2_299_264, 2.3),
-    "yolov10s": (8_128_272, 7_248_960, 7.2),
-    "yolov10m": (16_576_768, 15_359_488, 15.4),
-    "yolov10b": (20_574_384, 19_065_792, 19.1),
-    "yolov10l": (25_888_688, 24_371_008, 24.4),
-    "yolov10x": (31_808_960, 29_473_568, 29.5),
-    "yolov11n": (2_624_080, 2_616_248, 2.6),
-    "yolov11s": (9_458_752, 9_443_760, 9.4),
-    "yolov11m": (20_114_688, 20_091_712, 20.1),
-    "yolov11l": (25_372_160, 25_340_992, 25.3),
-    "yolov11x": (56_966_176, 56_919_424, 56.9),
-    "yolox-nano": (912_159, 904_463, 0.91),
-    "yolox-nano-original": (912_159, 904_463, 0.91),
-    "yolox-tiny": (5_055_855, 5_047_191, 5.06),
-    "yolox-s": (8_968_255, 8_956_703, 9.0),
-    "yolox-m": (25_326_495, 25_304_847, 25.3),
-    "yolox-l": (54_208_895, 54_174_271, 54.2),
-    "yolox-x": (99_071_455, 99_020_975, 99.1),
-    "yolox-darknet53": (63_724_767, 63_695_903, 63.7),
-}
 # Neither count is within 0.6 % (and rounding) of the published figure; docs/parity.md says why.
 DIFFERENT = {"yolov9t"}
 

@@ -13,10 +13,12 @@ from yoloflow.callbacks.base import BaseCallback, RunContext, TestFunction, chec
 from yoloflow.callbacks.console import ConsoleCallback
 from yoloflow.callbacks.eval_while_train import EvalWhileTrain
 from yoloflow.callbacks.metrics_file import MetricsFileCallback
+from yoloflow.callbacks.mlflow_run import MlflowCallback
 from yoloflow.callbacks.plots import PicturesCallback
 from yoloflow.callbacks.profiler import ProfilerCallback
 from yoloflow.callbacks.report import ReportCallback
 from yoloflow.callbacks.summary import SummaryCallback
+from yoloflow.callbacks.wandb_run import WandbCallback
 from yoloflow.structures import YoloflowError, nearest_names
 
 __all__ = [
@@ -25,12 +27,14 @@ __all__ = [
     "ConsoleCallback",
     "EvalWhileTrain",
     "MetricsFileCallback",
+    "MlflowCallback",
     "PicturesCallback",
     "ProfilerCallback",
     "ReportCallback",
     "RunContext",
     "SummaryCallback",
     "TestFunction",
+    "WandbCallback",
     "check_callback",
     "check_hooks",
     "create_callback",
@@ -40,10 +44,12 @@ CALLBACKS: dict[str, type[BaseCallback]] = {
     "ConsoleCallback": ConsoleCallback,
     "EvalWhileTrain": EvalWhileTrain,
     "MetricsFileCallback": MetricsFileCallback,
+    "MlflowCallback": MlflowCallback,
     "PicturesCallback": PicturesCallback,
     "ProfilerCallback": ProfilerCallback,
     "ReportCallback": ReportCallback,
     "SummaryCallback": SummaryCallback,
+    "WandbCallback": WandbCallback,
 }
 
 

@@ -26,6 +26,8 @@ class CallbackSettings(Section):
     eval_last_epochs: int = Field(0, ge=0, description="evaluate each of the last so many epochs too")
     keep_checkpoint_max: int = Field(0, ge=0, description="best weights kept beside `best` itself")
     summary: bool = Field(False, description="write TensorBoard files (metrics.jsonl is always written)")
+    wandb: bool = Field(False, description="write Weights & Biases files (sent if WANDB_MODE=online)")
+    mlflow: bool = Field(False, description="log to MLflow: MLFLOW_TRACKING_URI, or its local store")
     report: bool = Field(
         True, description="write diagnostics.json and report.html when the training has finished"
     )
@@ -55,7 +57,10 @@ def callback_rows(settings: CallbackSettings, epochs: int) -> list[Row]:
         rows.append({"name": "ProfilerCallback", "profiler_step_num": settings.profiler_step_num})
     named = {row["name"] for row in own}
     rows = [row for row in rows if row["name"] not in named] + own
-    # Last, as it tells what the others have written.
+    # After the others, as it tells what the others have written.
     if settings.report and "ReportCallback" not in named:
         rows.append({"name": "ReportCallback"})
+    # They attach the report too.
+    trackers = {"WandbCallback": settings.wandb, "MlflowCallback": settings.mlflow}
+    rows += [{"name": name} for name, is_on in trackers.items() if is_on and name not in named]
     return rows

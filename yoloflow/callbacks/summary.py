@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
-from yoloflow.callbacks.metrics_file import step_record
 from yoloflow.callbacks.plots import draw_batch_images, draw_image_file
+from yoloflow.callbacks.scalars import MAX_CLASSES, evaluation_scalars, step_scalars
 from yoloflow.report.box_drawing import draw_grid
 from yoloflow.structures import Uint8Array, YoloflowError
 
@@ -25,9 +25,6 @@ logger = logging.getLogger("yoloflow")
 
 _LONGEST_SIDE = 256
 """Pixels of an image in TensorBoard, which is stored as PNG."""
-
-_MAX_CLASSES = 100
-"""More have no scalars and curves of their own."""
 
 _NUM_THRESHOLDS = 101
 
@@ -90,13 +87,8 @@ class SummaryCallback(BaseCallback):
         """Writes losses, learning rates, momentum and speed."""
         if self._writer is None or not context.is_log_step:
             return
-        record = step_record(context)
-        for name in context.loss_item_names:
-            self._writer.add_scalar(f"loss/{name}", record[name], context.step)
-        for number, rate in enumerate(record["lr"]):
-            self._writer.add_scalar(f"lr/group{number}", rate, context.step)
-        self._writer.add_scalar("momentum", record["momentum"], context.step)
-        self._writer.add_scalar("images_per_second", record["images_per_second"], context.step)
+        for name, value in step_scalars(context).items():
+            self._writer.add_scalar(name, value, context.step)
 
     def on_evaluation(self, context: RunContext) -> None:
         """Writes AP and AP50, AP of each class, of masks too, losses; now and then images and curves."""
@@ -104,16 +96,8 @@ class SummaryCallback(BaseCallback):
         if self._writer is None or result is None:
             return
         self._evaluated_at = context.step
-        for prefix, found in (("", result.coco), ("mask_", result.masks)):
-            if found is None:
-                continue
-            self._writer.add_scalar(f"val/{prefix}map", found.map, context.step)
-            self._writer.add_scalar(f"val/{prefix}map50", found.map50, context.step)
-            for row in found.per_class[:_MAX_CLASSES]:
-                if row.ap is not None:
-                    self._writer.add_scalar(f"val_class_{prefix}ap/{row.name}", row.ap, context.step)
-        for name, value in result.losses.items():
-            self._writer.add_scalar(f"val_loss/{name}", value, context.step)
+        for name, value in evaluation_scalars(result).items():
+            self._writer.add_scalar(name, value, context.step)
         total = context.epochs * context.steps_per_epoch
         if self._drawn_at < 0 or (context.step - self._drawn_at) * self.rounds >= total:
             self._add_detections(context)
@@ -152,9 +136,9 @@ class SummaryCallback(BaseCallback):
 
     def _add_curves(self, result: CocoResult, step: int) -> None:
         assert self._writer is not None
-        if len(result.per_class) > _MAX_CLASSES:
-            logger.info("TensorBoard: figures of the first %d classes only", _MAX_CLASSES)
-        for k, row in enumerate(result.per_class[:_MAX_CLASSES]):
+        if len(result.per_class) > MAX_CLASSES:
+            logger.info("TensorBoard: figures of the first %d classes only", MAX_CLASSES)
+        for k, row in enumerate(result.per_class[:MAX_CLASSES]):
             if row.num_objects:
                 rows = counts_at_thresholds(result.pr50[k], result.scores50[k], row.num_objects)
                 tp, fp, tn, fn, precision, recall = rows

@@ -249,10 +249,11 @@ def _table(first: str, *titles: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(first)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold")
     for title in titles:
-        table.add_column(title, justify="right")
+        # In a narrow terminal titles and names are broken into lines; no figure is cut.
+        table.add_column(title, justify="right", min_width=max(map(len, (*title.split(), "0.0000"))))
     return table
 
 

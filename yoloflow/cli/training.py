@@ -48,20 +48,35 @@ def plan(
     world_size: Annotated[int, typer.Option(min=1, help="devices that train together")] = 1,
     out: Annotated[Path, typer.Option(help="folder for plan.png and plan.json")] = Path("plan"),
 ) -> None:
-    """Show learning rates, momentum, EMA decay, accumulation and stages before anything is trained."""
+    """Show learning rates, momentum, EMA decay, accumulation and stages before anything is trained.
+
+    `memory=24` shows what the training needs of a card of 24 GiB, and the largest batch that fits.
+    """
     from yoloflow.config.finetune import describe_finetune
     from yoloflow.config.reader import load_config
     from yoloflow.data.problems import problems_report
     from yoloflow.plan import count_steps_per_epoch, draw_plan, make_plan, read_planned_set
 
-    config = load_config(recipe, overrides or [])
-    account = {}
+    changes = overrides or []
+    cards = [text.removeprefix("memory=") for text in changes if text.startswith("memory=")]
+    overrides = [text for text in changes if not text.startswith("memory=")]
+    config = load_config(recipe, overrides)
+    account: dict[str, object] = {}
+    if cards:
+        from yoloflow.memory_plan import describe_memory, plan_memory, read_memory
+
+        gib = read_memory(cards[-1])
+        needs = plan_memory(config)
+        typer.echo("\n".join(describe_memory(needs, config, gib)))
+        account["memory"] = [need.to_json(config.per_batch_size, gib) for need in needs]
+        if steps_per_epoch is None and config.data.train_set is None:
+            return
     if steps_per_epoch is None:
         index = read_planned_set(config)
         steps_per_epoch = count_steps_per_epoch(config, index, world_size)
         account["data_problems"] = {"train_set": problems_report(index)}
     planned = make_plan(config, steps_per_epoch, world_size)
-    for line in describe_finetune(config, load_config(recipe, [*(overrides or []), "finetune=false"])):
+    for line in describe_finetune(config, load_config(recipe, [*overrides, "finetune=false"])):
         typer.echo(line)
     typer.echo(planned.describe())
     write_json(out / "plan.json", planned.to_json() | account)

@@ -68,7 +68,7 @@ def _refuse_data_set(tree: Located, path: Path) -> None:
 
 
 def dump_config(config: Config) -> str:
-    """The settings as YAML that `load_config` reads back as an equal `Config`."""
+    """Returns the settings of `config` as YAML that `load_config` reads back as an equal `Config`."""
     return write_yaml(config.model_dump())
 
 

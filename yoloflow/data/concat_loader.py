@@ -90,7 +90,7 @@ class ConcatLoader:
         return bisect_right(self._ends, step)
 
     def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
-        """Yield the batches from a global step on, exactly those that an uninterrupted run would see."""
+        """Yield the batches from the 0-based `start_step` on, exactly those of an uninterrupted run."""
         for loader, begin, end in self._spans():
             if max(begin, start_step) < end:
                 yield from loader.batches(max(begin, start_step), end)

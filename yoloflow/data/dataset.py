@@ -109,7 +109,7 @@ class COCODataset:
         return int(self._sizes_hw.prod(1).max()) * 3
 
     def names_of(self, indices: Sequence[int]) -> list[str]:
-        """Return the files of images."""
+        """Return the files of the images at these `indices`."""
         return [str(self.index.image_paths[index]) for index in indices]
 
     def get(
@@ -140,7 +140,17 @@ class COCODataset:
     def trace(
         self, epoch: int, index: int, shape_hw: tuple[int, int] | None = None, nearby: Nearby | None = None
     ) -> list[tuple[str, Sample]]:
-        """Return the steps of `get`: the loaded sample, then the outcome of each transform applied."""
+        """Return the steps of `get`: the loaded sample, then the outcome of each transform applied.
+
+        Args:
+            epoch: of the run, from 0.
+            index: position in the data set.
+            shape_hw: height and width of the outcome; None for a square of img_size.
+            nearby: see `get`.
+
+        Raises:
+            YoloflowError: an unreadable image.
+        """
         loaded, context = self._begin(epoch, index, shape_hw, nearby)
         return [("loaded", loaded), *self.transforms.trace(loaded, context)]
 

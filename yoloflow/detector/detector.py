@@ -232,6 +232,11 @@ class Detector:
     ) -> Iterator[tuple[Frame, Result]]:
         """Yields each frame with its detections; no more than a batch of frames is held.
 
+        Args:
+            frames: images with their names.
+            settings: what counts.
+            batch_size: images that go through the network together.
+
         Raises:
             YoloflowError: batch_size is below 1.
         """
@@ -270,7 +275,7 @@ class Detector:
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> Prediction:
-        """Returns the decoded predictions of prepared images of one shape, as the network gives them."""
+        """Returns the decoded predictions of `samples`, prepared images of one shape, as they come out."""
         pixels = np.stack([sample.image[..., ::-1].transpose(2, 0, 1) for sample in samples])
         device = next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
         return predict(self.network, torch.from_numpy(pixels).to(device))
@@ -279,7 +284,13 @@ class Detector:
     def detections(
         self, predictions: Prediction, samples: Sequence[Sample], settings: DetectSettings
     ) -> list[Detections]:
-        """Returns the detections in decoded predictions, boxes and masks in pixels of each image."""
+        """Returns the detections in decoded predictions, boxes and masks in pixels of each image.
+
+        Args:
+            predictions: of `predict`.
+            samples: the images they are of.
+            settings: what counts.
+        """
         kind, limit = self.network.output_kind, settings.max_det or self.max_det
         found = non_max_suppression(
             predictions.rows,
@@ -299,7 +310,11 @@ class Detector:
         ]
 
     def check(self, settings: DetectSettings) -> None:
-        """Raises YoloflowError where an exported file has left out already what is asked for."""
+        """Refuses settings that ask for what an exported file has left out already.
+
+        Raises:
+            YoloflowError: `settings.conf_thres` is below that of the suppression inside the file.
+        """
         nms = self.network.info.nms if isinstance(self.network, ExportedNetwork) else None
         if nms is not None and settings.conf_thres < nms.conf_thres:
             raise YoloflowError(
@@ -308,7 +323,7 @@ class Detector:
             )
 
     def prepare(self, image: Uint8Array) -> Sample:
-        """Prepares an image as evaluation would show it to the network."""
+        """Prepares an `image` (H, W, 3) uint8 BGR as evaluation would show it to the network."""
         height, width = image.shape[:2]
         new_sizes: Int64Array = resized_sizes(np.array([[height, width]]), self.img_size)
         new_height, new_width = new_sizes[0].tolist()

@@ -92,7 +92,7 @@ def _with_loss(result: EvaluationResult, loss: ValidationLoss) -> EvaluationResu
 
 def _with_masks(data: DataSettings, loss_fn: nn.Module | None) -> DataSettings:
     """Returns settings whose evaluation draws masks as the training does, where a loss takes them."""
-    row = data.trans_list[-1][-1]
-    if loss_fn is None or not takes_masks(loss_fn) or row in data.test_rows:
+    rows = data.trans_list[-1][-1:]
+    if loss_fn is None or not takes_masks(loss_fn) or not rows or rows[0] in data.test_rows:
         return data
-    return data.model_copy(update={"test_transforms": [*data.test_rows, row]})
+    return data.model_copy(update={"test_transforms": [*data.test_rows, *rows]})

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +26,9 @@ logger = logging.getLogger("yoloflow")
 
 MAX_NMS = 30000
 """Candidates of an image that enter suppression, best first."""
+
+# Numbers that float32 holds exactly.
+_EXACT_NUMBERS = 2**24
 
 # Boxes whose suppression is decided at once, as a multiple of `max_det`; see `_suppress`.
 _FIRST_PREFIX = 4
@@ -69,12 +74,17 @@ def non_max_suppression(  # noqa: PLR0913  the settings of one algorithm
         YoloflowError: the prediction has another shape.
     """
     _check_shape(prediction, conf_free, need_nms, num_masks)
-    detections = []
-    start, late_after = time.perf_counter(), 0
-    for i, rows in enumerate(_finite_rows(prediction.detach().float()), start=1):
+    detections, start, late_after = [], time.perf_counter(), 0
+    images = _finite_rows(prediction.detach().float())
+    width = prediction.shape[-1] - num_masks
+    select = partial(_candidates, conf_thres=conf_thres, conf_free=conf_free, multi_label=multi_label)
+    together = None
+    if need_nms and prediction.device.type != "cpu":  # each image's own selection would be a wait
+        together = best_of_batch([rows[:, :width] for rows in images], select, max_nms)
+    for i, rows in enumerate(images, start=1):
         if need_nms:
-            boxes, coefficients = rows.tensor_split((rows.shape[1] - num_masks,), 1)
-            candidates = _best_first(_candidates(boxes, conf_thres, conf_free, multi_label), max_nms)
+            boxes, coefficients = rows.tensor_split((width,), 1)
+            candidates = together[i - 1] if together else _best_first(select(boxes), max_nms)
             kept = _suppress(candidates, iou_thres, max_det, class_offset)[:max_det]
             detections.append(torch.cat((kept[:, :6], coefficients[kept[:, 6].long()]), 1))
         else:
@@ -82,12 +92,16 @@ def non_max_suppression(  # noqa: PLR0913  the settings of one algorithm
         if time_limit_s is not None and not late_after and time.perf_counter() - start > time_limit_s:
             late_after = i
     if late_after:
-        logger.warning(
-            "non-maximum suppression passed nms_time_limit=%s s at image %d of %d and took %.1f s: the batch "
-            "was finished all the same (a higher conf_thres is faster)",
-            *(time_limit_s, late_after, len(prediction), time.perf_counter() - start),
-        )
+        _tell_late(late_after, len(prediction), time.perf_counter() - start, time_limit_s)
     return detections
+
+
+def _tell_late(image: int, images: int, seconds: float, limit: float | None) -> None:
+    logger.warning(
+        "non-maximum suppression passed nms_time_limit=%s s at image %d of %d and took %.1f s: the batch "
+        "was finished all the same (a higher conf_thres is faster)",
+        *(limit, image, images, seconds),
+    )
 
 
 def _check_shape(prediction: Tensor, conf_free: bool, need_nms: bool, num_masks: int) -> None:
@@ -139,6 +153,33 @@ def _candidates(rows: Tensor, conf_thres: float, conf_free: bool, multi_label: b
 def _best_first(candidates: Tensor, limit: int) -> Tensor:
     """Returns the `limit` best rows; equal scores keep their order."""
     return candidates[candidates[:, 4].argsort(descending=True, stable=True)[:limit]]
+
+
+def best_of_batch(
+    images: list[Tensor], select: Callable[[Tensor], Tensor], limit: int
+) -> list[Tensor] | None:
+    """Returns each image's candidates, best first, with a selection and a sorting for all of them.
+
+    They are those that `select` and sorting give for each image alone, in the same order.
+
+    Args:
+        images: rows of each, in one prediction.
+        select: see `_candidates`; takes rows, gives (K, 7) with the number of the row last.
+        limit: candidates of an image, best first.
+    """
+    lengths = [len(rows) for rows in images]
+    if sum(lengths) > _EXACT_NUMBERS:
+        return None
+    found = select(torch.cat(images))
+    ends = torch.tensor(lengths).cumsum(0).to(found.device, non_blocking=True)
+    image = torch.searchsorted(ends, found[:, 6].long(), right=True)
+    order = found[:, 4].argsort(descending=True, stable=True)
+    order = order[image[order].argsort(stable=True)]
+    found, image = found[order], image[order]
+    starts = torch.cat((ends.new_zeros(1), ends[:-1]))
+    found[:, 6] -= starts[image].to(found.dtype)
+    counts = torch.zeros_like(ends).index_add_(0, image, torch.ones_like(image))
+    return [part[:limit] for part in found.split(counts.tolist())]
 
 
 def _suppress(candidates: Tensor, iou_thres: float, max_det: int, class_offset: float | None) -> Tensor:

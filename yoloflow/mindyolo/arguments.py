@@ -30,7 +30,7 @@ class Arguments(dict[str, Any]):
     """A mapping whose keys are attributes too, at every level."""
 
     def __init__(self, content: Mapping[str, Any] | None = None) -> None:
-        """Takes a mapping; mappings in it become `Arguments`, those in lists stay as they are."""
+        """Takes `content`; mappings in it become `Arguments`, those in lists stay as they are."""
         super().__init__()
         for key, value in (content or {}).items():
             self[key] = Arguments(value) if isinstance(value, Mapping) else value

@@ -76,7 +76,7 @@ class RunContext:
 
     @property
     def loss(self) -> list[Tensor]:
-        """Returns the loss items of the last step, on the device; none before the first."""
+        """Returns the loss items of the last step, shape () each, on the device; none before the first."""
         items = self.context.loss_items
         return [] if items is None else list(items.unbind())
 

@@ -142,7 +142,7 @@ class COCODataset(ours.COCODataset):
                 refuse_difference(name, list(given), own, "the data set")
 
     def tell_once(self, message: str, *values: object) -> None:
-        """Logs a message, once for this data set."""
+        """Logs a message with its `values`, once for this data set."""
         if message not in self._told:
             self._told.add(message)
             logger.info(message, *values)

@@ -83,7 +83,16 @@ class Trainer:
         data_sink: bool,
         profiler: bool,
     ) -> None:
-        """Takes the parts; see `create_trainer`."""
+        """Takes the parts.
+
+        Args:
+            model_name: names a run folder that `save_dir` does not name.
+            train_step_fn: of `create_train_step_fn`.
+            loader: of all stages.
+            callback: of `create_callback`.
+            data_sink: whether `train_with_datasink` is to be called, not `train`.
+            profiler: record a profile of some steps.
+        """
         self.model_name, self.train_step_fn = model_name, train_step_fn
         self.loader, self.callback = loader, callback
         self.data_sink, self.profiler = data_sink, profiler

@@ -180,7 +180,13 @@ def create_warmup_momentum_scheduler(
 def create_schedule(
     settings: OptimizerSettings, length: RunLength, variant: Variant = "published"
 ) -> Schedule:
-    """Computes learning rates and momentum; see the two functions for the arguments."""
+    """Computes learning rates and momentum of every optimizer update.
+
+    Args:
+        settings: the recipe's optimizer section.
+        length: how much training there is.
+        variant: see `yoloflow/optim/rules.py`.
+    """
     return Schedule(
         create_lr_scheduler(settings, length, variant),
         create_warmup_momentum_scheduler(settings, length, variant),

@@ -176,7 +176,7 @@ def prefers_channels_last(device_type: str) -> bool:
     They are with oneDNN on the CPU, and with cuDNN but for Windows, where its kernels are slow.
     """
     if device_type == "cpu":
-        return torch.backends.mkldnn.is_available()
+        return bool(torch.backends.mkldnn.is_available())
     return device_type in ("cuda", "xpu") and platform.system() != "Windows"
 
 

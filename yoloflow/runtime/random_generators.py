@@ -71,7 +71,7 @@ def determinism_restorer() -> Callable[[], None]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python, NumPy and torch; data samples have generators of their own."""
+    """Seeds Python, NumPy and torch with `seed`; data samples have generators of their own."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  third-party code may still draw from the global generator
     torch.manual_seed(seed)

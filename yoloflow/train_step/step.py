@@ -23,6 +23,7 @@ from yoloflow.train_step.non_finite import NonFiniteState
 from yoloflow.train_step.running_statistics import RunningStatistics
 from yoloflow.train_step.settings import StepSettings
 from yoloflow.train_step.state import StepState
+from yoloflow.train_step.transfer import Transfer
 
 __all__ = [
     "StepResult",
@@ -109,7 +110,7 @@ class TrainStep:
         self.skipped_updates = torch.zeros((), dtype=torch.int64, device=self.device)
         zero_state(optimizer)
         self.settings, self._reducer, self._loss_fn = settings, reducer, loss_fn
-        self._loss_ratio = loss_ratio
+        self._loss_ratio, self._transfer = loss_ratio, Transfer(self.device)
         self._micro_batches = 0
         self._statistics = RunningStatistics(network, reducer)
         self.non_finite = NonFiniteState(self.device)
@@ -149,7 +150,7 @@ class TrainStep:
         if not self.network.training:
             self.network.train()
         is_last = self._micro_batches + 1 == self.settings.accumulate
-        images, *targets = (part.to(self.device, non_blocking=True) for part in (images, labels, *masks))
+        images, *targets = self._transfer((images, labels, *masks))
         with self._reducer.micro_batch(self._forward, is_last):
             with record_function("forward and loss"):
                 loss, loss_items = self._forward(images, *targets)

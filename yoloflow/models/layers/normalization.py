@@ -167,7 +167,7 @@ class _FusedNorm(torch.autograd.Function):
         sums = torch.cat((sum_dy, sum_dy_xmu))
         dist.all_reduce(sums)
         of_features = torch.batch_norm_backward_elemt(
-            gradient, features, mean, invstd, weight, *sums.chunk(2), counts
+            gradient, features, mean, invstd, weight, sums[: len(mean)], sums[len(mean) :], counts
         )
         own = (of_weight if needed[1] else None, of_bias if needed[2] else None)
         return (of_features, *own, None, None, None, None)
