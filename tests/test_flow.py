@@ -225,11 +225,13 @@ def test_two_ranks_train_evaluate_and_agree_with_torchrun(scenes: tuple[Path, Pa
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command += ["-m", "yoloflow", "train", "quickstart"]
     command += overrides(scenes, tmp_path, "epochs=1", "name=ranks", "per_batch_size=4", "sync_bn=true")
+    command += ["val_loss=true"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads((tmp_path / "ranks" / "summary.json").read_text())
     assert summary["steps"] == 3
+    assert summary["val_losses"]["loss"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ranks"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-from yoloflow.callbacks.tracker import TrackerCallback
+from yoloflow.callbacks.tracker import TrackerCallback, import_service
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -38,12 +38,7 @@ class MlflowCallback(TrackerCallback):
             YoloflowError: the package is not installed.
         """
         super().__init__()
-        try:
-            import mlflow  # noqa: F401
-        except ImportError as error:
-            raise YoloflowError(
-                "MlflowCallback needs MLflow: pip install 'yoloflow[mlflow]', or set mlflow=false"
-            ) from error
+        import_service("mlflow", "MLflow")
         self.experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "yoloflow"
         self.tracking_uri = tracking_uri
         self._client: Any = None

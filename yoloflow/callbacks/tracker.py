@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,27 @@ import yaml
 from yoloflow.callbacks.base import BaseCallback, RunContext
 from yoloflow.callbacks.scalars import MAX_CLASSES, evaluation_scalars, step_scalars
 from yoloflow.run import file_names
+from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
+
+
+def import_service(package: str, name: str) -> Any:
+    """Returns the package of a service, whose setting and extra have the package's name.
+
+    Args:
+        package: to import.
+        name: of the service, for the message.
+
+    Raises:
+        YoloflowError: the package is not installed.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise YoloflowError(
+            f"{name} is not installed: pip install 'yoloflow[{package}]', or set {package}=false"
+        ) from error
 
 
 class TrackerCallback(BaseCallback, ABC):

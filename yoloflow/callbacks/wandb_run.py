@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from yoloflow.callbacks.tracker import TrackerCallback
+from yoloflow.callbacks.tracker import TrackerCallback, import_service
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -33,12 +33,7 @@ class WandbCallback(TrackerCallback):
             YoloflowError: the package is not installed, there is no such mode, or no account is known.
         """
         super().__init__()
-        try:
-            import wandb
-        except ImportError as error:
-            raise YoloflowError(
-                "WandbCallback needs Weights & Biases: pip install 'yoloflow[wandb]', or set wandb=false"
-            ) from error
+        wandb = import_service("wandb", "Weights & Biases")
         self.project = project or os.environ.get("WANDB_PROJECT") or "yoloflow"
         self.entity = entity
         mode = mode or os.environ.get("WANDB_MODE") or "offline"

@@ -29,25 +29,23 @@ class ValidationLoss:
     def __init__(self, network: nn.Module, loss_fn: nn.Module, precision: Precision) -> None:
         """Takes a network on its device and the loss of its training."""
         self._network, self._loss_fn, self._precision = network, loss_fn, precision
-        self._sums: list[Tensor] = []
+        self._names: list[str] = loss_fn.loss_item_name  # type: ignore[assignment]
+        self._sums = torch.zeros(len(self._names))
         self._num_images, self.seconds = 0, 0.0
 
     def watching(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yields the batches, each when its loss is added; they have masks where the loss takes them."""
         for batch in batches:
             started = time.perf_counter()
-            items = self._items(batch)
-            self._sums.append(items * len(batch.images))
+            self._sums += self._items(batch).cpu() * len(batch.images)
             self._num_images += len(batch.images)
             self.seconds += time.perf_counter() - started
             yield batch
 
     def means(self) -> dict[str, float]:
         """Returns the mean of each item over the images of all ranks, which must all call."""
-        names: list[str] = self._loss_fn.loss_item_name  # type: ignore[assignment]
-        own = torch.stack(self._sums).sum(0).cpu(), self._num_images
-        sums, numbers = zip(*gather_over_ranks(own), strict=True)
-        return dict(zip(names, (torch.stack(sums).sum(0) / sum(numbers)).tolist(), strict=True))
+        sums, numbers = zip(*gather_over_ranks((self._sums, self._num_images)), strict=True)
+        return dict(zip(self._names, (torch.stack(sums).sum(0) / sum(numbers)).tolist(), strict=True))
 
     def _items(self, batch: Batch) -> Tensor:
         device = next(self._network.parameters()).device
