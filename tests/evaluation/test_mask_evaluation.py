@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,10 +13,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.support.coco_oracle import pycocotools_classes, random_polygon, run_pycocotools
-from yoloflow.data.formats.outlines import NO_POLYGON, join_parts, mask_of_pixels, pixels_of_mask
+from yoloflow.data.formats.outlines import (
+    NO_POLYGON,
+    join_parts,
+    mask_of_pixels,
+    pixels_of_mask,
+    pixels_of_segmentation,
+)
 from yoloflow.data.writers.coco_json import ground_truth_dict, segmentations
 from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.evaluation.coco_arrays import ground_truth_of
+from yoloflow.evaluation.diagnostics.images import corners
+from yoloflow.evaluation.run_diagnostics import diagnostics_of_run
 from yoloflow.evaluation.test_function import Synchronizer, test
 from yoloflow.models.layers.contract import HeadOutput
 from yoloflow.runtime.ranks import leave_ranks
@@ -212,6 +221,32 @@ def test_an_image_without_detections_counts() -> None:
     assert result.masks is not None
     assert result.masks.stats == result.coco.stats
     assert result.map == 0
+
+
+def test_the_worst_images_have_outlines_of_detections_and_of_missed_objects() -> None:
+    index = data_set()
+    network = segmenter(index, 0)
+    with torch.no_grad():
+        network.rows[:, ::2, 4:6] = 0  # every other object is missed, of each kind of label one at least
+    content = diagnostics_of_run(test(network, batches(ALL), index), Path("best"), "")
+    expected = content_of(index)["annotations"]
+    drawn = [(image, box) for image in content["images"] for box in image["boxes"]]
+    missed = [(image["image_id"], box) for image, box in drawn if box["kind"] == "missed"]
+    assert len(missed) > IMAGES
+    for image_id, box in missed:
+        (row,) = (
+            row
+            for row in expected
+            if row["image_id"] == image_id and corners(np.array(row["bbox"])) == box["box_xyxy"]
+        )
+        if expected.index(row) % 5 == 4:
+            assert "outline" not in box, "the label is a bare box"
+            continue
+        truth = pixels_of_segmentation(row["segmentation"], (HEIGHT, WIDTH))
+        again = np.zeros_like(truth)
+        cv2.fillPoly(again, [np.array(ring, np.int32).reshape(-1, 2) for ring in box["outline"]], 1)
+        assert (truth & again).sum() > 0.9 * (truth | again).sum()
+    assert all("outline" in box for _, box in drawn if box["score"] is not None)
 
 
 def evaluate_as_rank(rank: int, folder: str) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-from yoloflow.data.formats.outlines import pixels_of_mask
+from yoloflow.data.formats.outlines import pixels_of_mask, pixels_of_segmentation, segmentation_of
 from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array
 from yoloflow.evaluation.diagnostics import Diagnostics, diagnose
 from yoloflow.evaluation.diagnostics.diagnosis import pr_curves
 from yoloflow.evaluation.result import EvaluationResult
 from yoloflow.files import sha256_of
 from yoloflow.run.folder import find_weights
-from yoloflow.structures import DatasetIndex, YoloflowError
+from yoloflow.structures import DatasetIndex, Int64Array, Uint8Array, YoloflowError
 
 
 def diagnose_result(result: EvaluationResult, index: DatasetIndex, what: str = "") -> Diagnostics:
@@ -62,24 +65,77 @@ def diagnostics_of_run(result: EvaluationResult, weights: Path, sha256: str) -> 
 
 
 def _add_outlines(images: Sequence[dict[str, Any]], result: EvaluationResult) -> None:
-    """Gives each detection on the worst images the `outline` of its mask: rings x, y, x, y, ... in pixels."""
+    """Gives the boxes on the worst images the `outline` of their masks: rings x, y, x, y, ... in pixels.
+
+    A detection has that of its own mask, a missed object that of the truth; one whose label is a bare box has
+    none.
+    """
     positions = {path: position for position, path in enumerate(result.index.image_paths.tolist())}
     for image in images:
-        found = result.detections[positions[image["file"]]]
-        for box in image["boxes"]:
-            if box.get("score") is None or found.masks is None:
-                continue
-            # Boxes that are almost equal are told apart by class and score.
-            number = result.index.category_ids[found.classes] != box["category_id"]
-            apart = (
-                abs(found.boxes_xyxy - box["box_xyxy"]).sum(1)
-                + abs(found.scores - box["score"])
-                + 1e6 * number
-            )
-            pixels = pixels_of_mask(found.masks[int(apart.argmin())])
-            contours, _ = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-            rings = [cv2.approxPolyDP(contour, 0.7, closed=True) for contour in contours]
-            box["outline"] = [(ring.ravel() + 0.5).tolist() for ring in rings]
+        position = positions[image["file"]]
+        missed = [box for box in image["boxes"] if box.get("score") is None]
+        found = [box for box in image["boxes"] if box.get("score") is not None]
+        for boxes, pixels_of in (
+            (found, _pixels_of_detections(found, result, position)),
+            (missed, _pixels_of_objects(missed, result.index, position)),
+        ):
+            for box, pixels in zip(boxes, pixels_of, strict=True):
+                if pixels is not None:
+                    box["outline"] = _rings(pixels)
+
+
+def _pixels_of_detections(
+    boxes: Sequence[Mapping[str, Any]], result: EvaluationResult, position: int
+) -> list[Uint8Array | None]:
+    """Returns the mask of each of these detections of an image."""
+    found = result.detections[position]
+    if found.masks is None:
+        return [None] * len(boxes)
+    # Boxes that are almost equal are told apart by class and score.
+    columns = (found.boxes_xyxy, result.index.category_ids[found.classes], found.scores)
+    return [pixels_of_mask(found.masks[row]) for row in _rows_of(boxes, *columns)]
+
+
+def _pixels_of_objects(
+    boxes: Sequence[Mapping[str, Any]], index: DatasetIndex, position: int
+) -> list[Uint8Array | None]:
+    """Returns the mask of each of these objects of an image, None where the labels have none."""
+    first, end = index.box_offsets[position : position + 2].tolist()
+    size_hw = tuple(index.sizes_hw[position].tolist())
+    classes = index.category_ids[index.classes[first:end]]
+    pixels: list[Uint8Array | None] = []
+    for row in _rows_of(boxes, index.boxes_xyxy[first:end], classes, np.zeros(end - first)):
+        start, stop = index.polygon_offsets[first + row : first + row + 2].tolist()
+        points, parts = index.polygon_points[start:stop], index.polygon_parts.get(first + row, ())
+        segmentation = segmentation_of(index.masks.get(first + row), points, parts)
+        pixels.append(pixels_of_segmentation(segmentation, size_hw) if segmentation else None)
+    return pixels
+
+
+def _rows_of(
+    boxes: Sequence[Mapping[str, Any]],
+    boxes_xyxy: NDArray[np.floating],
+    category_ids: Int64Array,
+    scores: NDArray[np.floating],
+) -> list[int]:
+    """Returns the row of each box in a table of boxes of its image, each row at most once."""
+    rows: list[int] = []
+    for box in boxes:
+        apart = (
+            abs(boxes_xyxy - box["box_xyxy"]).sum(1)
+            + abs(scores - (box["score"] or 0))
+            + 1e6 * (category_ids != box["category_id"])
+        )
+        apart[rows] = math.inf
+        rows.append(int(apart.argmin()))
+    return rows
+
+
+def _rings(pixels: Uint8Array) -> list[list[float]]:
+    """Returns the edges of a mask (H, W), parts and holes, as rings x, y, x, y, ... in pixels."""
+    contours, _ = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings = [cv2.approxPolyDP(contour, 0.7, closed=True) for contour in contours]
+    return [(ring.ravel() + 0.5).tolist() for ring in rings]
 
 
 def stale_reason(diagnostics: Mapping[str, Any], folder: Path) -> str | None:

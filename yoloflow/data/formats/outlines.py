@@ -157,6 +157,11 @@ def rle_of(segmentation: Any, size_hw: tuple[int, int]) -> dict[str, Any]:
     return dict(run_lengths.merge(run_lengths.frPyObjects(segmentation, *size_hw)))
 
 
+def pixels_of_segmentation(segmentation: Any, size_hw: tuple[int, int]) -> Uint8Array:
+    """Returns the (H, W) pixels of a valid segmentation in an image, 1 inside."""
+    return np.ascontiguousarray(run_lengths.decode(rle_of(segmentation, size_hw)))
+
+
 def mask_of_pixels(pixels: Uint8Array) -> RunLengthMask:
     """Returns the mask of (H, W) pixels that are not 0 inside."""
     encoded = run_lengths.encode(np.asfortranarray(pixels))
