@@ -18,6 +18,7 @@ from tests.support.reference import (
     reference_loss,
     reference_network,
 )
+from yoloflow.losses import segment
 from yoloflow.models import Network, predict, prepare_for_inference
 from yoloflow.models.layers.contract import HeadOutput
 from yoloflow.weights.mindyolo import mindyolo_names
@@ -59,11 +60,11 @@ def test_outputs_equal_the_reference_in_both_modes() -> None:
         assert_as_the_reference(named_outputs("train", network.train()(images())))
 
 
-@pytest.mark.parametrize("largest_table", [1 << 24, 1])
+@pytest.mark.parametrize("path", ["_losses_by_object", "_losses_by_image"])
 def test_loss_items_and_gradient_norms_equal_the_reference(
-    largest_table: int, monkeypatch: pytest.MonkeyPatch
+    path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("yoloflow.losses.segment.LARGEST_TABLE", largest_table)
+    monkeypatch.setattr(segment, "_losses_by_object", getattr(segment, path))
     network, loss_fn = reference_network(FAMILY).train(), reference_loss(FAMILY)
     labels, masks = (torch.from_numpy(figures()[key]) for key in ("targets", "masks"))
     loss, items = loss_fn(network(images()), labels, images(), masks)

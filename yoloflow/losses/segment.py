@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
-from torch.utils.checkpoint import checkpoint
 
-from yoloflow.losses.tables import LARGEST_TABLE, rows_at
+from yoloflow.losses.tables import in_groups, rows_at
 from yoloflow.losses.yolov8 import DetectionTerms, YOLOv8Loss, YOLOv8Settings
 from yoloflow.settings import Count
 from yoloflow.structures import YoloflowError
 
 SMALLEST_AREA = 1e-4
 """Share of the image: the loss of a mask is divided by its box's, at least by this."""
+LARGEST_MASKS = 1 << 22
+"""Entries of a table of masks that are worked on together, of one image at least."""
 
 
 class YOLOv8SegSettings(YOLOv8Settings):
@@ -65,23 +67,17 @@ class YOLOv8SegLoss(YOLOv8Loss):
         self, coefficients: Tensor, prototypes: Tensor, masks: Tensor, found: DetectionTerms
     ) -> Tensor:
         """Returns the mean over the images of the mean over the cells that learn a mask."""
-        scores, kept = found.entries.scores.topk(self._number(found.entries.scores))
-        objects = found.entries.objects.gather(1, kept)
+        entries = found.entries
+        scores, kept = entries.scores.topk(min(self.settings.max_object_num, entries.scores.shape[1]))
+        objects = entries.objects.gather(1, kept)
         boxes_norm = rows_at(found.objects.boxes_xyxy((1, 1)), objects)
-        cells = rows_at(coefficients.mT, found.entries.anchors.gather(1, kept))
-        losses = _in_checkpoints(cells, prototypes, masks, objects, boxes_norm)
+        cells = rows_at(coefficients.mT, entries.anchors.gather(1, kept))
         is_used = scores > 0
         width, height = (boxes_norm[..., 2:] - boxes_norm[..., :2]).unbind(2)
-        losses = losses / (width * height).clamp(min=SMALLEST_AREA) * is_used
-        return (losses.sum(1) / is_used.sum(1).clamp(min=1)).mean()
-
-    def _number(self, scores: Tensor) -> int:
-        """Returns how many entries of an image are looked at."""
-        number = min(self.settings.max_object_num, scores.shape[1])
-        # There is no wait for the device on a CPU, and most entries are unused.
-        if scores.device.type == "cpu" and not torch.compiler.is_compiling():
-            number = min(number, max(1, int((scores > 0).sum(1).max())))
-        return number
+        shares = is_used / (width * height).clamp(min=SMALLEST_AREA)
+        weights = shares / is_used.sum(1, keepdim=True).clamp(min=1) / len(scores)
+        loss: Tensor = _WeightedMaskLoss.apply(cells, prototypes, masks, objects, boxes_norm, weights)
+        return loss
 
     def _checked(self, masks: Tensor | None, coefficients: Tensor, prototypes: Tensor) -> Tensor:
         """Returns the masks, if they and the outputs are as the settings say."""
@@ -109,25 +105,10 @@ class YOLOv8SegLoss(YOLOv8Loss):
         return masks
 
 
-def _in_checkpoints(
-    coefficients: Tensor, prototypes: Tensor, masks: Tensor, objects: Tensor, boxes_norm: Tensor
-) -> Tensor:
-    """Returns the mask losses; where tables are large, of few images at a time, computed again backward."""
-    tables = (coefficients, prototypes, masks, objects, boxes_norm)
-    at_once = max(1, LARGEST_TABLE // (objects.shape[1] * prototypes[0, 0].numel()))
-    if at_once >= len(objects):
-        return _mask_losses(*tables)
-    groups = zip(*(torch.split(table, at_once) for table in tables), strict=True)
-    losses = [
-        checkpoint(_mask_losses, *group, use_reentrant=False, preserve_rng_state=False) for group in groups
-    ]
-    return torch.cat(losses)
+class _WeightedMaskLoss(torch.autograd.Function):
+    """The BCE of masks, summed over the pixels in the object's box, divided by those of all; weighted sum.
 
-
-def _mask_losses(
-    coefficients: Tensor, prototypes: Tensor, masks: Tensor, objects: Tensor, boxes_norm: Tensor
-) -> Tensor:
-    """Returns the BCE of masks, summed over the pixels in the object's box, divided by those of all.
+    The gradient is made with the loss, a few cells at a time, so that nothing of a mask's size is kept.
 
     Args:
         coefficients: (B, M, K).
@@ -135,20 +116,109 @@ def _mask_losses(
         masks: (B, h, w), or (B, G, h, w).
         objects: (B, M) rows of the labels.
         boxes_norm: (B, M, 4) their corners in 0..1.
-
-    Returns:
-        (B, M) losses.
+        weights: (B, M), 0 where an entry is unused.
     """
+
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, prototypes: Tensor, *rest: Tensor) -> Tensor:
+        """Returns the loss, a scalar."""
+        # On a CPU it costs nothing to ask how large an object is, and most pixels are outside of its box.
+        by_object = prototypes.device.type == "cpu" and not torch.compiler.is_compiling()
+        losses = _losses_by_object if by_object else _losses_by_image
+        loss, *gradients = losses(coefficients, prototypes, *rest)
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns the gradients of coefficients and prototypes."""
+        of_coefficients, of_prototypes = ctx.saved_tensors
+        return of_coefficients * gradient, of_prototypes * gradient, None, None, None, None
+
+
+def _losses_by_image(
+    coefficients: Tensor,
+    prototypes: Tensor,
+    masks: Tensor,
+    objects: Tensor,
+    boxes_norm: Tensor,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns loss and gradients by tables (few images, M, h, w) of fixed shape."""
     height, width = prototypes.shape[2:]
-    logits = (coefficients @ prototypes.flatten(2)).unflatten(2, (height, width))
-    if masks.dim() == 3:
-        is_mask = masks[:, None] == (objects + 1).to(masks.dtype)[..., None, None]
-    else:
-        is_mask = masks[torch.arange(len(masks), device=masks.device)[:, None], objects] > 0
-    losses = softplus(torch.where(is_mask, -logits, logits))
-    left, top, right, bottom = boxes_norm.unbind(2)
-    rows, columns = _within(top, bottom, height), _within(left, right, width)
-    return torch.einsum("bmhw,bmh,bmw->bm", losses, rows, columns) / (height * width)
+
+    def losses(
+        coefficients: Tensor,
+        prototypes: Tensor,
+        masks: Tensor,
+        objects: Tensor,
+        boxes: Tensor,
+        weights: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if masks.dim() == 3:
+            is_mask = masks[:, None] == (objects + 1).to(masks.dtype)[..., None, None]
+        else:
+            is_mask = masks[torch.arange(len(masks), device=masks.device)[:, None], objects] > 0
+        left, top, right, bottom = boxes.unbind(2)
+        rows, columns = _within(top, bottom, height), _within(left, right, width)
+        inside = (rows * weights[..., None] / (height * width))[..., None] * columns[..., None, :]
+        return _weighted_bce(coefficients, prototypes.flatten(2), is_mask.flatten(2), inside.flatten(2))
+
+    at_once = LARGEST_MASKS // (objects.shape[1] * height * width)
+    tables = (coefficients, prototypes, masks, objects, boxes_norm, weights)
+    loss, of_coefficients, of_prototypes = in_groups(losses, at_once, *tables)
+    return loss.sum(), of_coefficients, of_prototypes.view_as(prototypes)
+
+
+def _losses_by_object(
+    coefficients: Tensor,
+    prototypes: Tensor,
+    masks: Tensor,
+    objects: Tensor,
+    boxes_norm: Tensor,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns loss and gradients, of the used entries and the pixels in their object's box alone."""
+    height, width = prototypes.shape[2:]
+    loss = prototypes.new_zeros(())
+    of_coefficients, of_prototypes = torch.zeros_like(coefficients), torch.zeros_like(prototypes)
+    limits = torch.tensor([width, height], dtype=boxes_norm.dtype)
+    corners = (boxes_norm * limits.repeat(2)).ceil().clamp(min=0).minimum(limits.repeat(2)).long()
+    for image, is_used in enumerate(weights > 0):
+        for row in objects[image, is_used].unique().tolist():
+            entries = (is_used & (objects[image] == row)).nonzero()[:, 0]
+            left, top, right, bottom = corners[image, entries[0]].tolist()
+            box = (slice(top, bottom), slice(left, right))
+            mask = masks[image][box] == row + 1 if masks.dim() == 3 else masks[image, row][box] > 0
+            share = weights[image, entries, None] / (height * width)
+            own, of_entries, of_box = _weighted_bce(
+                coefficients[image, entries],
+                prototypes[image][:, box[0], box[1]].flatten(1),
+                mask.flatten(),
+                share,
+            )
+            loss += own.sum()
+            of_coefficients[image, entries] = of_entries
+            of_prototypes[image][:, box[0], box[1]] += of_box.unflatten(1, mask.shape)
+    return loss, of_coefficients, of_prototypes
+
+
+def _weighted_bce(
+    coefficients: Tensor, prototypes: Tensor, is_mask: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the loss of each cell and the gradients of the two factors of the logits.
+
+    Args:
+        coefficients: (..., M, K).
+        prototypes: (..., K, P), of P pixels.
+        is_mask: (..., M, P) bool, or a shape that spreads to it.
+        weights: (..., M, P) float32, likewise.
+    """
+    logits = coefficients @ prototypes
+    losses = softplus(torch.where(is_mask, -logits, logits)).mul_(weights).sum(-1)
+    slopes = logits.sigmoid_().sub_(is_mask.to(logits.dtype)).mul_(weights)
+    return losses, slopes @ prototypes.mT, coefficients.mT @ slopes
 
 
 def _within(low: Tensor, high: Tensor, number: int) -> Tensor:
