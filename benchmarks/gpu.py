@@ -164,12 +164,8 @@ def make_step(
 
 def batch_for(step: TrainStep, images: int, size: int, classes: int, device: torch.device) -> list[Tensor]:
     torch.manual_seed(1)
-    parts = [*random_batch(images, size, classes)]
-    if step.takes_masks:
-        masks = torch.zeros((images, size // 4, size // 4), dtype=torch.uint8)
-        masks[:, : size // 8, : size // 8] = 1
-        parts.append(masks)
-    return [part.to(device) for part in parts]
+    pixels, labels = random_batch(images, size, classes)
+    return [part.to(device) for part in (pixels, *step.trial_targets(labels, size))]
 
 
 def measure_ceilings(run: Run) -> None:

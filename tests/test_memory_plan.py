@@ -23,17 +23,19 @@ SMALLEST = {
         name: []
         for name in ("yolov5n", "yolov7-tiny", "yolov8n", "yolov9t", "yolov10n", "yolov11n", "yolox-nano")
     },
-    **{name: [] for name in ("yolov8s", "yolov8m", "yolov8n-seg")},
+    **{name: [] for name in ("yolov8s", "yolov8m", "yolov8n-seg", "yolov8s-seg")},
 }
 MEASURE = """
 import ctypes, gc, json, sys, torch
 torch.set_num_threads(1)
 from yoloflow.config.reader import load_config
-from yoloflow.losses import create_loss
+from yoloflow.losses import create_loss, segment
+from yoloflow.losses.loss import full_masks
 from yoloflow.memory_plan import OBJECTS
 from yoloflow.models import create_model
 from yoloflow.runtime.memory import forget_peak_memory, peak_memory
 
+segment._losses_by_object = segment._losses_by_image  # as on a card
 config = load_config(sys.argv[1], sys.argv[2:])
 network = create_model(config.network.model_name, config.network_table(), 80)
 network = network.to(memory_format=torch.channels_last)
@@ -45,8 +47,7 @@ def step(number):
     labels[..., 0] = torch.arange(number)[:, None]
     labels[..., 2:4] = torch.linspace(0.1, 0.9, OBJECTS)[:, None]
     labels[..., 4:6] = 0.2
-    masks = [torch.ones((number, 80, 80), dtype=torch.uint8)] * loss_fn.takes_masks
-    loss_fn(network(images), labels, images, *masks)[0].backward()
+    loss_fn(network(images), labels, images, *full_masks(loss_fn, labels, 320))[0].backward()
     network.zero_grad()
 
 step(1)
@@ -111,6 +112,15 @@ def test_plan_keeps_it_beside_the_schedule(tmp_path: Path, monkeypatch: pytest.M
     assert CliRunner().invoke(app, command).exit_code == 0
     (full, half) = json.loads((tmp_path / "plan" / "plan.json").read_text())["memory"]
     assert full["batch"] > half["batch"] > 0
+
+
+@pytest.mark.training
+def test_masks_for_each_object_are_planned_with() -> None:
+    together, separate = (
+        plan_memory(load_config("yolov8n-seg", [*TINY, f"loss.overlap={overlap}"]))[0]
+        for overlap in ("true", "false")
+    )
+    assert separate.per_image > together.per_image
 
 
 @pytest.mark.parametrize("text", ["abc", "", "0", "-3", "0.5", "nan"])

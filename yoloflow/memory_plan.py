@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from yoloflow.config.schema import Config
 from yoloflow.data.shapes import multi_scale_sides
 from yoloflow.losses import create_loss
-from yoloflow.losses.loss import takes_masks
+from yoloflow.losses.loss import full_masks
 from yoloflow.models import create_model
 from yoloflow.models.precision import to_float32
 from yoloflow.optim.groups import create_group_param
@@ -36,7 +36,7 @@ _KERNELS = 1.08
 # CUDA's context and libraries.
 _CONTEXT_GIB = 0.8
 # Two sizes give the line: memory of a batch is that of the network and so much for each image.
-_SIZES = (2, 6)
+_SIZES = (8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def peak_of_step(
     with torch.device("meta"), _LiveBytes() as watch:
         batch = torch.empty((images, 3, side, side), dtype=torch.uint8).float().to(dtype)
         labels = torch.empty((images, OBJECTS, 6))
-        masks = [torch.empty((images, side // 4, side // 4), dtype=torch.uint8)] * takes_masks(loss_fn)
+        masks = full_masks(loss_fn, labels, side)
         outputs = without_content(batch.contiguous(memory_format=torch.channels_last))
         loss, _ = loss_fn(to_float32(outputs), labels, batch, *masks)
         torch.autograd.backward(loss)

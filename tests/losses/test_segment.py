@@ -112,7 +112,7 @@ def test_box_class_and_distribution_terms_are_those_of_the_loss_without_masks() 
 def entries_of(
     num_images: int = 3, entries: int = 12, objects: int = 4, side: int = 10
 ) -> tuple[Tensor, ...]:
-    """What the loss of masks is made of; boxes reach out of the image, one is tiny, some entries are unused."""
+    """What the loss of masks is made of; boxes reach out of the image, some entries are unused."""
     generator = torch.Generator().manual_seed(2)
     coefficients = torch.randn(num_images, entries, MASKS, generator=generator, dtype=torch.float64)
     prototypes = torch.randn(num_images, MASKS, side, side + 2, generator=generator, dtype=torch.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -98,12 +97,8 @@ def test_a_step_waits_for_nothing_and_keeps_its_budget(recipe: str, variant: str
     with backward_without_driver(), FakeTensorMode(allow_non_fake_inputs=True):
         step = step_of(recipe, variant, precision)
         side = 2 * max(step.network.stride)  # type: ignore[arg-type]
-        batch: list[Any] = [
-            torch.empty((IMAGES, 3, side, side), dtype=torch.uint8, device=CUDA),
-            torch.zeros((IMAGES, OBJECTS, 6), device=CUDA),
-        ]
-        if step.takes_masks:
-            batch.append(torch.ones((IMAGES, side // 4, side // 4), dtype=torch.uint8, device=CUDA))
+        images = torch.empty((IMAGES, 3, side, side), dtype=torch.uint8, device=CUDA)
+        batch = [images, *step.trial_targets(torch.zeros((IMAGES, OBJECTS, 6), device=CUDA), side)]
         step(*batch)  # the first call looks up what later ones keep
         with Watch() as watch:
             step(*batch)

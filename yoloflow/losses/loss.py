@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from yoloflow.runtime.ranks import count_ranks, sum_over_ranks
@@ -36,6 +37,7 @@ class Loss(nn.Module, ABC):
         reduction: how the loss of a large batch follows from those of its parts (micro-batches, devices): as
             their sum, where `forward` multiplies by the number of images, or as their mean.
         takes_masks: whether `forward` takes a fourth argument, the masks, as `Batch.masks`.
+        separate_masks: whether these are one for each object, and not one map an image.
     """
 
     settings_class: ClassVar[type[Section]]
@@ -43,6 +45,7 @@ class Loss(nn.Module, ABC):
     loss_item_name: list[str]
     reduction: Literal["sum", "mean"] = "sum"
     takes_masks: bool = False
+    separate_masks: bool = False
 
     def __init__(self, settings: Section, network: NetworkFacts) -> None:
         super().__init__()
@@ -80,3 +83,18 @@ class Loss(nn.Module, ABC):
 def takes_masks(loss_fn: nn.Module) -> bool:
     """Returns whether a loss is called with the batch's masks: where its `takes_masks` is true."""
     return bool(getattr(loss_fn, "takes_masks", False))
+
+
+def full_masks(loss_fn: nn.Module, labels: Tensor, side: int) -> list[Tensor]:
+    """Returns the masks of a trial batch, a quarter of the images' sides; none where the loss takes none.
+
+    Args:
+        loss_fn: of the training.
+        labels: (B, G, 6).
+        side: of the images in pixels.
+    """
+    if not takes_masks(loss_fn):
+        return []
+    objects = labels.shape[1:2] if getattr(loss_fn, "separate_masks", False) else ()
+    shape = (len(labels), *objects, side // 4, side // 4)
+    return [torch.ones(shape, dtype=torch.uint8, device=labels.device)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from yoloflow.losses.loss import NetworkFacts
 from yoloflow.losses.tables import in_groups, rows_at
 from yoloflow.losses.yolov8 import DetectionTerms, YOLOv8Loss, YOLOv8Settings
 from yoloflow.settings import Count
@@ -40,6 +41,10 @@ class YOLOv8SegLoss(YOLOv8Loss):
     loss_item_name = ["loss", "lbox", "lseg", "lcls", "dfl"]
     takes_masks = True
     settings: YOLOv8SegSettings
+
+    def __init__(self, settings: YOLOv8SegSettings, network: NetworkFacts) -> None:
+        super().__init__(settings, network)
+        self.separate_masks = not settings.overlap
 
     def forward(
         self, outputs: Any, labels: Tensor, images: Tensor, masks: Tensor | None = None

@@ -21,7 +21,7 @@ class StagedLoss(Loss):
         nn.Module.__init__(self)
         self.losses = nn.ModuleList(losses)
         self.loss_item_name, self.reduction = losses[0].loss_item_name, losses[0].reduction
-        self.takes_masks = losses[0].takes_masks
+        self.takes_masks, self.separate_masks = losses[0].takes_masks, losses[0].separate_masks
         self.stage = 0
 
     def begin_stage(self, stage: int) -> None:

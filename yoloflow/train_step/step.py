@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from yoloflow.losses.loss import Loss, takes_masks
+from yoloflow.losses.loss import Loss, full_masks
 from yoloflow.models.precision import Precision, auto_mixed_precision
 from yoloflow.optim.ema import EMA
 from yoloflow.optim.optimizer import is_skippable_on_device, zero_state
@@ -201,10 +201,9 @@ class TrainStep:
         self._begin_update(number)
         self._statistics.restore()
 
-    @property
-    def takes_masks(self) -> bool:
-        """Returns whether the loss learns from masks."""
-        return takes_masks(self._loss_fn)
+    def trial_targets(self, labels: Tensor, side: int) -> tuple[Tensor, ...]:
+        """Returns the targets of a trial batch of images of `side` px: the labels, and masks for them."""
+        return (labels, *full_masks(self._loss_fn, labels, side))
 
     def compute_loss(self, images: Tensor, *targets: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the loss of a batch on the device, not compiled, and what is differentiated."""

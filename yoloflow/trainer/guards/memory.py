@@ -248,11 +248,8 @@ def compute_batch(train_step: TrainStep, extent: BatchExtent, batch_size: int) -
     labels[..., 0] = torch.arange(batch_size, device=device)[:, None]
     labels[..., 2:4] = torch.linspace(0.1, 0.9, extent.label_rows, device=device)[:, None]
     labels[..., 4:6] = 0.2
-    targets = [labels]
-    if train_step.takes_masks:
-        targets.append(torch.ones((batch_size, side // 4, side // 4), dtype=torch.uint8, device=device))
     with no_trace(train_step.network):
-        _, scaled = train_step.compute_loss(images, *targets)
+        _, scaled = train_step.compute_loss(images, *train_step.trial_targets(labels, side))
         torch.autograd.backward(scaled)
 
 
