@@ -130,3 +130,32 @@ def test_an_onnx_file_of_convolutions_gives_yolox_its_weights(tmp_path: Path) ->
     assert network.get_parameter("p2_down.depthwise.bn.bias").unique().tolist() == [1.5]
     with pytest.raises(YoloflowError, match=r"has \d+ convolutions, the network \d+"):
         load_pretrain(network_of("yolov8n", 2), tmp_path / "nano.onnx")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("yolov8n-seg", NARROW),
+        pytest.param("yolov8x-seg", ["img_size=64"], marks=pytest.mark.full),
+    ],
+)
+def test_weights_that_segment_go_to_mindyolo_s_names_and_back(
+    recipe: str, changes: list[str], tmp_path: Path
+) -> None:
+    network = network_of(recipe, 80, *changes)
+    save_weights(tmp_path / "own.safetensors", network.state_dict())
+    convert_weights(recipe, tmp_path / "their.ckpt", [*changes, f"weight={tmp_path / 'own.safetensors'}"])
+    names = set(read_weights(tmp_path / "their.ckpt").tensors)
+    branches = {f"model.model.22.cv4.{level}.2.{part}" for level in range(3) for part in ("weight", "bias")}
+    prototypes = {f"model.model.22.proto.{part}.conv.weight" for part in ("cv1", "cv2", "cv3")}
+    upsampling = {f"model.model.22.proto.upsample.{part}" for part in ("weight", "bias")}
+    assert branches | prototypes | upsampling <= names
+    convert_weights(recipe, tmp_path / "back.safetensors", [*changes, f"weight={tmp_path / 'their.ckpt'}"])
+    first, second = (
+        read_weights(tmp_path / name).tensors for name in ("own.safetensors", "back.safetensors")
+    )
+    values = [name for name in first if not name.endswith("num_batches_tracked")]
+    constants = {name for name in names if ".dfl." in name}
+    assert len(values) == len(names - constants), "MindSpore counts no batches; all else has a name"
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in values)

@@ -243,3 +243,18 @@ def test_the_config_page_names_every_group_of_keys() -> None:
     for key, _, _, _ in describe_keys():
         section, dot, _ = key.partition(".")
         assert f"`{section}{dot}`" in table, key
+
+
+def test_the_places_that_ask_for_masks_are_those_that_the_page_lists() -> None:
+    page = (ROOT / "docs/segmentation.md").read_text()
+    table = page[page.index("| asked | where |") : page.index("## The mask of a box")]
+    listed = {word for word in re.findall(r"`([\w/.]+)`", table) if word.endswith((".py", "/"))}
+    asks = re.compile(r'\bconfig\.task\b|takes_masks\(|\.takes_masks\b|\.mask_channels\b|"mask_channels"')
+    makers = {"losses/staged.py", "losses/segment.py"}  # they say it, and do not ask
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if asks.search(path.read_text()) and "mindyolo" not in path.parts
+    } - makers
+    assert found == {name for name in found if name in listed or f"{name.split('/')[0]}/" in listed}
+    assert {name for name in listed if name.endswith(".py")} <= found
