@@ -424,7 +424,7 @@ def test_a_json_without_its_images_says_where_it_looked(tmp_path: Path) -> None:
             '{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], "images": []}',
             "is given to a and to b",
         ),
-        ('{"categories": [{"id": 1, "name": "a"}], "images": []}', "none of its 0 images"),
+        ('{"categories": [{"id": 1, "name": "a"}], "images": []}', "lists no images"),
         ('{"categories": [], "images": []}', "lists no categories"),
     ],
 )

@@ -25,7 +25,7 @@ from yoloflow.data.formats.annotations import (
     rows_of_ragged,
 )
 from yoloflow.data.image_inspection import InspectedImages, inspect_images
-from yoloflow.data.names_nearby import describe_names_nearby
+from yoloflow.data.names_nearby import describe_labels_nearby, describe_names_nearby
 from yoloflow.data.problems import KINDS, Policy, PolicySetting
 from yoloflow.data.repairs import BOX_KINDS, BoxRepair
 from yoloflow.data.threads import Progress
@@ -114,6 +114,8 @@ def _read(
     try:
         classes, unknown_classes = resolve_classes(parts, sources, choice)
     except NoClassesError as error:
+        if not any(part.num_boxes_listed or not _is_without_labels(part) for part in parts):
+            raise _no_labels(sources[0], parts[0]) from error
         raise YoloflowError(f"{error}{describe_names_nearby(sources[0])}") from error
     annotations = join_annotations(parts)
     annotations.problems += unknown_classes
@@ -275,6 +277,8 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
     source = index.source
     worst = min(index.problems, key=_mildness, default=None)
     first = f": {worst}" if worst else ""
+    if index.num_images_listed == 0:
+        raise YoloflowError(f"{source}: lists no images")
     if len(index) == 0:
         is_elsewhere = {problem.kind for problem in index.problems} == {"missing-image"}
         advice = "; set data.image_folder to the folder where the images lie" if is_elsewhere else ""
@@ -285,8 +289,18 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
         return
     if index.num_boxes_listed:
         raise YoloflowError(f"{source}: none of its {index.num_boxes_listed} boxes can be used{first}")
-    if annotations.label_missing.all():
-        raise YoloflowError(
-            f"{source}: no image has a label file; for {annotations.image_paths[0]} there should be "
-            f"{annotations.label_files[0]}"
-        )
+    if _is_without_labels(annotations):
+        raise _no_labels(source, annotations)
+
+
+def _is_without_labels(annotations: Annotations) -> bool:
+    """Returns whether no image has a label file that can be read."""
+    return bool((annotations.label_missing | annotations.image_dropped).all())
+
+
+def _no_labels(source: str, annotations: Annotations) -> YoloflowError:
+    image = int(annotations.label_missing.argmax())
+    return YoloflowError(
+        f"{source}: no image has a label file; for {annotations.image_paths[image]} there should be "
+        f"{annotations.label_files[image]}{describe_labels_nearby(source)}"
+    )

@@ -98,6 +98,9 @@ KINDS: dict[str, Kind] = {
     "other-labels": Kind("labels of another format in the same folder, which are not read", _SET_WIDE),
     "label-not-text": Kind("a label file that is no readable text", _UNUSABLE),
     "xml-malformed": Kind("an annotation file that is no well-formed XML of PASCAL VOC's form", _UNUSABLE),
+    "stale-filename": Kind(
+        "an xml whose <filename> is another image than that of the xml's own name, which is taken", _NOTED
+    ),
     "malformed-entry": Kind("an entry of an object without the fields that it needs", _BAD_LINE),
     "unknown-image-id": Kind("an annotation of an image that the file does not list", ("drop-box", "error")),
     "polygon-malformed": Kind(
