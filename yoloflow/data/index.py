@@ -6,7 +6,7 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -32,6 +32,8 @@ from yoloflow.data.threads import Progress
 from yoloflow.structures import DatasetIndex, Problem, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
+
+_SMALL_PX = 16
 
 
 def read_index(  # noqa: PLR0913  one parameter for each thing that decides the outcome
@@ -117,8 +119,9 @@ def _read(
         if not any(part.num_boxes_listed or not _is_without_labels(part) for part in parts):
             raise _no_labels(sources[0], parts[0]) from error
         raise YoloflowError(f"{error}{describe_names_nearby(sources[0])}") from error
+    in_shares = list(_not_in_pixels(parts, sources))
     annotations = join_annotations(parts)
-    annotations.problems += unknown_classes
+    annotations.problems += unknown_classes + in_shares
     if not annotations.has_own_ids:
         own_ids = image_ids_of(annotations.image_paths, classes.names)
         annotations.image_ids = annotations.image_ids if own_ids is None else own_ids
@@ -130,6 +133,21 @@ def _read(
     index.problems = inspected.problems + repair.problems
     _check_not_empty(index, annotations)
     return index, _tracked(annotations)
+
+
+def _not_in_pixels(parts: Sequence[Annotations], sources: Sequence[str]) -> Iterator[Problem]:
+    """Finds sources whose format has pixels and whose boxes are shares of the image, as YOLO has them."""
+    for part, source in zip(parts, sources, strict=True):
+        boxes = part.boxes_xyxy[~part.is_normalised]
+        is_large = (part.stated_sizes_hw > _SMALL_PX).any() or not part.stated_sizes_hw.any()
+        if len(boxes) == len(part.boxes_xyxy) > 0 and is_large and (np.abs(boxes) <= 1).all():
+            file, line, _ = part.place_of_box(0)
+            ends = ", ".join(f"{end:g}" for end in boxes[0])
+            detail = (
+                f"{source}: all {len(boxes)} boxes end within the first pixel (left, top, right, bottom "
+                f"{ends}); are these shares of the image? multiply them by its width and height"
+            )
+            yield Problem(file, line, "not-in-pixels", "keep", detail)
 
 
 def _tracked(annotations: Annotations) -> list[str] | None:

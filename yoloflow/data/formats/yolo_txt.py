@@ -188,6 +188,17 @@ def _figure(token: bytes) -> float:
     return float(token)
 
 
+def _why_no_number(tokens: Sequence[bytes], token: bytes) -> str:
+    """Returns the end of a sentence: what to write instead of a text that is no number."""
+    if len(tokens) == 1 and any(mark in token for mark in b",;"):
+        return "; columns are parted by spaces"
+    if b"," in token:
+        return "; a fraction is written with a point, and columns are parted by spaces"
+    if token is tokens[0]:
+        return "; a class is a number, counted from 0 in the order of the names"
+    return ""
+
+
 def _parse_line(label: _LabelFile, tokens: list[bytes], number: int, kpt_shape: Sequence[int] | None) -> None:
     """Parses a line with all checks; slow, for files in which something is wrong."""
     values: list[float] = []
@@ -197,7 +208,8 @@ def _parse_line(label: _LabelFile, tokens: list[bytes], number: int, kpt_shape: 
         except ValueError:
             kind = "class-not-a-number" if column == 1 else "box-not-a-number"
             shown = token[:40].decode("utf-8", errors="replace")
-            label.drop_line(number, kind, f'column {column} is "{shown}", not a number')
+            hint = _why_no_number(tokens, token)
+            label.drop_line(number, kind, f'column {column} is "{shown}", not a number{hint}')
             return
     if not is_known_form(len(values), kpt_shape):
         label.drop_line(number, "wrong-column-count", describe_columns(len(values), kpt_shape))
