@@ -51,7 +51,7 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
     folders: set[str] = set()
     paths, listed_lines, remarks = _image_paths(source, image_folder, folders)
     if not paths:
-        raise YoloflowError(f"{source}: lists no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise YoloflowError(f"{source}: lists no images{_images_of_labels(source)}")
     labels = map_in_threads(partial(_read_label_file, kpt_shape=kpt_shape), paths, is_python=True)
     annotations = _flatten(source, paths, listed_lines, labels, kpt_shape)
     annotations.problems += remarks
@@ -62,6 +62,15 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
         places = {os.path.dirname(label) for path in one_of_each.values() for label in label_paths(path)}
         annotations.consulted = [source, *folders, *one_of_each, *places]
     return annotations
+
+
+def _images_of_labels(source: str) -> str:
+    """Returns the end of a sentence about a source without images: where those of a folder of labels lie."""
+    head, part, tail = os.path.abspath(source).rpartition(f"{os.sep}labels")
+    images = f"{head}{os.sep}images{tail}"
+    if part and os.path.isdir(images):
+        return f": it is a folder of labels, which are found by their images; give {images}"
+    return f" (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
 
 
 def listed_images(source: str, image_folder: str | None = None) -> tuple[list[str], list[int], list[Problem]]:
