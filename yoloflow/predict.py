@@ -140,9 +140,7 @@ def predict(
     num_images, counts = 0, Counter[str]()
     check_free(folder, settings.formats)
     start = time.monotonic()
-    frames = itertools.islice(read_frames(opened, problems, ahead=2 * batch_size), settings.max_images)
-    # What cannot be read leaves no folder.
-    frames = itertools.chain([_first_of(frames, problems)], frames)
+    frames = _first_frames(read_frames(opened, problems, 2 * batch_size), settings.max_images, problems)
     with PredictionWriter(folder, naming, settings.formats, settings.save_images, problems) as writer:
         try:
             for frame, found in _with_log(detector.detect_all(frames, wanted, batch_size)):
@@ -159,8 +157,8 @@ def predict(
     return _report(PredictSummary(*done, seconds=time.monotonic() - start), settings, ids)
 
 
-def _first_of(frames: Iterator[Frame], problems: Sequence[Problem]) -> Frame:
-    """Returns the first image or frame; raises YoloflowError where there is none."""
+def _first_frames(frames: Iterator[Frame], most: int | None, problems: Sequence[Problem]) -> Iterator[Frame]:
+    """Returns so many frames at most; one is read at once, as what cannot be read should leave no folder."""
     first = next(frames, None)
     if first is None:
         raise YoloflowError(
@@ -168,7 +166,7 @@ def _first_of(frames: Iterator[Frame], problems: Sequence[Problem]) -> Frame:
             if problems
             else "no image came: the list on standard input is empty, or it ended at once"
         )
-    return first
+    return itertools.islice(itertools.chain([first], frames), most)
 
 
 def _check_formats(formats: Sequence[str], detector: Detector, weights: str | Path) -> None:

@@ -642,13 +642,3 @@ def test_values_that_do_not_fit_the_stages_are_refused(override: str, message: s
 def test_scales_and_rectangles_exclude_each_other() -> None:
     with pytest.raises(YoloflowError, match="stage 1 has multi_scale and rect"):
         load_config("yolov8n", ["data.multi_scale=[0.5, 1.5]", "data.rect=true"])
-
-
-@pytest.mark.parametrize("overrides", ["epochs=1", {"epochs": 1}])
-def test_overrides_that_are_no_list_are_told_what_to_write(overrides: object) -> None:
-    with pytest.raises(YoloflowError, match="overrides=.*: should be a list of texts, such as"):
-        load_config("yolov8n", overrides)  # type: ignore[arg-type]
-
-
-def test_a_pattern_that_begins_with_a_star_is_taken_as_it_stands() -> None:
-    assert load_config("yolov8n", ["data.train_set=*.jpg"]).data.train_set == "*.jpg"

@@ -65,7 +65,7 @@ class DetectSettings:
     def __post_init__(self) -> None:
         for name in ("conf_thres", "iou_thres"):
             value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 <= value <= 1):
+            if not (isinstance(value, Real) and 0 <= float(value) <= 1):
                 raise YoloflowError(f"{name}={value!r}: must be a number between 0 and 1")
         if self.max_det is not None and self.max_det < 1:
             raise YoloflowError(f"max_det={self.max_det}: must be 1 or more")
