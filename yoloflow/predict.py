@@ -137,9 +137,8 @@ def predict(
     # 4. Batch by batch: read, detect, write
     parent = find_parts(weights, overrides=settings.overrides).home
     folder = Path(save_dir) if save_dir is not None else _next_folder(parent / "predictions")
-    num_images, counts = 0, Counter[str]()
     check_free(folder, settings.formats)
-    start = time.monotonic()
+    num_images, counts, start = 0, Counter[str](), time.monotonic()
     frames = _first_frames(read_frames(opened, problems, 2 * batch_size), settings.max_images, problems)
     with PredictionWriter(folder, naming, settings.formats, settings.save_images, problems) as writer:
         try:
