@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from tests.support.data_sets import annotation, write_coco, write_yolo
 from tests.support.tiny_run import NAMES, tiny_run
+from yoloflow.check import check_data
 from yoloflow.cli import app
+from yoloflow.config.reader import load_config
 from yoloflow.evaluate import evaluate_run
 from yoloflow.evaluation.coco import evaluate_coco
 from yoloflow.structures import YoloflowError
@@ -73,3 +75,20 @@ def test_a_results_file_has_the_categories_of_its_json_only(run: Path, tmp_path:
     assert {row["category_id"] for row in json.loads(file.read_text())} == {5}
     bee = evaluate_coco(source, file).per_class[0]
     assert bee == next(row for row in result.coco.per_class if row.name == "bee")
+
+
+def test_a_network_of_several_classes_is_not_tested_as_one_of_a_single_class(
+    run: Path, tmp_path: Path
+) -> None:
+    data = write_described(tmp_path, NAMES, {"a": f"0 {BOX}"})
+    message = "data.single_cls=true: the network tells 3 classes apart .*leave it out, or train with it"
+    with pytest.raises(YoloflowError, match=message):
+        evaluate_run(str(run), [data, "data.single_cls=true"])
+
+
+def test_remarks_on_a_set_of_one_class_are_not_about_the_classes_that_it_had(tmp_path: Path) -> None:
+    write_described(tmp_path, NAMES, {"a": f"0 {BOX}1 .2 .2 .3 .3\n"})
+    config = load_config("yolov8n", [f"data={tmp_path / 'data.yaml'}", "data.single_cls=true"])
+    details = [one.detail for index in check_data(config).sets.values() for one in index.problems]
+    assert "fewer than 10 objects of 1 of 1 classes: object 2" in details
+    assert not any("ant" in detail.split() or "unused" in detail for detail in details)

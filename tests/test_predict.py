@@ -323,3 +323,12 @@ def test_heads_of_other_kinds_predict(recipe: str, tmp_path: Path, pictures: Pat
         assert (found.boxes_xyxy <= (width, height, width, height)).all()
         assert (np.diff(found.scores) <= 0).all()
         assert set(found.classes.tolist()) <= {0, 1, 2}
+
+
+def test_sources_of_which_nothing_can_be_read_leave_no_folder(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "none.jpg").write_bytes(b"")
+    for source in ("notes.txt", "none.jpg"):
+        with pytest.raises(YoloflowError, match="none of the 1 files could be read"):
+            predict(run, [str(tmp_path / source)], tmp_path / "out", CPU)
+    assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from yoloflow.data.sources import Camera, Frame, open_sources
 from yoloflow.detector import Detector, DetectSettings, Result, counted, find_parts
 from yoloflow.evaluation.coco_ids import CocoIds
 from yoloflow.report.prediction_formats import FORMATS, Naming
-from yoloflow.report.prediction_writer import PredictionWriter
+from yoloflow.report.prediction_writer import PredictionWriter, check_free
 from yoloflow.structures import Problem, YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -137,10 +137,10 @@ def predict(
     # 4. Batch by batch: read, detect, write
     parent = find_parts(weights, overrides=settings.overrides).home
     folder = Path(save_dir) if save_dir is not None else _next_folder(parent / "predictions")
-    num_images, counts = 0, Counter[str]()
-    start = time.monotonic()
+    check_free(folder, settings.formats)
+    num_images, counts, start = 0, Counter[str](), time.monotonic()
+    frames = _first_frames(read_frames(opened, problems, 2 * batch_size), settings.max_images, problems)
     with PredictionWriter(folder, naming, settings.formats, settings.save_images, problems) as writer:
-        frames = itertools.islice(read_frames(opened, problems, ahead=2 * batch_size), settings.max_images)
         try:
             for frame, found in _with_log(detector.detect_all(frames, wanted, batch_size)):
                 writer.write(frame, found)
@@ -154,6 +154,18 @@ def predict(
     # 5. The account
     done = (folder, writer.paths, num_images, dict(counts.most_common()), problems)
     return _report(PredictSummary(*done, seconds=time.monotonic() - start), settings, ids)
+
+
+def _first_frames(frames: Iterator[Frame], most: int | None, problems: Sequence[Problem]) -> Iterator[Frame]:
+    """Returns so many frames at most; one is read at once, as what cannot be read should leave no folder."""
+    first = next(frames, None)
+    if first is None:
+        raise YoloflowError(
+            f"none of the {len(problems)} files could be read; first {problems[0]}"
+            if problems
+            else "no image came: the list on standard input is empty, or it ended at once"
+        )
+    return itertools.islice(itertools.chain([first], frames), most)
 
 
 def _check_formats(formats: Sequence[str], detector: Detector, weights: str | Path) -> None:
@@ -199,12 +211,6 @@ def _report(summary: PredictSummary, settings: PredictSettings, ids: CocoIds | N
     if problems:
         content = json.dumps([asdict(problem) for problem in problems], indent=1)
         (summary.save_dir / "problems.json").write_text(content + "\n")
-    if summary.num_images == 0:
-        raise YoloflowError(
-            f"none of the {len(problems)} files could be read; first {problems[0]}"
-            if problems
-            else "no image came: the list on standard input is empty, or it ended at once"
-        )
     if ids is not None and ids.num_left:
         logger.warning(
             "%s: %d of its images were not predicted; an evaluation counts their objects as missed",

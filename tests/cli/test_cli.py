@@ -309,14 +309,31 @@ def test_ctrl_c_while_modules_are_imported_ends_at_once_with_130(tmp_path: Path)
     )
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from yoloflow import cli\n"
+        "from yoloflow import __main__, cli\n"
         "cli.app = lambda: __import__('slow')\n"
-        "cli.main()\n"
+        "__main__.main()\n"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "yoloflow: interrupted\n")
+
+
+@pytest.mark.process
+def test_ctrl_c_while_the_command_itself_is_imported_is_one_line_and_130(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'yoloflow.cli': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from yoloflow.__main__ import main\n"
+        "main()\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "yoloflow: interrupted\n")
 
 
 def test_a_table_of_classes_fits_a_terminal_of_80_columns_with_all_its_figures() -> None:

@@ -25,6 +25,11 @@ from yoloflow.data.digits import SceneRecipe, digits_dataset
         ("train -f exps/x.py -b 64 --fp16", "train exps/x.py per_batch_size=64 amp_level=O1"),
         ("train yolov8n --lr0 0.1 epochs=3", "train yolov8n optimizer.lr_init=0.1 epochs=3"),
         ("predict runs/a a.jpg --conf 0.5", "predict runs/a a.jpg --conf-thres 0.5"),
+        ("predict runs/a a.jpg --out there", "predict runs/a a.jpg --save-dir there"),
+        (
+            "train yolov8n --frobnicate 3 --epochs 2",
+            "train yolov8n epochs=2\n  --frobnicate: there is no such",
+        ),
         ("test runs/a --iou 0.5 --weight b.pt", "test runs/a iou_thres=0.5 --weight b.pt"),
         ("val runs/a", "yoloflow test"),
         ("task=detect mode=train", "a command comes first"),

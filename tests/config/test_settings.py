@@ -90,3 +90,13 @@ def test_bad_values_in_python_are_refused_by_key(make: object, message: str) -> 
 def test_a_section_made_in_python_equals_one_that_is_read() -> None:
     read = load_config("yolov8n").optimizer
     assert OptimizerSettings(**read.model_dump()) == read
+
+
+@pytest.mark.parametrize("overrides", ["epochs=1", {"epochs": 1}])
+def test_overrides_that_are_no_list_are_told_what_to_write(overrides: object) -> None:
+    with pytest.raises(YoloflowError, match="overrides=.*: should be a list of texts, such as"):
+        load_config("yolov8n", overrides)  # type: ignore[arg-type]
+
+
+def test_a_pattern_that_begins_with_a_star_is_taken_as_it_stands() -> None:
+    assert load_config("yolov8n", ["data.train_set=*.jpg"]).data.train_set == "*.jpg"

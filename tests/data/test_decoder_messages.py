@@ -32,3 +32,16 @@ def test_lines_are_given_to_the_items_that_print_them_and_others_are_printed(
     os.write(2, b"as before\n")
     assert capfd.readouterr().err == "as before\n"
     assert map_with_messages(work, []) == []
+
+
+def test_what_opencv_prints_is_one_message_whatever_its_time_and_thread(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    times = iter(("0@27.562", "2@27.620"))
+
+    def work(_: int) -> None:
+        os.write(2, f"[ WARN:{next(times)}] global jpeg2000.cpp:617 readData sRGB is assumed\n".encode())
+
+    ((_, lines),) = map_with_messages(work, [0])
+    assert lines == ["jpeg2000.cpp:617 readData sRGB is assumed"]
+    assert capfd.readouterr().err == ""

@@ -425,3 +425,12 @@ def test_the_list_of_a_label_tool_finds_the_folder_beside_it(tmp_path: Path, sta
     index = read_index(str(source), nc=1)
     assert (len(index), len(index.classes)) == (2, 1)
     assert [problem.kind for problem in index.problems] == ["image-path-mended"]
+
+
+@pytest.mark.parametrize("below", ["", "/train"])
+def test_a_folder_of_labels_is_told_to_be_one(tmp_path: Path, below: str) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / f"{folder}{below}").mkdir(parents=True)
+    (tmp_path / f"labels{below}" / "a.txt").write_text("0 .5 .5 .1 .1\n")
+    with pytest.raises(YoloflowError, match=f"it is a folder of labels.*; give {tmp_path}/images{below}"):
+        read_index(str(tmp_path / f"labels{below}"), nc=1)

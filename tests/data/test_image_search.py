@@ -54,6 +54,7 @@ def kinds(index: DatasetIndex) -> list[str]:
         "/data/local-files/?d=shots/{}.png",
         "%2E/{}.png",
         "0123abcd-{}.png",
+        "images%2F{}.png",
     ],
 )
 @pytest.mark.parametrize("folder", [None, "images"])
@@ -224,3 +225,41 @@ def test_images_that_are_nowhere_are_named_with_what_to_set(tmp_path: Path) -> N
     with pytest.raises(YoloflowError, match=r"set data.image_folder to the folder of a\.png"):
         read_index(source)
     assert files(read_index(source, image_folder=str(tmp_path / "far/away")), tmp_path) == ["far/away/a.png"]
+
+
+@pytest.mark.parametrize("pattern", ["{}.jpg", "{}.PNG", "{}", "images/{}.tif", r"C:\\x\\{}.bmp"])
+@pytest.mark.parametrize("folder", [None, "images"])
+def test_names_that_differ_in_capitals_or_suffix_lead_to_their_images(
+    tmp_path: Path, pattern: str, folder: str | None
+) -> None:
+    for name in ("a.1", "c"):
+        write_picture(tmp_path / "images" / f"{name}.png")
+    source = write_json(tmp_path / "result.json", [pattern.format("A.1"), pattern.format("c")])
+    index = read_index(source, image_folder=folder and str(tmp_path / folder))
+    assert files(index, tmp_path) == ["images/a.1.png", "images/c.png"]
+    assert kinds(index) == ["image-path-mended"]
+
+
+def test_an_image_that_two_names_or_two_files_may_mean_is_not_taken(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "b.jpg", "c.png"):
+        write_picture(tmp_path / "images" / name)
+    index = read_index(write_json(tmp_path / "two_names.json", ["a.png", "a.jpg", "c.png"]))
+    assert files(index, tmp_path) == ["images/a.png", "images/c.png"]
+    assert "image-path-unclear" in kinds(index)
+    index = read_index(write_json(tmp_path / "two_files.json", ["a.png", "B.tif", "c.png"]))
+    assert files(index, tmp_path) == ["images/a.png", "images/c.png"]
+    assert kinds(index) == ["missing-image"]
+
+
+def test_a_list_may_have_names_that_are_no_utf_8_if_there_are_such_files(tmp_path: Path) -> None:
+    for name in ("caf\udce9", "b"):
+        write_picture(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "images" / f"{name}.txt").write_text("0 .5 .5 .2 .2\n")
+    lines = b"images/caf\xe9.png\r\nimages/b.png\r\n"
+    (tmp_path / "train.txt").write_bytes(lines)
+    index = read_index(str(tmp_path / "train.txt"), nc=1)
+    assert files(index, tmp_path) == ["images/caf\udce9.png", "images/b.png"]
+    assert len(index.classes) == 2
+    (tmp_path / "train.txt").write_bytes(lines.replace(b"b.png", b"\xe9.png"))
+    with pytest.raises(YoloflowError, match="train.txt: cannot be read as UTF-8 text .*save it as UTF-8"):
+        read_index(str(tmp_path / "train.txt"), nc=1)

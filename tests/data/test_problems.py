@@ -424,7 +424,7 @@ def test_a_json_without_its_images_says_where_it_looked(tmp_path: Path) -> None:
             '{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], "images": []}',
             "is given to a and to b",
         ),
-        ('{"categories": [{"id": 1, "name": "a"}], "images": []}', "none of its 0 images"),
+        ('{"categories": [{"id": 1, "name": "a"}], "images": []}', "lists no images"),
         ('{"categories": [], "images": []}', "lists no categories"),
     ],
 )
@@ -632,3 +632,18 @@ def test_12_bit_samples_in_16_bits_are_a_remark_of_the_doctor(tmp_path: Path) ->
     assert read_index(str(source), names=NAMES).problems == []
     index = read_index(str(source), names=NAMES, policy="error", decode=True)
     assert only_problem(index) == ("a.png", None, "dark-image", "keep")
+
+
+def test_shares_of_the_image_in_a_format_of_pixels_are_an_error(tmp_path: Path) -> None:
+    source = write_coco(
+        tmp_path, [annotation(bbox=[0.1, 0.1, 0.4, 0.5]), annotation(20, bbox=[0, 0, 1, 0.5])]
+    )
+    with pytest.raises(YoloflowError, match=r"set\.json: all 2 boxes end within the first pixel .*shares"):
+        read_index(str(source))
+    allowed = read_index(str(source), policy={"not-in-pixels": "keep"})
+    assert len(allowed.classes) == 2
+    one_is_in_pixels = write_coco(tmp_path / "b", [annotation(bbox=[0.1, 0.1, 0.4, 0.5]), annotation(20)])
+    assert len(read_index(str(one_is_in_pixels)).classes) == 2
+    voc = write_voc(tmp_path / "voc", {"a": voc_object("cat", 0.1, 0.2, 0.4, 0.9)})
+    with pytest.raises(YoloflowError, match=r"a\.xml:\d+: .* 0\.1, 0\.2, 0\.4, 0\.9\).*not-in-pixels"):
+        read_index(str(voc))

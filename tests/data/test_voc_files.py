@@ -220,3 +220,24 @@ def test_splits_in_folders_below_images_and_annotations(tmp_path: Path, source: 
     index = read_index(str(tmp_path / source))
     assert sorted(stems(index)) == (["b", "none"] if "val" in source else ["a", "b", "none"])
     assert f"no {tmp_path}/annotations/val/none.xml" in problem(index, "missing-label").detail
+
+
+@pytest.mark.parametrize("filenames", [("a.png", "a.png"), ("b.png", "a.png"), (r"C:\old\b.jpg", "b.png")])
+def test_an_image_of_the_xmls_own_name_goes_before_a_filename_left_by_renaming(
+    tmp_path: Path, filenames: tuple[str, str]
+) -> None:
+    write_voc(tmp_path, {"a": CAT, "b": voc_object("dog", 1, 1, 9, 9)})
+    for stem, filename in zip("ab", filenames, strict=True):
+        xml = tmp_path / "Annotations" / f"{stem}.xml"
+        xml.write_text(xml.read_text().replace(f"<filename>{stem}.png", f"<filename>{filename}"))
+    index = read_index(str(tmp_path))
+    assert stems(index) == ["a", "b"]
+    assert [index.names[number] for number in index.classes] == ["cat", "dog"]
+    stale = [one for one in index.problems if one.kind == "stale-filename"]
+    own = [stem == Path(name.replace("\\", "/")).stem for stem, name in zip("ab", filenames, strict=True)]
+    assert len(stale) == own.count(False)
+    assert len(index.problems) == len(stale)
+    assert str(tmp_path / "JPEGImages") in stale[0].detail
+    strict = {"stale-filename": "error"}
+    with pytest.raises(YoloflowError, match=r"<filename> is .*, but .* has the name of this file"):
+        read_index(str(tmp_path), policy=strict)

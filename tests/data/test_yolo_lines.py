@@ -67,9 +67,12 @@ def test_the_box_of_a_tracker_s_line_is_read(tmp_path: Path, identity: str) -> N
     assert f"({float(identity):g})" in index.problems[0].detail
 
 
-def test_a_triangle_beside_other_outlines_stays_a_triangle(tmp_path: Path) -> None:
+def test_a_triangle_beside_other_outlines_stays_a_triangle_and_is_counted_if_it_can_be_a_track(
+    tmp_path: Path,
+) -> None:
     index = read_lines(tmp_path, "0 .5 .5 .4 .2 .91 1\n1 .1 .1 .9 .1 .9 .9 .1 .9")
-    assert kinds_of(index) == []
+    assert kinds_of(index) == [("maybe-tracks", "keep")]
+    assert index.problems[0].detail.startswith("1 lines of 7 columns that end in 0 or 1, read as outlines")
     assert index.polygon_offsets.tolist() == [0, 3, 7, 7]
 
 
@@ -92,6 +95,22 @@ def test_a_tracker_s_box_that_passes_the_edge_is_clipped(tmp_path: Path) -> None
     index = read_lines(tmp_path, f"0 .1 .5 .4 .2 .91 1\n{BOX} .8 7\n{OUTLINE}")
     assert sorted(kinds_of(index)) == [("box-negative", "clip-box"), *[("extra-columns", "keep")] * 2]
     np.testing.assert_allclose(index.boxes_xyxy[0], [0, 0.4 * HEIGHT, 0.3 * WIDTH, 0.6 * HEIGHT])
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("0,.5,.5,.2,.2", "columns are parted by spaces"),
+        ("0;.5;.5;.2;.2", "columns are parted by spaces"),
+        ("0 0,5 0,5 0,2 0,2", "a fraction is written with a point"),
+        ("0, .5, .5, .2, .2", "columns are parted by spaces"),
+        ("cat .5 .5 .2 .2", "a class is a number, counted from 0 in the order of the names"),
+    ],
+)
+def test_a_text_that_is_no_number_is_told_with_what_to_write(tmp_path: Path, line: str, hint: str) -> None:
+    index = read_lines(tmp_path, line)
+    assert hint in index.problems[0].detail
+    assert index.num_boxes_listed == len(index.classes) + 1
 
 
 def test_one_line_that_can_be_a_box_with_keypoints_is_said(tmp_path: Path) -> None:

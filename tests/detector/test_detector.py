@@ -128,6 +128,12 @@ def test_what_is_no_image_is_named(detector: Detector, given: object, message: s
         detector(given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", ["0.5", None, -1, 2, float("nan")])
+def test_a_threshold_that_is_no_share_is_named(detector: Detector, images: Path, value: object) -> None:
+    with pytest.raises(YoloflowError, match="conf_thres=.*: must be a number between 0 and 1"):
+        detector(images / "a.png", conf_thres=value)  # type: ignore[arg-type]
+
+
 def test_a_video_is_for_the_stream(detector: Detector, tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.avi", 3)
     with pytest.raises(YoloflowError, match=r"clip\.avi: is a video.*use detector\.stream"):
@@ -184,6 +190,7 @@ def test_a_result_is_looked_through_drawn_saved_and_made_a_dictionary(
     first = next(iter(found))
     assert first == found[0]
     assert first.name == detector.names[first.class_number]
+    assert found[:2] == [found[0], found[1]]
     assert first.score == found.scores[0]
     assert first.box_xyxy == tuple(found.boxes_xyxy[0].tolist())
     assert sum(found.counts.values()) == len(found) == len(list(found))

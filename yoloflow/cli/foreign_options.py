@@ -10,6 +10,7 @@ from typing import Any
 from yoloflow.config.foreign_names import ADVICE, RECIPE_NAMES, hint_for_key, hint_for_value, plain_name
 from yoloflow.config.mindyolo import RENAMED, UNUSED
 from yoloflow.config.validation import describe_keys
+from yoloflow.structures import nearest_names
 
 
 def is_option(text: str) -> bool:
@@ -50,6 +51,10 @@ def rewrite(command: str, arguments: Sequence[str], parameters: Sequence[Any]) -
             known = (
                 hint_for_value(name, _plain(value)) if name in settings else hint_for_key(name, _plain(value))
             )
+            if not known and name not in settings:
+                hint = nearest_names(option, [*filter(is_option, ours), "--help"])
+                remarks.append(f"{option}: there is no such option or setting; {hint}")
+                continue
             written = (known or f"{name}={_text(value)}").removeprefix("here it is ")
             key, _, value = written.partition("=")
             own = "--" + key.rpartition(".")[2].replace("_", "-")

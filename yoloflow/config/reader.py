@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yoloflow.config.dataset_file import expand_dataset_file
@@ -38,6 +38,10 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
     Raises:
         YoloflowError: naming file and line, or the override, for each fault.
     """
+    if isinstance(overrides, str | Mapping):
+        raise YoloflowError(
+            f"overrides={overrides!r}: should be a list of texts, such as ['epochs=100', 'data=my.yaml']"
+        )
     path = find_recipe(recipe_or_path)
     tree = _as_it_was(read_with_bases(path), path)
     _refuse_data_set(tree, path)
@@ -127,7 +131,8 @@ def _override(tree: Located, text: str) -> Located:
     if not equals or not all(keys):
         raise YoloflowError(f"{text}: not an override; write key=value, such as optimizer.lr_init=0.02")
     place = f"override {text}"
-    node = read_value(value, place)
+    # A pattern of files (*.jpg); YAML's aliases mean nothing in one value.
+    node = Located(value, place) if value.startswith("*") else read_value(value, place)
     if any(key.isdecimal() for key in keys):
         return _set(tree, keys, node, ())
     if keys == ["data", "names"]:

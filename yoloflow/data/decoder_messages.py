@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,8 @@ Result = TypeVar("Result")
 _LISTENED_AT_A_TIME = 256
 _DECODED_AT_A_TIME = 8
 _STDERR = 2
+# Its threads and milliseconds make the same message another one each time.
+_OPENCV_TIME = re.compile(r"^\[ *[A-Z]+:\d+@[\d.]+\] (global )?")
 
 
 def map_with_messages(
@@ -73,4 +76,5 @@ def collected_standard_error() -> Iterator[list[str]]:
             os.dup2(before, _STDERR)
             os.close(before)
             file.seek(0)
-            lines += file.read().decode(errors="replace").splitlines()
+            printed = file.read().decode(errors="replace").splitlines()
+            lines += (_OPENCV_TIME.sub("", line) for line in printed)

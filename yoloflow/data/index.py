@@ -6,7 +6,7 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -25,13 +25,15 @@ from yoloflow.data.formats.annotations import (
     rows_of_ragged,
 )
 from yoloflow.data.image_inspection import InspectedImages, inspect_images
-from yoloflow.data.names_nearby import describe_names_nearby
+from yoloflow.data.names_nearby import describe_labels_nearby, describe_names_nearby
 from yoloflow.data.problems import KINDS, Policy, PolicySetting
 from yoloflow.data.repairs import BOX_KINDS, BoxRepair
 from yoloflow.data.threads import Progress
 from yoloflow.structures import DatasetIndex, Problem, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
+
+_SMALL_PX = 16
 
 
 def read_index(  # noqa: PLR0913  one parameter for each thing that decides the outcome
@@ -114,9 +116,12 @@ def _read(
     try:
         classes, unknown_classes = resolve_classes(parts, sources, choice)
     except NoClassesError as error:
+        if not any(part.num_boxes_listed or not _is_without_labels(part) for part in parts):
+            raise _no_labels(sources[0], parts[0]) from error
         raise YoloflowError(f"{error}{describe_names_nearby(sources[0])}") from error
+    in_shares = list(_not_in_pixels(parts, sources))
     annotations = join_annotations(parts)
-    annotations.problems += unknown_classes
+    annotations.problems += unknown_classes + in_shares
     if not annotations.has_own_ids:
         own_ids = image_ids_of(annotations.image_paths, classes.names)
         annotations.image_ids = annotations.image_ids if own_ids is None else own_ids
@@ -128,6 +133,21 @@ def _read(
     index.problems = inspected.problems + repair.problems
     _check_not_empty(index, annotations)
     return index, _tracked(annotations)
+
+
+def _not_in_pixels(parts: Sequence[Annotations], sources: Sequence[str]) -> Iterator[Problem]:
+    """Finds sources whose format has pixels and whose boxes are shares of the image, as YOLO has them."""
+    for part, source in zip(parts, sources, strict=True):
+        boxes = part.boxes_xyxy[~part.is_normalised]
+        is_large = (part.stated_sizes_hw > _SMALL_PX).any() or not part.stated_sizes_hw.any()
+        if len(boxes) == len(part.boxes_xyxy) > 0 and is_large and (np.abs(boxes) <= 1).all():
+            file, line, _ = part.place_of_box(0)
+            ends = ", ".join(f"{end:g}" for end in boxes[0])
+            detail = (
+                f"{source}: all {len(boxes)} boxes end within the first pixel (left, top, right, bottom "
+                f"{ends}); are these shares of the image? multiply them by its width and height"
+            )
+            yield Problem(file, line, "not-in-pixels", "keep", detail)
 
 
 def _tracked(annotations: Annotations) -> list[str] | None:
@@ -275,6 +295,8 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
     source = index.source
     worst = min(index.problems, key=_mildness, default=None)
     first = f": {worst}" if worst else ""
+    if index.num_images_listed == 0:
+        raise YoloflowError(f"{source}: lists no images")
     if len(index) == 0:
         is_elsewhere = {problem.kind for problem in index.problems} == {"missing-image"}
         advice = "; set data.image_folder to the folder where the images lie" if is_elsewhere else ""
@@ -285,8 +307,18 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
         return
     if index.num_boxes_listed:
         raise YoloflowError(f"{source}: none of its {index.num_boxes_listed} boxes can be used{first}")
-    if annotations.label_missing.all():
-        raise YoloflowError(
-            f"{source}: no image has a label file; for {annotations.image_paths[0]} there should be "
-            f"{annotations.label_files[0]}"
-        )
+    if _is_without_labels(annotations):
+        raise _no_labels(source, annotations)
+
+
+def _is_without_labels(annotations: Annotations) -> bool:
+    """Returns whether no image has a label file that can be read."""
+    return bool((annotations.label_missing | annotations.image_dropped).all())
+
+
+def _no_labels(source: str, annotations: Annotations) -> YoloflowError:
+    image = int(annotations.label_missing.argmax())
+    return YoloflowError(
+        f"{source}: no image has a label file; for {annotations.image_paths[image]} there should be "
+        f"{annotations.label_files[image]}{describe_labels_nearby(source)}"
+    )

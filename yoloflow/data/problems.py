@@ -98,6 +98,9 @@ KINDS: dict[str, Kind] = {
     "other-labels": Kind("labels of another format in the same folder, which are not read", _SET_WIDE),
     "label-not-text": Kind("a label file that is no readable text", _UNUSABLE),
     "xml-malformed": Kind("an annotation file that is no well-formed XML of PASCAL VOC's form", _UNUSABLE),
+    "stale-filename": Kind(
+        "an xml whose <filename> is another image than that of the xml's own name, which is taken", _NOTED
+    ),
     "malformed-entry": Kind("an entry of an object without the fields that it needs", _BAD_LINE),
     "unknown-image-id": Kind("an annotation of an image that the file does not list", ("drop-box", "error")),
     "polygon-malformed": Kind(
@@ -138,6 +141,11 @@ KINDS: dict[str, Kind] = {
     "maybe-keypoints": Kind(
         "label lines read as outlines that can be boxes with keypoints; data.kpt_shape says which", _SET_WIDE
     ),
+    "maybe-tracks": Kind(
+        "label lines read as outlines that can be boxes with a tracker's confidence and id of 0 or 1",
+        _SET_WIDE,
+        is_remark=True,
+    ),
     "class-not-a-number": Kind("a class that is no whole number", _BAD_LINE),
     "class-out-of-range": Kind(
         "a class that the data set does not have", ("error", "drop-box", "drop-image")
@@ -149,6 +157,10 @@ KINDS: dict[str, Kind] = {
     ),
     "box-not-a-number": Kind("a coordinate that is no number", _BAD_LINE),
     "not-normalised": Kind("a coordinate that is no share of the image, such as one in pixels", _BAD_LINE),
+    "not-in-pixels": Kind(
+        "all boxes of a json or of XML files end within the first pixel: they are shares of the image",
+        ("error", "keep"),
+    ),
     "box-nan": Kind("a coordinate that is NaN or infinite", _BAD_LINE),
     "box-negative": Kind(
         "a box that begins left of or above the image, or of negative width or height", _BEYOND_EDGE

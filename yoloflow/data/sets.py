@@ -22,6 +22,8 @@ from yoloflow.structures import DatasetIndex, YoloflowError
 
 logger = logging.getLogger("yoloflow")
 
+_NAMED = 5
+
 SetKey = Literal["train_set", "val_set"]
 
 
@@ -65,6 +67,8 @@ def read_sets(
                 sets["train_set"] = read_set(settings, "train_set", held_out=val, **how)
     if settings.val_fraction != settings.held_out_share:
         logger.info("data.val_fraction is not used: data.val_set is given")
+    if settings.single_cls:
+        sets = {key: as_one_class(index) for key, index in sets.items()}
     for key, index in sets.items():
         is_trained_on = key == "train_set"
         index.problems += set_remarks(index, img_size, is_trained_on)
@@ -74,7 +78,7 @@ def read_sets(
         )
         if stop_at_errors:
             policy.forbid_errors(index.problems)
-    return {key: as_one_class(index) for key, index in sets.items()} if settings.single_cls else sets
+    return sets
 
 
 def read_train_set(settings: DataSettings, img_size: int, run_eval: bool) -> DatasetIndex:
@@ -98,15 +102,22 @@ def read_val_set(settings: DataSettings, img_size: int, network_names: Sequence[
         YoloflowError: it is not set, cannot be read, or has what the policy does not allow.
     """
     names = None if settings.single_cls else network_names
+    if settings.single_cls and network_names is not None and len(network_names) > 1:
+        raise YoloflowError(
+            f"data.single_cls=true: the network tells {len(network_names)} classes apart "
+            f"({', '.join(network_names[:_NAMED])}{', ...' * (len(network_names) > _NAMED)}); leave it out, "
+            "or train with it"
+        )
     if (share := settings.held_out_share) is not None:
         index, _ = _hold_out(settings, share, names)
     else:
         index = read_set(settings, "val_set", names)
+    index = as_one_class(index) if settings.single_cls else index
     index.problems += set_remarks(index, img_size, is_trained_on=False)
     ratio = mask_ratio_of(settings.trans_list)
     index.problems += outline_remarks(index, img_size, ratio, is_trained_on=False, deep=False)
     Policy.of(settings.problems).forbid_errors(index.problems)
-    return as_one_class(index) if settings.single_cls else index
+    return index
 
 
 def _hold_out(

@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,9 @@ class DetectSettings:
 
     def __post_init__(self) -> None:
         for name in ("conf_thres", "iou_thres"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise YoloflowError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and 0 <= float(value) <= 1):
+                raise YoloflowError(f"{name}={value!r}: must be a number between 0 and 1")
         if self.max_det is not None and self.max_det < 1:
             raise YoloflowError(f"max_det={self.max_det}: must be 1 or more")
 

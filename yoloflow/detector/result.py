@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,15 @@ class Result(Detections):
     def __iter__(self) -> Iterator[Detection]:
         return (self[k] for k in range(len(self)))
 
-    def __getitem__(self, place: int) -> Detection:
+    @overload
+    def __getitem__(self, place: int) -> Detection: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Detection]: ...
+
+    def __getitem__(self, place: int | slice) -> Detection | list[Detection]:
+        if isinstance(place, slice):
+            return [self[k] for k in range(len(self))[place]]
         number = int(self.classes[place])
         x1, y1, x2, y2 = self.boxes_xyxy[place].tolist()
         mask = None if self.masks is None else self.masks[place]

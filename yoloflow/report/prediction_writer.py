@@ -23,6 +23,18 @@ from yoloflow.structures import Detections, Problem, YoloflowError, nearest_name
 logger = logging.getLogger("yoloflow")
 
 
+def check_free(folder: Path, formats: Sequence[str]) -> None:
+    """Raises YoloflowError where there is no such format, or a folder has predictions already."""
+    for name in formats:
+        if name not in FORMATS:
+            raise YoloflowError(f"format {name!r} is not known; {nearest_names(name, FORMATS)}")
+    for place in (folder / known.file_name for known in FORMATS.values()):
+        if place.exists():
+            raise YoloflowError(
+                f"{place} exists already: predictions are never overwritten; choose another folder"
+            )
+
+
 class PredictionWriter:
     """A writer of predictions as they come, in constant memory but for their names; use it with `with`.
 
@@ -49,14 +61,7 @@ class PredictionWriter:
         Raises:
             YoloflowError: no such format; the folder holds predictions already, or cannot be written.
         """
-        for name in formats:
-            if name not in FORMATS:
-                raise YoloflowError(f"format {name!r} is not known; {nearest_names(name, FORMATS)}")
-        for place in (folder / known.file_name for known in FORMATS.values()):
-            if place.exists():
-                raise YoloflowError(
-                    f"{place} exists already: predictions are never overwritten; choose another folder"
-                )
+        check_free(folder, formats)
         self._files: dict[str, PredictionFormat] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -77,6 +77,10 @@ def checked(content: object, source: str) -> dict[str, Any]:
     Raises:
         YoloflowError: it has not.
     """
+    if program := foreign_program(content):
+        raise YoloflowError(
+            f"{source}: is {program}, which is not read; export COCO json, YOLO or PASCAL VOC from there"
+        )
     if isinstance(content, list):
         raise YoloflowError(
             f"{source}: is a list (of detections?), not an annotation file with images and categories"
@@ -89,6 +93,22 @@ def checked(content: object, source: str) -> dict[str, Any]:
         if not isinstance(found[key], Sequence) or isinstance(found[key], str):
             raise YoloflowError(f'{source}: is no COCO json: "{key}" is missing or no list')
     return found
+
+
+def foreign_program(content: object) -> str:
+    """Returns whose own json a content is: words for a message, "" where it is nobody's that we know."""
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, Mapping):
+        if isinstance(first.get("data"), Mapping) and ("annotations" in first or "predictions" in first):
+            return "Label Studio's own json"
+        return "CreateML's json" if "image" in first and "annotations" in first else ""
+    if not isinstance(content, Mapping) or "images" in content:
+        return ""
+    if isinstance(content.get("shapes"), list):
+        return "LabelMe's json of one image"
+    entries = [entry for entry in content.values() if isinstance(entry, Mapping)]
+    is_via = "_via_img_metadata" in content or (entries and all("regions" in entry for entry in entries))
+    return "VIA's own json" if is_via else ""
 
 
 def read_categories(source: str, entries: Sequence[Any]) -> dict[int, str]:

@@ -1,9 +1,9 @@
 """Search for images whose names were written on another machine: other separators, folders and prefixes.
 
 A name is taken as it stands where a file has it. Else the images of one folder, as the names have it, are
-looked for together: with slashes for backslashes, without what other programs add, and without leading
-folders. One file never stands for two names, and a folder of which one image is found as it stands is not
-looked for anywhere else: what is missing there is missing.
+looked for together: with slashes for backslashes, without what other programs add, without leading folders,
+and at last with other capitals or another suffix. One file never stands for two names, and a folder of which
+one image is found as it stands is not looked for anywhere else: what is missing there is missing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from urllib.parse import unquote
 
+from yoloflow.data.image_files import IMAGE_SUFFIXES
 from yoloflow.structures import Problem
 
 _SAMPLE = 200
@@ -132,7 +133,8 @@ def _spellings(name: str, *, is_settled: bool = False) -> list[str]:
     """File names that a name may mean, the likeliest first; fewer where its folder is known."""
     last = (parts_of(name) or [name])[-1]
     plain = unquote(last.partition("?")[0] or last)
-    uploaded = [] if is_settled else [_UPLOAD_PREFIX.sub("", plain, count=1)]
+    bare = plain.rpartition("/")[2] or plain
+    uploaded = [] if is_settled else [bare, _UPLOAD_PREFIX.sub("", bare, count=1)]
     return list(dict.fromkeys((last, plain, *uploaded)))
 
 
@@ -150,17 +152,58 @@ def _without_folders(
     parts = folder.split("/") if folder else []
     spellings = [_spellings(name, is_settled=is_settled) for name in names]
     nothing: list[str | None] = [None] * len(names)
-    best, most = nothing, 0
-    for start in range(1 if is_settled else len(parts) + 1):
-        joined = [os.path.join(root, *parts[start:]) for root in reversed(folders)]
-        places = {os.path.realpath(place): place for place in joined}.values()
-        outcomes = [[_first_file([place], some) for some in spellings] for place in places]
-        counts = [len(names) - outcome.count(None) for outcome in outcomes]
-        if max(counts) > most:
-            most = max(counts)
-            best = outcomes[counts.index(most)] if counts.count(most) == 1 else nothing
-    # A few of many are there by chance.
-    return best if 2 * most >= len(names) else nothing
+    for find in (_file_in, _Alike().file_in):
+        best, most = nothing, 0
+        for start in range(1 if is_settled else len(parts) + 1):
+            joined = [os.path.join(root, *parts[start:]) for root in reversed(folders)]
+            places = {os.path.realpath(place): place for place in joined}.values()
+            outcomes = [[find(place, some) for some in spellings] for place in places]
+            counts = [len(names) - outcome.count(None) for outcome in outcomes]
+            if max(counts) > most:
+                most = max(counts)
+                fullest = [
+                    outcome for outcome, number in zip(outcomes, counts, strict=True) if number == most
+                ]
+                are_same = all(list(map(_real, one)) == list(map(_real, fullest[0])) for one in fullest)
+                best = fullest[0] if are_same else nothing
+        # A few of many are there by chance.
+        if 2 * most >= len(names):
+            return best
+    return nothing
+
+
+def _real(path: str | None) -> str | None:
+    return path and os.path.realpath(path)
+
+
+def _file_in(place: str, spellings: Sequence[str]) -> str | None:
+    return _first_file([place], spellings)
+
+
+class _Alike:
+    """Images whose names differ in capitals or in the suffix alone, as systems and converters leave them."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, dict[str, list[str]]] = {}
+
+    def file_in(self, place: str, spellings: Sequence[str]) -> str | None:
+        """Returns the file of a name, else the one image in a folder that has its stem."""
+        if place not in self._names:
+            by_stem: dict[str, list[str]] = defaultdict(list)
+            for name in os.listdir(place) if os.path.isdir(place) else ():
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() in IMAGE_SUFFIXES:
+                    by_stem[stem.casefold()].append(name)
+            self._names[place] = by_stem
+        if found := _first_file([place], spellings):
+            return found
+        for spelling in spellings:
+            stem, suffix = os.path.splitext(spelling)
+            whole = stem if suffix.lower() in IMAGE_SUFFIXES else spelling
+            alike = self._names[place].get(whole.casefold(), [])
+            if len(alike) == 1:
+                return os.path.join(place, alike[0])
+        return None
 
 
 def _anywhere_below(below: str, names: Sequence[str]) -> list[str | None]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import os
 
+from yoloflow.files import is_utf8
 from yoloflow.structures import YoloflowError
 
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -11,6 +13,8 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 def read_list_file(path: str) -> list[tuple[str, int]]:
     """Lines that are not blank, with their 1-based numbers, of a UTF-8 or marked UTF-16 text file.
+
+    A line of other bytes is taken as it stands if it is the path of a file, as names of archives are.
 
     Raises:
         YoloflowError: the file is neither.
@@ -20,7 +24,12 @@ def read_list_file(path: str) -> list[tuple[str, int]]:
     try:
         text = data.decode("utf-16" if data.startswith(UTF16_MARKS) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise YoloflowError(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from error
+        text = data.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
+        odd = [line.strip() for line in text.split("\n") if not is_utf8(line)]
+        if not all(os.path.exists(os.path.join(os.path.dirname(path), line)) for line in odd):
+            raise YoloflowError(
+                f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8"
+            ) from error
     if "\0" in text:
         raise YoloflowError(f"{path}: is no text file (it holds zero bytes); save it as UTF-8")
     # Not str.splitlines: a name may hold one of the rare characters that it takes for a line end.

@@ -55,9 +55,9 @@ class Content:
 
     def num_labelled(self) -> tuple[int, int]:
         """Returns how many of the images have an annotation file of their name, and a YOLO label."""
-        stems = {_stem(path) for path in self.xmls}
+        stems = {stem_of(path) for path in self.xmls}
         with_text = sum(any(map(os.path.isfile, label_paths(image))) for image in self.images)
-        return sum(_stem(image) in stems for image in self.images), with_text
+        return sum(stem_of(image) in stems for image in self.images), with_text
 
 
 def annotation_files(source: str) -> Content:
@@ -140,7 +140,7 @@ class PngFinder:
         """
         for file in files:
             for place in self._places_for(os.path.dirname(file)):
-                if os.path.isfile(path := os.path.join(place, f"{_stem(file)}.png")):
+                if os.path.isfile(path := os.path.join(place, f"{stem_of(file)}.png")):
                     return path
         return None
 
@@ -173,7 +173,7 @@ class ImageFinder:
             file_name: that it states, with or without folders.
         """
         stated = os.path.basename(file_name.strip().replace("\\", "/"))
-        stem = _stem(xml)
+        stem = stem_of(xml)
         wanted = [name for name in (stated, os.path.splitext(stated)[0], stem) if name]
         folders = self._folders_for(os.path.dirname(xml))
         for name in wanted:
@@ -274,7 +274,8 @@ def folders_named(folder: str, names: Iterable[str]) -> list[str]:
     return [os.path.normpath(path) for path in paths if os.path.isdir(path)]
 
 
-def _stem(path: str) -> str:
+def stem_of(path: str) -> str:
+    """Returns the name of a file without folders and suffix."""
     return os.path.splitext(os.path.basename(path))[0]
 
 

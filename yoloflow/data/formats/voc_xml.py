@@ -7,7 +7,7 @@ are regions to ignore (`is_crowd`), as in PASCAL's own evaluation. Boxes of an o
 
 The source is a folder with XML files in it or below, or a list file (an XML file or an image's stem a line,
 as in ImageSets/Main). Images lie beside the XML, or in JPEGImages or images beside its folder Annotations (in
-the same subfolder, or on top), under the name that the XML gives or else under its own stem. An image there
+the same subfolder, or on top), under the stem of the XML or else the name that it gives. An image there
 without XML is one without objects.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import os
 import xml.parsers.expat
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from yoloflow.data.formats.voc_files import (
     images_without_annotation,
     is_annotated,
     listed_annotations,
+    stem_of,
 )
 from yoloflow.data.formats.voc_masks import add_masks
 from yoloflow.data.threads import map_in_threads
@@ -67,6 +69,7 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     files = map_in_threads(_parse, [path for path, _ in rows], is_python=True)
     finder = ImageFinder(image_folder)
     paths = [finder.find(file.path, file.fields.get("filename", "")) for file in files]
+    stale = list(_prefer_own_names(files, paths, finder))
     if content is not None:
         for image, path in images_without_annotation(source, content, paths):
             files.append(_XmlFile(path, is_missing=True))
@@ -76,8 +79,24 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     places = {os.path.dirname(path) for path, _ in rows} | {os.path.dirname(path) for path in paths}
     found = set() if content is None else content.folders
     annotations.consulted = [source, *finder.folders, *sorted(places | found)]
+    annotations.problems += stale
     add_masks(annotations, numbers_in_file)
     return annotations
+
+
+def _prefer_own_names(files: list[_XmlFile], paths: list[str], finder: ImageFinder) -> Iterator[Problem]:
+    """Sets the paths of files that name another image though there is one of their own name.
+
+    Whoever renames or copies images and annotations leaves `<filename>` as it was.
+    """
+    for number, (file, path) in enumerate(zip(files, paths, strict=True)):
+        if stem_of(path) == stem_of(file.path) or not os.path.isfile(path):
+            continue
+        own = finder.find(file.path, "")
+        if os.path.isfile(own):
+            paths[number] = own
+            detail = f"<filename> is {file.fields['filename'].strip()}, but {own} has the name of this file"
+            yield Problem(file.path, None, "stale-filename", "keep", detail, own)
 
 
 @dataclass(slots=True)

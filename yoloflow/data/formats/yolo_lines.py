@@ -163,6 +163,15 @@ class Lines:
             confidence, number = self.values[self.starts[row] + 5 : self.starts[row] + 7]
             detail = f"a confidence ({confidence:g}) and a track id ({number:g}) after the box are not used"
             yield Fault(row, "extra-columns", "keep", detail)
+        is_maybe = fits & _are_boxes(heads) & ~(is_proven or is_likely)
+        if count := int(is_maybe.sum()):
+            yield Fault(
+                None,
+                "maybe-tracks",
+                "keep",
+                f"{count} lines of {_TRACK_COLUMNS} columns that end in 0 or 1, read as outlines of three "
+                "points, can be a box, a confidence and a track id; cut these two columns off if they are",
+            )
 
     def _are_far(self) -> BoolArray:
         """Returns which lines have figures that cannot be shares of an image."""

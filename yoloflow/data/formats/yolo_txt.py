@@ -51,7 +51,7 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
     folders: set[str] = set()
     paths, listed_lines, remarks = _image_paths(source, image_folder, folders)
     if not paths:
-        raise YoloflowError(f"{source}: lists no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise YoloflowError(f"{source}: lists no images{_images_of_labels(source)}")
     labels = map_in_threads(partial(_read_label_file, kpt_shape=kpt_shape), paths, is_python=True)
     annotations = _flatten(source, paths, listed_lines, labels, kpt_shape)
     annotations.problems += remarks
@@ -62,6 +62,15 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
         places = {os.path.dirname(label) for path in one_of_each.values() for label in label_paths(path)}
         annotations.consulted = [source, *folders, *one_of_each, *places]
     return annotations
+
+
+def _images_of_labels(source: str) -> str:
+    """Returns the end of a sentence about a source without images: where those of a folder of labels lie."""
+    head, part, tail = os.path.abspath(source).rpartition(f"{os.sep}labels")
+    images = f"{head}{os.sep}images{tail}"
+    if part and os.path.isdir(images):
+        return f": it is a folder of labels, which are found by their images; give {images}"
+    return f" (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
 
 
 def listed_images(source: str, image_folder: str | None = None) -> tuple[list[str], list[int], list[Problem]]:
@@ -188,6 +197,17 @@ def _figure(token: bytes) -> float:
     return float(token)
 
 
+def _why_no_number(tokens: Sequence[bytes], token: bytes) -> str:
+    """Returns the end of a sentence: what to write instead of a text that is no number."""
+    if len(tokens) == 1 and any(mark in token for mark in b",;"):
+        return "; columns are parted by spaces"
+    if b"," in token:
+        return "; a fraction is written with a point, and columns are parted by spaces"
+    if token is tokens[0]:
+        return "; a class is a number, counted from 0 in the order of the names"
+    return ""
+
+
 def _parse_line(label: _LabelFile, tokens: list[bytes], number: int, kpt_shape: Sequence[int] | None) -> None:
     """Parses a line with all checks; slow, for files in which something is wrong."""
     values: list[float] = []
@@ -197,7 +217,8 @@ def _parse_line(label: _LabelFile, tokens: list[bytes], number: int, kpt_shape: 
         except ValueError:
             kind = "class-not-a-number" if column == 1 else "box-not-a-number"
             shown = token[:40].decode("utf-8", errors="replace")
-            label.drop_line(number, kind, f'column {column} is "{shown}", not a number')
+            hint = _why_no_number(tokens, token)
+            label.drop_line(number, kind, f'column {column} is "{shown}", not a number{hint}')
             return
     if not is_known_form(len(values), kpt_shape):
         label.drop_line(number, "wrong-column-count", describe_columns(len(values), kpt_shape))

@@ -1,0 +1,58 @@
+"""Messages about labels that lie nearby in a format that is not read, or under another name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.data_sets import write_picture
+from yoloflow.data.index import read_index
+from yoloflow.structures import YoloflowError
+
+_LABELME = {"shapes": [{"label": "cat", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}]}
+_LABEL_STUDIO = [{"id": 1, "data": {"image": "/data/upload/1/a.jpg"}, "annotations": []}]
+_CREATE_ML = [{"image": "a.jpg", "annotations": []}]
+_VIA = {"a.jpg12": {"filename": "a.jpg", "regions": []}}
+
+
+@pytest.mark.parametrize(
+    ("content", "program"),
+    [
+        (_LABELME, "LabelMe's json of one image"),
+        (_LABEL_STUDIO, "Label Studio's own json"),
+        (_CREATE_ML, "CreateML's json"),
+        (_VIA, "VIA's own json"),
+    ],
+)
+def test_a_json_of_another_program_is_named_as_a_source_and_beside_images(
+    content: object, program: str, tmp_path: Path
+) -> None:
+    write_picture(tmp_path / "a.jpg")
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(YoloflowError, match=f"a.json: is {program}, which is not read; export COCO json"):
+        read_index(str(tmp_path / "a.json"))
+    with pytest.raises(YoloflowError) as error:
+        read_index(str(tmp_path))
+    assert f"no image has a label file; for {tmp_path / 'a.jpg'} there should be" in str(error.value)
+    assert f"{tmp_path / 'a.json'} is {program}, which is not read: save its labels" in str(error.value)
+
+
+def test_a_coco_json_among_the_images_is_named_as_the_source(tmp_path: Path) -> None:
+    write_picture(tmp_path / "train" / "a.jpg")
+    (tmp_path / "train" / "_annotations.coco.json").write_text('{"images": [], "categories": []}')
+    with pytest.raises(YoloflowError, match="_annotations.coco.json may be a COCO json of these images"):
+        read_index(str(tmp_path / "train"), ["cat"])
+
+
+def test_cvats_own_xml_is_named(tmp_path: Path) -> None:
+    write_picture(tmp_path / "images" / "a.jpg")
+    (tmp_path / "annotations.xml").write_text("<annotations><image id='0' name='a.jpg'/></annotations>")
+    for source in (tmp_path, tmp_path / "images"):
+        with pytest.raises(YoloflowError, match="annotations.xml is CVAT's own XML, which is not read"):
+            read_index(str(source))
+
+
+def test_a_set_of_no_image_says_so(tmp_path: Path) -> None:
+    (tmp_path / "none.json").write_text('{"images": [], "categories": [{"id": 1, "name": "cat"}]}')
+    with pytest.raises(YoloflowError, match=r"none.json: lists no images$"):
+        read_index(str(tmp_path / "none.json"))
