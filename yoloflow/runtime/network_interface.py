@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import ip_address
 
 from yoloflow.structures import YoloflowError
@@ -17,13 +15,13 @@ _VARIABLE = "GLOO_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915
 
 
-@contextmanager
-def reachable_interface(meeting_place: str) -> Iterator[None]:
-    """Lets Gloo, in a block, tell the other machines an address of this one that they can reach.
+def choose_reachable_interface(meeting_place: str) -> None:
+    """Lets Gloo tell the other machines an address of this one that they can reach.
 
     Gloo takes the address of the machine's own name. Many systems have it as 127.0.0.1 or 127.0.1.1 in
     `/etc/hosts`, and then every rank looks for the others on its own machine. Where it is so, the interface
-    that leads to the ranks' meeting place is taken.
+    that leads to the ranks' meeting place is taken, by the environment of this process: groups that are made
+    later look there too.
 
     Args:
         meeting_place: name or address of the machine with the ranks' store, as torchrun's MASTER_ADDR.
@@ -32,7 +30,6 @@ def reachable_interface(meeting_place: str) -> Iterator[None]:
         YoloflowError: no interface leads there.
     """
     if _VARIABLE in os.environ or not _means_this_machine_alone(own := _addresses_of(socket.gethostname())):
-        yield
         return
     interfaces = _interfaces()
     found = next((name for name, address in interfaces.items() if address == _source_to(meeting_place)), None)
@@ -44,10 +41,6 @@ def reachable_interface(meeting_place: str) -> Iterator[None]:
             f"ranks. Write before torchrun {_VARIABLE}= and the network interface that leads to them: {names}"
         )
     os.environ[_VARIABLE] = found
-    try:
-        yield
-    finally:
-        del os.environ[_VARIABLE]
 
 
 def _addresses_of(name: str) -> list[str]:

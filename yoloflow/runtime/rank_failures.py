@@ -45,8 +45,8 @@ def describe_no_connection(rank: int, backend: str, seconds: float, error: BaseE
         error: of torch.
     """
     return (
-        f"rank {rank}: no connection to the other ranks within {seconds:.0f} s ({_reason(error)}). Either one "
-        "of them ended, and what it printed says why, or the machines do not reach each other: every port "
+        f"rank {rank}: no connection to the other ranks within {seconds:.0f} s ({_reason(error)}). Either "
+        "one of them ended, and what it printed says why, or the machines do not reach each other: each port "
         f"must be open between them, and {backend.upper()}_SOCKET_IFNAME, written before torchrun, names the "
         "network interface to use"
     )

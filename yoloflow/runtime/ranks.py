@@ -7,7 +7,7 @@ import gc
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from yoloflow.runtime.device import select_device
-from yoloflow.runtime.network_interface import reachable_interface
+from yoloflow.runtime.network_interface import choose_reachable_interface
 from yoloflow.runtime.rank_failures import describe_no_connection, is_rank_failure
 from yoloflow.runtime.start_method import refuse_to_start_twice
 from yoloflow.structures import YoloflowError
@@ -96,24 +96,23 @@ def _join(ranks: Ranks, device: torch.device) -> None:
     """
     timeout, since = timedelta(seconds=ranks.timeout_s), time.monotonic()
     backend, store = dist.get_default_backend_for_device(device), _rendezvous_store(ranks, timeout)
-    with ExitStack() as stack:
-        if backend == "gloo" and ranks.world_size > ranks.local_size:
-            stack.enter_context(reachable_interface(os.environ["MASTER_ADDR"]))
-        try:
-            dist.init_process_group(
-                backend,
-                store=store,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-                timeout=timeout,
-                # NCCL connects at once then, and says so at once where it cannot.
-                device_id=device if device.type == "cuda" else None,
-            )
-        except RuntimeError as error:
-            if not is_rank_failure(error):
-                raise
-            seconds = time.monotonic() - since
-            raise YoloflowError(describe_no_connection(ranks.rank, backend, seconds, error)) from error
+    if ranks.world_size > ranks.local_size:
+        choose_reachable_interface(os.environ["MASTER_ADDR"])
+    try:
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            timeout=timeout,
+            # NCCL connects at once then, and says so at once where it cannot.
+            device_id=device if device.type == "cuda" else None,
+        )
+    except RuntimeError as error:
+        if not is_rank_failure(error):
+            raise
+        seconds = time.monotonic() - since
+        raise YoloflowError(describe_no_connection(ranks.rank, backend, seconds, error)) from error
 
 
 def from_main_rank(value: T, ranks: Ranks) -> T:
