@@ -189,7 +189,8 @@ def _seconds(network: torch.nn.Module, loss_fn: torch.nn.Module, images: int, si
         outputs = network(batch.contiguous(memory_format=torch.channels_last))
         loss, _ = loss_fn(to_float32(outputs), labels, batch)
         torch.autograd.backward(loss)
-        return watch.seconds
+        total: float = watch.seconds
+    return total
 
 
 class _OperationTimes(TorchDispatchMode):
