@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -111,15 +112,12 @@ def pair(request: pytest.FixtureRequest, trainings: Trainings, tmp_path: Path) -
     """Two hosts; a parameter says what they find under their own names."""
     own_name: OwnName = getattr(request, "param", "network")
     name = request.node.name.removeprefix("test_").replace("[", "-").removesuffix("]")
-    try:
-        hosts = two_hosts(tmp_path, DELAY_S, LOSS, own_name)
-        first, second, network = hosts.__enter__()
-    except OSError as error:
-        pytest.skip(f"no hosts on this machine: {error}")
-    try:
+    with ExitStack() as stack:
+        try:
+            first, second, network = stack.enter_context(two_hosts(tmp_path, DELAY_S, LOSS, own_name))
+        except OSError as error:
+            pytest.skip(f"no hosts on this machine: {error}")
         yield Pair(trainings, name, (first, second), network)
-    finally:
-        hosts.__exit__(None, None, None)
 
 
 def test_undisturbed(pair: Pair, one_machine: tuple[dict[str, Any], int]) -> None:
