@@ -15,7 +15,7 @@ def is_rank_failure(error: BaseException) -> bool:
     """Returns whether a collective failed: torch has an error of its own for some back ends only."""
     if isinstance(error, dist.DistError):
         return True
-    signs = ("gloo", "nccl", "hccl", "Connection closed by peer", "Connection reset by peer")
+    signs = ("gloo", "Gloo", "nccl", "hccl", "Connection closed by peer", "Connection reset by peer")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
@@ -27,12 +27,33 @@ def describe_rank_failure(activity: str, seconds: float, error: BaseException) -
         seconds: time since that began.
         error: of torch.
     """
-    reason = str(error).splitlines()[0].rpartition("] ")[2]
+    reason = _reason(error)
     return (
         f"{activity}, and for {seconds:.0f} s waiting for the other ranks, which do not answer ({reason}). "
         "One of them failed, was killed or hangs, and what it printed says why; rank_timeout is how long to "
         "wait"
     )
+
+
+def describe_no_connection(rank: int, backend: str, seconds: float, error: BaseException) -> str:
+    """Returns the message for ranks that met and then could not connect to each other.
+
+    Args:
+        rank: of this process.
+        backend: of the process group.
+        seconds: time since they met.
+        error: of torch.
+    """
+    return (
+        f"rank {rank}: no connection to the other ranks within {seconds:.0f} s ({_reason(error)}). Either "
+        "one of them ended, and what it printed says why, or the machines do not reach each other: each port "
+        f"must be open between them, and {backend.upper()}_SOCKET_IFNAME, written before torchrun, names the "
+        "network interface to use"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).splitlines()[0].rpartition("] ")[2] or str(error).splitlines()[0]
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from yoloflow.runtime.device import select_device
+from yoloflow.runtime.network_interface import choose_reachable_interface
+from yoloflow.runtime.rank_failures import describe_no_connection, is_rank_failure
 from yoloflow.runtime.start_method import refuse_to_start_twice
 from yoloflow.structures import YoloflowError
 
@@ -81,17 +83,36 @@ def init_ranks(
     if device.type != "cpu":
         torch.accelerator.set_device_index(device.index or 0)
     if ranks.world_size > 1 and not dist.is_initialized():
+        _join(ranks, device)
+        atexit.register(leave_ranks)
+    return ranks, device
+
+
+def _join(ranks: Ranks, device: torch.device) -> None:
+    """Joins the process group.
+
+    Raises:
+        YoloflowError: the ranks cannot meet, or not reach each other.
+    """
+    timeout, since = timedelta(seconds=ranks.timeout_s), time.monotonic()
+    backend, store = dist.get_default_backend_for_device(device), _rendezvous_store(ranks, timeout)
+    if ranks.world_size > ranks.local_size:
+        choose_reachable_interface(os.environ["MASTER_ADDR"])
+    try:
         dist.init_process_group(
-            dist.get_default_backend_for_device(device),
-            store=_rendezvous_store(ranks, timedelta(seconds=timeout_s)),
+            backend,
+            store=store,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            timeout=timedelta(seconds=timeout_s),
+            timeout=timeout,
             # NCCL connects at once then, and says so at once where it cannot.
             device_id=device if device.type == "cuda" else None,
         )
-        atexit.register(leave_ranks)
-    return ranks, device
+    except RuntimeError as error:
+        if not is_rank_failure(error):
+            raise
+        seconds = time.monotonic() - since
+        raise YoloflowError(describe_no_connection(ranks.rank, backend, seconds, error)) from error
 
 
 def from_main_rank(value: T, ranks: Ranks) -> T:
