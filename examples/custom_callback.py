@@ -27,6 +27,8 @@ class WorstClassCallback(BaseCallback):
 CALLBACKS["WorstClassCallback"] = WorstClassCallback
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     recipe, *settings = sys.argv[1:]
     # The row's further keys are the arguments of the class; a recipe may have the same row under `callback`.
     train(load_config(recipe, [*settings, "callback=[{name: WorstClassCallback, min_objects: 1}]"]))

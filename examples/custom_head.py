@@ -43,5 +43,7 @@ def with_plain_head(recipe: str, settings: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     recipe, *settings = sys.argv[1:]
     train(load_config(recipe, with_plain_head(recipe, settings)))

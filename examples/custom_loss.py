@@ -42,5 +42,7 @@ class QuietLoss(YOLOv8Loss):
 FAMILIES["Quiet"] = Family(loss=QuietLoss)
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     recipe, *settings = sys.argv[1:]
     train(load_config(recipe, ["loss.name=QuietLoss", *settings]))

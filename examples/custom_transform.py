@@ -50,5 +50,7 @@ def greyed_too(recipe: str, settings: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     recipe, *settings = sys.argv[1:]
     train(load_config(recipe, greyed_too(recipe, settings)))

@@ -76,4 +76,4 @@ def train(recipe: str, settings: list[str]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train(sys.argv[1], sys.argv[2:])
+    train(sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else sys.exit(__doc__)

@@ -30,4 +30,6 @@ def show(run: str, image: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     finetune(*sys.argv[1:])

@@ -252,5 +252,7 @@ def train(args: Arguments) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train(load_args(sys.argv[1], sys.argv[2:]))

@@ -33,5 +33,7 @@ def detect(file: str, image_file: str) -> list[tuple[str, float, list[float]]]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     for name, score, corners in detect(*sys.argv[1:]):
         print(f"{name} {score:.2f}", *(round(corner, 1) for corner in corners))

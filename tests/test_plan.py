@@ -76,10 +76,10 @@ def test_the_table_marks_warm_up_stage_borders_and_the_end() -> None:
     assert plan.warmup_updates == 57
     assert plan.interesting_updates() == {
         0: "start",
-        28: "half of the warm-up",
-        56: "last of the warm-up",
-        57: "warm-up done",
-        379: "last of stage 1",
+        28: "half warm-up",
+        56: "end of warm-up",
+        57: "after warm-up",
+        379: "end of stage 1",
         380: "stage 2 begins",
         569: "last",
     }
@@ -101,6 +101,7 @@ def test_the_table_marks_warm_up_stage_borders_and_the_end() -> None:
         "start",
     ]
     assert lines[-1].split()[:3] == ["570", "30", "2"]
+    assert max(map(len, lines[4:])) <= 80
 
 
 def test_a_warm_up_longer_than_the_training_is_pointed_out() -> None:

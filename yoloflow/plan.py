@@ -98,12 +98,12 @@ class Plan:
         """Updates worth a line in a table, in order, each with the reason."""
         marks = {0: "start"}
         if 0 < self.warmup_updates < self.num_updates:
-            marks[self.warmup_updates // 2] = "half of the warm-up"
-            marks[self.warmup_updates - 1] = "last of the warm-up"
-            marks[self.warmup_updates] = "warm-up done"
+            marks[self.warmup_updates // 2] = "half warm-up"
+            marks[self.warmup_updates - 1] = "end of warm-up"
+            marks[self.warmup_updates] = "after warm-up"
         for number, (start, stage) in enumerate(zip(self.stage_starts, self.stages, strict=True)):
             if number and stage.steps:
-                marks[start - 1] = f"last of stage {number}"
+                marks[start - 1] = f"end of stage {number}"
                 marks[start] = f"stage {number + 1} begins"
         marks[self.num_updates - 1] = "last"
         return dict(sorted(marks.items()))
@@ -138,13 +138,13 @@ class Plan:
             lines.append(f"the learning rates below times {factors}")
         lines += self.describe_stages()
         groups = list(self.schedule.lr_by_group)
-        header = ["update", "epoch", "stage", *(f"lr {name}" for name in groups), "momentum", "EMA decay", ""]
+        header = ["update", "epoch", "stage", *(f"lr {name}" for name in groups), "momentum", "EMA", ""]
         rows = [self._cells(update, reason) for update, reason in self.interesting_updates().items()]
         table = [header, *rows]
         widths = [max(len(row[column]) for row in table) for column in range(len(header))]
         for row in table:
             cells = [cell.rjust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
-            lines.append("  ".join([*cells, row[-1]]).rstrip())
+            lines.append(" ".join([*cells, "", row[-1]]).rstrip())
         return "\n".join(lines)
 
     def _cells(self, update: int, reason: str) -> list[str]:

@@ -348,3 +348,18 @@ def test_a_table_of_classes_fits_a_terminal_of_80_columns_with_all_its_figures()
     assert [figure for figure in ("10070", *figures) if figure not in text] == []
     name = "".join(line.split("  ")[0].strip() for line in text.splitlines())
     assert "an-uncommonly-long-name-of-a-class" in name
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("command", [["recipes"], ["weights", "list"], ["train", "--help"]])
+def test_lists_fit_the_terminal_and_lose_no_word(
+    command: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run(monkeypatch, *command) == 0
+    in_a_pipe = capsys.readouterr().out.rpartition("Settings (")[2]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run(monkeypatch, *command) == 0
+    in_a_terminal = capsys.readouterr().out.rpartition("Settings (")[2]
+    assert max(map(len, in_a_terminal.splitlines())) <= columns
+    assert in_a_terminal.split() == in_a_pipe.split()

@@ -77,6 +77,8 @@ def test_there_are_all_sizes_and_the_quick_start() -> None:
     assert set(RECIPES) >= {"quickstart", "yolov8n", "yolov8s", "yolov8m", "yolov8l", "yolov8x"}
     assert {recipe.family for recipe in list_recipes()} >= {"", "yolov8"}
     assert all(recipe.summary for recipe in list_recipes())
+    widest = max(len(name) for name in RECIPES)
+    assert [recipe.name for recipe in list_recipes() if widest + 2 + len(recipe.summary) > 80] == []
     assert len(set(RECIPES)) == len(RECIPES)
 
 

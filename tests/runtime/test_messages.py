@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from yoloflow.runtime.messages import shown_messages
+from yoloflow.runtime.messages import fit_width, shown_messages
 
 logger = logging.getLogger("yoloflow")
 
@@ -78,3 +78,24 @@ def test_a_handler_of_the_logger_is_not_joined_by_another(
         assert logger.handlers == [handler]
     logger.removeHandler(handler)
     assert capfd.readouterr().err == ""
+
+
+def test_lines_are_broken_between_words_and_continue_indented() -> None:
+    text = "  classes: cat 3, dog 40\nshort\n"
+    assert fit_width(text, 16) == "  classes: cat\n    3, dog 40\nshort\n"
+    assert fit_width("name  what it is for", 14, hang=6) == "name  what it\n      is for"
+
+
+@pytest.mark.parametrize("word", ["/a/folder/with/a/long/name", "`yoloflow report runs/pets`,", "一" * 12])
+def test_a_path_and_a_quoted_command_stay_whole(word: str) -> None:
+    assert fit_width(f"see {word} there", 20) == f"see\n  {word}\n  there"
+
+
+def test_characters_of_two_columns_count_as_two() -> None:
+    assert fit_width("猫 狗 鸟 鱼", 8) == "猫 狗 鸟\n  鱼"
+
+
+def test_all_words_and_the_spaces_within_lines_stay() -> None:
+    text = "data.train_set: classes  a 1,  b 2,  c 3" * 5
+    for width in range(1, 60):
+        assert fit_width(text, width).split() == text.split()

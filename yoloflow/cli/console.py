@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import re
+import shutil
 import sys
 from importlib.metadata import version
 from itertools import takewhile
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from yoloflow.runtime.messages import message_handler
+from yoloflow.runtime.messages import fit_width, message_handler
 
 if TYPE_CHECKING:
     from yoloflow.structures import YoloflowError
@@ -92,12 +93,14 @@ class SettingsCommand(Command):
 
         typer.echo("Settings (KEY=VALUE, any of a recipe's keys):\n")
         for key, kind, default, description in describe_keys():
-            typer.echo(f"  {key} ({kind}; {default})\n      {description}")
+            show(f"  {key} ({kind}; {default})")
+            show(f"      {description}", hang=6)
         from yoloflow.data.transforms.rows import describe_transforms
 
         typer.echo("\nTransforms (rows {func_name: NAME, prob: 1, KEY: VALUE}):\n")
         for name, parameters, description in describe_transforms():
-            typer.echo(f"  {name} ({parameters or 'no parameters'})\n      {description}")
+            show(f"  {name} ({parameters or 'no parameters'})")
+            show(f"      {description}", hang=6)
 
 
 app = typer.Typer(
@@ -169,6 +172,18 @@ def _configure(
     if not logger.handlers:
         logger.addHandler(message_handler())
     logger.setLevel(levels[log_level.lower()])
+
+
+def show(text: str, hang: int | None = None) -> None:
+    """Prints lines; in a terminal those that are too wide for it are broken between words.
+
+    Args:
+        text: lines.
+        hang: columns that continued lines are indented by; None: two more than the line.
+    """
+    if sys.stdout.isatty():
+        text = fit_width(text, shutil.get_terminal_size().columns, hang)
+    typer.echo(text)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

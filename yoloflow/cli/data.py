@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import Command, Overrides, Recipe, SettingsCommand, app, mistake, write, write_json
+from yoloflow.cli.console import (
+    Command,
+    Overrides,
+    Recipe,
+    SettingsCommand,
+    app,
+    mistake,
+    show,
+    write,
+    write_json,
+)
 
 EXIT_ERRORS_IN_DATA = 1
 _IMAGE_SUFFIXES = (".png", ".jpg")
@@ -44,9 +54,9 @@ def check_data(
             config,
             lambda count, total: bar.update(task, completed=count, total=total, description="decoding"),
         )
-    typer.echo(done.describe())
+    show(done.describe())
     write_json(report, done.to_json())
-    typer.echo(f"written: {report}")
+    show(f"written: {report}")
     if done.errors:
         raise typer.Exit(EXIT_ERRORS_IN_DATA)
 
@@ -90,7 +100,7 @@ def convert_data(
 
     reading = Reading(name, nc, _policy(problems), _by_split(image_folder or []))
     for line in convert(sources, to, out, split, reading=reading, link=link, with_outlines=outlines):
-        typer.echo(line)
+        show(line)
 
 
 @data_app.command("split")
@@ -114,7 +124,7 @@ def split_data(
     shares = {"train": 1 - val - test, "val": val} | ({"test": test} if test else {})
     reading = Reading(name, nc, image_folder=image_folder)
     for line in split_data(sources, out, shares, to, seed=seed, reading=reading, link=link):
-        typer.echo(line)
+        show(line)
 
 
 def _policy(text: str) -> str | dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import Command, Overrides, Recipe, SettingsCommand, app, write_json
+from yoloflow.cli.console import Command, Overrides, Recipe, SettingsCommand, app, show, write_json
 
 
 @app.command(cls=SettingsCommand)
@@ -67,7 +67,7 @@ def plan(
 
         gib = read_memory(cards[-1])
         needs = plan_memory(config)
-        typer.echo("\n".join(describe_memory(needs, config, gib)))
+        show("\n".join(describe_memory(needs, config, gib)))
         account["memory"] = [need.to_json(config.per_batch_size, gib) for need in needs]
         if steps_per_epoch is None and config.data.train_set is None:
             return
@@ -77,11 +77,11 @@ def plan(
         account["data_problems"] = {"train_set": problems_report(index)}
     planned = make_plan(config, steps_per_epoch, world_size)
     for line in describe_finetune(config, load_config(recipe, [*overrides, "finetune=false"])):
-        typer.echo(line)
-    typer.echo(planned.describe())
+        show(line)
+    show(planned.describe())
     write_json(out / "plan.json", planned.to_json() | account)
     draw_plan(planned, out / "plan.png")
-    typer.echo(f"written: {out / 'plan.json'}, {out / 'plan.png'}")
+    show(f"written: {out / 'plan.json'}, {out / 'plan.png'}")
 
 
 @app.command(cls=Command)
@@ -100,4 +100,4 @@ def recipes(
     found = list_recipes()
     width = max(len(info.name) for info in found)
     for info in found:
-        typer.echo(f"{info.name:{width}}  {info.summary}")
+        show(f"{info.name:{width}}  {info.summary}", hang=width + 2)

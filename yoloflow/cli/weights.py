@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import Overrides, app
+from yoloflow.cli.console import Overrides, app, show
 
 weights_app = typer.Typer(
     help="List and download published weights, and convert weights files.", no_args_is_help=True
@@ -22,12 +22,12 @@ def list_weights() -> None:
 
     rows = list_published()
     width = max(len(row.recipe) for row in rows)
-    typer.echo(f"  {'recipe':{width}} size     AP  file (its name ends in the SHA-256 prefix)")
+    show(f"  {'recipe':{width}} size     AP  file (its name ends in the SHA-256 prefix)")
     for row in rows:
         there = "*" if (weights_folder() / row.file_name).is_file() else " "
         masks = "" if row.mask_ap is None else f" (masks {row.mask_ap:.3f})"
-        typer.echo(f"{there} {row.recipe:{width}} {row.img_size:4}  {row.ap:.3f}  {row.file_name}{masks}")
-    typer.echo(
+        show(f"{there} {row.recipe:{width}} {row.img_size:4}  {row.ap:.3f}  {row.file_name}{masks}")
+    show(
         f"\nFrom {SOURCE}, licence {LICENCE}; it states no AP50.\nsize: pixels. *: downloaded, "
         f"in {weights_folder()}\nDownload one: yoloflow weights get RECIPE (or FILE)"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -33,8 +34,34 @@ class _PlainHandler(logging.Handler):
         print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201 the place for it
 
 
+def fit_width(text: str, width: int, hang: int | None = None) -> str:
+    """Breaks lines that are too wide at spaces. Words and `quoted commands` stay whole and can be copied.
+
+    Args:
+        text: lines.
+        width: columns of the terminal.
+        hang: columns that continued lines are indented by; None: two more than the line.
+    """
+    from rich.cells import cell_len
+
+    fitted = []
+    for line in text.split("\n"):
+        if cell_len(line) > width:
+            indent = len(line) - len(line.lstrip()) + 2 if hang is None else hang
+            parts = [""]
+            # A word is taken with the spaces before it: they keep columns apart, and vanish at a line's end.
+            for space, word in re.findall(r"(\s*)(`[^`]*`\S*|\S+)", line):
+                if parts[-1].strip() and cell_len(parts[-1] + space + word) > width:
+                    parts.append(" " * min(indent, width // 2) + word)
+                else:
+                    parts[-1] += space + word
+            line = "\n".join(parts)
+        fitted.append(line)
+    return "\n".join(fitted)
+
+
 class _TerminalHandler(logging.Handler):
-    """Shows messages above the line of a training; the terminal wraps them, so that paths can be copied."""
+    """Shows messages above the line of a training; words stay whole, so that paths can be copied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +70,8 @@ class _TerminalHandler(logging.Handler):
         self._console = Console(stderr=True)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(self.format(record), markup=False, soft_wrap=True)
+        text = fit_width(self.format(record), self._console.width)
+        self._console.print(text, markup=False, soft_wrap=True)
 
 
 class _CallHandler(logging.Handler):
