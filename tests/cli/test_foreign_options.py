@@ -31,6 +31,7 @@ from yoloflow.data.digits import SceneRecipe, digits_dataset
             "train yolov8n epochs=2\n  --frobnicate: there is no such",
         ),
         ("test runs/a --iou 0.5 --weight b.pt", "test runs/a iou_thres=0.5 --weight b.pt"),
+        ("export runs/a -o a.onnx", "export runs/a --out a.onnx"),
         ("val runs/a", "yoloflow test"),
         ("task=detect mode=train", "a command comes first"),
     ],

@@ -47,6 +47,8 @@ def rewrite(command: str, arguments: Sequence[str], parameters: Sequence[Any]) -
             first.append(value)
         elif name in UNUSED or name in ADVICE:
             remarks.append(f"{option}: {UNUSED.get(name) or ADVICE[name]}")
+        elif name in ("o", "output") and "--out" in ours and value is not None:
+            rest += ["--out", value]
         else:
             known = (
                 hint_for_value(name, _plain(value)) if name in settings else hint_for_key(name, _plain(value))
