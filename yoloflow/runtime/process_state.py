@@ -21,9 +21,9 @@ def restored_process_state() -> Iterator[None]:
     """Restores after a block (or a decorated function) what `train` sets for a whole process.
 
     These are the generators of Python, NumPy, torch and the accelerator, the number of threads, the switches
-    of determinism with their environment variable, and whether the allocator keeps freed memory. Of blocks that overlap in several
-    threads the first saves and the last restores. An accelerator that has not been used before is left as
-    it is then.
+    of determinism with their environment variable, and whether the allocator keeps freed memory. Of blocks
+    that overlap in several threads the first saves and the last restores. An accelerator that has not been
+    used before is left as it is then.
     """
     with _mutex:
         restoring = _inside[0] if _inside else _saved()
