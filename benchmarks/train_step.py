@@ -21,7 +21,7 @@ from yoloflow import (
 )
 from yoloflow.config.schema import Config
 from yoloflow.optim.schedule import create_schedule
-from yoloflow.runtime.memory import keep_freed_memory, peak_memory
+from yoloflow.runtime.memory import peak_memory
 from yoloflow.train_step.step import StepSettings, TrainStep
 
 LAYOUTS: dict[str, bool | Literal["auto"]] = {"nchw": False, "channels_last": True, "auto": "auto"}
@@ -67,7 +67,6 @@ def main() -> None:
     parser.add_argument("--only", choices=LAYOUTS, help="one layout; auto is the default setting")
     parser.add_argument("--jit", action="store_true", help="also compiled; its first step takes minutes")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as a training does
     config = load_config(arguments.recipe, [f"per_batch_size={arguments.batch}"])
     images, labels = random_batch(arguments.batch, arguments.size, arguments.classes)
     chosen = [arguments.only] if arguments.only else ["nchw", "channels_last"]

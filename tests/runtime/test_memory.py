@@ -1,7 +1,5 @@
 """The peak of memory: of the process on the CPU, of the tensors on an accelerator."""
 
-import platform
-import resource
 from pathlib import Path
 
 import pytest
@@ -9,13 +7,7 @@ import torch
 
 from yoloflow.run.folder import choose_run
 from yoloflow.run.summary import write_summary
-from yoloflow.runtime.memory import (
-    forget_peak_memory,
-    give_back_freed_memory,
-    keep_freed_memory,
-    peak_memory,
-)
-from yoloflow.runtime.process_state import restored_process_state
+from yoloflow.runtime.memory import forget_peak_memory, peak_memory
 from yoloflow.runtime.ranks import Ranks
 
 CUDA = torch.device("cuda", 1)
@@ -62,24 +54,3 @@ def test_the_summary_of_a_run_has_the_peak_of_an_accelerator(
     ]
     assert summaries[0]["device_peak_memory_mb"] == 3072.0
     assert "device_peak_memory_mb" not in summaries[1]
-
-
-def page_faults_of_a_tensor() -> int:
-    """Returns the page faults of a tensor of 64 MiB that is filled and freed."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators decide for themselves")
-def test_freed_memory_is_kept_for_the_next_tensors_until_the_end() -> None:
-    pages = 2**26 // resource.getpagesize()
-    with restored_process_state():
-        assert page_faults_of_a_tensor() > 0.9 * pages
-        keep_freed_memory()
-        page_faults_of_a_tensor()
-        assert page_faults_of_a_tensor() < 0.1 * pages
-    assert page_faults_of_a_tensor() > 0.9 * pages
-    assert page_faults_of_a_tensor() > 0.9 * pages
-    give_back_freed_memory()
-    assert page_faults_of_a_tensor() > 0.9 * pages

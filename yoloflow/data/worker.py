@@ -18,7 +18,6 @@ from yoloflow.data.partner_window import Nearby, PartnerWindow
 from yoloflow.data.shapes import Shape
 from yoloflow.data.shared_batches import SharedBatchPool
 from yoloflow.data.transforms import Sample
-from yoloflow.runtime.memory import keep_freed_memory
 from yoloflow.structures import Batch, YoloflowError
 
 
@@ -141,6 +140,5 @@ class BatchMaker(Dataset[LoadedBatch]):
 def start_worker(worker: int) -> None:
     """Give a worker one thread, as processes are the parallelism; signals go to the training process."""
     cv2.setNumThreads(0)
-    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Free main memory, what the allocator keeps of it, and the peak of this process or its accelerator."""
+"""Free main memory, and the peak of this process there or on its accelerator."""
 
 from __future__ import annotations
 
@@ -12,23 +12,6 @@ from pathlib import Path
 import torch
 
 _CPU = torch.device("cpu")
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt(3)."""
-
-
-def keep_freed_memory() -> None:
-    """Lets the allocator of a Linux system (glibc) keep what is freed, for the next tensors.
-
-    A step frees all that it takes. Given back to the system, each page of the next step's tensors is a page
-    fault, and is filled with zeros first.
-    """
-    _set_thresholds(mmap=2**30, trim=-1)  # -1: never
-
-
-def give_back_freed_memory() -> None:
-    """Ends `keep_freed_memory`: gives back what is free, and from now on what is freed."""
-    _set_thresholds(mmap=2**25, trim=2**26)  # as far as glibc raises its own when large tensors are freed
-    _trim()
 
 
 def free_memory() -> int:
@@ -73,22 +56,10 @@ def forget_peak_memory(device: torch.device = _CPU) -> None:
         with suppress(RuntimeError):
             torch.accelerator.reset_peak_memory_stats(device)
         return
-    _trim()
+    with suppress(OSError, AttributeError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _set_thresholds(mmap: int, trim: int) -> None:
-    """Sets above which size glibc asks the system for a block of its own, and gives free memory back."""
-    with suppress(OSError, AttributeError, TypeError):  # no glibc; Windows has no CDLL(None)
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_THRESHOLD, mmap)
-        libc.mallopt(_TRIM_THRESHOLD, trim)
-
-
-def _trim() -> None:
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _kilobytes(file: str, name: str) -> int:

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from yoloflow.runtime.memory import give_back_freed_memory
 from yoloflow.runtime.random_generators import determinism_restorer, rng_state, set_rng_state
 
 _mutex = threading.Lock()
@@ -21,9 +20,9 @@ def restored_process_state() -> Iterator[None]:
     """Restores after a block (or a decorated function) what `train` sets for a whole process.
 
     These are the generators of Python, NumPy, torch and the accelerator, the number of threads, the switches
-    of determinism with their environment variable, and whether the allocator keeps freed memory. Of blocks
-    that overlap in several threads the first saves and the last restores. An accelerator that has not been
-    used before is left as it is then.
+    of determinism, and the environment variable that goes with them. Of blocks that overlap in several
+    threads the first saves and the last restores. An accelerator that has not been used before is left as
+    it is then.
     """
     with _mutex:
         restoring = _inside[0] if _inside else _saved()
@@ -43,7 +42,6 @@ def _saved() -> ExitStack:
     device = _device_in_use()
     restoring.callback(set_rng_state, rng_state(device), device)
     restoring.callback(torch.set_num_threads, torch.get_num_threads())
-    restoring.callback(give_back_freed_memory)
     restoring.callback(determinism_restorer())
     if device.type != "cpu":
         restoring.callback(torch.accelerator.set_device_index, torch.accelerator.current_device_index())

@@ -19,7 +19,6 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from yoloflow.runtime.device import select_device
-from yoloflow.runtime.memory import keep_freed_memory
 from yoloflow.runtime.network_interface import choose_reachable_interface
 from yoloflow.runtime.rank_failures import describe_no_connection, is_rank_failure
 from yoloflow.runtime.start_method import refuse_to_start_twice
@@ -78,7 +77,6 @@ def init_ranks(
         local_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         timeout_s=timeout_s,
     )
-    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     device = select_device(device_name, ranks.local_rank, ranks.local_size)
