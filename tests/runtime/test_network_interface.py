@@ -32,18 +32,18 @@ def own_address() -> str:
 
 def test_a_name_that_others_reach_is_left_to_gloo(named: pytest.MonkeyPatch) -> None:
     named.setattr(socket, "gethostname", lambda: "192.0.2.7")
-    choose_reachable_interface("127.0.0.1")
+    choose_reachable_interface("127.0.0.1", lambda: False)
     assert VARIABLE not in os.environ
 
 
 def test_the_interface_that_leads_to_the_meeting_place_is_taken(named: pytest.MonkeyPatch) -> None:
-    choose_reachable_interface(own_address())
+    choose_reachable_interface(own_address(), lambda: False)
     assert os.environ[VARIABLE] in [name for _, name in socket.if_nameindex()]
 
 
 def test_an_interface_that_the_user_names_is_kept(named: pytest.MonkeyPatch) -> None:
     named.setenv(VARIABLE, "eth7")
-    choose_reachable_interface("127.0.0.1")
+    choose_reachable_interface("127.0.0.1", lambda: False)
     assert os.environ[VARIABLE] == "eth7"
 
 
@@ -54,7 +54,12 @@ def test_a_meeting_place_on_no_network_is_refused_with_the_variable_to_set(
     with pytest.raises(
         YoloflowError, match=f"localhost, means 127.0.0.1 here.*{VARIABLE}= and the network|::1"
     ):
-        choose_reachable_interface(place)
+        choose_reachable_interface(place, lambda: False)
+
+
+def test_ranks_that_are_all_on_this_machine_need_no_network(named: pytest.MonkeyPatch) -> None:
+    choose_reachable_interface("localhost", lambda: True)
+    assert VARIABLE not in os.environ
 
 
 def test_ranks_that_cannot_connect_say_what_must_be_open() -> None:

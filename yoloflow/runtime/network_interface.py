@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
+from pathlib import Path
 
 from yoloflow.structures import YoloflowError
 
@@ -15,7 +18,15 @@ _VARIABLE = "GLOO_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915
 
 
-def choose_reachable_interface(meeting_place: str) -> None:
+def name_of_machine() -> str:
+    """Returns what processes share that reach each other by 127.0.0.1: system and network namespace."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/net')}"
+    return socket.gethostname()  # no Linux
+
+
+def choose_reachable_interface(meeting_place: str, is_one_machine: Callable[[], bool]) -> None:
     """Lets Gloo tell the other machines an address of this one that they can reach.
 
     Gloo takes the address of the machine's own name. Many systems have it as 127.0.0.1 or 127.0.1.1 in
@@ -25,6 +36,7 @@ def choose_reachable_interface(meeting_place: str) -> None:
 
     Args:
         meeting_place: name or address of the machine with the ranks' store, as torchrun's MASTER_ADDR.
+        is_one_machine: whether all ranks are on this machine; asked only where no interface leads there.
 
     Raises:
         YoloflowError: no interface leads there.
@@ -34,6 +46,8 @@ def choose_reachable_interface(meeting_place: str) -> None:
     interfaces = _interfaces()
     found = next((name for name, address in interfaces.items() if address == _source_to(meeting_place)), None)
     if found is None:
+        if is_one_machine():
+            return
         names = ", ".join(f"{name} ({address})" for name, address in interfaces.items()) or "found none"
         raise YoloflowError(
             f"the name of this machine, {socket.gethostname()}, means {own[0] if own else 'nothing'} here, "

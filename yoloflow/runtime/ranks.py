@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from yoloflow.runtime.device import select_device
-from yoloflow.runtime.network_interface import choose_reachable_interface
+from yoloflow.runtime.network_interface import choose_reachable_interface, name_of_machine
 from yoloflow.runtime.rank_failures import describe_no_connection, is_rank_failure
 from yoloflow.runtime.start_method import refuse_to_start_twice
 from yoloflow.structures import YoloflowError
@@ -97,7 +98,8 @@ def _join(ranks: Ranks, device: torch.device) -> None:
     timeout, since = timedelta(seconds=ranks.timeout_s), time.monotonic()
     backend, store = dist.get_default_backend_for_device(device), _rendezvous_store(ranks, timeout)
     if ranks.world_size > ranks.local_size:
-        choose_reachable_interface(os.environ["MASTER_ADDR"])
+        store.set(_machine_of(ranks.rank), name_of_machine())
+        choose_reachable_interface(os.environ["MASTER_ADDR"], partial(_is_one_machine, store, ranks))
     try:
         dist.init_process_group(
             backend,
@@ -139,6 +141,16 @@ def _rendezvous_store(ranks: Ranks, timeout: timedelta) -> PrefixStore:
     while isinstance(store, PrefixStore):
         store = store.underlying_store
     return PrefixStore(_start_name(store, ranks, timeout), store)
+
+
+def _machine_of(rank: int) -> str:
+    return f"machine of {rank}"
+
+
+def _is_one_machine(store: Store, ranks: Ranks) -> bool:
+    """Returns whether all ranks said that they are on this machine; waits for all of them."""
+    here = name_of_machine().encode()
+    return all(store.get(_machine_of(rank)) == here for rank in range(ranks.world_size))
 
 
 def _start_name(store: Store, ranks: Ranks, timeout: timedelta) -> str:
