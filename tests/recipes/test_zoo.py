@@ -77,7 +77,7 @@ def masks_for(loss: Loss, images: Tensor, labels: Tensor) -> list[Tensor]:
 
 
 def train_step_of(config: Config, network: Network, loss: Loss) -> TrainStep:
-    # As long as a real training, so that the warm-up is one: YOLOv4's first gradients (norm 100,000 to 300,000
+    # As long as a real training, so that the warm-up is one: YOLOv4's first gradients (norm up to 300,000
     # on noise) leave weights that overflow when they are taken at a large rate.
     settings, length = config.optimizer, RunLength(epochs=100, steps_per_epoch=20, total_batch_size=2)
     return create_train_step_fn(
