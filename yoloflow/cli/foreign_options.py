@@ -12,6 +12,9 @@ from yoloflow.config.mindyolo import RENAMED, UNUSED
 from yoloflow.config.validation import describe_keys
 from yoloflow.structures import nearest_names
 
+_OTHER_OPTIONS = {"save_dir": "--out"}
+"""What commands that write one file or folder call a setting."""
+
 
 def is_option(text: str) -> bool:
     """Returns whether an argument is an option, and not `-` or a number below 0."""
@@ -47,8 +50,6 @@ def rewrite(command: str, arguments: Sequence[str], parameters: Sequence[Any]) -
             first.append(value)
         elif name in UNUSED or name in ADVICE:
             remarks.append(f"{option}: {UNUSED.get(name) or ADVICE[name]}")
-        elif name in ("o", "output") and "--out" in ours and value is not None:
-            rest += ["--out", value]
         else:
             known = (
                 hint_for_value(name, _plain(value)) if name in settings else hint_for_key(name, _plain(value))
@@ -60,6 +61,7 @@ def rewrite(command: str, arguments: Sequence[str], parameters: Sequence[Any]) -
             written = (known or f"{name}={_text(value)}").removeprefix("here it is ")
             key, _, value = written.partition("=")
             own = "--" + key.rpartition(".")[2].replace("_", "-")
+            own = own if own in ours else _OTHER_OPTIONS.get(key, own)
             rest += [own, value] if own in ours else [written]
     line = " ".join([command, *(text if "|" in text else shlex.quote(text) for text in (*first, *rest))])
     name, options = command.rpartition(" ")[2], ", ".join(unknown)

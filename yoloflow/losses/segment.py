@@ -143,6 +143,17 @@ class _WeightedMaskLoss(torch.autograd.Function):
 
 
 def _losses_by_image(
+    coefficients: Tensor, prototypes: Tensor, *rest: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns loss and gradients by tables (few images, M, h, w) of fixed shape."""
+    at_once = LARGEST_MASKS // (coefficients.shape[1] * prototypes[0, 0].numel())
+    losses, of_coefficients, of_prototypes = in_groups(
+        _losses_of_group, at_once, coefficients, prototypes, *rest
+    )
+    return losses.sum(), of_coefficients, of_prototypes
+
+
+def _losses_of_group(
     coefficients: Tensor,
     prototypes: Tensor,
     masks: Tensor,
@@ -150,30 +161,18 @@ def _losses_by_image(
     boxes_norm: Tensor,
     weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns loss and gradients by tables (few images, M, h, w) of fixed shape."""
     height, width = prototypes.shape[2:]
-
-    def losses(
-        coefficients: Tensor,
-        prototypes: Tensor,
-        masks: Tensor,
-        objects: Tensor,
-        boxes: Tensor,
-        weights: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        if masks.dim() == 3:
-            is_mask = masks[:, None] == (objects + 1).to(masks.dtype)[..., None, None]
-        else:
-            is_mask = masks[torch.arange(len(masks), device=masks.device)[:, None], objects] > 0
-        left, top, right, bottom = boxes.unbind(2)
-        rows, columns = _within(top, bottom, height), _within(left, right, width)
-        inside = (rows * weights[..., None] / (height * width))[..., None] * columns[..., None, :]
-        return _weighted_bce(coefficients, prototypes.flatten(2), is_mask.flatten(2), inside.flatten(2))
-
-    at_once = LARGEST_MASKS // (objects.shape[1] * height * width)
-    tables = (coefficients, prototypes, masks, objects, boxes_norm, weights)
-    loss, of_coefficients, of_prototypes = in_groups(losses, at_once, *tables)
-    return loss.sum(), of_coefficients, of_prototypes.view_as(prototypes)
+    if masks.dim() == 3:
+        is_mask = masks[:, None] == (objects + 1).to(masks.dtype)[..., None, None]
+    else:
+        is_mask = masks[torch.arange(len(masks), device=masks.device)[:, None], objects] > 0
+    left, top, right, bottom = boxes_norm.unbind(2)
+    rows, columns = _within(top, bottom, height), _within(left, right, width)
+    inside = (rows * weights[..., None] / (height * width))[..., None] * columns[..., None, :]
+    losses, of_coefficients, of_prototypes = _weighted_bce(
+        coefficients, prototypes.flatten(2), is_mask.flatten(2), inside.flatten(2)
+    )
+    return losses, of_coefficients, of_prototypes.view_as(prototypes)
 
 
 def _losses_by_object(

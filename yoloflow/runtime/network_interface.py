@@ -43,8 +43,8 @@ def choose_reachable_interface(meeting_place: str, is_one_machine: Callable[[], 
     """
     if _VARIABLE in os.environ or not _means_this_machine_alone(own := _addresses_of(socket.gethostname())):
         return
-    interfaces = _interfaces()
-    found = next((name for name, address in interfaces.items() if address == _source_to(meeting_place)), None)
+    interfaces, own_address = _interfaces(), _source_to(meeting_place)
+    found = next((name for name, address in interfaces.items() if address == own_address), None)
     if found is None:
         if is_one_machine():
             return
