@@ -14,11 +14,11 @@ import pytest
 CALLS = []
 
 def test_unmarked():
-    time.sleep(0.3)
+    time.sleep(1)
 
 def test_slow_once():
     CALLS.append(1)
-    time.sleep(0.3 if len(CALLS) == 1 else 0)
+    time.sleep(1 if len(CALLS) == 1 else 0)
 
 def test_wrong_once():
     CALLS.append(1)
@@ -26,7 +26,7 @@ def test_wrong_once():
 
 @pytest.mark.process
 def test_marked():
-    time.sleep(0.3)
+    time.sleep(1)
 """
 
 
@@ -38,4 +38,4 @@ def test_a_test_without_a_mark_fails_if_it_is_slow_each_time_or_wrong_once(tmp_p
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--slow-limit", "0.1", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "2 failed, 2 passed" in done.stdout, done.stdout
-    assert "test_unmarked: call took 0.3 s, and a test without a mark has 0.1 s" in done.stdout
+    assert "test_unmarked: call took 1.0 s, and a test without a mark has 0.1 s" in done.stdout
