@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from yoloflow.structures import YoloflowError
 
 NUMBER = (int, float)
 """A form: any number."""
+
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""First bytes of a text that says that it is UTF-16."""
 
 _WORDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", NUMBER: "a number"}
 
@@ -118,6 +123,23 @@ def default_cache_folder() -> Path:
     """Returns $XDG_CACHE_HOME/yoloflow, else ~/.cache/yoloflow."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "yoloflow"
+
+
+def decoded(data: bytes) -> str:
+    """Returns text of UTF-8, or of UTF-16 where a mark at its beginning says so; without the mark.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+    """
+    return data.decode("utf-16" if data.startswith(UTF16_MARKS) else "utf-8-sig")
+
+
+def require_local(path: str, place: str) -> None:
+    """Raises an error that begins with `place` where a path is an address on the web."""
+    if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
+        raise YoloflowError(
+            f"{place}: data sets are not fetched; download and unpack it, and give the folder"
+        )
 
 
 def is_utf8(path: str | Path) -> bool:

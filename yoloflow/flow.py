@@ -17,7 +17,7 @@ from yoloflow.config.run_files import (
     wants_more,
     weights_facts,
 )
-from yoloflow.config.schema import Config
+from yoloflow.config.schema import Config, takes_config
 from yoloflow.data.sets import identity_of, log_problems, read_sets
 from yoloflow.data.stage_loaders import create_stage_loaders
 from yoloflow.evaluation.create import create_test_fn
@@ -43,6 +43,7 @@ from yoloflow.trainer.start import start_weights
 
 # However it ends: the run folder is free again, what was set for the whole process is as before, and a rank
 # that waited for the others in vain says where.
+@takes_config
 @restored_process_state()
 @shown_messages()
 @release_run_lock()

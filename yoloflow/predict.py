@@ -218,8 +218,9 @@ def _report(summary: PredictSummary, settings: PredictSettings, ids: CocoIds | N
         )
     rate = summary.num_images / max(summary.seconds, 1e-9)
     logger.info(
-        "%d detections in %d images (%.1f s, %.1f images a second)%s",
-        *(summary.num_detections, summary.num_images, summary.seconds, rate),
+        "%d detection%s in %d image%s (%.1f s, %.1f images a second)%s",
+        *(summary.num_detections, "s" * (summary.num_detections != 1)),
+        *(summary.num_images, "s" * (summary.num_images != 1), summary.seconds, rate),
         f": {counted(summary.counts)}" if summary.counts else "",
     )
     if not summary.counts and settings.conf_thres > 0:

@@ -9,6 +9,7 @@ import pytest
 from tests.support.data_sets import write_yolo
 from yoloflow.config.reader import load_config
 from yoloflow.convert import convert
+from yoloflow.data.index import read_index
 from yoloflow.data.sets import read_set
 from yoloflow.structures import YoloflowError
 
@@ -134,6 +135,7 @@ def test_a_set_that_is_nowhere_is_told_with_its_line(export: Path, caplog: pytes
         ("nc: 1\nkpt_shape: 4", "yaml:4: kpt_shape: [number of keypoints, 2 or 3 figures of each] is"),
         ("nc: 1\npath: [a]", "yaml:4: path: a folder is expected, not ['a']"),
         ("nc: 1\nchannels: 4", "yaml:4: channels: 4: networks take 3 channels"),
+        ("nc: 1\nch: 4", "yaml:4: ch: 4: networks take 3 channels"),
         ("nc: 1\nchannels: '10'", "yaml:4: channels: 10: networks take 3 channels"),
     ],
 )
@@ -155,6 +157,21 @@ def test_what_training_refuses_conversion_refuses_in_the_same_words(
 def test_colour_and_grey_are_what_networks_take(export: Path, channels: str) -> None:
     text = f"train: train/images\nval: valid/images\nnc: 1\nchannels: {channels}\n"
     assert sets_of(export, text) == BESIDE
+
+
+def test_a_file_in_utf_16_is_read_as_one_in_utf_8(export: Path) -> None:
+    text = "train: train/images\nval: valid/images\nnames: [käfer]\n"
+    (export / "data.yaml").write_text(text, encoding="utf-16")
+    assert load_config("yolov8n", [f"data={export / 'data.yaml'}"]).data.names == ["käfer"]
+
+
+@pytest.mark.parametrize("address", ["https://example.com/train.zip", "s3://bucket/train", "HTTP://a/b"])
+def test_an_address_on_the_web_is_told_to_be_downloaded(export: Path, address: str) -> None:
+    (export / "data.yaml").write_text(f"train: {address}\nval: valid/images\nnc: 1\n")
+    with pytest.raises(YoloflowError, match=f"yaml:1: {address}: data sets are not fetched; download"):
+        load_config("yolov8n", [f"data={export / 'data.yaml'}"])
+    with pytest.raises(YoloflowError, match=f"^{address}: data sets are not fetched; download"):
+        read_index(address)
 
 
 @pytest.mark.parametrize("key", ["valid", "validation", "Val"])

@@ -1,5 +1,6 @@
 """A setting lives once: in the section of its room, which Config composes."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,7 @@ from pydantic import Field
 from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
 from yoloflow.config.validation import describe_keys
+from yoloflow.flow import train
 from yoloflow.losses.settings import LossSettings
 from yoloflow.optim.settings import OptimizerSettings
 from yoloflow.settings import Section
@@ -96,6 +98,18 @@ def test_a_section_made_in_python_equals_one_that_is_read() -> None:
 def test_overrides_that_are_no_list_are_told_what_to_write(overrides: object) -> None:
     with pytest.raises(YoloflowError, match="overrides=.*: should be a list of texts, such as"):
         load_config("yolov8n", overrides)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("recipe", [None, 3, ["yolov8n"]])
+def test_what_is_no_recipe_is_told_what_is_expected(recipe: object) -> None:
+    with pytest.raises(YoloflowError, match="a recipe's name, a YAML file or a run folder is expected"):
+        load_config(recipe)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("given", "shown"), [("yolov8n", "'yolov8n'"), (None, "RECIPE"), ({}, "RECIPE")])
+def test_train_without_settings_says_how_they_are_made(given: object, shown: str) -> None:
+    with pytest.raises(YoloflowError, match=re.escape(f"write train(load_config({shown}))")):
+        train(given)  # type: ignore[arg-type]
 
 
 def test_a_pattern_that_begins_with_a_star_is_taken_as_it_stands() -> None:

@@ -14,7 +14,7 @@ from yoloflow.structures import YoloflowError, nearest_names
 logger = logging.getLogger("yoloflow")
 
 _SETS = ("train", "val", "test")
-_USED = ("path", "train", "val", "nc", "names", "kpt_shape", "channels")
+_USED = ("path", "train", "val", "nc", "names", "kpt_shape", "channels", "ch")
 _YAML_SUFFIXES = (".yaml", ".yml")
 _DARKNET_SUFFIX = ".data"
 DATASET_FILE_SUFFIXES = (*_YAML_SUFFIXES, _DARKNET_SUFFIX)
@@ -22,6 +22,7 @@ DATASET_FILE_SUFFIXES = (*_YAML_SUFFIXES, _DARKNET_SUFFIX)
 
 _OF_DARKNET = {"classes": "nc", "valid": "val"}
 _CHANNELS = 3
+_CHANNEL_KEYS = {"channels", "ch"}
 
 
 def expand_dataset_file(tree: Located, folder: Path) -> Located:
@@ -208,13 +209,12 @@ def _check_count(keys: dict[str, Located]) -> None:
 
 def _check_channels(keys: dict[str, Located]) -> None:
     """Images of other than three channels would lose what makes them worth keeping."""
-    if "channels" not in keys:
-        return
-    count = _whole_number(keys["channels"], "channels")
-    if count.value == 1:
-        logger.info("%s: channels: 1: grey images are read as three equal channels", count.place)
-    elif count.value != _CHANNELS:
-        raise YoloflowError(
-            f"{count.place}: channels: {count.value}: networks take {_CHANNELS} channels, others would be "
-            f"lost; save images of {_CHANNELS} channels and remove the line"
-        )
+    for key in _CHANNEL_KEYS & keys.keys():
+        count = _whole_number(keys[key], key)
+        if count.value == 1:
+            logger.info("%s: %s: 1: grey images are read as three equal channels", count.place, key)
+        elif count.value != _CHANNELS:
+            raise YoloflowError(
+                f"{count.place}: {key}: {count.value}: networks take {_CHANNELS} channels, others would be "
+                f"lost; save images of {_CHANNELS} channels and remove the line"
+            )

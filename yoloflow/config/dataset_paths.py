@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from yoloflow.config.document import Located
+from yoloflow.files import require_local
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -59,6 +60,7 @@ def _leaves(node: Located) -> Iterator[Located]:
         for child in node.value:
             yield from _leaves(child)
     elif isinstance(node.value, str) and node.value:
+        require_local(node.value, f"{node.place}: {node.value}")
         yield node
     else:
         raise YoloflowError(f"{node.place}: a path, or a list of paths, is expected")

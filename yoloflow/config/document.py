@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from yoloflow.files import decoded
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -200,16 +201,17 @@ def read_yaml(path: Path) -> Located:
     """The mapping of one YAML file; `__BASE__` is not followed.
 
     Raises:
-        YoloflowError: no such file, not UTF-8, not YAML, a duplicate key, an unknown tag, or no mapping.
+        YoloflowError: no such file, no text in UTF-8 or marked UTF-16, not YAML,
+            a duplicate key, an unknown tag, or no mapping.
     """
     name = str(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decoded(path.read_bytes())
     except OSError as error:
         raise YoloflowError(f"{name}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise YoloflowError(
-            f"{name}: not a text file in UTF-8 ({error.reason} at byte {error.start})"
+            f"{name}: not a text file in UTF-8 or UTF-16 ({error.reason} at byte {error.start})"
         ) from error
     nodes = _compose(text, name)
     if not nodes:

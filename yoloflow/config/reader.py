@@ -38,6 +38,8 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
     Raises:
         YoloflowError: naming file and line, or the override, for each fault.
     """
+    if not isinstance(recipe_or_path, str | os.PathLike):
+        raise YoloflowError(f"{recipe_or_path!r}: a recipe's name, a YAML file or a run folder is expected")
     if isinstance(overrides, str | Mapping):
         raise YoloflowError(
             f"overrides={overrides!r}: should be a list of texts, such as ['epochs=100', 'data=my.yaml']"

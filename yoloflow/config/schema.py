@@ -6,7 +6,9 @@ a data set) is computed where it is used and never written back.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -20,8 +22,12 @@ from yoloflow.optim.settings import OptimizerSettings, RunLength
 from yoloflow.run.settings import RunSettings
 from yoloflow.runtime.settings import MachineSettings
 from yoloflow.settings import Count, key_error
+from yoloflow.structures import YoloflowError
 from yoloflow.train_step.settings import StepSettings
 from yoloflow.trainer.settings import StartSettings, TrainerSettings
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class SharedSettings(BatchSettings):
@@ -144,3 +150,20 @@ class Config(
         """Returns what `create_train_step_fn` multiplies a loss of this reduction by."""
         ratio = world_size if reduction == "sum" else 1 / self.micro_batches_per_update(world_size)
         return ratio / self.optimizer.loss_scale
+
+
+def takes_config(function: Callable[P, R]) -> Callable[P, R]:
+    """Makes a function refuse, in words, a first argument that is no `Config`, such as a recipe's name."""
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        config = args[0] if args else kwargs.get("config")
+        if not isinstance(config, Config):
+            name = f"{config!r}" if isinstance(config, str) else "RECIPE"
+            raise YoloflowError(
+                f"{function.__name__}({config!r}): settings are expected; write "
+                f"{function.__name__}(load_config({name}))"
+            )
+        return function(*args, **kwargs)
+
+    return checked

@@ -29,6 +29,7 @@ from yoloflow.data.names_nearby import describe_labels_nearby, describe_names_ne
 from yoloflow.data.problems import KINDS, Policy, PolicySetting
 from yoloflow.data.repairs import BOX_KINDS, BoxRepair
 from yoloflow.data.threads import Progress
+from yoloflow.files import require_local
 from yoloflow.structures import DatasetIndex, Problem, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
@@ -197,6 +198,7 @@ def _paths_of(source: str | Sequence[str]) -> list[str]:
 
 def _embedded(source: str) -> str:
     """Returns the path of a data set of the package ("digits:train"); of other sources, without "~"."""
+    require_local(source, source)
     name, _, split = source.partition(":")
     return str(digits_dataset(split)) if name == "digits" else os.path.expanduser(source)
 

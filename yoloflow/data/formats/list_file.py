@@ -5,10 +5,8 @@ from __future__ import annotations
 import codecs
 import os
 
-from yoloflow.files import is_utf8
+from yoloflow.files import decoded, is_utf8
 from yoloflow.structures import YoloflowError
-
-UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_list_file(path: str) -> list[tuple[str, int]]:
@@ -22,7 +20,7 @@ def read_list_file(path: str) -> list[tuple[str, int]]:
     with open(path, "rb") as file:
         data = file.read()
     try:
-        text = data.decode("utf-16" if data.startswith(UTF16_MARKS) else "utf-8-sig")
+        text = decoded(data)
     except UnicodeDecodeError as error:
         text = data.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
         odd = [line.strip() for line in text.split("\n") if not is_utf8(line)]

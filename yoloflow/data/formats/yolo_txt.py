@@ -25,10 +25,11 @@ import numpy as np
 
 from yoloflow.data.formats.annotations import Annotations, offsets_of
 from yoloflow.data.formats.image_search import find_images
-from yoloflow.data.formats.list_file import UTF16_MARKS, read_list_file
+from yoloflow.data.formats.list_file import read_list_file
 from yoloflow.data.formats.yolo_lines import Lines, describe_columns, is_known_form
 from yoloflow.data.image_files import IMAGE_SUFFIXES
 from yoloflow.data.threads import map_in_threads
+from yoloflow.files import UTF16_MARKS
 from yoloflow.structures import Problem, YoloflowError
 
 
