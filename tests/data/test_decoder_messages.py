@@ -2,10 +2,12 @@
 
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from yoloflow.data.decoder_messages import map_with_messages
+from yoloflow.data.decoder_messages import collected_standard_error, map_with_messages
 
 
 def test_lines_are_given_to_the_items_that_print_them_and_others_are_printed(
@@ -45,3 +47,22 @@ def test_what_opencv_prints_is_one_message_whatever_its_time_and_thread(
     ((_, lines),) = map_with_messages(work, [0])
     assert lines == ["jpeg2000.cpp:617 readData sRGB is assumed"]
     assert capfd.readouterr().err == ""
+
+
+def test_threads_that_listen_at_the_same_time_leave_standard_error_as_it_was() -> None:
+    before = os.fstat(2)
+    started = threading.Barrier(4)
+
+    def listen() -> None:
+        started.wait()
+        for _ in range(20):
+            with collected_standard_error() as printed:
+                os.write(2, b"heard\n")
+                time.sleep(0.001)
+            assert printed == ["heard"]
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(listen) for _ in range(4)]:
+            done.result()
+    after = os.fstat(2)
+    assert (after.st_dev, after.st_ino) == (before.st_dev, before.st_ino)

@@ -183,7 +183,9 @@ def test_a_fused_network_gives_the_same_predictions(recipe: str) -> None:
 
 
 # Networks of many rows, half a minute and more each; smaller ones of their families have the other parts.
-LONG_TO_COMPILE = {"yolov7-d6", "yolov7-e6e", "yolov9s", "yolov9c"}
+LONG_TO_COMPILE = {
+    *("yolov3-darknet", "yolov7", "yolov7-d6", "yolov7-e6e", "yolov8x6", "yolov9s", "yolov9c"),
+}
 
 
 @pytest.mark.compile

@@ -10,6 +10,7 @@ import pytest
 from torch.distributed import TCPStore
 
 from tests.support.ports import free_port
+from yoloflow.runtime.ranks import _Collectives, without_collectives
 
 PAIRS = 5
 # Without leaving the group, 26 of 60 such pairs were aborted as Python ended.
@@ -33,6 +34,17 @@ def start_rank(rank: int, program: str, meeting: dict[str, str]) -> subprocess.P
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_trials_in_threads_that_end_in_any_order_leave_sums_and_gathers_as_they_were() -> None:
+    assert not _Collectives.is_off
+    first, second = without_collectives(), without_collectives()
+    for block in (first, second):
+        block.__enter__()
+    for block in (first, second):
+        assert _Collectives.is_off
+        block.__exit__(None, None, None)
+    assert not _Collectives.is_off
 
 
 @pytest.mark.process

@@ -131,7 +131,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     "more",
     [
         ["amp_level=O2", "loss_scaler=dynamic", "accumulate=2"],
-        ["jit=true", "jit_backend=aot_eager", "clip_grad=true"],
+        pytest.param(["jit=true", "jit_backend=aot_eager", "clip_grad=true"], marks=pytest.mark.full),
     ],
 )
 def test_a_real_training_has_the_same_weights_and_figures_with_a_sink(

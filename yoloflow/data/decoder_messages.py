@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,6 +19,7 @@ Result = TypeVar("Result")
 _LISTENED_AT_A_TIME = 256
 _DECODED_AT_A_TIME = 8
 _STDERR = 2
+_lock = threading.RLock()
 # Its threads and milliseconds make the same message another one each time.
 _OPENCV_TIME = re.compile(r"^\[ *[A-Z]+:\d+@[\d.]+\] (global )?")
 
@@ -63,18 +65,21 @@ def _messages_of(function: Callable[[Item], object], item: Item) -> list[str]:
 def collected_standard_error() -> Iterator[list[str]]:
     """Collects the lines that the process prints on standard error; they are there at the end."""
     lines: list[str] = []
-    try:
-        before = os.dup(_STDERR)
-    except OSError:  # the process has no standard error
-        yield lines
-        return
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), _STDERR)
+    # The descriptor is the process's: a thread that put back what another one had set would lose all that
+    # is printed from then on.
+    with _lock:
         try:
+            before = os.dup(_STDERR)
+        except OSError:  # the process has no standard error
             yield lines
-        finally:
-            os.dup2(before, _STDERR)
-            os.close(before)
-            file.seek(0)
-            printed = file.read().decode(errors="replace").splitlines()
-            lines += (_OPENCV_TIME.sub("", line) for line in printed)
+            return
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), _STDERR)
+            try:
+                yield lines
+            finally:
+                os.dup2(before, _STDERR)
+                os.close(before)
+                file.seek(0)
+                printed = file.read().decode(errors="replace").splitlines()
+                lines += (_OPENCV_TIME.sub("", line) for line in printed)

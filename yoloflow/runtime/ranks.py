@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -225,6 +226,15 @@ class _Collectives:
     """The switch of `without_collectives`, for all threads: backward recomputes in threads of its own."""
 
     is_off = False
+    num_blocks = 0
+    lock = threading.Lock()
+
+    @classmethod
+    def count(cls, change: int) -> None:
+        """Counts the blocks that run: those of several threads do not end in the order in which they began."""
+        with cls.lock:
+            cls.num_blocks += change
+            cls.is_off = cls.num_blocks > 0
 
 
 @contextmanager
@@ -233,8 +243,8 @@ def without_collectives() -> Iterator[None]:
 
     It is for what one rank may fail at while the others go on. Compiled code heeds it: torch compiles anew.
     """
-    before, _Collectives.is_off = _Collectives.is_off, True
+    _Collectives.count(1)
     try:
         yield
     finally:
-        _Collectives.is_off = before
+        _Collectives.count(-1)
