@@ -231,7 +231,7 @@ class _Collectives:
 
     @classmethod
     def count(cls, change: int) -> None:
-        """Counts the blocks that run: those of several threads do not end in the order in which they began."""
+        """Counts the blocks that run: those of threads do not end in the order in which they began."""
         with cls.lock:
             cls.num_blocks += change
             cls.is_off = cls.num_blocks > 0
