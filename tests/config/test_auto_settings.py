@@ -113,3 +113,17 @@ def test_kernels_are_tried_where_shapes_are_fixed(
         assert torch.backends.cudnn.benchmark is expected
     finally:
         restore()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_told"), [([], True), (["amp_level=O0"], False), (["amp_level=auto"], False)]
+)
+def test_half_precision_that_a_cpu_emulates_is_told(
+    caplog: pytest.LogCaptureFixture, overrides: list[str], is_told: bool
+) -> None:
+    config = load_config("yolov5n", overrides)
+    with caplog.at_level(logging.INFO, "yoloflow"):
+        resolve_auto(config, Machine("cpu", True, 2, emulates_bfloat16=True), ONE)
+        resolve_auto(config, CPU, ONE)
+        resolve_auto(config, Machine("cpu", True, 2, emulates_bfloat16=True), ONE, is_training=False)
+    assert [message.partition(":")[0] for message in caplog.messages] == ["amp_level=O3"] * is_told

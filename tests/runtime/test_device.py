@@ -64,8 +64,9 @@ def test_a_process_takes_the_device_that_people_mean(
     ],
 )
 def test_a_device_that_cannot_be_had_is_refused_with_what_to_do(
-    name: str, rank: int, size: int, found: Accelerators, complaint: str
+    monkeypatch: pytest.MonkeyPatch, name: str, rank: int, size: int, found: Accelerators, complaint: str
 ) -> None:
+    monkeypatch.setattr(sys, "argv", ["-c"])  # else the advice has the options that pytest was called with
     with pytest.raises(YoloflowError) as refusal:
         select_device(name, rank, size, found)
     assert complaint in str(refusal.value)

@@ -19,7 +19,7 @@ _MOST_WORKERS = 16
 def resolve_auto(config: Config, machine: Machine, ranks: Ranks, is_training: bool = True) -> Config:
     """Returns the settings with each `auto` that the machine decides replaced by what it stands for.
 
-    The main rank tells those of an accelerator in a line.
+    The main rank tells those of an accelerator in a line, and where half precision makes a CPU slower.
 
     Args:
         config: as written.
@@ -34,6 +34,17 @@ def resolve_auto(config: Config, machine: Machine, ranks: Ranks, is_training: bo
         found["datasink"] = machine.device_type != "cpu"
     if ranks.is_main and is_training and found and machine.device_type != "cpu":
         logger.info("%s", _told(found, config, machine))
+    if (
+        ranks.is_main
+        and is_training
+        and machine.emulates_bfloat16
+        and (config.amp_level not in ("auto", "O0"))
+    ):
+        logger.info(
+            "amp_level=%s: this CPU has no instructions for bfloat16, in which a step takes longer than in "
+            "float32; amp_level=O0 is faster and exact",
+            config.amp_level,
+        )
     data = {key.removeprefix("data."): found.pop(key) for key in list(found) if key.startswith("data.")}
     return config.model_copy(update={**found, "data": config.data.model_copy(update=data)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -155,19 +156,22 @@ class Machine:
 
     Attributes:
         device_type: "cpu", "cuda", ...
-        has_bfloat16: whether the device computes in bfloat16 without emulating it.
+        has_bfloat16: whether bfloat16 is the half precision of the device.
         cores: of the CPU that this process may use.
+        emulates_bfloat16: whether the device computes bfloat16 by way of float32, which takes longer.
     """
 
     device_type: str
     has_bfloat16: bool
     cores: int
+    emulates_bfloat16: bool = False
 
     @classmethod
     def of(cls, device: torch.device) -> Machine:
         """Returns the facts of this machine and a device of it."""
         usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # not on a Mac
-        return cls(device.type, has_bfloat16(device.type), len(usable(0)))
+        emulates = device.type == "cpu" and _cpu_emulates_bfloat16()
+        return cls(device.type, has_bfloat16(device.type), len(usable(0)), emulates)
 
 
 def prefers_channels_last(device_type: str) -> bool:
@@ -181,10 +185,16 @@ def prefers_channels_last(device_type: str) -> bool:
 
 
 def has_bfloat16(device_type: str) -> bool:
-    """Returns whether a type of device computes in bfloat16 without emulating it; True for the CPU."""
+    """Returns whether bfloat16 is the half precision of a type of device: natively, or on the CPU."""
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device_type != "mps"
+
+
+def _cpu_emulates_bfloat16() -> bool:
+    """Returns whether this x86 processor has no instructions for bfloat16; False where it is not known."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return known.get("architecture") == "x86_64" and not (known["avx512_bf16"] or known["amx_bf16"])
 
 
 def float32_convolutions(device_type: str) -> str:
