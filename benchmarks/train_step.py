@@ -1,6 +1,6 @@
-"""Milliseconds of one training step on a fixed random batch: memory layouts in turn, and compiled.
+"""Milliseconds of one training step on a fixed random batch: memory layouts, half precision, compiled.
 
-python -m benchmarks.train_step [--recipe yolov8n --classes 80 --size 320 --batch 16 --runs 7] [--jit]
+python -m benchmarks.train_step [--recipe yolov8n --classes 80 --size 320 --batch 16 --runs 7 --half --jit]
 """
 
 import argparse
@@ -12,6 +12,7 @@ import torch
 
 from yoloflow import (
     EMA,
+    auto_mixed_precision,
     create_group_param,
     create_loss,
     create_model,
@@ -28,7 +29,11 @@ LAYOUTS: dict[str, bool | Literal["auto"]] = {"nchw": False, "channels_last": Tr
 
 
 def build_step(
-    config: Config, classes: int, channels_last: bool | Literal["auto"], jit: bool = False
+    config: Config,
+    classes: int,
+    channels_last: bool | Literal["auto"],
+    jit: bool = False,
+    amp_level: str = "O0",
 ) -> TrainStep:
     torch.manual_seed(0)
     network = create_model(config.network.model_name, config.network_table(), classes)
@@ -45,6 +50,7 @@ def build_step(
         create_optimizer(create_group_param(network, settings, length), settings),
         create_schedule(settings, length),
         ema=EMA(network),
+        precision=auto_mixed_precision(amp_level, "cpu"),
         settings=StepSettings(channels_last=channels_last, jit=jit),
     )
 
@@ -65,12 +71,15 @@ def main() -> None:
     for name, default in (("classes", 80), ("size", 320), ("batch", 16), ("runs", 7)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--only", choices=LAYOUTS, help="one layout; auto is the default setting")
+    parser.add_argument("--half", action="store_true", help="also with amp_level=O2, bfloat16 on a CPU")
     parser.add_argument("--jit", action="store_true", help="also compiled; its first step takes minutes")
     arguments = parser.parse_args()
     config = load_config(arguments.recipe, [f"per_batch_size={arguments.batch}"])
     images, labels = random_batch(arguments.batch, arguments.size, arguments.classes)
     chosen = [arguments.only] if arguments.only else ["nchw", "channels_last"]
     steps = {layout: build_step(config, arguments.classes, LAYOUTS[layout]) for layout in chosen}
+    if arguments.half:
+        steps["half"] = build_step(config, arguments.classes, channels_last=True, amp_level="O2")
     if arguments.jit:
         compiled = build_step(config, arguments.classes, channels_last=True, jit=True)
         start = time.perf_counter()

@@ -18,7 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 NATURES = {"process", "training", "compile", "browser", "oracle", "fuzz", "full"}
 TRIES = 3
-ORDINARY_SECONDS = 0.07  # of the loop in `slowness`, on the machine of docs/house.md
+ORDINARY_SECONDS = 0.07  # of the loop in `slowness`; machines at half the usual speed took 0.14 s and more
 
 # The same cases every time: a failure in CI is a failure here.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)

@@ -194,7 +194,8 @@ def has_bfloat16(device_type: str) -> bool:
 def _cpu_emulates_bfloat16() -> bool:
     """Returns whether this x86 processor has no instructions for bfloat16; False where it is not known."""
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return known.get("architecture") == "x86_64" and not (known["avx512_bf16"] or known["amx_bf16"])
+    instructions = [known.get(name) for name in ("avx512_bf16", "amx_bf16")]
+    return known.get("architecture") == "x86_64" and instructions == [False, False]
 
 
 def float32_convolutions(device_type: str) -> str:
