@@ -89,8 +89,10 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     for _ in range(TRIES):
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
         slowest = max(reports, key=lambda report: report.duration)
-        # A slow or busy machine is no fault of the test, so a loop in the same process is the measure.
-        if not all(report.passed for report in reports) or slowest.duration <= limit * slowness():
+        # A slow or busy machine is no fault of the test, so a loop in the same process is the measure; it
+        # takes time itself, so only slow tests are measured by it.
+        is_quick = slowest.duration <= limit or slowest.duration <= limit * slowness()
+        if is_quick or not all(report.passed for report in reports):
             break
     else:
         marks = ", ".join(sorted(NATURES))

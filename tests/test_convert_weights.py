@@ -2,16 +2,24 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from typer.testing import CliRunner
 
 from yoloflow import load_config
+from yoloflow.cli import app
 from yoloflow.config.fitting import recipes_that_fit
+from yoloflow.config.run_files import weights_facts
 from yoloflow.convert_weights import convert_weights
+from yoloflow.data.image_files import decode_image
 from yoloflow.detector import Detector, find_parts
+from yoloflow.detector.detector import to_batch
 from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.structures import YoloflowError
+from yoloflow.trainer.start import load_start
 from yoloflow.weights.dialects import dialects_of
 from yoloflow.weights.files import read_weights, save_weights
 from yoloflow.weights.published import find_published, weights_folder
@@ -130,6 +138,59 @@ def test_an_onnx_file_of_convolutions_gives_yolox_its_weights(tmp_path: Path) ->
     assert network.get_parameter("p2_down.depthwise.bn.bias").unique().tolist() == [1.5]
     with pytest.raises(YoloflowError, match=r"has \d+ convolutions, the network \d+"):
         load_pretrain(network_of("yolov8n", 2), tmp_path / "nano.onnx")
+
+
+def folded_weights(folder: Path) -> tuple[Network, Path]:
+    """A small network whose BatchNorms are mere shifts, as those of an ONNX file, and its file."""
+    network = network_of("yolov8n", 2, *NARROW).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, (1 + module.eps) ** 0.5)
+            nn.init.normal_(module.bias, std=0.1)
+    facts = weights_facts(load_config("yolov8n", NARROW), ["cat", "dog"], None)
+    save_weights(folder / "folded.safetensors", network.state_dict(), facts)
+    return network, folder / "folded.safetensors"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_folded_weights_are_refused_as_a_start_in_any_format(suffix: str, tmp_path: Path) -> None:
+    network, file = folded_weights(tmp_path)
+    convert_weights(file, tmp_path / f"again{suffix}")
+    with pytest.raises(YoloflowError, match=r"folded into its convolutions.*--images FOLDER"):
+        load_start(network, tmp_path / f"again{suffix}", "auto", ["cat", "dog"])
+
+
+def test_statistics_from_images_make_folded_weights_a_start(tmp_path: Path) -> None:
+    network, file = folded_weights(tmp_path)
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), rng.integers(0, 256, (60, 50, 3), np.uint8))
+    out = tmp_path / "new.safetensors"
+    result = CliRunner().invoke(app, ["weights", "convert", str(file), str(out), "--images", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+
+    started = network_of("yolov8n", 2, *NARROW)
+    load_start(started, out, "auto", ["cat", "dog"])
+    detector = Detector.load(out)
+    samples = [detector.prepare(decode_image(str(tmp_path / f"{number}.png"))) for number in range(20)]
+    images = to_batch(samples)
+    torch.testing.assert_close(started.eval()(images), network(images), rtol=1e-3, atol=1e-3)
+    # What a step of the training normalises with is now near what evaluation does.
+    norm = started.get_submodule("stem.bn")
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
+    norm.momentum = None
+    before = norm.running_var.clone()
+    norm.reset_running_stats()
+    started.train()(images)
+    torch.testing.assert_close(norm.running_var, before, rtol=0.01, atol=1e-4)
+
+
+def test_a_folder_without_images_gives_no_statistics(tmp_path: Path) -> None:
+    _, file = folded_weights(tmp_path)
+    with pytest.raises(YoloflowError, match="none"):
+        convert_weights(file, tmp_path / "new.safetensors", images=tmp_path / "none")
+    assert not (tmp_path / "new.safetensors").exists()
 
 
 @pytest.mark.parametrize(

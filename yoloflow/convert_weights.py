@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from yoloflow.config.run_files import weights_facts
-from yoloflow.detector import find_parts, load_network
+from yoloflow.data.image_files import decode_image
+from yoloflow.data.sources import VIDEO_SUFFIXES, open_sources
+from yoloflow.detector import Detector, find_parts, load_network
+from yoloflow.detector.detector import to_batch
+from yoloflow.files import sha256_of
+from yoloflow.models.unfolded import measure_statistics
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.files import save_weights
+from yoloflow.weights.files import read_weights, save_weights
 from yoloflow.weights.mindspore import write_mindspore
 from yoloflow.weights.mindyolo import mindyolo_tensors
 
+logger = logging.getLogger("yoloflow")
 
-def convert_weights(target: str | Path, out: str | Path, overrides: Sequence[str] = ()) -> None:
+_MOST_IMAGES, _BATCH = 96, 8
+
+
+def convert_weights(
+    target: str | Path, out: str | Path, overrides: Sequence[str] = (), images: str | Path | None = None
+) -> None:
     """Writes weights as a checkpoint that MindYOLO loads (.ckpt), or as a file of ours (.safetensors).
 
     A .safetensors file says its classes and settings, so that it alone can be tested and predicted with.
@@ -23,9 +37,11 @@ def convert_weights(target: str | Path, out: str | Path, overrides: Sequence[str
             override `weight=FILE`.
         out: the file; its suffix names the format, its folder must exist.
         overrides: `key=value` texts over the settings.
+        images: a folder of images on which BatchNorm's statistics are measured, for weights in which it is
+            folded: a training can then start from them. 96 of them are taken.
 
     Raises:
-        YoloflowError: the weights cannot be read, there is such a file, or it cannot be written.
+        YoloflowError: the weights or images cannot be read, there is such a file, or it cannot be written.
     """
     out = Path(out)
     if out.suffix not in (".ckpt", ".safetensors"):
@@ -35,10 +51,30 @@ def convert_weights(target: str | Path, out: str | Path, overrides: Sequence[str
     parts = find_parts(target, overrides=overrides)
     names = parts.required_names
     network = load_network(parts.config, len(names), parts.weights)
+    if images is not None:
+        batches = _read_batches(Detector.of_network(network, names, parts.config), images)
+        measure_statistics(network, batches)
     try:
         if out.suffix == ".ckpt":
             write_mindspore(out, mindyolo_tensors(network))
         else:
-            save_weights(out, network.state_dict(), weights_facts(parts.config, names, None))
+            file = read_weights(parts.weights)
+            origin = {key: getattr(file, key) for key in ("format", "licence", "producer")}
+            origin |= {"file": str(parts.weights.absolute()), "sha256": sha256_of(parts.weights)}
+            save_weights(out, network.state_dict(), weights_facts(parts.config, names, origin))
     except OSError as error:
         raise YoloflowError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+def _read_batches(detector: Detector, images: str | Path) -> Iterator[Tensor]:
+    """Yields batches of a folder's images, evenly chosen, as a detector shows them to its network."""
+    found = [source for source in open_sources([str(images)]) if isinstance(source, Path)]
+    paths = [path for path in found if path.suffix.lower() not in VIDEO_SUFFIXES]
+    if not paths:
+        raise YoloflowError(f"{images}: holds no images on which BatchNorm's statistics could be measured")
+    count = min(len(paths), _MOST_IMAGES)
+    chosen = [paths[k * len(paths) // count] for k in range(count)]
+    for first in range(0, len(chosen), _BATCH):
+        samples = [detector.prepare(decode_image(str(path))) for path in chosen[first : first + _BATCH]]
+        yield to_batch(samples)
+    logger.info("BatchNorm statistics measured; images: %d", count)

@@ -73,9 +73,17 @@ def convert_weights(
         Path, typer.Argument(metavar="OUT", help="a file: .ckpt for MindSpore, or .safetensors for yoloflow")
     ],
     overrides: Overrides = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="images on which BatchNorm's statistics are measured, for weights in which it is folded "
+            "(ONNX): a training can then start from them",
+        ),
+    ] = None,
 ) -> None:
     """Write weights in another format: `yoloflow weights convert runs/pets pets.ckpt` for MindYOLO."""
     from yoloflow.convert_weights import convert_weights
 
-    convert_weights(target, out, overrides or [])
+    convert_weights(target, out, overrides or [], images)
     typer.echo(out)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from yoloflow.boxes import boxes_to_original
+from yoloflow.config.schema import Config
 from yoloflow.data.dataset import Shrink, resize_image, resized_sizes
 from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.shapes import Rectangular, Shape
@@ -134,6 +135,29 @@ class Detector:
         else:
             network = load_network(config, len(names), parts.weights)
             network = prepare_for_inference(network.to(selected))
+        return cls.of_network(network, names, config, img_size, shape_hw)
+
+    @classmethod
+    def of_network(
+        cls,
+        network: Network | ExportedNetwork,
+        names: list[str],
+        config: Config,
+        img_size: int | None = None,
+        shape_hw: Shape | None = None,
+    ) -> Detector:
+        """Returns the detector of a network that is there already.
+
+        Args:
+            network: on its device.
+            names: class names in class order.
+            config: the settings of its input.
+            img_size: longer side of its input in pixels; the settings' by default.
+            shape_hw: the one height and width that it takes; None for any.
+
+        Raises:
+            YoloflowError: the network cannot take this size.
+        """
         size, _ = input_shape(config, max(network.stride), img_size)
         transforms = create_transforms(config.data.test_rows, "test_transforms")
         rect = config.data.test_rect and shape_hw is None
@@ -278,9 +302,8 @@ class Detector:
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> Prediction:
         """Returns the decoded predictions of `samples`, prepared images of one shape, as they come out."""
-        pixels = np.stack([sample.image[..., ::-1].transpose(2, 0, 1) for sample in samples])
         device = next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
-        return predict(self.network, torch.from_numpy(pixels).to(device))
+        return predict(self.network, to_batch(samples).to(device))
 
     @torch.inference_mode()
     def detections(
@@ -344,6 +367,11 @@ class Detector:
         side = max(shape_hw) if shape_hw is not None else self.img_size
         context = TransformContext(np.random.default_rng(0), _OneImage(sample), side, shape_hw)
         return self.transforms(sample, context)
+
+
+def to_batch(samples: Sequence[Sample]) -> Tensor:
+    """Returns prepared images of one shape as (B, 3, H, W) uint8 RGB."""
+    return torch.from_numpy(np.stack([sample.image[..., ::-1].transpose(2, 0, 1) for sample in samples]))
 
 
 @dataclass(frozen=True, slots=True)

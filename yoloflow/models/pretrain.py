@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from yoloflow.models.class_rows import fit_classes
 from yoloflow.models.darknet import name_values
 from yoloflow.models.layers.contract import neutral_tensors
-from yoloflow.models.unfolded import unfold
+from yoloflow.models.unfolded import is_folded, unfold
 from yoloflow.parameter_choice import choose_parameters
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.dialects import Translated, describe_kind, translate
@@ -202,7 +202,7 @@ def _fitted(
         class_names=file.class_names,
         licence=file.licence,
         producer=file.producer,
-        is_folded=bool(file.convolutions),
+        is_folded=is_folded(network, found.tensors),
     )
     weights: Mapping[str, Tensor] = found.tensors
     if strict is not True:

@@ -1,9 +1,9 @@
-"""The weights of a file that has convolutions without names, BatchNorm folded into them."""
+"""Weights whose BatchNorm is folded into the convolutions: as names, and ready for training again."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,67 @@ def unfold(network: nn.Module, convolutions: Sequence[Convolution]) -> dict[str,
         else:
             state |= {f"{name}.weight": kernel, f"{name}.bias": shift}
     return state
+
+
+def is_folded(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+    """Returns whether weights have the BatchNorms that `unfold` makes: mere shifts, in any file format.
+
+    Args:
+        network: whose BatchNorms are looked at.
+        tensors: by the network's names.
+    """
+    parts = ("running_mean", "running_var", "bias")
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    found = [[tensors.get(f"{name}.{part}", torch.zeros(1)) for part in parts] for name in names]
+    # A new network has these statistics too, but no shift.
+    is_shift = any(bias.any() for _, _, bias in found)
+    return is_shift and all((variance == 1).all() and not mean.any() for mean, variance, _ in found)
+
+
+@torch.no_grad()
+def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Sets the running statistics of every BatchNorm to those of its input on images.
+
+    Scale and shift are set so that the network in eval mode computes what it did. A training can then start
+    from weights whose BatchNorm was folded.
+
+    Args:
+        network: changed in place.
+        batches: images (B, 3, H, W), as the network takes them.
+    """
+    sums: dict[nn.BatchNorm2d, Tensor] = {}
+
+    def add(norm: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        values = inputs[0].double()
+        count = torch.full((values.shape[1],), values.numel() / values.shape[1], dtype=torch.float64)
+        found = torch.stack((count, values.sum((0, 2, 3)), values.square().sum((0, 2, 3))))
+        sums[norm] = sums.get(norm, torch.zeros_like(found)) + found
+
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_hook(add) for norm in norms]
+    was_training = network.training
+    network.eval()
+    for batch in batches:
+        network(batch)
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    for norm, (count, total, squares) in sums.items():
+        mean = total / count
+        _set_statistics(norm, mean, (squares / count - mean.square()).clamp(min=1e-8))
+
+
+def _set_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Gives a BatchNorm other running statistics, and the scale and shift with which its function stays."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    shift = norm.bias - norm.running_mean * scale
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+    norm.weight.copy_(scale * (variance + norm.eps).sqrt())
+    norm.bias.copy_(shift + mean * scale)
 
 
 def _in_order(network: nn.Module) -> list[tuple[str, Any]]:
