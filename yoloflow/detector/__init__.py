@@ -1,8 +1,9 @@
 """A trained network with all that is needed to use it on any image."""
 
-from yoloflow.detector.detector import Detector, DetectSettings
+from yoloflow.detector.detector import Detector
 from yoloflow.detector.loading import Parts, find_parts, input_shape, load_network
 from yoloflow.detector.result import Detection, Result, counted
+from yoloflow.detector.settings import DetectSettings
 
 __all__ = [
     "DetectSettings",

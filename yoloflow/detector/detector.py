@@ -6,7 +6,6 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from yoloflow.data.transforms.transform import Pipeline
 from yoloflow.detector.images import ImageInput, read_images
 from yoloflow.detector.loading import find_parts, input_shape, load_network
 from yoloflow.detector.result import Result
+from yoloflow.detector.settings import DetectSettings
 from yoloflow.evaluation.masks import masks_of
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.models import Network, Prediction, predict, prepare_for_inference
@@ -44,32 +44,6 @@ logger = logging.getLogger("yoloflow")
 
 Classes = str | int | np.integer | Sequence[str | int | np.integer]
 """The name or number of a class, or several."""
-
-
-@dataclass(frozen=True, slots=True)
-class DetectSettings:
-    """The settings of what counts as a detection.
-
-    Attributes:
-        conf_thres: scores must be above it; iou_thres: largest IoU of two detections of a class.
-        classes: numbers of the classes to report; None for all.
-        max_det: detections of an image at most; None for the detector's own, whose reaching is warned of.
-        multi_label: a box counts for each class whose score passes, as in evaluation, not for its best alone.
-    """
-
-    conf_thres: float = 0.25
-    iou_thres: float = 0.7
-    classes: tuple[int, ...] | None = None
-    max_det: int | None = None
-    multi_label: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("conf_thres", "iou_thres"):
-            value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 <= float(value) <= 1):
-                raise YoloflowError(f"{name}={value!r}: must be a number between 0 and 1")
-        if self.max_det is not None and self.max_det < 1:
-            raise YoloflowError(f"max_det={self.max_det}: must be 1 or more")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
