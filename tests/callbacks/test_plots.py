@@ -1,5 +1,6 @@
 """Plots: truth beside detections, and captions that can be read on small images."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from tests.support.data_sets import HEIGHT, WIDTH, annotation, write_coco
 from tests.support.painted_objects import PaintedObjects
-from yoloflow.callbacks.plots import draw_batch_images, draw_image_file, draw_truth
+from tests.support.toy_training import toy_step, toy_trainer
+from yoloflow.callbacks.plots import PicturesCallback, draw_batch_images, draw_image_file, draw_truth
 from yoloflow.data.collate import collate
 from yoloflow.data.formats.outlines import mask_of_pixels
 from yoloflow.data.index import read_index
@@ -82,3 +84,18 @@ def test_the_masks_of_a_batch_are_drawn(overlap: bool) -> None:
         assert changed[inside > 0].mean() > 0.9
         outside = cv2.resize(cv2.dilate(covered, np.ones((3, 3))), one.shape[1::-1])
         assert not changed[outside == 0].any()
+
+
+def test_curves_are_not_drawn_after_each_of_many_short_epochs_but_always_at_the_end(tmp_path: Path) -> None:
+    # A drawing takes tenths of a second, so it would be the larger part of epochs like these.
+    context = toy_trainer(tmp_path, toy_step()).context
+    row = {"kind": "step", "step": 1, "epoch": 0, "loss": 1.0, "items": {"loss": 1.0}, "lr": [0.1]}
+    context.run.metrics.write_text(json.dumps(row) + "\n")
+    callback, plot = PicturesCallback(), context.run.plots / "curves.png"
+    callback.on_evaluation(context)
+    assert plot.exists()
+    plot.unlink()
+    callback.on_evaluation(context)
+    assert not plot.exists()
+    callback.on_train_end(context)
+    assert plot.exists()

@@ -13,11 +13,11 @@ from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
 
 from tests.support.data_sets import annotation, write_coco
-from tests.support.yolox_original import RECIPE, original_network
+from tests.support.yolox_original import FILE, RECIPE, original_network
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
+from yoloflow.convert_weights import convert_weights
 from yoloflow.flow import train
-from yoloflow.weights.files import save_weights
 
 
 def last_evaluation(run: Path) -> list[float]:
@@ -84,16 +84,16 @@ def test_a_short_training_is_evaluated_four_ways_alike(tmp_path: Path) -> None:
 @pytest.mark.training
 def test_published_weights_are_evaluated_four_ways_alike(shared: Path, tmp_path: Path) -> None:
     """YOLOX-nano on COCO images, trained for one step at a rate that moves nothing."""
-    network = original_network(shared / "weights/yolox_nano")
-    weights = tmp_path / "nano.safetensors"
-    save_weights(weights, network.state_dict())
-    data = shared / "data/coco_free"
+    weights, data = tmp_path / "nano.safetensors", shared / "data/coco_free"
+    file = shared / "weights/yolox_nano" / FILE
+    convert_weights(RECIPE, weights, [f"weight={file}"], images=data / "images")
     truth = data / "coco/all.json"
     content = json.loads(truth.read_text())
     some = {image["id"] for image in content["images"][:8]}
     for key, image in (("images", "id"), ("annotations", "image_id")):
         content[key] = [entry for entry in content[key] if entry[image] in some]
     (tmp_path / "some.json").write_text(json.dumps(content))
+    network = original_network(shared / "weights/yolox_nano")
     still = [name for name, _ in network.named_parameters() if "object_outputs" not in name]
     overrides = [
         *(f"data.train_set={tmp_path / 'some.json'}", f"data.val_set={truth}", f"weight={weights}"),

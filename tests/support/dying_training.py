@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
@@ -43,6 +44,9 @@ def main() -> None:
                 else:
                     subprocess.run(misfortune, shell=True, check=True)
 
+    # These imports would be most of the calls, and a training that dies in one has not done anything yet.
+    for module in ("torch._inductor", "matplotlib.backends.backend_agg", "matplotlib.figure"):
+        import_module(module)
     sys.setprofile(count)
     threading.setprofile(count)  # states are written in a thread
     try:

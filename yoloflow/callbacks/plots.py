@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ logger = logging.getLogger("yoloflow")
 _READABLE_SIDE = 480
 """Pixels of the longer side of a drawn image at least."""
 
+_CURVES_SHARE = 0.02
+"""Share of a training's time that drawing its curves may take; the last ones are drawn in any case."""
+
 
 class PicturesCallback(BaseCallback):
     """Writes `plots/`: first batch of each stage, curves, truth beside detections of validation images."""
@@ -37,6 +41,7 @@ class PicturesCallback(BaseCallback):
         self.images = images
         self.columns = columns
         self._stage_drawn = -1
+        self._next_curves = 0.0
 
     def on_step_begin(self, context: RunContext) -> None:
         """Writes the first batch of a stage, with its boxes as the network sees them."""
@@ -48,8 +53,9 @@ class PicturesCallback(BaseCallback):
         _write_jpeg(path, draw_grid(tiles, self.columns))
 
     def on_evaluation(self, context: RunContext) -> None:
-        """Writes the curves so far, and the detections."""
-        self._draw_curves(context)
+        """Writes the detections and, unless they were drawn just now, the curves so far."""
+        if time.monotonic() >= self._next_curves:
+            self._draw_curves(context)
         if context.evaluation is None or not context.ranks.is_main:
             return
         index, names = context.evaluation.index, context.class_names
@@ -73,10 +79,12 @@ class PicturesCallback(BaseCallback):
         """Takes back the stage: a resumed run is in the middle of it."""
         self._stage_drawn = state["stage_drawn"]
 
-    @staticmethod
-    def _draw_curves(context: RunContext) -> None:
+    def _draw_curves(self, context: RunContext) -> None:
         if context.ranks.is_main and context.run.metrics.exists():
+            begun = time.monotonic()
             plot_curves(context.run.metrics, context.run.plots / "curves.png")
+            ended = time.monotonic()
+            self._next_curves = ended + (ended - begun) / _CURVES_SHARE
 
 
 def draw_truth(path: Path, index: DatasetIndex) -> Uint8Array:
