@@ -182,10 +182,28 @@ def test_a_fused_network_gives_the_same_predictions(recipe: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
-# Networks of many rows, half a minute and more each; smaller ones of their families have the other parts.
+# The gradients of networks of many rows are compiled by `.ci/full` alone. Of these families forward pass and
+# loss are captured in the other runs.
+CAPTURED = ("yolov4", "yolov7-tiny", "yolov9m")
 LONG_TO_COMPILE = {
     *("yolov3-darknet", "yolov7", "yolov7-d6", "yolov7-e6e", "yolov8x6", "yolov9s", "yolov9c"),
+    *CAPTURED,
 }
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("recipe", CAPTURED)
+def test_network_and_loss_are_captured_as_one_graph(recipe: str) -> None:
+    torch._dynamo.reset()
+    _, network, loss = small(recipe)
+    images, labels = batch_of(side_of(network))
+
+    def run(images: Tensor, labels: Tensor) -> Tensor:
+        total: Tensor = loss(network(images), labels, images)[0]
+        return total
+
+    captured = torch.compile(run, fullgraph=True, backend="eager")
+    torch.testing.assert_close(captured(images, labels), run(images, labels), rtol=1e-5, atol=0)
 
 
 @pytest.mark.compile
