@@ -72,6 +72,7 @@ def test_rows_computed_again_in_the_backward_pass_count_once(overrides: list[str
     assert sum(step["rows"].values()) <= step["milliseconds"]["forward"]
 
 
+@pytest.mark.full
 @pytest.mark.compile
 def test_compiled_code_has_no_rows_of_its_own(overrides: list[str], tmp_path: Path) -> None:
     text, figures = profile_of(overrides, tmp_path, "jit=true", "jit_backend=eager", "run_eval=false")

@@ -184,7 +184,7 @@ def test_a_fused_network_gives_the_same_predictions(recipe: str) -> None:
 
 # The gradients of networks of many rows are compiled by `.ci/full` alone. Of these families forward pass and
 # loss are captured in the other runs.
-CAPTURED = ("yolov4", "yolov7-tiny", "yolov9m")
+CAPTURED = ("yolov4", "yolov7-tiny", "yolov9m", "yolov10n", "yolov11n")
 LONG_TO_COMPILE = {
     *("yolov3-darknet", "yolov7", "yolov7-d6", "yolov7-e6e", "yolov8x6", "yolov9s", "yolov9c"),
     *CAPTURED,

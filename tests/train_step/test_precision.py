@@ -116,7 +116,10 @@ MORE = (
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("more", MORE, ids=lambda more: more[0])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param(more, id=more[0], marks=pytest.mark.full if "jit=true" in more else ()) for more in MORE],
+)
 def test_half_precision_goes_with_everything_else(more: tuple[str, ...]) -> None:
     half, whole = (train(f"amp_level={level}", *more)[0] for level in ("O2", "O0"))
     assert half[-1] < half[0]

@@ -153,7 +153,7 @@ def test_a_run_that_goes_on_otherwise_than_it_began_is_refused_and_left_as_it_is
     for setting, complaint in (
         ("per_batch_size=4", "images of a step: 8 when the state was written, 4 now"),
         (f"data.train_set={data}", "training set: 24 images (sum "),
-        ("network.width_multiple=0.25", "misshaped"),
+        ("network.width_multiple=0.25", "network.width_multiple: 0.125 then, 0.25 now"),
         ("epochs=2", "epochs: the state is that of step 9, this training has 6"),
     ):
         settings = [*Trainings(trainings.folder, setting).settings, "name=other"]
@@ -242,7 +242,8 @@ def test_two_ranks_killed_in_a_validation_go_on_with_it(
     assert_same(trainings.outcome("pair-val"), whole_pair[0])
 
 
-@pytest.mark.parametrize("seed", [300, *(in_full(seed) for seed in range(301, 310))])
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(300, 310))
 def test_torchrun_starts_killed_ranks_again_and_they_end_with_the_same_bytes(
     seed: int, trainings: Trainings, whole_pair: tuple[dict[str, Any], int]
 ) -> None:

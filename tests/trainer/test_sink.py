@@ -158,6 +158,7 @@ def test_a_real_training_has_the_same_weights_and_figures_with_a_sink(
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.full
 @pytest.mark.compile
 def test_compiled_and_eager_steps_agree(tmp_path: Path) -> None:
     eager, compiled = toy_step(), toy_step(StepSettings(jit=True, jit_backend="inductor"))
