@@ -186,10 +186,25 @@ def test_statistics_from_images_make_folded_weights_a_start(tmp_path: Path) -> N
     torch.testing.assert_close(norm.running_var, before, rtol=0.01, atol=1e-4)
 
 
-def test_a_folder_without_images_gives_no_statistics(tmp_path: Path) -> None:
+def test_statistics_are_those_of_squares_where_evaluation_takes_rectangles(tmp_path: Path) -> None:
     _, file = folded_weights(tmp_path)
-    with pytest.raises(YoloflowError, match="none"):
-        convert_weights(file, tmp_path / "new.safetensors", images=tmp_path / "none")
+    for name, shape in (("wide", (30, 60, 3)), ("high", (60, 30, 3))):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full(shape, 90, np.uint8))
+    for out, overrides in (("square", ()), ("rectangle", ("data.test_rect=true",))):
+        convert_weights(file, tmp_path / f"{out}.safetensors", overrides, images=tmp_path)
+    one, other = (read_weights(tmp_path / f"{out}.safetensors").tensors for out in ("square", "rectangle"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("content", [None, "film.mp4"])
+def test_a_folder_without_images_gives_no_statistics(content: str | None, tmp_path: Path) -> None:
+    _, file = folded_weights(tmp_path)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if content is not None:
+        (folder / content).touch()
+    with pytest.raises(YoloflowError, match="holds no image"):
+        convert_weights(file, tmp_path / "new.safetensors", images=folder)
     assert not (tmp_path / "new.safetensors").exists()
 
 

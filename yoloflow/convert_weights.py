@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -52,8 +53,9 @@ def convert_weights(
     names = parts.required_names
     network = load_network(parts.config, len(names), parts.weights)
     if images is not None:
-        batches = _read_batches(Detector.of_network(network, names, parts.config), images)
-        measure_statistics(network, batches)
+        detector = Detector.of_network(network, names, parts.config)
+        # Rectangles of several shapes would not fit into a batch.
+        measure_statistics(network, _read_batches(replace(detector, rect=False), images))
     try:
         if out.suffix == ".ckpt":
             write_mindspore(out, mindyolo_tensors(network))
