@@ -1,13 +1,20 @@
 """What is printed on standard error while images are decoded belongs to its image."""
 
+import logging
 import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from yoloflow.data.decoder_messages import collected_standard_error, map_with_messages
+from tests.support.toy_loader import toy_index
+from yoloflow.data.dataset import COCODataset
+from yoloflow.data.decoder_messages import DecoderRemarks, collected_standard_error, map_with_messages
+from yoloflow.data.loader import create_loader
 
 
 def test_lines_are_given_to_the_items_that_print_them_and_others_are_printed(
@@ -66,3 +73,41 @@ def test_threads_that_listen_at_the_same_time_leave_standard_error_as_it_was() -
             done.result()
     after = os.fstat(2)
     assert (after.st_dev, after.st_ino) == (before.st_dev, before.st_ino)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("augment", [False, True], ids=["decoded", "decoded-reduced"])
+def test_a_loader_names_each_file_whose_decoder_warns_once(
+    workers: int,
+    augment: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(6)]
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    for path in paths:
+        cv2.imwrite(path, pixels)
+    damaged = paths[1], paths[4]
+    for path in damaged:
+        data = Path(path).read_bytes()
+        Path(path).write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    index = toy_index(paths, [(128, 128)] * 6, [np.array([[8.0, 8.0, 60.0, 60.0]])] * 6)
+    dataset = COCODataset(index, 32, [{"func_name": "letterbox"}], is_training=True, augment=augment)
+    loader = create_loader(dataset, 2, epoch_size=3, num_parallel_workers=workers)
+    with caplog.at_level(logging.WARNING, "yoloflow"):
+        assert len(list(loader)) == 9
+        list(loader)
+    assert sorted(record.getMessage().split(": ")[0] for record in caplog.records) == sorted(damaged)
+    assert "Corrupt JPEG data: premature end of data segment" in caplog.records[0].getMessage()
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_printed_before_an_error_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    remarks = DecoderRemarks()
+    with pytest.raises(ValueError, match="cut"), remarks.listening("x.jpg"):
+        os.write(2, b"odd\n")
+        raise ValueError("cut")
+    assert remarks.take() == ["x.jpg: odd"]
+    assert remarks.take() == []
+    assert capfd.readouterr().err == ""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.caches.decoded_images import ImageCache, Storage, open_image_cache
+from yoloflow.data.decoder_messages import DecoderRemarks
 from yoloflow.data.formats.annotations import by_new_number, offsets_of, rows_of_ragged
 from yoloflow.data.formats.outlines import facing_alike
 from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, decode_image
@@ -83,6 +84,7 @@ class COCODataset:
         self.single_cls = single_cls
         self.seed = seed
         self.timer = SpanTimer()
+        self.decoder_remarks = DecoderRemarks()
         self.shrink: Shrink = "linear" if augment else shrink
         self.transforms = create_transforms(
             transforms_dict, "train_transforms" if is_training else "test_transforms"
@@ -186,7 +188,7 @@ class COCODataset:
         else:
             image = None
         if image is None:
-            with self.timer.span("decode"):
+            with self.timer.span("decode"), self.decoder_remarks.listening(self.names_of([index])[0]):
                 image = self._read(index)
             if self.cache:
                 self.cache.put(index, image)

@@ -117,6 +117,7 @@ class StageLoader:
         for loaded in loader:
             batch = loaded.take()
             self.loading_time.add(time.perf_counter() - started, loaded.seconds)
+            self.dataset.decoder_remarks.say(loaded.remarks)
             if isinstance(batch, YoloflowError):
                 try:
                     raise batch

@@ -52,6 +52,7 @@ class LoadedBatch:
         buffer: the buffer acquired for it; None where none was free.
         shape: of the images that lie in the buffer, `batch.images` being empty; () where they do not.
         seconds: of work, by what was done.
+        remarks: what decoders printed, see `DecoderRemarks`.
     """
 
     batch: Batch | YoloflowError
@@ -59,6 +60,7 @@ class LoadedBatch:
     buffer: int | None
     shape: tuple[int, ...]
     seconds: dict[str, float]
+    remarks: Sequence[str] = ()
 
     def take(self) -> Batch | YoloflowError:
         """Return the batch with its images (in the training process, once)."""
@@ -78,7 +80,7 @@ class LoadedBatch:
             parts = (getattr(sent, name) for name in sent.__dataclass_fields__)
             # None stands for the masks that a batch does not have.
             sent = [part if part is None or part.is_shared() else part.numpy() for part in parts]
-        return _unpickle, (sent, self.pool, self.buffer, self.shape, self.seconds)
+        return _unpickle, (sent, self.pool, self.buffer, self.shape, self.seconds, self.remarks)
 
     def pin_memory(self) -> LoadedBatch:
         """Bring the images into page-locked memory (called by torch's loader on CUDA machines)."""
@@ -125,6 +127,7 @@ class BatchMaker(Dataset[LoadedBatch]):
         except YoloflowError as error:
             loaded.batch = error
         loaded.seconds = self._dataset.timer.take()
+        loaded.remarks = self._dataset.decoder_remarks.take()
         return loaded
 
     def _collate(self, samples: Sequence[Sample], loaded: LoadedBatch) -> Batch:
