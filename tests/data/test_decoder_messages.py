@@ -105,9 +105,14 @@ def test_a_loader_names_each_file_whose_decoder_warns_once(
 
 def test_what_is_printed_before_an_error_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
     remarks = DecoderRemarks()
-    with pytest.raises(ValueError, match="cut"), remarks.listening("x.jpg"):
-        os.write(2, b"odd\n")
-        raise ValueError("cut")
+
+    def decode() -> None:
+        with remarks.listening("x.jpg"):
+            os.write(2, b"odd\n")
+            raise ValueError("cut")
+
+    with pytest.raises(ValueError, match="cut"):
+        decode()
     assert remarks.take() == ["x.jpg: odd"]
     assert remarks.take() == []
     assert capfd.readouterr().err == ""
