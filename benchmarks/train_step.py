@@ -22,6 +22,7 @@ from yoloflow import (
 )
 from yoloflow.config.schema import Config
 from yoloflow.optim.schedule import create_schedule
+from yoloflow.runtime.allocator import keep_freed_memory
 from yoloflow.runtime.memory import peak_memory
 from yoloflow.train_step.step import StepSettings, TrainStep
 
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--half", action="store_true", help="also with amp_level=O2, bfloat16 on a CPU")
     parser.add_argument("--jit", action="store_true", help="also compiled; its first step takes minutes")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as a training does
     config = load_config(arguments.recipe, [f"per_batch_size={arguments.batch}"])
     images, labels = random_batch(arguments.batch, arguments.size, arguments.classes)
     chosen = [arguments.only] if arguments.only else ["nchw", "channels_last"]

@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import pickle
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,14 @@ def test_a_state_is_that_of_the_moment_although_the_training_goes_on(tmp_path: P
     assert found is not None
     assert found.numbers["kept"] == [1]
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in before.items())
+
+
+def test_no_thread_is_left_when_a_state_is_written(tmp_path: Path) -> None:
+    """One would keep the OpenMP threads of its torch operations, and slow those of the training down."""
+    before, writer = threading.active_count(), StateWriter(tmp_path)
+    writer.write(10, large_state(10))
+    writer.wait()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before

@@ -26,6 +26,7 @@ from yoloflow.data.samplers import Sampler, UniformSampler
 from yoloflow.data.shapes import Fixed, Rectangular, Shape, Shapes
 from yoloflow.data.shared_batches import SharedBatchPool
 from yoloflow.data.worker import BatchKey, BatchMaker, LoadedBatch, start_worker
+from yoloflow.runtime.allocator import give_back_freed_memory
 from yoloflow.runtime.device import can_pin_memory
 from yoloflow.structures import Batch, Int64Array, YoloflowError
 
@@ -133,6 +134,8 @@ class StageLoader:
 
     def _load(self, start_step: int, end_step: int, workers: int) -> Iterator[LoadedBatch]:
         num_bytes = self.batch_size * 3 * self.dataset.img_size**2
+        if workers:
+            give_back_freed_memory()
         pool = SharedBatchPool(_CONSUMED + workers * _PREFETCHED, num_bytes)
         loader = DataLoader(
             BatchMaker(self.dataset, self.max_labels, pool, self._recent_images(workers)),

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import softplus
 
 from yoloflow.losses.loss import NetworkFacts
+from yoloflow.losses.softplus import softplus
 from yoloflow.losses.tables import in_groups, rows_at
 from yoloflow.losses.yolov8 import DetectionTerms, YOLOv8Loss, YOLOv8Settings
 from yoloflow.settings import Count

@@ -8,12 +8,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import log_softmax, softplus
+from torch.nn.functional import log_softmax
 
 from yoloflow.boxes import box_iou
 from yoloflow.decoding import cell_centres, distances_to_xyxy, expected_distances, xyxy_to_distances
 from yoloflow.losses.loss import Loss, NetworkFacts
 from yoloflow.losses.objects import Objects, read_objects
+from yoloflow.losses.softplus import sum_of_softplus
 from yoloflow.losses.tables import LARGEST_TABLE, in_groups, rows_at
 from yoloflow.losses.task_aligned import Assignment, TaskAlignedAssigner
 from yoloflow.settings import Count, NotNegative, Section
@@ -86,7 +87,7 @@ class YOLOv8Loss(Loss):
         # BCE(x, t) = softplus(x) - x * t, and t is zero but at the entries: no (B, nc, A) table of targets.
         classes = objects.classes.gather(1, entries.objects)
         entry_logits = class_logits.flatten(1).gather(1, classes * raw.shape[2] + entries.anchors)
-        cls = softplus(class_logits).sum() - (entry_logits * entries.scores).sum()
+        cls = sum_of_softplus(class_logits) - (entry_logits * entries.scores).sum()
 
         gains = self.settings
         terms = torch.stack((box * gains.box, cls * gains.cls, dfl * gains.dfl))

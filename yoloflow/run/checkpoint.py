@@ -142,7 +142,6 @@ class StateWriter:
             keep_latest: see `save_state`.
         """
         self._folder, self._keep_latest = folder, keep_latest
-        self._threads = ThreadPoolExecutor(1, "yoloflow-state")
         self._begun: Future[None] | None = None
         self.written: int | None = None
 
@@ -158,7 +157,11 @@ class StateWriter:
         self.wait()
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors.items()}
         copied = TrainingState(copies, json.loads(json.dumps(state.numbers)))
-        self._begun = self._threads.submit(self._save, step, copied)
+        # A thread that lived on would keep the OpenMP threads that torch gave it. Where those are more than
+        # the cores, all of them sleep whenever they wait: a step would take a quarter longer.
+        thread = ThreadPoolExecutor(1, "yoloflow-state")
+        self._begun = thread.submit(self._save, step, copied)
+        thread.shutdown(wait=False)
 
     def wait(self) -> None:
         """Waits until nothing is left to write; errors other than the disk's are raised here."""

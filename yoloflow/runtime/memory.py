@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from contextlib import suppress
@@ -10,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+
+from yoloflow.runtime.allocator import give_back_freed_memory
 
 _CPU = torch.device("cpu")
 
@@ -56,8 +57,7 @@ def forget_peak_memory(device: torch.device = _CPU) -> None:
         with suppress(RuntimeError):
             torch.accelerator.reset_peak_memory_stats(device)
         return
-    with suppress(OSError, AttributeError):  # no glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_freed_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from yoloflow.runtime.allocator import keep_freed_memory
 from yoloflow.runtime.random_generators import determinism_restorer, rng_state, set_rng_state
 
 _mutex = threading.Lock()
@@ -20,9 +21,9 @@ def restored_process_state() -> Iterator[None]:
     """Restores after a block (or a decorated function) what `train` sets for a whole process.
 
     These are the generators of Python, NumPy, torch and the accelerator, the number of threads, the switches
-    of determinism, and the environment variable that goes with them. Of blocks that overlap in several
-    threads the first saves and the last restores. An accelerator that has not been used before is left as
-    it is then.
+    of determinism, and the environment variable that goes with them. Inside, freed memory stays in the
+    process (`keep_freed_memory`). Of blocks that overlap in several threads the first saves and the last
+    restores. An accelerator that has not been used before is left as it is then.
     """
     with _mutex:
         restoring = _inside[0] if _inside else _saved()
@@ -43,6 +44,7 @@ def _saved() -> ExitStack:
     restoring.callback(set_rng_state, rng_state(device), device)
     restoring.callback(torch.set_num_threads, torch.get_num_threads())
     restoring.callback(determinism_restorer())
+    restoring.callback(keep_freed_memory())
     if device.type != "cpu":
         restoring.callback(torch.accelerator.set_device_index, torch.accelerator.current_device_index())
     return restoring
