@@ -59,17 +59,18 @@ def measurements(images: Path, seconds: float) -> list[Measurement]:
     """Returns all measurements; the loaders read the data set file data.yaml in the folder `images`."""
     found = [
         Measurement(
-            "train step, YOLOv8n, 80 classes, 320 px, batch 16, default settings",
+            f"train step, YOLOv8n, 80 classes, {size} px, batch 16, default settings",
             {"step": "ms", "peak memory": "MiB"},
             Source(
-                ["-m", "benchmarks.train_step", "--runs", "5", "--only", "auto"],
+                ["-m", "benchmarks.train_step", "--runs", "5", "--only", "auto", "--size", str(size)],
                 {"step": r"([\d.]+) ms", "peak memory": r"peak (\d+) MiB"},
             ),
             Source(
-                ["bench_step.py", "yolov8n", "80", "320", "16", "eager", "5"],
+                ["bench_step.py", "yolov8n", "80", str(size), "16", "eager", "5"],
                 {"step": r" all (\d+) ms", "peak memory": r"rss (\d+)MB"},
             ),
         )
+        for size in (320, 640)
     ]
     for size in (320, 640):
         for cache in ("none", "ram"):

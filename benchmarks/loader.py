@@ -28,6 +28,7 @@ import numpy as np
 from yoloflow.data.caches.decoded_images import Storage
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.loader import create_loader
+from yoloflow.runtime.allocator import keep_freed_memory
 from yoloflow.structures import DatasetIndex
 
 TRAIN: Sequence[Mapping[str, object]] = [
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--anywhere", action="store_true", help="partners from the whole set in any case")
     parser.add_argument("--peer", action="append", default=[], help="command to run after each round")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as a training does
     with tempfile.TemporaryDirectory() as folder:
         index = index_of(
             sorted(arguments.data.rglob("*.jpg")) if arguments.data else draw_pictures(Path(folder))

@@ -116,14 +116,23 @@ def test_kernels_are_tried_where_shapes_are_fixed(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "is_told"), [([], True), (["amp_level=O0"], False), (["amp_level=auto"], False)]
+    ("overrides", "has_bfloat16", "begin"),
+    [
+        ([], False, "amp_level=O3: this CPU has no instructions"),
+        (["amp_level=O0"], False, None),
+        (["amp_level=auto"], False, None),
+        ([], True, None),
+        (["amp_level=O0"], True, None),
+        (["amp_level=auto"], True, "float32 as always on a CPU"),
+    ],
 )
-def test_half_precision_that_a_cpu_emulates_is_told(
-    caplog: pytest.LogCaptureFixture, overrides: list[str], is_told: bool
+def test_half_precision_that_suits_a_cpu_better_or_worse_is_told(
+    caplog: pytest.LogCaptureFixture, overrides: list[str], has_bfloat16: bool, begin: str | None
 ) -> None:
-    config = load_config("yolov5n", overrides)
+    config, machine = load_config("yolov5n", overrides), Machine("cpu", True, 2, has_bfloat16)
     with caplog.at_level(logging.INFO, "yoloflow"):
-        resolve_auto(config, Machine("cpu", True, 2, emulates_bfloat16=True), ONE)
+        assert resolve_auto(config, machine, ONE).amp_level == ("O0" if overrides else config.amp_level)
         resolve_auto(config, CPU, ONE)
-        resolve_auto(config, Machine("cpu", True, 2, emulates_bfloat16=True), ONE, is_training=False)
-    assert [message.partition(":")[0] for message in caplog.messages] == ["amp_level=O3"] * is_told
+        resolve_auto(config, machine, ONE, is_training=False)
+    assert len(caplog.messages) == (begin is not None)
+    assert all(message.startswith(begin or "") for message in caplog.messages)

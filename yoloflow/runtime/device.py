@@ -158,20 +158,20 @@ class Machine:
         device_type: "cpu", "cuda", ...
         has_bfloat16: whether bfloat16 is the half precision of the device.
         cores: of the CPU that this process may use.
-        emulates_bfloat16: whether the device computes bfloat16 by way of float32, which takes longer.
+        cpu_has_bfloat16: whether the device is a CPU with instructions for bfloat16; None where unknown.
     """
 
     device_type: str
     has_bfloat16: bool
     cores: int
-    emulates_bfloat16: bool = False
+    cpu_has_bfloat16: bool | None = None
 
     @classmethod
     def of(cls, device: torch.device) -> Machine:
         """Returns the facts of this machine and a device of it."""
         usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # not on a Mac
-        emulates = device.type == "cpu" and _cpu_emulates_bfloat16()
-        return cls(device.type, has_bfloat16(device.type), len(usable(0)), emulates)
+        has_instructions = _cpu_has_bfloat16() if device.type == "cpu" else None
+        return cls(device.type, has_bfloat16(device.type), len(usable(0)), has_instructions)
 
 
 def prefers_channels_last(device_type: str) -> bool:
@@ -191,11 +191,15 @@ def has_bfloat16(device_type: str) -> bool:
     return device_type != "mps"
 
 
-def _cpu_emulates_bfloat16() -> bool:
-    """Returns whether this x86 processor has no instructions for bfloat16; False where it is not known."""
+def _cpu_has_bfloat16() -> bool | None:
+    """Returns whether this x86 processor has instructions for bfloat16; None where it is not known.
+
+    Without them it computes by way of float32, which takes longer than float32 itself.
+    """
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    instructions = [known.get(name) for name in ("avx512_bf16", "amx_bf16")]
-    return known.get("architecture") == "x86_64" and instructions == [False, False]
+    if known.get("architecture") != "x86_64":
+        return None
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def float32_convolutions(device_type: str) -> str:
