@@ -175,8 +175,8 @@ def test_decoding_under_autocast_stays_in_float32() -> None:
     ("recipe", "momentum", "bias_lr"),
     [
         ("yolov8n", 0.03, 0.1),
-        ("yolov8n-small-data", 0.3, 0.0),
-        ("yolov5n-small-data", 0.3, 0.0),
+        ("yolov8n-small-data", 0.3, 0.05),
+        ("yolov5n-small-data", 0.3, 0.05),
         ("quickstart", 0.03, 0.1),
     ],
 )
