@@ -420,9 +420,11 @@ def test_a_mistake_in_an_override_names_it(override: str, words: str) -> None:
     assert complaint("yolov8n", "seed=1", override).startswith(f"override {override}: {words}")
 
 
-@pytest.mark.parametrize("text", ["epochs", "=3", "a..b=3", ""])
-def test_what_is_no_override_is_refused(text: str) -> None:
-    assert "not an override; write key=value" in complaint("yolov8n", text)
+@pytest.mark.parametrize("text", ["epochs", "=3", "a..b=3", "", "my/data.yaml", "best.PT", "out.onnx"])
+def test_what_is_no_override_is_refused_and_a_file_leads_to_its_key(text: str) -> None:
+    key = {"my/data.yaml": "data", "best.PT": "weight", "out.onnx": "weight"}.get(text)
+    example = "optimizer.lr_init=0.02" if key is None else f"{key}={text}"
+    assert f"not an override; write key=value, such as {example}" in complaint("yolov8n", text)
 
 
 # Data set files

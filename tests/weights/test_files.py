@@ -14,7 +14,7 @@ from tests.support.reference import reference_arrays, reference_config
 from yoloflow.files import write_atomically
 from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.files import load_weights, save_weights
+from yoloflow.weights.files import load_weights, read_weights, save_weights
 from yoloflow.weights.mindyolo import load_mindyolo, mindyolo_names
 
 
@@ -63,6 +63,18 @@ def test_unreadable_weights_files_are_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(YoloflowError, match=message) as caught:
             load_weights(tmp_path / name)
         assert name in str(caught.value)
+
+
+def test_one_changed_bit_in_a_file_of_ours_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    state = {"half": torch.ones(5, dtype=torch.bfloat16), "count": torch.tensor(3), "none": torch.zeros(0, 4)}
+    save_weights(path, state, {"recipe": "yolov8n"})
+    assert read_weights(path).facts == {"recipe": "yolov8n"}
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(YoloflowError, match=r"w\.safetensors: its values differ .* copy it again"):
+        load_weights(path)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

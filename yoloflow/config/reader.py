@@ -127,11 +127,23 @@ def _base_recipe(entry: Located, missing: Path) -> Path:
     return recipes[str(entry.value)]
 
 
+def _example(text: str) -> str:
+    """Returns the override that an argument without a key was probably meant to be."""
+    suffix = Path(text).suffix.lower()
+    if suffix == ".onnx":
+        return f"weight={text}; a file to write goes with --out {text}"
+    if suffix in {".pt", ".pth", ".ckpt", ".safetensors", ".weights"}:
+        return f"weight={text}"
+    if suffix in {".yaml", ".yml"}:
+        return f"data={text}"
+    return "optimizer.lr_init=0.02"
+
+
 def _override(tree: Located, text: str) -> Located:
     name, equals, value = text.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
-        raise YoloflowError(f"{text}: not an override; write key=value, such as optimizer.lr_init=0.02")
+        raise YoloflowError(f"{text}: not an override; write key=value, such as {_example(text)}")
     place = f"override {text}"
     # A pattern of files (*.jpg); YAML's aliases mean nothing in one value.
     node = Located(value, place) if value.startswith("*") else read_value(value, place)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file, save
 from torch import Tensor
@@ -24,6 +26,7 @@ FORMATS = "safetensors, PyTorch (.pt, .pth), MindSpore (.ckpt), Darknet (.weight
 """The formats that are read, recognised by their content."""
 
 _METADATA_KEY = "yoloflow"
+_CHECKSUM_KEY = "crc32"
 _HEAD_BYTES = 4096
 
 
@@ -67,13 +70,16 @@ def save_weights(
         path: a .safetensors file; its folder must exist.
         state: tensors of any device, as `Module.state_dict()` gives them. Two names may share memory: each is
             written in full.
-        facts: what the file says of itself, plain data (see `WeightsFile`).
+        facts: what the file says of itself, plain data (see `WeightsFile`). A checksum of the values goes with
+            them, and `read_weights` compares it.
     """
+    tensors = _independent(state)
     # One metadata key at most: several are written in random order.
     metadata = {"format": "pt"}
     if facts is not None:
-        metadata = {_METADATA_KEY: json.dumps(facts, sort_keys=True, ensure_ascii=False)}
-    write_atomically(path, save(_independent(state), metadata=metadata))
+        checked = {**facts, _CHECKSUM_KEY: _checksum(tensors)}
+        metadata = {_METADATA_KEY: json.dumps(checked, sort_keys=True, ensure_ascii=False)}
+    write_atomically(path, save(tensors, metadata=metadata))
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
@@ -143,6 +149,8 @@ def _read_safetensors(path: Path) -> WeightsFile:
     except ValueError:
         facts = {}
     facts = facts if isinstance(facts, dict) else {}
+    if facts.pop(_CHECKSUM_KEY, None) not in (None, _checksum(tensors)):
+        raise YoloflowError(f"{path}: its values differ from those that were written; copy it again")
     tensors = _of_training_state(tensors)
     names, licence = facts.get("class_names"), facts.get("licence")
     return WeightsFile(
@@ -177,6 +185,14 @@ def _describe_other(head: bytes) -> str:
     if head.startswith(b"\x80"):
         return "a pickle, or in PyTorch's format before 1.6; load it there and save its state_dict() anew"
     return f"damaged, or of another kind (it begins with {head[:8].hex(' ')})"
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """Returns the CRC-32 of the values in the order of their names."""
+    checksum = 0
+    for _, tensor in sorted(tensors.items()):
+        checksum = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), checksum)
+    return checksum
 
 
 def _independent(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
