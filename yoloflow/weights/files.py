@@ -70,8 +70,8 @@ def save_weights(
         path: a .safetensors file; its folder must exist.
         state: tensors of any device, as `Module.state_dict()` gives them. Two names may share memory: each is
             written in full.
-        facts: what the file says of itself, plain data (see `WeightsFile`). A checksum of the values goes with
-            them, and `read_weights` compares it.
+        facts: what the file says of itself, plain data (see `WeightsFile`). A checksum of the values goes
+            with them, and `read_weights` compares it.
     """
     tensors = _independent(state)
     # One metadata key at most: several are written in random order.
