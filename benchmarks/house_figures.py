@@ -238,7 +238,9 @@ def size_of(files: Iterable[SourceFile], path: str, function: str | None = None)
 
 def find_trainer(files: Iterable[SourceFile]) -> SourceFile | None:
     """Returns the file of the loop."""
-    return next((file for file in files if file.path.endswith("/trainer.py")), None)
+    return next(
+        (file for file in files if file.path.endswith(("/trainer/trainer.py", "/engine/trainer.py"))), None
+    )
 
 
 def measure(tree: Path, junit: Path | None) -> dict[str, str]:
