@@ -15,9 +15,9 @@ import ctypes, os, resource, torch
 from yoloflow.runtime.allocator import give_back_freed_memory, keep_freed_memory
 ctypes.CDLL(None).gnu_get_libc_version
 
-def faults_of_a_step():
+def faults_of_a_step(count=3, values=12 * 2**20):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    large = [torch.ones(12 * 2**20) for _ in range(3)]
+    large = [torch.ones(values) for _ in range(count)]
     del large
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -35,7 +35,9 @@ give_back_freed_memory()
 given_back = resident()
 again = steps()
 restore()
-after, at_the_end = steps(), resident()
+at_the_end = resident()
+# Larger than any hole that the heap may have kept without its pages.
+after = [faults_of_a_step(1, 2**28) for _ in range(2)][-1]
 print(first, kept, again, after, *((size - begin) >> 20 for size in (within, given_back, at_the_end)))
 """
 
@@ -61,7 +63,7 @@ def test_freed_memory_is_used_again_and_given_back_at_the_end() -> None:
     before, kept, again, after, within, given_back, at_the_end = figures()
     assert kept < before / 10
     assert again < before / 10
-    assert after > kept
+    assert after > before
     assert within > 100
     assert given_back < 50
     assert at_the_end < 50
