@@ -191,7 +191,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
     """Returns the CRC-32 of the values in the order of their names."""
     checksum = 0
     for _, tensor in sorted(tensors.items()):
-        checksum = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, checksum)
     return checksum
 
 
