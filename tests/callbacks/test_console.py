@@ -3,21 +3,25 @@
 import logging
 import os
 import pty
+import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from tests.support.toy_training import EPOCHS, STEPS_PER_EPOCH, toy_step, toy_trainer
+from yoloflow.callbacks import BaseCallback, RunContext
 from yoloflow.callbacks.console import ConsoleCallback
 from yoloflow.callbacks.progress import Progress
-from yoloflow.runtime.messages import shown_messages
+from yoloflow.runtime.messages import shown_messages, stderr_console
 
 LOSSES = [("loss", 12.345), ("lbox", 1.2), ("lcls", 3.4), ("dfl", 2.2)]
 FAR = Progress(30, 300, 1200, 5400, 1234.5, 3723.2, LOSSES)
 COUNT_RATE_LEFT = "1200/5400  1234.5 img/s  1:02:03 left"
 STEPS = EPOCHS * STEPS_PER_EPOCH
+SAID = "said in between"
 
 
 @pytest.mark.parametrize("width", [37, 40, 59, 60, 72, 80, 100, 132, 250])
@@ -88,13 +92,36 @@ def test_a_narrow_terminal_shows_the_count_and_whole_paths(
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    stderr_console.cache_clear()
     folder = tmp_path / ("long" * 20)
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         with shown_messages():
-            toy_trainer(folder, toy_step(), None, ConsoleCallback(), log_interval=5).train()
+            callbacks = ConsoleCallback(), Speaker()
+            toy_trainer(folder, toy_step(), None, *callbacks, log_interval=5).train()
         monkeypatch.undo()
-    shown = os.read(ours, 100_000).decode()
-    os.close(ours)
+    stderr_console.cache_clear()
+    shown = read_all(ours)
     assert f"epoch {EPOCHS}/{EPOCHS}  {STEPS}/{STEPS}  " in shown
     assert str(folder) in shown
+    # A message begins where the moving line was wiped away, never behind it.
+    before = [text.rpartition("\n")[2] for text in shown.split(SAID)[:-1]]
+    assert len(before) == EPOCHS
+    assert all(re.split(r"\x1b\[2K|\x1b\[\?25l", text)[-1] == "" for text in before)
+
+
+def read_all(descriptor: int) -> str:
+    """Reads a pseudo-terminal whose other end is closed: one read gives what one buffer holds."""
+    parts = []
+    with suppress(OSError):
+        while part := os.read(descriptor, 100_000):
+            parts.append(part)
+    os.close(descriptor)
+    return b"".join(parts).decode()
+
+
+class Speaker(BaseCallback):
+    """Says something after each epoch."""
+
+    def on_epoch_end(self, context: RunContext) -> None:
+        logging.getLogger("yoloflow").info(SAID)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
@@ -17,7 +16,7 @@ from yoloflow.callbacks.progress import Progress
 from yoloflow.data.loading_time import describe_work
 from yoloflow.report.metrics import NO_OBJECTS
 from yoloflow.run.folder import find_weights
-from yoloflow.runtime.messages import is_notebook
+from yoloflow.runtime.messages import is_notebook, stderr_console
 
 logger = logging.getLogger("yoloflow")
 
@@ -38,7 +37,7 @@ class ConsoleCallback(BaseCallback):
     """Shows how far the training is, and a line for each evaluation; main rank only."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = stderr_console()
         self._live: Live | None = None
         self._cell: Any = None  # a DisplayHandle; IPython has no types
         self._progress = Progress(0, 0, 0, 0)

@@ -44,9 +44,9 @@ def get_weights(
     ] = None,
 ) -> None:
     """Download published weights; `yoloflow train RECIPE weight=published` then starts from them."""
-    from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
+    from yoloflow.runtime.messages import stderr_console
     from yoloflow.weights.download import download
     from yoloflow.weights.published import find_published, weights_folder
 
@@ -54,7 +54,7 @@ def get_weights(
     target = (folder or weights_folder()) / row.file_name
     url = row.url if mirror is None else f"{mirror.rstrip('/')}/{row.file_name}"
     columns = (*Progress.get_default_columns()[:3], DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
+    console = stderr_console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(row.recipe, total=None)
         download(

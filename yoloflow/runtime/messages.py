@@ -8,6 +8,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 logger = logging.getLogger("yoloflow")
 
@@ -18,6 +23,14 @@ def is_notebook() -> bool:
     """Returns whether Python runs in a notebook's kernel (Jupyter, VS Code, Colab)."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
+
+
+@cache
+def stderr_console() -> Console:
+    """Returns the console of stderr: one for all, so that a message and a moving line know of each other."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def message_handler() -> logging.Handler:
@@ -63,15 +76,10 @@ def fit_width(text: str, width: int, hang: int | None = None) -> str:
 class _TerminalHandler(logging.Handler):
     """Shows messages above the line of a training; words stay whole, so that paths can be copied."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        from rich.console import Console
-
-        self._console = Console(stderr=True)
-
     def emit(self, record: logging.LogRecord) -> None:
-        text = fit_width(self.format(record), self._console.width)
-        self._console.print(text, markup=False, soft_wrap=True)
+        console = stderr_console()
+        text = fit_width(self.format(record), console.width)
+        console.print(text, markup=False, soft_wrap=True)
 
 
 class _CallHandler(logging.Handler):
