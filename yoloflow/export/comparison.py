@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,10 +16,19 @@ from yoloflow.detector import Detector, DetectSettings
 from yoloflow.evaluation.coco import evaluate_read
 from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array, result_masks
 from yoloflow.evaluation.nms import non_max_suppression
-from yoloflow.structures import DatasetIndex, Detections, Uint8Array
+from yoloflow.structures import DatasetIndex, Detections, Uint8Array, YoloflowError
+
+logger = logging.getLogger("yoloflow")
 
 Rows = NDArray[np.float64]
 Pair = tuple[Rows, Rows]
+
+TOLERANCE, TOLERANCE_HALF = 1e-4, 5e-2
+"""Largest deviation of onnxruntime from torch that is accepted, see `Comparison.deviation`."""
+AP_TOLERANCE = 0.01
+"""Largest difference of the APs that is accepted."""
+ROUNDING_FACTOR = 3
+"""How many times torch's own rounding is accepted instead, where that is more."""
 
 _NUM_MADE = 2
 _CERTAIN = 1.02
@@ -53,6 +64,46 @@ class Comparison:
         """The name of each AP, torch's and the file's; empty without real images."""
         rows = (("AP", self.ap_torch, self.ap_file), ("mask AP", self.mask_ap_torch, self.mask_ap_file))
         return [(what, some, other) for what, some, other in rows if some is not None and other is not None]
+
+    def is_too_far(self, half: bool) -> bool:
+        """Returns whether the file cannot be taken without looking at torch's own rounding."""
+        allowed = TOLERANCE_HALF if half else TOLERANCE
+        return self.deviation > allowed or any(abs(one - other) > AP_TOLERANCE for _, one, other in self.aps)
+
+
+def accept_as_rounding(path: Path, found: Comparison, rounding: Comparison, half: bool) -> None:
+    """Warns of a deviation that torch's own rounding has too.
+
+    In a network that was hardly trained, rounding grows from layer to layer. How much is seen where BatchNorm
+    is folded into the convolutions and where it is not, which is the same function.
+
+    Args:
+        path: the file.
+        found: the file compared with torch.
+        rounding: torch with BatchNorm folded, compared with torch without.
+        half: whether the file computes in half precision.
+
+    Raises:
+        YoloflowError: the file deviates by more than that.
+    """
+    allowed = max(TOLERANCE_HALF if half else TOLERANCE, ROUNDING_FACTOR * rounding.deviation)
+    if found.deviation > allowed:
+        cause = "; half precision is too coarse for these weights" if half else ""
+        raise YoloflowError(
+            f"{path}: onnxruntime deviates from torch by {found.deviation:.1e} (allowed: {allowed:.1e})"
+            + cause
+        )
+    for (what, of_torch, of_file), (_, one, other) in zip(found.aps, rounding.aps, strict=True):
+        if abs(of_file - of_torch) > max(AP_TOLERANCE, ROUNDING_FACTOR * abs(one - other)):
+            raise YoloflowError(
+                f"{path}: {what} is {of_file:.4f}, but torch's is {of_torch:.4f} (on {found.num_images} "
+                f"images; allowed: {AP_TOLERANCE})"
+            )
+    logger.warning(
+        "%s: deviates from torch by %.1e, and torch by %.1e from itself with BatchNorm folded: these weights "
+        "are sensitive to rounding, as after a training that is too short",
+        *(path, found.deviation, rounding.deviation),
+    )
 
 
 def compare(
