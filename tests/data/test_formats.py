@@ -289,7 +289,7 @@ def test_sources_of_all_formats_are_joined(tmp_path: Path) -> None:
     coco = write_coco(tmp_path / "coco", [annotation(20, 7), annotation(10, 3)])
     yolo = write_yolo(tmp_path / "yolo", {"a": "1 .5 .5 .2 .25\n0 .1 .1 .3 .1 .3 .5"})
     voc = write_voc(tmp_path / "voc", {"a": voc_object("dog", 1, 2, 3, 4)})
-    index = read_index([str(coco), str(yolo), str(voc)])
+    index = read_index([str(coco), str(yolo), str(voc)], NAMES)
     assert index.names == NAMES
     assert len(index) == 4
     assert index.classes.tolist() == [0, 1, 1, 0, 1]

@@ -150,8 +150,11 @@ KINDS: dict[str, Kind] = {
     "class-out-of-range": Kind(
         "a class that the data set does not have", ("error", "drop-box", "drop-image")
     ),
+    "equal-class-names": Kind(
+        "categories of a json with the same name, and objects of each; they are one class", _SET_WIDE
+    ),
     "class-order-assumed": Kind(
-        "classes that are matched with the network's by their order, as one of the lists has no names",
+        "classes that are matched by their order, as one of the lists has no names",
         _SET_WIDE,
         is_remark=True,
     ),
