@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from yoloflow.data.formats.annotations import Annotations
+from yoloflow.data.formats.other_files import other_files
 from yoloflow.data.formats.voc_files import (
     ImageFinder,
     annotation_files,
@@ -82,6 +83,10 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     found = set() if content is None else content.folders
     annotations.consulted = [source, *finder.folders, *sorted(places | found)]
     annotations.problems += stale
+    if content is not None:
+        stems = {stem_of(path) for path in content.xmls}
+        unnamed = set(content.others) - set(paths)
+        annotations.problems += other_files(source, unnamed, lambda path: stem_of(path) in stems)
     add_masks(annotations, numbers_in_file)
     return annotations
 
