@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from yoloflow.config.run_files import weights_facts
-from yoloflow.data.image_files import decode_image
+from yoloflow.data.decoder_messages import decode_named
 from yoloflow.data.sources import VIDEO_SUFFIXES, open_sources
 from yoloflow.detector import Detector, find_parts, load_network
 from yoloflow.detector.detector import to_batch
@@ -77,6 +77,6 @@ def _read_batches(detector: Detector, images: str | Path) -> Iterator[Tensor]:
     count = min(len(paths), _MOST_IMAGES)
     chosen = [paths[k * len(paths) // count] for k in range(count)]
     for first in range(0, len(chosen), _BATCH):
-        samples = [detector.prepare(decode_image(str(path))) for path in chosen[first : first + _BATCH]]
+        samples = [detector.prepare(decode_named(str(path))) for path in chosen[first : first + _BATCH]]
         yield to_batch(samples)
     logger.info("BatchNorm statistics measured; images: %d", count)

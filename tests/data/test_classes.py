@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.data_sets import annotation, voc_object, write_coco, write_voc, write_yolo
 from tests.support.rich_sets import assert_account_closes
+from yoloflow.config.reader import load_config
+from yoloflow.convert import Reading, convert
 from yoloflow.data.classes import ClassChoice
 from yoloflow.data.index import read_index
 from yoloflow.data.problems import summarise_problems
@@ -150,13 +152,36 @@ def test_a_root_category_of_the_classs_own_name_is_no_class(tmp_path: Path) -> N
     sets = read_sets(DataSettings(train_set=str(train), val_set=str(val)), 64, with_val=True)
     for index in sets.values():
         assert (index.names, index.classes.tolist(), index.category_ids.tolist()) == (["ball"], [0], [1])
-    both = write_categories(tmp_path / "both", ["ball", "ball"], [0, 1], first=0)
-    sets = read_sets(DataSettings(train_set=str(both), val_set=str(both)), 64, with_val=True)
-    assert sets["val_set"].classes.tolist() == [0, 1]
     with pytest.raises(YoloflowError, match="ball stands there twice"):
         read_index(
             str(write_categories(tmp_path / "one", ["ball"], [1])), ClassChoice(wanted=["ball", "ball"])
         )
+
+
+@pytest.mark.parametrize("names", [None, ["ball"]])
+def test_categories_of_one_name_are_one_class_with_a_word(tmp_path: Path, names: list[str] | None) -> None:
+    both = write_categories(tmp_path, ["ball", "ball"], [4, 5], first=4)
+    settings = DataSettings(train_set=str(both), val_set=str(both), names=names)
+    for index in read_sets(settings, 64, with_val=True).values():
+        assert (index.names, index.classes.tolist(), index.category_ids.tolist()) == (["ball"], [0, 0], [4])
+        (detail,) = [one.detail for one in index.problems if one.kind == "equal-class-names"]
+        assert detail == "the categories 4, 5 are all called ball, which is one class"
+    convert([str(both)], "yolo", tmp_path / "out", reading=Reading(names))
+    assert read_sets(load_config("yolov8n", [f"data={tmp_path}/out/data.yaml"]).data, 64, with_val=False)
+
+
+def test_numbers_of_labels_are_not_taken_for_the_names_of_another_source(tmp_path: Path) -> None:
+    labels = str(write_yolo(tmp_path / "yolo", {"a": f"0 {BOX}"}))
+    json = str(write_categories(tmp_path / "coco", ["dog", "cat"], [1]))
+    voc = str(write_voc(tmp_path / "voc", {"b": voc_object("dog", 10, 20, 30, 40)}))
+    for other in (json, voc):
+        with pytest.raises(YoloflowError, match=r"list.txt: its labels have numbers .*data.names=\[NAME"):
+            read_index([other, labels])
+        assert read_index([other, labels], ["cat", "dog"]).classes.tolist() == [1, 0]
+        index = read_index([other, labels], None, "counted")
+        assert "class-order-assumed" in {problem.kind for problem in index.problems}
+    background = str(write_yolo(tmp_path / "none", {"c": ""}))
+    assert len(read_index([json, background])) == 3
 
 
 def test_category_ids_that_are_all_off_by_one_are_recognised(tmp_path: Path) -> None:

@@ -13,8 +13,16 @@ import pytest
 
 from tests.support.toy_loader import toy_index
 from yoloflow.data.dataset import COCODataset
-from yoloflow.data.decoder_messages import DecoderRemarks, collected_standard_error, map_with_messages
+from yoloflow.data.decoder_messages import (
+    DecoderRemarks,
+    collected_standard_error,
+    decode_again,
+    decode_named,
+    map_with_messages,
+)
+from yoloflow.data.image_files import decode_image
 from yoloflow.data.loader import create_loader
+from yoloflow.structures import YoloflowError
 
 
 def test_lines_are_given_to_the_items_that_print_them_and_others_are_printed(
@@ -103,7 +111,38 @@ def test_a_loader_names_each_file_whose_decoder_warns_once(
     assert capfd.readouterr().err == ""
 
 
-def test_what_is_printed_before_an_error_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed_of_an_image_that_cannot_be_used_is_part_of_the_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(tmp_path / "a.png")
+    cv2.imwrite(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = bytearray(Path(path).read_bytes())
+    data[len(data) // 2] ^= 1
+    Path(path).write_bytes(data)
+    remarks = DecoderRemarks()
+    message = r"a\.png: the image is damaged .*\(its decoder says: .*CRC"
+    with pytest.raises(YoloflowError, match=message), remarks.listening(path):
+        decode_image(path)
+    assert remarks.take() == []
+    with pytest.raises(YoloflowError, match="its decoder says"):
+        decode_named(path)
+    assert (capfd.readouterr().err, caplog.records) == ("", [])
+
+
+def test_an_image_that_is_decoded_again_is_named_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(tmp_path / "a.jpg")
+    cv2.imwrite(path, np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8))
+    data = Path(path).read_bytes()
+    Path(path).write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    with caplog.at_level(logging.WARNING, "yoloflow"):
+        assert (decode_named(path) == decode_again(path)).all()
+    assert [record.getMessage().split(": ")[:2] for record in caplog.records] == [[path, "Corrupt JPEG data"]]
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_printed_before_another_error_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
     remarks = DecoderRemarks()
 
     def decode() -> None:

@@ -285,11 +285,79 @@ def test_voc_names_and_count_must_agree(tmp_path: Path) -> None:
 # Several sources
 
 
+@pytest.mark.parametrize(
+    ("images", "label"),
+    [
+        ("images", "labels/a.TXT"),
+        ("images", "Labels/a.txt"),
+        ("Images", "Labels/a.TXT"),
+        ("IMAGES", "LABELS/a.txt"),
+        ("Images", "labels/a.txt"),
+        ("images", "images/a.TXT"),
+    ],
+)
+def test_yolo_labels_in_capitals_are_found(tmp_path: Path, images: str, label: str) -> None:
+    for name in ("a", "b"):
+        write_picture(tmp_path / images / f"{name}.JPG", format="JPEG")
+    path = tmp_path / label
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("0 .5 .5 .2 .25\n")
+    (path.parent / f"orphan{path.suffix}").write_text("0 .5 .5 .2 .25\n")
+    index = read_index(str(tmp_path / images), nc=1)
+    assert index.box_offsets.tolist() == [0, 1, 1]
+    details = {problem.kind: problem.detail for problem in index.problems}
+    assert sorted(details) == ["missing-label", "orphan-label"]
+    labels = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}[images]
+    assert f"no {tmp_path}/{labels}/b.txt;" in details["missing-label"]
+    if path.parent.name != images:
+        with pytest.raises(YoloflowError, match=f"it is a folder of labels.*; give {tmp_path}/{images}"):
+            read_index(str(path.parent), nc=1)
+
+
+def test_files_without_the_name_of_an_image_are_counted_and_named(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"a": "0 .5 .5 .2 .25", "b": "0 .5 .5 .2 .25", "c": "0 .5 .5 .2 .25"})
+    images = tmp_path / "images"
+    (images / "b.png").rename(images / "b.png_large")
+    (images / "c.png").rename(images / "c")
+    write_picture(images / "d.png").rename(images / "a.png.bak")
+    for name in ("README.txt", "labels.cache", "Thumbs.db", ".DS_Store", "LICENSE"):
+        (images / name).write_text("no image")
+    (images / "e.fits").write_bytes(b"SIMPLE")
+    for source in (images, images / "*"):
+        index = read_index(str(source), nc=1)
+        assert len(index) == index.num_images_listed == 1
+        (others,) = [one.detail for one in index.problems if one.kind == "other-files"]
+        assert others.startswith("4 files are not read, as no image has such a name: ")
+        assert f"{images}/a.png.bak (PNG by its content)" in others
+        orphans = [one.detail for one in index.problems if one.kind == "orphan-label"]
+        assert [one.partition("; ")[2] for one in orphans] == [
+            "b.png_large there has no name of an image",
+            "c there has no name of an image",
+        ]
+    (images / "a.png").unlink()
+    with pytest.raises(YoloflowError, match=r"lists no images.*; 4 files are not read"):
+        read_index(str(images), nc=1)
+
+
+def test_an_image_is_found_by_the_name_that_its_xml_gives_whatever_it_ends_in(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": voc_object("cat", 1, 2, 30, 40), "b": voc_object("cat", 1, 2, 30, 40)})
+    images = tmp_path / "JPEGImages"
+    xml = tmp_path / "Annotations/b.xml"
+    xml.write_text(xml.read_text().replace("b.jpg", "b.png"))
+    (images / "b.png").rename(images / "b.png_large")
+    index = read_index(str(tmp_path))
+    assert (len(index), sorted(one.kind for one in index.problems)) == (1, ["missing-image", "other-files"])
+    xml.write_text(xml.read_text().replace("b.png", "b.png_large"))
+    index = read_index(str(tmp_path))
+    assert len(index) == 2
+    assert [problem.kind for problem in index.problems] == ["wrong-suffix"]
+
+
 def test_sources_of_all_formats_are_joined(tmp_path: Path) -> None:
     coco = write_coco(tmp_path / "coco", [annotation(20, 7), annotation(10, 3)])
     yolo = write_yolo(tmp_path / "yolo", {"a": "1 .5 .5 .2 .25\n0 .1 .1 .3 .1 .3 .5"})
     voc = write_voc(tmp_path / "voc", {"a": voc_object("dog", 1, 2, 3, 4)})
-    index = read_index([str(coco), str(yolo), str(voc)])
+    index = read_index([str(coco), str(yolo), str(voc)], NAMES)
     assert index.names == NAMES
     assert len(index) == 4
     assert index.classes.tolist() == [0, 1, 1, 0, 1]

@@ -17,12 +17,15 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.data_sets import write_yolo
 from tests.support.toy_loader import assert_equal_batches, toy_index
 from yoloflow.boxes import boxes_to_original
 from yoloflow.data.collate import collate
 from yoloflow.data.concat_loader import ConcatLoader
 from yoloflow.data.dataset import COCODataset, resized_sizes
 from yoloflow.data.loader import StageLoader, create_loader
+from yoloflow.data.sets import read_sets
+from yoloflow.data.settings import DataSettings
 from yoloflow.data.transforms import Sample
 from yoloflow.data.transforms.canvas import Canvas
 from yoloflow.data.transforms.rows import Row
@@ -200,6 +203,14 @@ def test_labels_are_padded_in_steps_of_16_and_never_cut() -> None:
     assert collate([sample(3)], max_labels=20).labels.shape[1] == 20
     with pytest.raises(YoloflowError, match=r"number 5 has 21 objects, max_labels is 20"):
         collate([sample(21)], max_labels=20)
+
+
+def test_an_image_with_more_objects_than_rows_is_named_before_the_training(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": "0 .5 .5 .2 .2", "b": "0 .5 .5 .2 .2\n0 .2 .2 .1 .1"})
+    settings = DataSettings(train_set=str(source), nc=1, max_labels=1)
+    with pytest.raises(YoloflowError, match=r"max_labels=1: .*b\.png \(image number 1\) has 2 objects"):
+        read_sets(settings, 64, with_val=False)
+    assert read_sets(settings.model_copy(update={"max_labels": 2}), 64, with_val=False)
 
 
 def test_images_are_rgb_planes_of_bytes() -> None:

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import tracemalloc
@@ -324,3 +325,17 @@ def test_a_video_whose_name_is_no_text_is_a_problem_of_that_video(tmp_path: Path
     assert [frame.path.name for frame in frames] == ["b.avi", "b.avi"]
     assert [problem.kind for problem in problems] == ["unreadable-video"]
     assert "its name is no UTF-8" in problems[0].detail
+
+
+def test_a_video_that_breaks_off_is_named_and_its_library_prints_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "cut.mp4"
+    # What every mp4 begins with, and no index of its frames.
+    path.write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + b"\0\1\0\0mdat" + bytes(200))
+    code = (
+        "import sys; from yoloflow.data.sources import open_sources, readings\n"
+        "print([str(reading().kind) for reading in readings(open_sources(sys.argv[1:]))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (done.stdout, done.stderr) == ("['unreadable-video']\n", "")

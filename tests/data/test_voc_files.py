@@ -1,5 +1,6 @@
 """VOC sets as people have them: every annotation and every image is counted, wherever it lies."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -144,6 +145,46 @@ def test_boxes_outside_of_objects_are_named(tmp_path: Path) -> None:
     index = read_index(str(tmp_path))
     assert (len(index.classes), index.num_boxes_listed) == (1, 2)
     assert problem(index, "malformed-entry").line is not None
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (
+            CAT.replace("</object>", "<bndbox><xmin>1</xmin></bndbox></object>"),
+            "xmin> stands there .*20 and 1",
+        ),
+        (
+            CAT.replace("<bndbox>", "<name>dog</name><bndbox>"),
+            "<name> stands there more than once: cat and dog",
+        ),
+        (
+            CAT.replace("<bndbox>", "<difficult>0</difficult><difficult>1</difficult><bndbox>"),
+            "<difficult> .*",
+        ),
+    ],
+)
+def test_an_object_with_two_boxes_or_names_is_named_and_not_glued(
+    tmp_path: Path, row: str, words: str
+) -> None:
+    write_voc(tmp_path, {"a": CAT + row, "b": CAT})
+    index = read_index(str(tmp_path))
+    assert (len(index.classes), index.num_boxes_listed, index.names) == (2, 3, ["cat"])
+    detail = problem(index, "malformed-entry").detail
+    assert re.search(words, detail)
+    assert "give each box an <object> of its own" in detail
+
+
+def test_the_same_name_twice_is_one_name(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": CAT.replace("<bndbox>", "<name> cat </name><bndbox>")})
+    assert read_index(str(tmp_path)).names == ["cat"]
+
+
+def test_two_sizes_of_an_image_are_refused(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": CAT + "<size><width>7</width></size>", "b": CAT})
+    index = read_index(str(tmp_path))
+    assert stems(index) == ["b"]
+    assert "<size><width> stands there more than once" in problem(index, "xml-malformed").detail
 
 
 @pytest.mark.parametrize("value", ["1", "true", "True", "1.0"])

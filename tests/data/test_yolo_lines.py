@@ -59,9 +59,55 @@ def test_keypoints_with_visibility_are_never_an_outline(tmp_path: Path, points: 
     assert all(f"data.kpt_shape=[{count}, 3]" in problem.detail for problem in index.problems)
 
 
+def pose_lines(figures: int = 2) -> list[str]:
+    """Returns 20 lines of a box and four keypoints in it."""
+    random = np.random.default_rng(0)
+    lines = []
+    for _ in range(20):
+        centre = 0.5 + 0.1 * random.random(2)
+        points = centre + 0.3 * (random.random((4, 2)) - 0.5)
+        rows = np.hstack((points, random.random((4, figures - 2))))
+        lines.append("0 " + " ".join(f"{value:.4f}" for value in (*centre, 0.3, 0.3, *rows.ravel())))
+    return lines
+
+
+def test_a_stray_keypoint_a_box_past_the_edge_and_an_outline_do_not_hide_the_keypoints(
+    tmp_path: Path,
+) -> None:
+    lines = pose_lines()
+    lines[3] = "0 .5 .5 .3 .3 .9 .9 .4 .45 .6 .55 .5 .5"
+    lines[4] = "0 .1 .5 .3 .3 .1 .5 .1 .45 .2 .55 .1 .5"
+    lines[5] = OUTLINE
+    index = read_lines(tmp_path, "\n".join(lines))
+    (problem,) = [one for one in index.problems if one.kind == "maybe-keypoints"]
+    assert problem.detail.startswith("18 of 20 lines of over 5 columns")
+    assert "data.kpt_shape=[4, 2]" in problem.detail
+
+
+def test_keypoints_with_a_confidence_are_said(tmp_path: Path) -> None:
+    index = read_lines(tmp_path, "\n".join(pose_lines(3)))
+    assert kinds_of(index) == [("maybe-keypoints", "keep")]
+    assert "data.kpt_shape=[4, 3]" in index.problems[0].detail
+
+
+def test_small_outlines_of_one_length_are_no_keypoints(tmp_path: Path) -> None:
+    corners = [(0.3 + 0.01 * row, 0.4 - 0.01 * row) for row in range(8)]
+    lines = [f"0 {x} {y} {x + 0.05} {y} {x + 0.05} {y + 0.06} {x} {y + 0.06}" for x, y in corners]
+    assert kinds_of(read_lines(tmp_path, "\n".join(lines))) == []
+
+
+def test_a_stray_keypoint_with_visibility_does_not_make_outlines_of_the_lines(tmp_path: Path) -> None:
+    lines = [f"{BOX} .4 .45 1 .6 .55 0 .5 .5 1 .5 .{y} 1" for y in range(45, 55)]
+    lines[2] = f"{BOX} .4 .95 1 .9 .55 0 .5 .5 1 .5 .5 1"
+    index = read_lines(tmp_path, "\n".join(lines))
+    assert kinds_of(index) == [("wrong-column-count", "drop-box")] * 10
+    assert "data.kpt_shape=[4, 3]" in index.problems[0].detail
+
+
 @pytest.mark.parametrize("identity", ["17", "1", "0", "3.0"])
-def test_the_box_of_a_tracker_s_line_is_read(tmp_path: Path, identity: str) -> None:
-    index = read_lines(tmp_path, f"{BOX} .91 {identity}")
+@pytest.mark.parametrize("is_last", [True, False])
+def test_the_box_of_a_tracker_s_line_is_read(tmp_path: Path, identity: str, is_last: bool) -> None:
+    index = read_lines(tmp_path, f"{BOX} .91 {identity}" if is_last else f"{BOX} {identity} .91")
     np.testing.assert_allclose(index.boxes_xyxy[0], CORNERS)
     assert kinds_of(index) == [("extra-columns", "keep")]
     assert f"({float(identity):g})" in index.problems[0].detail
@@ -72,7 +118,7 @@ def test_a_triangle_beside_other_outlines_stays_a_triangle_and_is_counted_if_it_
 ) -> None:
     index = read_lines(tmp_path, "0 .5 .5 .4 .2 .91 1\n1 .1 .1 .9 .1 .9 .9 .1 .9")
     assert kinds_of(index) == [("maybe-tracks", "keep")]
-    assert index.problems[0].detail.startswith("1 lines of 7 columns that end in 0 or 1, read as outlines")
+    assert index.problems[0].detail.startswith("1 lines of 7 columns with 0 or 1 in one of the last two")
     assert index.polygon_offsets.tolist() == [0, 3, 7, 7]
 
 
@@ -85,7 +131,9 @@ TRIANGLE = "1 .2 .1 .9 .1 .9 .9"
 def test_a_track_id_of_0_or_1_is_known_by_the_tracks_with_larger_ids(
     tmp_path: Path, identity: str, others: str
 ) -> None:
-    index = read_lines(tmp_path, f"{BOX} .91 {identity}\n{BOX} .8 7\n{others}")
+    index = read_lines(tmp_path, f"{BOX} {identity} .91\n{BOX} 7 .8\n{others}")
+    assert [kind for kind, _ in kinds_of(index)] == ["extra-columns"] * 2 + ["duplicate-box"]
+    index = read_lines(tmp_path / "last", f"{BOX} .91 {identity}\n{BOX} .8 7\n{others}")
     assert [kind for kind, _ in kinds_of(index)] == ["extra-columns"] * 2 + ["duplicate-box"]
     np.testing.assert_allclose(index.boxes_xyxy[0], CORNERS)
     assert len(index.polygon_points) == sum(len(line.split()) // 2 for line in others.split("\n"))

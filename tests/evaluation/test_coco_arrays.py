@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.coco_oracle import run_pycocotools
 from tests.support.data_sets import annotation, write_coco
 from yoloflow.data.index import read_index
-from yoloflow.data.problems import problems_report
 from yoloflow.data.writers.coco_json import ground_truth_dict
 from yoloflow.evaluation.coco import evaluate_coco
-from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array, result_rows
+from yoloflow.evaluation.coco_arrays import result_array, result_rows
 from yoloflow.evaluation.coco_truth import read_ground_truth
 from yoloflow.structures import DatasetIndex, Detections
 
@@ -126,35 +126,57 @@ def test_a_coco_file_read_by_the_index_is_the_same_ground_truth_again(shared: Pa
     ],
 )
 @pytest.mark.parametrize("with_areas", [True, False])
-def test_a_file_of_ground_truth_is_repaired_and_accounted_for_as_a_data_set_is(
+def test_boxes_of_a_file_of_ground_truth_count_as_they_stand_and_are_named_as_of_a_data_set(
     tmp_path: Path, boxes: list[list[float]], kind: str, with_areas: bool
 ) -> None:
     area = {"area": 77} if with_areas else {}
     rows = [{"id": 5 + i, "image_id": 10, "category_id": 3, "bbox": b} | area for i, b in enumerate(boxes)]
     path = write_coco(tmp_path, rows)
-    index = read_index(str(path))
-    of_file, of_set = read_ground_truth(path), ground_truth_of(index)
-    assert of_file.annotations.tolist() == of_set.annotations.tolist()
-    accounts = [of_file.account(), problems_report(index)]
-    assert [account["boxes"] for account in accounts] == [accounts[0]["boxes"]] * 2
-    assert kind in {**accounts[0]["boxes"]["dropped"], **accounts[0]["boxes"]["clipped"]}
-    assert [p["detail"] for p in accounts[0]["problems"]] == [p["detail"] for p in accounts[1]["problems"]]
-    found = [{"image_id": 10, "category_id": 3, "bbox": [10, 10, 20, 20], "score": 0.9}]
-    assert evaluate_coco(of_file, found).stats == evaluate_coco(of_set, found).stats
+    truth, problems = read_ground_truth(path), read_index(str(path)).problems
+    found = [problem.detail for problem in problems if problem.kind == kind]
+    assert [(problem.kind, problem.detail) for problem in truth.problems] == [(kind, one) for one in found]
+    is_box = (np.array(boxes)[:, 2:] >= 0).all(1) & np.isfinite(boxes).all(1)
+    assert truth.annotations[:, 2:6].tolist() == np.array(boxes)[is_box].tolist()
+    report = truth.account()["boxes"]
+    assert report["listed"] == report["used"] + sum(report["dropped"].values()) == len(boxes)
 
 
-def test_boxes_of_an_image_without_a_stated_size_are_not_clipped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "boxes", [[[80, 10, 40, 40]], [[10, 10, 20, 20]] * 2, [[5, 5, 0, 9]], [[190, 10, 9, 9]]]
+)
+def test_figures_of_boxes_that_training_would_repair_are_those_of_pycocotools(
+    tmp_path: Path, boxes: list[list[float]]
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": 5 + i, "image_id": 10, "category_id": 3, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
+        for i, b in enumerate([*boxes, [30.0, 30, 20, 20]])
+    ]
+    truth = json.loads(write_coco(tmp_path, rows).read_text())
+    found = [{"image_id": 10, "category_id": 3, "bbox": row["bbox"], "score": 0.9} for row in rows]
+    assert list(evaluate_coco(truth, found).stats) == run_pycocotools(truth, found).stats.tolist()
+
+
+@pytest.mark.parametrize("rows", [[], [annotation(iscrowd=1)]])
+def test_ground_truth_without_an_object_is_named(tmp_path: Path, rows: list[Any]) -> None:
+    truth = read_ground_truth(write_coco(tmp_path, rows))
+    (problem,) = truth.problems
+    assert (problem.kind, problem.action) == ("nothing-to-find", "keep")
+    assert ("regions to ignore" if rows else "no boxes at all: all 2 images") in problem.detail
+    assert truth.account()["kept"] == {"nothing-to-find": 1}
+
+
+def test_boxes_of_an_image_without_a_stated_size_have_no_edge_to_pass(tmp_path: Path) -> None:
     content = json.loads(write_coco(tmp_path, []).read_text())
     box = {"id": 1, "image_id": 10, "category_id": 3, "bbox": [90, 10, 2000, 20]}
     content |= {"images": [{"id": 10, "file_name": "a.jpg"}], "annotations": [box, box | {"id": 2}]}
     truth = read_ground_truth(content)
-    assert truth.annotations[:, 2:6].tolist() == [[90, 10, 2000, 20]]
+    assert truth.annotations[:, 2:6].tolist() == [[90, 10, 2000, 20]] * 2
     assert [problem.kind for problem in truth.problems] == ["duplicate-box"]
 
 
 @pytest.mark.parametrize("ids", [["b", "a"], ["7", "008"], [7.0, 8], [10**25, 3], ["x", 4]])
 def test_files_of_predictions_have_the_ids_of_the_json_as_they_stand(tmp_path: Path, ids: list[Any]) -> None:
-    rows = [annotation(one, 3, [10, 10, 20, 20]) for one in ids]
+    rows: list[dict[str, Any]] = [annotation(one, 3, [10, 10, 20, 20]) for one in ids]
     path = write_coco(tmp_path, rows)
     content = json.loads(path.read_text())
     content["images"] = [image | {"id": one} for image, one in zip(content["images"], ids, strict=True)]

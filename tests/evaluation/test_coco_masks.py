@@ -91,11 +91,11 @@ def test_entries_that_are_not_plain_keep_their_outlines() -> None:
     for row in content["annotations"]:
         row["image_id"] = "a"
     truth = read_ground_truth(content, with_masks=True)
-    assert len(truth.annotations) == 2
+    assert len(truth.annotations) == 3
     assert truth.num_filled == 0
     corner = np.zeros((40, 50), np.uint8)
     corner[30:, 40:] = 1
-    found = [FOUND | {"image_id": "a"}]
+    found = [FOUND | {"image_id": "a"}] * 2
     found.append(found[0] | {"bbox": [40, 30, 10, 10], "segmentation": dict(mask_of_pixels(corner))})
     assert mask_ap(truth, found) == ONE
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
-from yoloflow.data.image_files import decode_image
+from yoloflow.data.decoder_messages import decode_again
 from yoloflow.data.object_masks import masks_of_image, separate_masks
 from yoloflow.report.box_drawing import draw_detections, draw_grid
 from yoloflow.report.curves_plot import plot_curves
@@ -91,7 +91,7 @@ def draw_truth(path: Path, index: DatasetIndex) -> Uint8Array:
     """Draws the labels of an image file of a data set; returns it as BGR."""
     place = int(np.flatnonzero(index.image_paths == str(path))[0])
     boxes = slice(*index.box_offsets[place : place + 2])
-    image = _enlarged(decode_image(str(path)))
+    image = _enlarged(decode_again(str(path)))
     factor = image.shape[1] / index.sizes_hw[place, 1]
     corners = (index.boxes_xyxy[boxes] * factor).astype(np.float32)
     masks = masks_of_image(index, place)
@@ -101,7 +101,7 @@ def draw_truth(path: Path, index: DatasetIndex) -> Uint8Array:
 def draw_image_file(path: Path, detections: Detections, names: list[str], min_score: float) -> Uint8Array:
     """Draws the detections of at least `min_score` on an image file; returns it as BGR."""
     chosen, masks = detections.scores >= min_score, detections.masks
-    image = decode_image(str(path))
+    image = decode_again(str(path))
     enlarged = _enlarged(image)
     return draw_detections(
         enlarged,

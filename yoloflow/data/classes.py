@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal
@@ -89,7 +88,12 @@ def resolve_classes(
             _check_shares_a_class(source, list(part.categories.values()), own)
     classes = own if choice.wanted is None else _with_ids(choice.wanted, parts, choice.owner)
     raw_ids = [part.class_ids for part in parts]
-    problems = [problem for part in parts for problem in _map_ids(part, own)]
+    problems = [
+        problem for part, source in zip(parts, sources, strict=True) for problem in _equal(part, source)
+    ]
+    if choice.names is None and choice.wanted is None:
+        problems += _numbers_beside_names(parts, sources, choice, own)
+    problems += [problem for part in parts for problem in _map_ids(part, own)]
     if own.names == classes.names:
         return own, problems
     if len(own.names) == len(classes.names) and (_are_numbers(own.names) or _are_numbers(classes.names)):
@@ -130,7 +134,7 @@ def _own_classes(parts: Sequence[Annotations], sources: Sequence[str], choice: C
     if not stated:
         return _with_ids(_found_names(parts, choice.nc), parts, "data.names")
     part, source = stated[0]
-    names = _names_of_categories(part)
+    names = list(dict.fromkeys((part.categories or {}).values()))
     if choice.stated_nc not in (None, len(names)):
         raise YoloflowError(
             f"{source}: has {len(names)} categories but data.nc={choice.nc}; "
@@ -152,18 +156,42 @@ def _check_given(names: Sequence[str], nc: int | None) -> None:
         )
 
 
-def _names_of_categories(part: Annotations) -> list[str]:
-    """Names of a json's categories; of two with the same name, one without objects is left out.
-
-    Exporters write a root category, which no object has, and which may have the class's own name.
-    """
-    assert part.categories is not None
+def _equal(part: Annotations, source: str) -> Iterator[Problem]:
+    """Finds categories of one name that have objects each; a root category of an exporter has none."""
     used = set(np.unique(part.class_ids).tolist())
-    times = Counter(part.categories.values())
-    used_times = Counter(name for number, name in part.categories.items() if number in used)
-    if any(used_times[name] > 1 for name in times):
-        return list(part.categories.values())
-    return list(dict.fromkeys(part.categories.values()))
+    ids_of: dict[str, list[int]] = {}
+    for number, name in (part.categories or {}).items():
+        if number in used:
+            ids_of.setdefault(name, []).append(number)
+    for name, ids in ids_of.items():
+        if len(ids) > 1:
+            detail = f"the categories {', '.join(map(str, ids))} are all called {name}, which is one class"
+            yield Problem(source, None, "equal-class-names", "keep", detail)
+
+
+def _numbers_beside_names(
+    parts: Sequence[Annotations], sources: Sequence[str], choice: ClassChoice, own: ClassList
+) -> Iterator[Problem]:
+    """Looks for labels with numbers for classes beside sources with names: nobody said which is which.
+
+    Raises:
+        YoloflowError: there are such, and the classes are not just counted.
+    """
+    rows = [*zip(parts, sources, strict=True)]
+    numbered = [source for part, source in rows if part.categories is None and len(part.class_ids)]
+    named = [source for part, source in rows if part.categories]
+    if not numbered or not named:
+        return
+    known = f"the classes of {named[0]} ({_some(own.names)})"
+    if choice.nc == "counted":
+        detail = f"the numbers of its labels are taken for {known} in this order"
+        yield Problem(numbered[0], None, "class-order-assumed", "keep", detail)
+        return
+    raise YoloflowError(
+        f"{numbered[0]}: its labels have numbers for classes, and nothing says which of {known} they are; "
+        "name the classes of all sources in the order of these numbers: data.names=[NAME, ...] "
+        "(data convert and data split: --name NAME for each)"
+    )
 
 
 def _with_ids(names: Sequence[str], parts: Sequence[Annotations], owner: str) -> ClassList:
@@ -175,8 +203,8 @@ def _with_ids(names: Sequence[str], parts: Sequence[Annotations], owner: str) ->
     if list(categories.values()) == list(names):
         return ClassList(list(names), np.array(list(categories), np.int64), owner)
     used = set(np.unique(stated.class_ids).tolist())
-    # Of two categories of one name the one that has objects is meant.
-    numbers = sorted(categories, key=lambda one: one in used)
+    # Of categories of one name the first that has objects is meant: the last here.
+    numbers = sorted(categories, key=lambda one: (one in used, -one))
     found = numbers_by_name(names, [categories[number] for number in numbers])
     free = count(max(categories) + 1)
     ids = [next(free) if place < 0 else numbers[place] for place in found]
@@ -234,7 +262,7 @@ def _classes_of_categories(part: Annotations, categories: dict[int, str], classe
     if not categories:
         return np.full_like(part.class_ids, -1)
     if part.has_own_ids and list(categories.values()) == classes.names:
-        # By position, so that two categories of one name stay two classes.
+        # By position: the network of an older run may tell two classes of one name apart.
         targets = list(range(len(classes.names)))
     else:
         targets = _numbers_by_name(list(categories.values()), classes)

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, TypeVar
 
+from yoloflow.data.image_files import decode_image
 from yoloflow.data.threads import Progress, map_in_threads
+from yoloflow.structures import Uint8Array, YoloflowError
 
 logger = logging.getLogger("yoloflow")
 
@@ -95,6 +97,29 @@ def _scratch_file() -> BinaryIO:
     return tempfile.TemporaryFile()
 
 
+def decode_named(path: str) -> Uint8Array:
+    """Pixels of an image file as `decode_image` gives them; what its decoder prints is logged with its name.
+
+    Raises:
+        YoloflowError: as `decode_image`.
+    """
+    remarks = DecoderRemarks()
+    with remarks.listening(path):
+        image = decode_image(path)
+    remarks.say(remarks.take())
+    return image
+
+
+def decode_again(path: str) -> Uint8Array:
+    """Pixels of an image file that was decoded before, without what its decoder prints: that was told then.
+
+    Raises:
+        YoloflowError: as `decode_image`.
+    """
+    with collected_standard_error():
+        return decode_image(path)
+
+
 class DecoderRemarks:
     """Names the files of a data set whose decoder prints something, each once.
 
@@ -115,6 +140,10 @@ class DecoderRemarks:
         try:
             with collected_standard_error() as printed:
                 yield
+        except YoloflowError as error:
+            # The image is not used: that and what was printed are one message.
+            said, printed = "; ".join(dict.fromkeys(printed)), []
+            raise YoloflowError(f"{error} (its decoder says: {said})" if said else str(error)) from error
         finally:
             self._heard += (f"{path}: {line}" for line in dict.fromkeys(printed))
 

@@ -211,6 +211,20 @@ def _inspect_open_file(path: str, file: BinaryIO, num_bytes: int) -> ImageHeader
         return ImageHeader(height, width, None, "", str(image.format), orientation, xmp)
 
 
+def format_by_content(path: str) -> str:
+    """Returns what image a file is by its first bytes; "" where they are those of none that is read."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if head.startswith(_TIFF_MARKS):
+        return "TIFF"
+    if _is_heif(head) or head[4:11] == b"ftypavi":
+        return "HEIF" if _is_heif(head) else "AVIF"
+    if head[:2] == b"BM" and head[6:10] == bytes(4):
+        return "BMP"
+    names = (name for name, mark in _MARKS.items() if head.startswith(mark))
+    return next((name for name in names if name != "WebP" or head[8:12] == b"WEBP"), "")
+
+
 def _stored_size(image: Image.Image) -> tuple[int, int]:
     """Width and height before any rotation."""
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}

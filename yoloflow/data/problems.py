@@ -96,6 +96,12 @@ KINDS: dict[str, Kind] = {
     "missing-label": Kind("an image without label file; taken as background", _NOTED),
     "orphan-label": Kind("a label file whose image does not exist", _SET_WIDE),
     "other-labels": Kind("labels of another format in the same folder, which are not read", _SET_WIDE),
+    "other-files": Kind(
+        "files among the images whose names end like no image's, and whose content, label or suffix says "
+        "that they may be meant; they are not read",
+        _SET_WIDE,
+        is_remark=True,
+    ),
     "label-not-text": Kind("a label file that is no readable text", _UNUSABLE),
     "xml-malformed": Kind("an annotation file that is no well-formed XML of PASCAL VOC's form", _UNUSABLE),
     "stale-filename": Kind(
@@ -150,8 +156,11 @@ KINDS: dict[str, Kind] = {
     "class-out-of-range": Kind(
         "a class that the data set does not have", ("error", "drop-box", "drop-image")
     ),
+    "equal-class-names": Kind(
+        "categories of a json with the same name, and objects of each; they are one class", _SET_WIDE
+    ),
     "class-order-assumed": Kind(
-        "classes that are matched with the network's by their order, as one of the lists has no names",
+        "classes that are matched by their order, as one of the lists has no names",
         _SET_WIDE,
         is_remark=True,
     ),

@@ -69,14 +69,25 @@ class BoxRepair:
         sizes_hw: Int64Array | NDArray[np.float64],
         kept: NDArray[np.bool_],
         policy: Policy,
+        *,
+        as_they_stand: bool = False,
     ) -> None:
-        """Takes the boxes, none repaired yet; (I, 2) sizes are infinite where an image has no known edge."""
+        """Takes the boxes, none repaired yet.
+
+        Args:
+            annotations: with the boxes.
+            sizes_hw: (I, 2) of the images, infinite where an image has no known edge.
+            kept: (M,) boxes to look at.
+            policy: what is done.
+            as_they_stand: whatever is a box stays as it is, and what else would be done is only noted.
+        """
         self.boxes_xyxy, self.polygon_points = boxes_to_pixels(annotations, sizes_hw)
         self.kept = kept.copy()
         self.without_outline = np.zeros(len(kept), bool)
         self.problems: list[Problem] = []
         self._annotations = annotations
         self._policy = policy
+        self._as_they_stand = as_they_stand
         self._far = np.zeros(len(kept), bool)
         self._limits = np.tile(sizes_hw[annotations.box_images][:, ::-1], 2).astype(np.float64)
 
@@ -87,7 +98,7 @@ class BoxRepair:
         with np.errstate(invalid="ignore"):
             sizes = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
             self._drop("box-negative", np.any(sizes < 0, axis=1))
-            self._drop("box-zero-area", np.any(sizes == 0, axis=1))
+            self._drop_or_note("box-zero-area", np.any(sizes == 0, axis=1))
             self._clip_to_image()
             self._part_from_outlines()
         self._drop_duplicates()
@@ -99,8 +110,12 @@ class BoxRepair:
         is_outside = np.any(clipped[:, 2:] <= clipped[:, :2], axis=1)
         self._far = np.any(np.abs(clipped - self.boxes_xyxy) > _FAR_BEYOND * self._limits, axis=1)
         for kind, wrong in (("box-negative", below), ("box-over-one", above & ~below)):
-            self._drop(kind, wrong & (is_outside | (self._policy.repair(kind) != "clip-box")))
+            if not self._as_they_stand:
+                self._drop(kind, wrong & (is_outside | (self._policy.repair(kind) != "clip-box")))
             chosen = np.flatnonzero(wrong & self.kept)
+            if self._as_they_stand:
+                self._note(kind, "keep", chosen)
+                continue
             self._note(kind, "clip-box", chosen)
             self.boxes_xyxy[chosen] = clipped[chosen]
             points, offsets = rows_of_ragged(self._annotations.polygon_offsets, chosen)
@@ -123,11 +138,14 @@ class BoxRepair:
             return
         inside = np.clip(self.polygon_points, 0, np.repeat(self._limits[:, 2:], counts, axis=0))
         beyond = np.any(np.abs(inside - self.polygon_points) > EDGE_TOLERANCE_PX, axis=1)
-        self.polygon_points[beyond] = inside[beyond]
+        if not self._as_they_stand:
+            self.polygon_points[beyond] = inside[beyond]
         starts = self._annotations.polygon_offsets[:-1][boxes]
         extents = np.hstack((np.minimum.reduceat(inside, starts), np.maximum.reduceat(inside, starts)))
         is_flat[boxes] = _fan_areas(inside, starts, counts[boxes]) < LEAST_AREA_PX
         self._leave_outlines("outline-empty", is_flat)
+        if self._as_they_stand:
+            return
         sides = np.tile(self.boxes_xyxy[boxes, 2:] - self.boxes_xyxy[boxes, :2], 2)
         allowed = np.maximum(self._tolerances_px()[boxes, None], OUTLINE_TOLERANCE * sides)
         far = np.zeros(len(self.kept), bool)
@@ -183,12 +201,18 @@ class BoxRepair:
         if self._policy.repair("duplicate-box") == "keep":
             self._note("duplicate-box", "keep", np.flatnonzero(repeated))
         else:
-            self._drop("duplicate-box", repeated)
+            self._drop_or_note("duplicate-box", repeated)
 
     def _outline(self, box: int) -> bytes:
         """Returns the points of a box's outline as the source has them, to be compared."""
         begin, end = self._annotations.polygon_offsets[box : box + 2]
         return self._annotations.polygon_points[begin:end].tobytes()
+
+    def _drop_or_note(self, kind: str, wrong: NDArray[np.bool_]) -> None:
+        if self._as_they_stand:
+            self._note(kind, "keep", np.flatnonzero(wrong & self.kept))
+        else:
+            self._drop(kind, wrong)
 
     def _drop(self, kind: str, wrong: NDArray[np.bool_]) -> None:
         chosen = np.flatnonzero(wrong & self.kept)

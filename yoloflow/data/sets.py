@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from yoloflow.data.classes import ClassChoice
 from yoloflow.data.coco_truth import ForeignTruthError, truth_beside
 from yoloflow.data.image_inspection import find_leaks
@@ -49,7 +51,8 @@ def read_sets(
         cache: instead of `index_cache`.
 
     Raises:
-        YoloflowError: a set is not set, cannot be read, or has what the policy does not allow.
+        YoloflowError: a set is not set, cannot be read, has what the policy does not allow, or an image has
+            more objects than `max_labels`.
     """
     policy = Policy.of(settings.problems)
     how: dict[str, Any] = {"decode": decode, "stop_at_errors": stop_at_errors, "progress": progress}
@@ -78,7 +81,22 @@ def read_sets(
         )
         if stop_at_errors:
             policy.forbid_errors(index.problems)
+    if settings.max_labels is not None:
+        _check_rows_of_labels(sets["train_set"], settings.max_labels)
     return sets
+
+
+def _check_rows_of_labels(index: DatasetIndex, max_labels: int) -> None:
+    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))
+    counts = np.bincount(images[~index.is_crowd], minlength=len(index))
+    fullest = int(counts.argmax())
+    if counts[fullest] > max_labels:
+        raise YoloflowError(
+            f"data.max_labels={max_labels}: {index.image_paths[fullest]} (image number {fullest}) has "
+            f"{counts[fullest]} objects, the most of {index.source}, and none is ever cut off; leave "
+            "data.max_labels out, or set it to that or more (mosaic, mixup and copy_paste join objects of "
+            "several images)"
+        )
 
 
 def read_train_set(settings: DataSettings, img_size: int, run_eval: bool) -> DatasetIndex:

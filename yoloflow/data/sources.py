@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from yoloflow.data.image_files import DRAWING_SUFFIXES, IMAGE_SUFFIXES, decode_image
+from yoloflow.data.decoder_messages import decode_named
+from yoloflow.data.image_files import DRAWING_SUFFIXES, IMAGE_SUFFIXES
 from yoloflow.files import is_utf8
 from yoloflow.structures import Problem, Uint8Array, YoloflowError, nearest_names
 
@@ -31,6 +32,7 @@ _STREAM = re.compile(r"(rtsps?|rtmps?|rtp|udp|tcp|srt|mmsh?|https?)://", re.IGNO
 _WAITS_SECONDS = (0, 1, 2, 4, 8, 15)
 """Waits before each try to open a broken stream again; the next break begins with the first."""
 _FALLBACK_FPS = 25.0
+_FFMPEG_SILENT = "-8"
 _MOST_DEVICES = 2**31 - 1
 _READ_BYTES = 1 << 16
 
@@ -191,6 +193,7 @@ def _open_camera(source: str, device: str) -> Camera:
 
 
 def _open_capture(device: str) -> cv2.VideoCapture:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _FFMPEG_SILENT)  # read when the first video is opened
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors say it better
     try:
@@ -254,7 +257,7 @@ class _ImageReading:
 
     def __call__(self) -> Frame | Problem:
         try:
-            return Frame(self.path, decode_image(str(self.path)))
+            return Frame(self.path, decode_named(str(self.path)))
         except YoloflowError as error:
             detail = str(error).removeprefix(f"{self.path}: ")
             return Problem(str(self.path), None, "unreadable-image", "drop-image", detail)

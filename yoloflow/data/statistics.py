@@ -96,7 +96,7 @@ def set_remarks(index: DatasetIndex, img_size: int, is_trained_on: bool) -> list
     objects = np.bincount(index.classes[trained], minlength=len(index.names))
     if not objects.any():
         kind = "nothing-to-learn" if is_trained_on else "nothing-to-find"
-        return [Problem(index.source, None, kind, "keep", _why_no_object(index))]
+        return [Problem(index.source, None, kind, "keep", why_no_object(len(index), len(index.classes)))]
     found = {}
     regions = np.bincount(index.classes[index.is_crowd], minlength=len(index.names))
     counts = list(zip(index.names, objects.tolist(), regions.tolist(), strict=True))
@@ -122,11 +122,12 @@ def set_remarks(index: DatasetIndex, img_size: int, is_trained_on: bool) -> list
     return [Problem(index.source, None, kind, "keep", detail) for kind, detail in found.items()]
 
 
-def _why_no_object(index: DatasetIndex) -> str:
-    if len(index.classes) == 0:
-        return f"has no boxes at all: all {len(index)} images are background"
+def why_no_object(num_images: int, num_boxes: int) -> str:
+    """Returns why a set of so many images and boxes has no object: its boxes are regions to ignore."""
+    if num_boxes == 0:
+        return f"has no boxes at all: all {num_images} images are background"
     return (
-        f"has no object: all {len(index.classes)} boxes are regions to ignore (iscrowd=1 in COCO, "
+        f"has no object: all {num_boxes} boxes are regions to ignore (iscrowd=1 in COCO, "
         "difficult=1 in VOC), as some tools mark every object; correct the marks where they are not meant"
     )
 

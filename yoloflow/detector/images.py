@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from yoloflow.data.image_files import decode_bytes, decode_image, turned_by_exif
+from yoloflow.data.decoder_messages import decode_named
+from yoloflow.data.image_files import decode_bytes, turned_by_exif
 from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.sources import STANDARD_INPUT, VIDEO_SUFFIXES, Frame, camera_device, open_sources
 from yoloflow.structures import Uint8Array, YoloflowError
@@ -61,7 +62,7 @@ def _of_name(name: str) -> Iterator[Frame]:
     if name == STANDARD_INPUT or camera_device(name) is not None:
         raise YoloflowError(f"{name}: a stream has no list of results; use detector.stream({name!r})")
     if path.is_file() and path.suffix.lower() not in VIDEO_SUFFIXES:
-        yield Frame(path, decode_image(str(path)))
+        yield Frame(path, decode_named(str(path)))
         return
     sources = open_sources([name])
     for source in sources:

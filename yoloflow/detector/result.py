@@ -12,8 +12,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from yoloflow.data.decoder_messages import decode_again
 from yoloflow.data.formats.outlines import pixels_of_mask
-from yoloflow.data.image_files import decode_image
 from yoloflow.data.sources import Frame
 from yoloflow.report.box_drawing import draw_detections
 from yoloflow.report.image_writer import image_suffix, save_image
@@ -137,7 +137,7 @@ class Result(Detections):
         Raises:
             YoloflowError: the image's file cannot be read any more.
         """
-        image = decode_image(self.source) if self.pixels is None else self.pixels
+        image = decode_again(self.source) if self.pixels is None else self.pixels
         return draw_detections(image, self.boxes_xyxy, self.classes, self.scores, self.names, self.masks)
 
     def save(self, path: str | Path) -> Path:

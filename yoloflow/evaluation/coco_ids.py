@@ -36,7 +36,8 @@ class CocoIds:
             if isinstance(entry, dict) and "id" in entry
         }
         self.path = path
-        self._categories = {name: number for number, name in names.items()}
+        # Of categories of one name the first stands for all, as where a data set is read.
+        self._categories = {name: number for number, name in reversed(names.items())}
         self._problems = problems
         self._by_base_name: dict[str, list[tuple[list[str], ImageId]]] = {}
         # Of entries of one name the first stands for all.

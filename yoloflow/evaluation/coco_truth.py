@@ -32,6 +32,7 @@ from yoloflow.data.formats.image_search import parts_of
 from yoloflow.data.formats.outlines import as_written, segmentation_of
 from yoloflow.data.problems import Policy, account
 from yoloflow.data.repairs import EDGE_TOLERANCE_PX, BoxRepair
+from yoloflow.data.statistics import why_no_object
 from yoloflow.evaluation.coco_outlines import box_outlines, read_outlines, with_sizes
 from yoloflow.structures import Int64Array, Problem, YoloflowError
 
@@ -88,11 +89,11 @@ class GroundTruth:
 def read_ground_truth(
     source: GroundTruth | Mapping[str, Any] | str | Path, *, with_masks: bool = False
 ) -> GroundTruth:
-    """Reads ground truth in COCO's layout as training does, with the same repairs.
+    """Reads ground truth in COCO's layout as training does, but with boxes as they stand.
 
     Ids may be texts, entries of one `file_name` are joined, and an annotation that cannot be used, or whose
-    image or category is not listed, is left out and named in `problems`. So is an object that is listed twice
-    or has no area; a box that passes the edge of its image is clipped, where the file states the size. A
+    image or category is not listed, is left out and named in `problems`. An object that is listed twice, has
+    no area or passes the edge of its image is named there too and counts as it is, as for pycocotools. A
     missing `area` becomes width times height and a missing `iscrowd` 0. An object may have id 0 (pycocotools
     counts such an object as missed, because 0 means "no match" there).
 
@@ -112,11 +113,20 @@ def read_ground_truth(
         name, content = "ground truth", checked(source, "ground truth")
     else:
         name, content = str(source), load(source, with_outlines=with_masks)
+    truth = _read(name, content, with_masks)
+    if truth.annotations[:, 7].all():
+        detail = why_no_object(len(truth.image_ids), len(truth.annotations))
+        nothing = Problem(name, None, "nothing-to-find", "keep", detail)
+        return replace(truth, problems=(*truth.problems, nothing))
+    return truth
+
+
+def _read(name: str, content: Mapping[str, Any], with_masks: bool) -> GroundTruth:
     images, categories, annotations = (content[key] for key in ("images", "categories", "annotations"))
     if _are_plain(images) and _are_plain(categories):
         names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
         rows = _annotation_table(annotations, frozenset(entry["id"] for entry in images), names.keys())
-        if rows is not None and not _need_repair(rows, images):
+        if rows is not None and not _need_a_word(rows, images):
             ids = _annotation_ids(annotations)
             found, problems = read_outlines(name, images, annotations) if with_masks else (None, [])
             truth = ground_truth_from_rows(rows, images, names, name, ids, found)
@@ -190,12 +200,9 @@ class _Repaired(NamedTuple):
 
 
 def _repaired(found: Annotations, image_ids: Int64Array, is_used: NDArray[np.bool_]) -> _Repaired:
-    """Returns the objects that can be used.
-
-    Boxes that pass the edge of an image are clipped where the file states its size.
-    """
+    """Returns the objects that can be used, their boxes as they stand."""
     sizes_hw = np.where(found.stated_sizes_hw > 0, found.stated_sizes_hw, np.inf)
-    repair = BoxRepair(found, sizes_hw, is_used, Policy.of("repair"))
+    repair = BoxRepair(found, sizes_hw, is_used, Policy.of("repair"), as_they_stand=True)
     with np.errstate(invalid="ignore"):
         repair.run()
     kept = np.flatnonzero(repair.kept)
@@ -231,7 +238,7 @@ def _listed(entries: ImageEntries, number: int, image_id: int) -> dict[str, Any]
     return {"file_name": entries.names[number], "id": image_id, **size}
 
 
-def _need_repair(rows: Float64Array, images: Sequence[Mapping[str, Any]]) -> bool:
+def _need_a_word(rows: Float64Array, images: Sequence[Mapping[str, Any]]) -> bool:
     """Returns whether an object has no area, passes the edge of its image or is listed twice."""
     limits = {
         entry["id"]: (whole(entry.get("width")) or np.inf, whole(entry.get("height")) or np.inf)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from yoloflow.data.image_files import decode_image
+from yoloflow.data.decoder_messages import decode_named
 from yoloflow.detector import Detector, DetectSettings
 from yoloflow.evaluation.coco import evaluate_read
 from yoloflow.evaluation.coco_arrays import ground_truth_of, result_array, result_masks
@@ -125,7 +125,7 @@ def compare(
     real = np.unique(np.linspace(0, len(index) - 1, min(num_images, len(index)), dtype=int)).tolist()
     found: tuple[dict[int, Detections], dict[int, Detections]] = ({}, {})
     for position in real:
-        image = decode_image(str(index.image_paths[position]))
+        image = decode_named(str(index.image_paths[position]))
         deviations.append(_deviation_of_batch(torch, file, settings, [image]))
         for detector, rows in zip((torch, file), found, strict=True):
             (rows[position],) = detector.detect([image], settings)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from yoloflow.data.formats import coco_json, voc_png, voc_xml, yolo_txt
 from yoloflow.data.formats.annotations import Annotations
 from yoloflow.data.formats.voc_files import Content
-from yoloflow.data.formats.yolo_txt import label_paths
+from yoloflow.data.formats.yolo_txt import label_file
 from yoloflow.structures import Problem
 
 
@@ -51,8 +51,7 @@ def other_labels(source: str, chosen: str) -> list[Problem]:
         what = content.xmls
         words = "XML files lie there too; the folder is read by its YOLO labels, which are more"
     else:
-        candidates = [path for image in content.images for path in label_paths(image)]
-        what = [path for path in candidates if os.path.isfile(path)]
+        what = [path for path in map(label_file, content.images) if path is not None]
         words = "YOLO labels lie there too; the folder is read by its XML files"
     if not what:
         return []

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from yoloflow.data.formats.list_file import read_list_file
-from yoloflow.data.formats.yolo_txt import label_paths
-from yoloflow.data.image_files import IMAGE_SUFFIXES
+from yoloflow.data.formats.other_files import is_image_name, is_of_other_use
+from yoloflow.data.formats.yolo_txt import label_file
 
 _ANNOTATION_FOLDERS = ("annotations", "labels")
 IMAGE_FOLDERS = ("jpegimages", "images")
@@ -21,12 +21,13 @@ class Content:
     """The files in a folder and below.
 
     Attributes:
-        xmls: annotation files, images: image files, both absolute and sorted.
+        xmls: annotation files, images: image files, both absolute and sorted; others: what is neither.
         folders: all folders that were looked into, by their real paths.
     """
 
     xmls: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
 
     @classmethod
@@ -50,13 +51,15 @@ class Content:
                     self._look_into(entry.path)
                 elif entry.name.lower().endswith(".xml"):
                     self.xmls.append(entry.path)
-                elif _is_image(entry.name):
+                elif is_image_name(entry.name):
                     self.images.append(entry.path)
+                else:
+                    self.others.append(entry.path)
 
     def num_labelled(self) -> tuple[int, int]:
         """Returns how many of the images have an annotation file of their name, and a YOLO label."""
         stems = {stem_of(path) for path in self.xmls}
-        with_text = sum(any(map(os.path.isfile, label_paths(image))) for image in self.images)
+        with_text = sum(label_file(image) is not None for image in self.images)
         return sum(stem_of(image) in stems for image in self.images), with_text
 
 
@@ -94,7 +97,7 @@ def listed_annotations(source: str) -> list[tuple[str, int]] | None:
     rows = read_list_file(source)
     base = os.path.dirname(os.path.abspath(source))
     # A list of images that exist as they stand is YOLO's.
-    if not rows or (_is_image(rows[0][0]) and os.path.isfile(os.path.join(base, rows[0][0]))):
+    if not rows or (is_image_name(rows[0][0]) and os.path.isfile(os.path.join(base, rows[0][0]))):
         return None
     above = (os.path.normpath(os.path.join(base, up)) for up in ("..", "../..", "."))
     places = [*(place for folder in above for place in folders_named(folder, _ANNOTATION_FOLDERS[:1])), base]
@@ -120,7 +123,7 @@ def _names_of_line(line: str) -> Iterator[str]:
         yield last
     if first and last in _FLAGS:
         yield f"{line[: -len(last)].strip()}.xml"
-    if _is_image(line):
+    if is_image_name(line):
         yield f"{os.path.splitext(line)[0]}.xml"
 
 
@@ -179,7 +182,7 @@ class ImageFinder:
         for name in wanted:
             for folder in folders:
                 found = self._listing(folder).get(name)
-                if found:
+                if found and (is_image_name(found) or os.path.isfile(os.path.join(folder, found))):
                     return os.path.join(folder, found)
         return os.path.join(folders[0], stated or f"{stem}.jpg")
 
@@ -207,9 +210,11 @@ class ImageFinder:
     def _listing(self, folder: str) -> dict[str, str]:
         if folder not in self._listings:
             names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-            names = [name for name in names if _is_image(name)]
-            by_stem = {os.path.splitext(name)[0]: name for name in names}
-            self._listings[folder] = by_stem | {name: name for name in names}
+            images = [name for name in names if is_image_name(name)]
+            # Under its whole name a file is found whatever that ends in.
+            whole = {name: name for name in names if not is_of_other_use(name)}
+            by_stem = {os.path.splitext(name)[0]: name for name in images}
+            self._listings[folder] = whole | by_stem | {name: name for name in images}
         return self._listings[folder]
 
 
@@ -277,7 +282,3 @@ def folders_named(folder: str, names: Iterable[str]) -> list[str]:
 def stem_of(path: str) -> str:
     """Returns the name of a file without folders and suffix."""
     return os.path.splitext(os.path.basename(path))[0]
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

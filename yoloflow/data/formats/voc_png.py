@@ -30,7 +30,7 @@ from yoloflow.data.formats.voc_masks import (
     objects_of,
     read_numbers,
 )
-from yoloflow.data.formats.yolo_txt import label_paths
+from yoloflow.data.formats.yolo_txt import label_file
 from yoloflow.data.threads import map_in_threads
 from yoloflow.structures import Problem, YoloflowError
 
@@ -42,9 +42,7 @@ def recognises(source: str) -> bool:
     if os.path.isdir(source):
         folder = _set_folder(source)
         content = Content.of(folder or source)
-        has_others = content.xmls or any(
-            os.path.isfile(path) for image in content.images for path in label_paths(image)
-        )
+        has_others = content.xmls or any(map(label_file, content.images))
         return folder is not None and not has_others
     is_list = source.lower().endswith(".txt") and os.path.isfile(source)
     return is_list and any(os.path.isfile(path) for path, _ in _listed(source)[1])

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from yoloflow.data.formats.annotations import Annotations
+from yoloflow.data.formats.other_files import other_files
 from yoloflow.data.formats.voc_files import (
     ImageFinder,
     annotation_files,
@@ -35,6 +36,8 @@ from yoloflow.data.threads import map_in_threads
 from yoloflow.structures import Problem, YoloflowError
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_OBJECT_FIELDS = ("name", *(f"bndbox/{corner}" for corner in _CORNERS))
+_FILE_FIELDS = ("filename", "size/width", "size/height", "source/database")
 _PASCAL_SOURCE = "The VOC"
 _TRUE = ("1", "1.0", "true", "yes")
 
@@ -80,6 +83,10 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     found = set() if content is None else content.folders
     annotations.consulted = [source, *finder.folders, *sorted(places | found)]
     annotations.problems += stale
+    if content is not None:
+        stems = {stem_of(path) for path in content.xmls}
+        unnamed = set(content.others) - set(paths)
+        annotations.problems += other_files(source, unnamed, lambda path: stem_of(path) in stems)
     add_masks(annotations, numbers_in_file)
     return annotations
 
@@ -95,7 +102,7 @@ def _prefer_own_names(files: list[_XmlFile], paths: list[str], finder: ImageFind
         own = finder.find(file.path, "")
         if os.path.isfile(own):
             paths[number] = own
-            detail = f"<filename> is {file.fields['filename'].strip()}, but {own} has the name of this file"
+            detail = f"<filename> is {file.fields['filename']}, but {own} has the name of this file"
             yield Problem(file.path, None, "stale-filename", "keep", detail, own)
 
 
@@ -105,6 +112,9 @@ class _Object:
 
     line: int
     fields: dict[str, str] = field(default_factory=dict)
+    unclear: dict[str, str] = field(
+        default_factory=dict
+    )  # what stands there twice, by field: half a sentence
 
 
 class _XmlFile:
@@ -114,12 +124,14 @@ class _XmlFile:
         self.path = path
         self.is_missing = is_missing
         self.fields: dict[str, str] = {}
+        self.unclear: dict[str, str] = {}
         self.objects: list[_Object] = []
         self.stray_boxes: list[int] = []  # lines of <bndbox> outside of objects
         self.problem: Problem | None = None
         self._num_annotations = 0
         self._root = ""
         self._open: list[str] = []
+        self._texts: list[str] = []
         self._parser = xml.parsers.expat.ParserCreate()
         self._parser.buffer_text = True
         self._parser.StartElementHandler = self._start
@@ -139,6 +151,8 @@ class _XmlFile:
                 )
             elif not self.fields and not self.objects:
                 self._refuse(1, "it has nothing of <annotation><object>...")
+            elif unclear := [self.unclear[key] for key in _FILE_FIELDS if key in self.unclear]:
+                self._refuse(1, unclear[0])
         except xml.parsers.expat.ExpatError as error:
             self._refuse(error.lineno, f"no well-formed XML ({xml.parsers.expat.ErrorString(error.code)})")
         except (ValueError, LookupError) as error:
@@ -152,6 +166,7 @@ class _XmlFile:
         # Some programs write names in capitals, or with the prefix of a namespace.
         name = name.rpartition(":")[2].lower()
         self._open.append(name)
+        self._texts.append("")
         self._root = self._root or name
         self._num_annotations += name == "annotation"
         inner = self._inner()
@@ -168,15 +183,19 @@ class _XmlFile:
         return inner[1:] if inner[:1] == ["objects"] else inner
 
     def _end(self, _name: str) -> None:
+        key, text = "/".join(self._inner()), self._texts.pop().strip()
         self._open.pop()
+        owner: _XmlFile | _Object = self
+        if key.startswith("object/"):
+            owner, key = self.objects[-1], key[7:]
+        if key and text and owner.fields.setdefault(key, text) != text:
+            element = f"<{key.replace('/', '><')}>"
+            both = f"{owner.fields[key][:40]} and {text[:40]}"
+            owner.unclear.setdefault(key, f"{element} stands there more than once: {both}")
 
     def _text(self, text: str) -> None:
-        key = "/".join(self._inner())
-        if key.startswith("object/"):
-            fields = self.objects[-1].fields
-            fields[key[7:]] = fields.get(key[7:], "") + text
-        elif key and text.strip():
-            self.fields[key] = self.fields.get(key, "") + text
+        if self._texts:
+            self._texts[-1] += text
 
     def _entity(self, name: str, *_declaration: object) -> None:
         raise ValueError(f"it declares the entity {name}; label files have no need of entities")
@@ -210,16 +229,16 @@ def _flatten(
         for line in file.stray_boxes:
             detail = "a <bndbox> that is in no <object> of the <annotation>"
             problems.append(Problem(file.path, line, "malformed-entry", "drop-box", detail, paths[image]))
-        shift = float(file.fields.get("source/database", "").strip().startswith(_PASCAL_SOURCE))
+        shift = float(file.fields.get("source/database", "").startswith(_PASCAL_SOURCE))
         for number, item in enumerate(file.objects, 1):
             corners = _corners(file.path, paths[image], item, problems)
             if corners is not None:
                 boxes.append([corners[0] - shift, corners[1] - shift, corners[2], corners[3]])
-                classes.append(class_of.setdefault(item.fields["name"].strip(), len(class_of)))
+                classes.append(class_of.setdefault(item.fields["name"], len(class_of)))
                 images.append(image)
                 numbers.append(item.line)
                 numbers_in_file.append(number)
-                difficult.append(item.fields.get("difficult", "").strip().lower() in _TRUE)
+                difficult.append(item.fields.get("difficult", "").lower() in _TRUE)
     num_images, num_boxes = len(files), len(boxes)
     annotations = Annotations(
         image_paths=paths,
@@ -250,18 +269,17 @@ def _flatten(
 
 def _corners(path: str, image: str, item: _Object, problems: list[Problem]) -> list[float] | None:
     """Returns the four corners of an object, or None and a problem."""
-    missing = [
-        name
-        for name in ("name", *(f"bndbox/{corner}" for corner in _CORNERS))
-        if not item.fields.get(name, "").strip()
-    ]
-    if missing:
+    detail = ""
+    if unclear := [item.unclear[name] for name in (*_OBJECT_FIELDS, "difficult") if name in item.unclear]:
+        detail = f"{unclear[0]}; give each box an <object> of its own, with one <name>"
+    elif missing := [name for name in _OBJECT_FIELDS if name not in item.fields]:
         detail = f"the object has no <{missing[0].replace('/', '><')}>"
+    if detail:
         problems.append(Problem(path, item.line, "malformed-entry", "drop-box", detail, image))
         return None
     corners = []
     for corner in _CORNERS:
-        text = item.fields[f"bndbox/{corner}"].strip()
+        text = item.fields[f"bndbox/{corner}"]
         try:
             corners.append(float(text))
         except ValueError:
@@ -272,6 +290,6 @@ def _corners(path: str, image: str, item: _Object, problems: list[Problem]) -> l
 
 
 def _stated_size(file: _XmlFile) -> tuple[int, int]:
-    height, width = (file.fields.get(f"size/{name}", "").strip() for name in ("height", "width"))
+    height, width = (file.fields.get(f"size/{name}", "") for name in ("height", "width"))
     bounded = all(text.isdecimal() and len(text) < 10 for text in (height, width))
     return (int(height), int(width)) if bounded else (0, 0)

@@ -22,6 +22,9 @@ _LEAST, _MOST = -1.0, 2.0
 _EDGE = 0.01
 _PERCENT = 100
 _BESIDE_BOX = 0.6
+# Of the lines, or of the keypoints of one: a stray one does not hide what the others are.
+_CLEAR_MAJORITY = 0.75
+_SMALL_SPREAD = 0.25
 
 
 def is_known_form(columns: int, kpt_shape: Sequence[int] | None) -> bool:
@@ -68,6 +71,22 @@ class Fault:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Keypoints:
+    """What the lines can be that are longer than a box.
+
+    Attributes:
+        count: keypoints of a line; figures: of each.
+        rows: lines of which this holds.
+        are_proven: they can be nothing else, as every third figure is 0, 1 or 2.
+    """
+
+    count: int
+    figures: int
+    rows: Int64Array
+    are_proven: bool
+
+
 @dataclass(slots=True)
 class Lines:
     """M lines of a known form, whose figures stand in one row.
@@ -103,17 +122,18 @@ class Lines:
         far = self._are_far()
         long = np.flatnonzero(self.used_columns > BOX_COLUMNS)
         keypoints = self._keypoints(long)
-        if keypoints and keypoints[1] > 2:
-            far[long] = True
-        elif keypoints and not far[long].any():
-            count, figures = keypoints
-            lines = "one line" if len(long) == 1 else f"all {len(long)} lines"
+        if keypoints and keypoints.are_proven:
+            far[keypoints.rows] = True
+        elif keypoints and not far[keypoints.rows].any():
+            num_like = len(keypoints.rows)
+            lines = f"{num_like} of {len(long)} lines" if num_like < len(long) else f"all {num_like} lines"
             yield Fault(
                 None,
                 "maybe-keypoints",
                 "keep",
-                f"{lines} of over {BOX_COLUMNS} columns, read as outlines, can be a box and {count} "
-                f"keypoints; {_advice(count, figures)}",
+                f"{'one line' if len(long) == 1 else lines} of over {BOX_COLUMNS} columns, read as outlines, "
+                f"can be a box and {keypoints.count} keypoints; "
+                f"{_advice(keypoints.count, keypoints.figures)}",
             )
         for row in np.flatnonzero(far).tolist():
             yield self._far_fault(row, keypoints)
@@ -145,32 +165,34 @@ class Lines:
         return np.asarray(self.values[self.starts[rows, None] + np.arange(1, BOX_COLUMNS)], np.float64)
 
     def _settle_tracks(self) -> Iterator[Fault]:
-        """Lines `class cx cy w h confidence id`, as trackers save them: their boxes are read."""
+        """Lines `class cx cy w h` with confidence and id, in any order, of trackers: their boxes are read."""
         long = np.flatnonzero(self.used_columns > BOX_COLUMNS)
         rows = long[self.columns[long] == _TRACK_COLUMNS]
-        if not len(rows):
-            return
         heads = self._heads(rows)
-        confidences, ids = (self.values[self.starts[rows] + column] for column in (5, 6))
-        fits = (confidences >= 0) & (confidences <= 1) & (ids >= 0) & (np.floor(ids) == ids)
         # A tracker's box may pass the edge of the image.
-        fits &= ((heads[:, :2] >= 0) & (heads[:, :2] <= 1) & (heads[:, 2:] > 0)).all(1)
-        # An id of 0 or 1 could be a coordinate: the other lines tell.
-        is_proven = bool((fits & (ids >= _MOST)).any())
-        is_likely = len(rows) == len(long) and bool((fits & _are_boxes(heads)).all())
-        for row in rows[fits & (is_proven or is_likely)].tolist():
-            self.used_columns[row] = BOX_COLUMNS
-            confidence, number = self.values[self.starts[row] + 5 : self.starts[row] + 7]
-            detail = f"a confidence ({confidence:g}) and a track id ({number:g}) after the box are not used"
-            yield Fault(row, "extra-columns", "keep", detail)
-        is_maybe = fits & _are_boxes(heads) & ~(is_proven or is_likely)
-        if count := int(is_maybe.sum()):
+        is_head = ((heads[:, :2] >= 0) & (heads[:, :2] <= 1) & (heads[:, 2:] > 0)).all(1)
+        maybe = np.zeros(len(rows), bool)
+        for columns in ((5, 6), (6, 5)):
+            confidences, ids = (self.values[self.starts[rows] + column] for column in columns)
+            fits = is_head & (confidences >= 0) & (confidences <= 1) & (ids >= 0) & (np.floor(ids) == ids)
+            # An id of 0 or 1 could be a coordinate: the other lines tell.
+            likely = fits & _are_boxes(heads)
+            if (fits & (ids >= _MOST)).any() or likely.sum() >= _CLEAR_MAJORITY * len(long):
+                for row in np.flatnonzero(fits & (self.used_columns[rows] > BOX_COLUMNS)).tolist():
+                    self.used_columns[rows[row]] = BOX_COLUMNS
+                    detail = (
+                        f"a confidence ({confidences[row]:g}) and a track id ({ids[row]:g}) after the box"
+                    )
+                    yield Fault(int(rows[row]), "extra-columns", "keep", f"{detail} are not used")
+            maybe |= likely
+        if count := int((maybe & (self.used_columns[rows] > BOX_COLUMNS)).sum()):
             yield Fault(
                 None,
                 "maybe-tracks",
                 "keep",
-                f"{count} lines of {_TRACK_COLUMNS} columns that end in 0 or 1, read as outlines of three "
-                "points, can be a box, a confidence and a track id; cut these two columns off if they are",
+                f"{count} lines of {_TRACK_COLUMNS} columns with 0 or 1 in one of the last two, read as "
+                "outlines of three points, can be a box, a confidence and a track id; cut these two columns "
+                "off if they are",
             )
 
     def _are_far(self) -> BoolArray:
@@ -184,31 +206,36 @@ class Lines:
         low, high = (edge.reduceat(figures, offsets[:-1]) for edge in (np.minimum, np.maximum))
         return np.isfinite(low) & np.isfinite(high) & ((low <= _LEAST) | (high >= _MOST))
 
-    def _keypoints(self, rows: Int64Array) -> tuple[int, int] | None:
-        """Returns how many keypoints, of how many figures, follow a box in all these lines if that can be."""
-        if len(np.unique(self.columns[rows])) != 1:
+    def _keypoints(self, long: Int64Array) -> _Keypoints | None:
+        """Returns how many keypoints, of how many figures, follow a box in most of these lines if they do."""
+        if not len(long):
             return None
+        counts = np.bincount(self.columns[long])
+        rows, extra = long[self.columns[long] == counts.argmax()], int(counts.argmax()) - BOX_COLUMNS
         heads = self._heads(rows)
-        extra = int(self.columns[rows[0]]) - BOX_COLUMNS
-        figures_after = self.values[self.starts[rows, None] + np.arange(BOX_COLUMNS, BOX_COLUMNS + extra)]
+        after = self.values[self.starts[rows, None] + np.arange(BOX_COLUMNS, BOX_COLUMNS + extra)]
+        found: list[_Keypoints] = []
         for figures in (3, 2):
-            if extra % figures or not _are_boxes(heads).all():
+            if extra % figures:
                 continue
-            points = figures_after.reshape(len(rows), -1, figures)
-            if figures == 3 and not np.isin(points[..., 2], (0, 1, 2)).all():
-                continue
-            reach = np.abs(points[..., :2] - heads[:, None, :2]) <= _BESIDE_BOX * heads[:, None, 2:]
-            is_absent = (points[..., :2] == 0).all(-1)
-            if (reach.all(-1) | is_absent).all():
-                return extra // figures, figures
-        return None
+            points = after.reshape(len(rows), -1, figures)
+            fits = _have_keypoints(heads, points[..., :2])
+            are_flags = np.isin(points[..., 2:], (0, 1, 2)).all((1, 2)) & (figures == 3)
+            if (fits & are_flags).sum() >= _CLEAR_MAJORITY * len(long):
+                return _Keypoints(extra // 3, 3, rows[are_flags], are_proven=True)
+            are_shares = ((points[..., 2:] >= 0) & (points[..., 2:] <= 1)).all((1, 2))
+            found.append(_Keypoints(extra // figures, figures, rows[fits & are_shares], are_proven=False))
+        best = max(found, key=lambda one: len(one.rows), default=None)
+        return best if best and len(best.rows) >= _CLEAR_MAJORITY * len(long) else None
 
-    def _far_fault(self, row: int, keypoints: tuple[int, int] | None) -> Fault:
+    def _far_fault(self, row: int, keypoints: _Keypoints | None) -> Fault:
         figures = self.values[self.starts[row] + 1 : self.starts[row] + self.columns[row]]
         far = np.flatnonzero((figures <= _LEAST) | (figures >= _MOST))
         if self.used_columns[row] > BOX_COLUMNS and (not len(far) or far[0] >= BOX_COLUMNS - 1):
             why = f"column {far[0] + 2} is {figures[far[0]]:g}" if len(far) else "every third is 0, 1 or 2"
-            advice = _advice(*(keypoints or ("KEYPOINTS", "FIGURES OF EACH")))
+            advice = _advice("KEYPOINTS", "FIGURES OF EACH")
+            if keypoints:
+                advice = _advice(keypoints.count, keypoints.figures)
             detail = f"{len(figures) + 1} columns are no outline ({why}); keypoints after the box? {advice}"
             return Fault(row, "wrong-column-count", "drop-box", detail)
         is_percent = 1 < np.abs(figures).max() <= _PERCENT
@@ -226,3 +253,20 @@ def _are_boxes(heads: Float64Array) -> BoolArray:
     corners = np.hstack((heads[:, :2] - heads[:, 2:] / 2, heads[:, :2] + heads[:, 2:] / 2))
     inside = (corners >= -_EDGE) & (corners <= 1 + _EDGE)
     return np.asarray(inside.all(1) & (heads[:, 2:] > 0).all(1), np.bool_)
+
+
+def _have_keypoints(heads: Float64Array, points: Float64Array) -> BoolArray:
+    """Returns which (M, 4) boxes have most of their (M, K, 2) points in them, 0 0 for an absent one aside.
+
+    An outline can look like that too: its points lie close together, compared with its second point taken for
+    the size of a box, and this one among them.
+    """
+    centres, sizes = heads[:, None, :2], heads[:, None, 2:]
+    with np.errstate(invalid="ignore", over="ignore"):
+        offsets = np.abs(points - centres)
+        is_absent = (points == 0).all(-1)
+        in_reach = (offsets <= _BESIDE_BOX * sizes).all(-1) | is_absent
+        spread = np.where(is_absent[..., None], 0, offsets).max(1)
+        is_outline = (spread < _SMALL_SPREAD * heads[:, 2:]) & (np.abs(heads[:, 2:] - heads[:, :2]) <= spread)
+    fits = _are_boxes(heads) & (in_reach.mean(1) >= _CLEAR_MAJORITY) & ~is_outline.all(1)
+    return np.asarray(fits, np.bool_)

@@ -5,8 +5,8 @@ tight box of its points; both may stand in one file. Where `kpt_shape` says so, 
 
 The source is a list file (an image path a line, absolute or relative to the list file), a folder of images
 with all folders below it, or a glob pattern. The label of `.../images/a/b.jpg` is `.../labels/a/b.txt` (the
-last `images` of the path counts), else `b.txt` beside the image. An empty label file is an image without
-objects.
+last `images` of the path counts), else `b.txt` beside the image; both also in capitals. An empty label file
+is an image without objects.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import codecs
 import glob
 import math
 import os
+import re
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,11 +27,17 @@ import numpy as np
 from yoloflow.data.formats.annotations import Annotations, offsets_of
 from yoloflow.data.formats.image_search import find_images
 from yoloflow.data.formats.list_file import read_list_file
+from yoloflow.data.formats.other_files import is_image_name, is_of_other_use, other_files
 from yoloflow.data.formats.yolo_lines import Lines, describe_columns, is_known_form
 from yoloflow.data.image_files import IMAGE_SUFFIXES
 from yoloflow.data.threads import map_in_threads
 from yoloflow.files import UTF16_MARKS
 from yoloflow.structures import Problem, YoloflowError
+
+_SEPARATOR = re.escape(os.sep)
+_IN_IMAGES = re.compile(rf"(.*){_SEPARATOR}(images){_SEPARATOR}(.*)", re.IGNORECASE | re.ASCII | re.DOTALL)
+_LABELS = ("labels", "Labels", "LABELS")
+_SUFFIXES = (".txt", ".TXT")
 
 
 def recognises(source: str) -> bool:
@@ -52,7 +59,8 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
     folders: set[str] = set()
     paths, listed_lines, remarks = _image_paths(source, image_folder, folders)
     if not paths:
-        raise YoloflowError(f"{source}: lists no images{_images_of_labels(source)}")
+        others = "".join(f"; {remark.detail}" for remark in remarks)
+        raise YoloflowError(f"{source}: lists no images{_images_of_labels(source)}{others}")
     labels = map_in_threads(partial(_read_label_file, kpt_shape=kpt_shape), paths, is_python=True)
     annotations = _flatten(source, paths, listed_lines, labels, kpt_shape)
     annotations.problems += remarks
@@ -67,9 +75,11 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
 
 def _images_of_labels(source: str) -> str:
     """Returns the end of a sentence about a source without images: where those of a folder of labels lie."""
-    head, part, tail = os.path.abspath(source).rpartition(f"{os.sep}labels")
-    images = f"{head}{os.sep}images{tail}"
-    if part and os.path.isdir(images):
+    for labels in _LABELS:
+        head, part, tail = os.path.abspath(source).rpartition(f"{os.sep}{labels}")
+        places = (f"{head}{os.sep}{name}{tail}" for name in ("images", "Images", "IMAGES"))
+        if not part or (images := next(filter(os.path.isdir, places), None)) is None:
+            continue
         return f": it is a folder of labels, which are found by their images; give {images}"
     return f" (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
 
@@ -84,7 +94,7 @@ def _image_paths(
 ) -> tuple[list[str], list[int], list[Problem]]:
     """Returns paths and lines of the images; the folders that were looked into are added to `folders`."""
     if os.path.isdir(source):
-        paths = sorted(_image_files_below(source, folders))
+        files = _files_below(source, folders)
     elif os.path.isfile(source):
         base = os.path.abspath(image_folder or os.path.dirname(source) or ".")
         rows = read_list_file(source)
@@ -93,12 +103,17 @@ def _image_paths(
         folders.update(map(os.path.dirname, found.paths))
         return found.paths, [number for _, number in rows], found.problems
     else:
-        paths = sorted(path for path in glob.glob(source, recursive=True) if _is_image_file(path))
-    return [os.path.abspath(path) for path in paths], [0] * len(paths), []
+        files = glob.glob(source, recursive=True)
+    paths: list[str] = []
+    others: list[str] = []
+    for file in files:
+        (paths if is_image_name(file) else others).append(os.path.abspath(file))
+    remarks = other_files(source, others, lambda path: label_file(path) is not None)
+    return sorted(paths), [0] * len(paths), remarks
 
 
-def _image_files_below(folder: str, visited: set[str]) -> Iterable[str]:
-    """Images in a folder and below; linked folders too, each real folder once."""
+def _files_below(folder: str, visited: set[str]) -> Iterable[str]:
+    """Files in a folder and below; linked folders too, each real folder once."""
     real = os.path.realpath(folder)
     if real in visited:
         return
@@ -107,21 +122,21 @@ def _image_files_below(folder: str, visited: set[str]) -> Iterable[str]:
         for entry in entries:
             # A link that leads to itself is no folder, and no reason to stop.
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                yield from _image_files_below(entry.path, visited)
-            elif _is_image_file(entry.name):
+                yield from _files_below(entry.path, visited)
+            else:
                 yield entry.path
-
-
-def _is_image_file(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def label_paths(image_path: str) -> list[str]:
     """Returns the paths where the label of an image may lie, in order of preference."""
     stem = os.path.splitext(image_path)[0]
-    beside = stem + ".txt"
-    head, part, tail = stem.rpartition(f"{os.sep}images{os.sep}")
-    paths = [f"{head}{os.sep}labels{os.sep}{tail}.txt", beside] if part else [beside]
+    stems = [stem]
+    if match := _IN_IMAGES.fullmatch(stem):
+        head, images, tail = match.groups()
+        # As the folder of images is written, then in other letters.
+        names = sorted(_LABELS, key=lambda name: _letters(name) != _letters(images))
+        stems = [*(f"{head}{os.sep}{name}{os.sep}{tail}" for name in names), stem]
+    paths = [f"{one}{suffix}" for suffix in _SUFFIXES for one in stems]
     if os.path.basename(stem).isascii():
         return paths
     # macOS writes an accent as a character of its own, other systems with its letter: both look the same.
@@ -130,6 +145,16 @@ def label_paths(image_path: str) -> list[str]:
         os.path.join(folder, normalize(form, name)) for form in ("NFC", "NFD") for folder, name in split
     ]
     return list(dict.fromkeys((*paths, *spelled)))
+
+
+def _letters(name: str) -> list[bool]:
+    """Returns which of the first two letters are capitals."""
+    return [letter.isupper() for letter in name[:2]]
+
+
+def label_file(image_path: str) -> str | None:
+    """Returns the label file of an image; None if there is none."""
+    return next(filter(os.path.isfile, label_paths(image_path)), None)
 
 
 @dataclass(slots=True)
@@ -240,15 +265,18 @@ def _orphans(labels: list[_LabelFile], kpt_shape: Sequence[int] | None) -> list[
     for folder, folders_of_images in image_folders.items():
         if not os.path.isdir(folder):
             continue
-        texts = (name for name in os.listdir(folder) if name.endswith(".txt"))
+        texts = (name for name in os.listdir(folder) if name.lower().endswith(".txt"))
         others = sorted(name for name in texts if os.path.join(folder, name) not in listed)
         places = folders_of_images if others else ()
         names = {name for place in places if os.path.isdir(place) for name in os.listdir(place)}
-        stems = {os.path.splitext(name)[0] for name in names if _is_image_file(name)}
+        stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
+        unread = {os.path.splitext(name)[0]: name for name in names if not is_of_other_use(name)}
         for name in others:
-            (stem, suffix), path = os.path.splitext(name), os.path.join(folder, name)
-            if suffix == ".txt" and stem not in stems and _is_label(path, kpt_shape):
+            stem, path = os.path.splitext(name)[0], os.path.join(folder, name)
+            if stem not in stems and _is_label(path, kpt_shape):
                 detail = f"there is no image {stem} in {' or '.join(sorted(folders_of_images))}"
+                if stem in unread:
+                    detail += f"; {unread[stem]} there has no name of an image"
                 problems.append(Problem(path, None, "orphan-label", "keep", detail))
     return problems
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from yoloflow.data.decoder_messages import collected_standard_error
 from yoloflow.structures import Uint8Array
 
 LEVELS = ((640, 78), (560, 74), (480, 70), (400, 66), (320, 60), (240, 52))
@@ -67,7 +68,8 @@ def _read(file: str) -> Uint8Array | None:
     """Returns an image of the largest level, turned as its EXIF says; None if the file holds none."""
     try:
         content = np.fromfile(file, np.uint8)
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+        with collected_standard_error():  # the evaluation named what decoders print
+            image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
     except (OSError, cv2.error):  # not there; more pixels than OpenCV takes
         return None
     return None if image is None else _fit(np.asarray(image, np.uint8), LEVELS[0][0])
