@@ -14,7 +14,10 @@ from yoloflow.structures import YoloflowError, nearest_names
 logger = logging.getLogger("yoloflow")
 
 _SETS = ("train", "val", "test")
-_USED = ("path", "train", "val", "nc", "names", "kpt_shape", "channels", "ch")
+DATASET_FILE_KEYS = ("path", "nc", "names", "kpt_shape", "channels", "ch")
+"""Keys of such files that are read and name no set."""
+
+_USED = ("train", "val", *DATASET_FILE_KEYS)
 _YAML_SUFFIXES = (".yaml", ".yml")
 _DARKNET_SUFFIX = ".data"
 DATASET_FILE_SUFFIXES = (*_YAML_SUFFIXES, _DARKNET_SUFFIX)
@@ -83,7 +86,7 @@ def read_dataset_file(path: Path) -> DatasetFile:
     sets = {name: keys[name] for name in _SETS if name in keys}
     if not sets:
         raise YoloflowError(f"{path}: names none of {', '.join(_SETS)}")
-    located = {name: one.plain() for name, one in locate_sets(sets, keys.get("path"), path).items()}
+    located = {name: one.plain() for name, one in locate_sets(sets, keys.get("path"), path, "test").items()}
     names, nc, kpt_shape = (
         keys[key].plain() if key in keys else None for key in ("names", "nc", "kpt_shape")
     )

@@ -204,20 +204,34 @@ def _embedded(source: str) -> str:
 
 
 def _read_source(source: str, image_folder: str | None, kpt_shape: Sequence[int] | None) -> Annotations:
+    try:
+        form = FORMATS[name := _format_of(source)]
+        more = {"kpt_shape": kpt_shape} if form.has_keypoints else {}
+        annotations = form.read(source, image_folder, **more)
+        annotations.problems += other_labels(source, name)
+        return annotations
+    except OSError as error:
+        raise YoloflowError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
+
+
+def format_of(source: str) -> str:
+    """Returns the name of the format that `read_index` reads a source in.
+
+    Raises:
+        YoloflowError: there is no such source, or it is of no known kind.
+    """
+    return _format_of(_paths_of(source)[0])
+
+
+def _format_of(source: str) -> str:
     if not os.path.exists(source) and not glob.has_magic(source):
         folder, name = os.path.split(os.path.abspath(source))
         known = os.listdir(folder) if os.path.isdir(folder) else []
         hint = f" ({nearest_names(name, known)})" if 0 < len(known) <= 200 else ""
         raise YoloflowError(f"{source}: there is no such file or folder{hint}")
-    try:
-        for name, form in FORMATS.items():
-            if form.recognises(source):
-                more = {"kpt_shape": kpt_shape} if form.has_keypoints else {}
-                annotations = form.read(source, image_folder, **more)
-                annotations.problems += other_labels(source, name)
-                return annotations
-    except OSError as error:
-        raise YoloflowError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
+    for name, form in FORMATS.items():
+        if form.recognises(source):
+            return name
     if source.endswith((".yaml", ".yml", ".data")):
         raise YoloflowError(f"{source}: describes a data set, it is none itself; give data={source}")
     raise YoloflowError(
