@@ -15,6 +15,7 @@ import yaml
 from yoloflow.config.dataset_file import DATASET_FILE_KEYS, DATASET_FILE_SUFFIXES, read_dataset_file
 from yoloflow.config.document import read_yaml
 from yoloflow.data.classes import ClassChoice
+from yoloflow.data.formats.image_search import check_not_shared
 from yoloflow.data.index import format_of, read_index
 from yoloflow.data.problems import PolicySetting, summarise_problems
 from yoloflow.data.split import split_images, take_images
@@ -85,6 +86,7 @@ def convert(
             Target(_read(source, replace(classes, wanted=known), how, part), folder, part, with_outlines)
         )
         check_target(writer, targets[-1])
+        _check_images(targets, how)
         _dataset_file(folder, targets[-1])
     for target in targets:
         written, lost = _write(target, writer, link)
@@ -169,6 +171,14 @@ def _check_place(sources: Sequence[str], places: Sequence[Path]) -> None:
         within = next((one for one in places if Path(root).resolve() in one.resolve().parents), None)
         if within is not None and (stars or os.path.isdir(root)):
             raise YoloflowError(f"{within}: would lie within the source {source}; choose another --out")
+
+
+def _check_images(targets: Sequence[Target], how: Reading) -> None:
+    """Refuses a set whose images are taken from the folder of those before, though it has its own."""
+    *before, last = [target.index for target in targets]
+    for index in before if isinstance(how.image_folder, str) else ():
+        paths = index.image_paths.tolist(), last.image_paths.tolist()
+        check_not_shared(last.source, str(how.image_folder), *paths)
 
 
 def _write(target: Target, writer: Writer, link: bool) -> tuple[Path, list[str]]:

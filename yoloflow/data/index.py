@@ -24,6 +24,7 @@ from yoloflow.data.formats.annotations import (
     offsets_of,
     rows_of_ragged,
 )
+from yoloflow.data.formats.image_search import folder_advice
 from yoloflow.data.image_inspection import InspectedImages, inspect_images
 from yoloflow.data.names_nearby import describe_labels_nearby, describe_names_nearby
 from yoloflow.data.problems import KINDS, Policy, PolicySetting
@@ -315,7 +316,8 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
         raise YoloflowError(f"{source}: lists no images")
     if len(index) == 0:
         is_elsewhere = {problem.kind for problem in index.problems} == {"missing-image"}
-        advice = "; set data.image_folder to the folder where the images lie" if is_elsewhere else ""
+        image = annotations.image_paths[0]
+        advice = f"; {folder_advice(source.partition(', ')[0], image)}" if is_elsewhere else ""
         raise YoloflowError(
             f"{source}: none of its {index.num_images_listed} images can be used{first}{advice}"
         )

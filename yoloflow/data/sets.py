@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from yoloflow.data.classes import ClassChoice
 from yoloflow.data.coco_truth import ForeignTruthError, truth_beside
+from yoloflow.data.formats.image_search import check_not_shared
 from yoloflow.data.image_inspection import find_leaks
 from yoloflow.data.index import as_one_class, read_index
 from yoloflow.data.outline_remarks import outline_remarks
@@ -61,6 +62,9 @@ def read_sets(
         sets = {"train_set": read_set(settings, "train_set", **how)}
     if with_val and "val_set" not in sets:
         val = sets["val_set"] = read_set(settings, "val_set", sets["train_set"].names, **how)
+        if isinstance(settings.image_folder, str):
+            paths = [index.image_paths.tolist() for index in sets.values()]
+            check_not_shared(val.source, settings.image_folder, *paths)
         if leaks := find_leaks(sets["train_set"], val):
             sets["train_set"].problems += leaks
             if policy.repair("leaked-image") == "drop-image":
