@@ -215,8 +215,7 @@ def _splits(
             f"--split {split}: must be a plain name such as val (letters, digits, - _ .), and none of {keys}"
         )
     if not described:
-        classes = ClassChoice(reading.names, None if reading.names else reading.nc)
-        yield split, list(sources), classes, reading
+        yield split, list(sources), ClassChoice(reading.names, reading.nc), reading
     elif len(sources) > 1:
         raise YoloflowError(f"{described[0]}: a data set file is converted alone, not with other sources")
     else:
