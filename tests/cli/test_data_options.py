@@ -17,7 +17,8 @@ COMMANDS = (["convert", "--to", "coco"], ["split", "--val", "0.5", "--to", "yolo
 
 def outcome(command: list[str], source: Path, *options: str) -> str:
     """Returns the message of a run that is refused; "" of one that is not."""
-    out = source.parent / f"out-{len(list(source.parent.iterdir()))}"
+    known = len(list(source.parent.iterdir())) if source.exists() else 0
+    out = source.parent / f"out-{known}"
     done = CliRunner().invoke(app, ["data", *command, str(source), "--out", str(out), *options])
     assert done.exception is None or isinstance(done.exception, YoloflowError), done.exception
     return str(done.exception or "")

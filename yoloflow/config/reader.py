@@ -52,7 +52,8 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
     assert isinstance(tree.value, dict)
     if "recipe" not in tree.value:
         tree = Located({"recipe": Located(path.stem, str(path)), **tree.value}, tree.place)
-    return validate(with_finetune(tree))
+    # What no value is at fault of is the file's, not that of the last override.
+    return validate(with_finetune(Located(tree.value, str(path))))
 
 
 def _as_it_was(tree: Located, path: Path) -> Located:
