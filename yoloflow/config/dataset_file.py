@@ -9,6 +9,7 @@ from pathlib import Path
 from yoloflow.config.dataset_paths import locate_sets
 from yoloflow.config.document import Located, read_yaml
 from yoloflow.data.formats.list_file import read_list_file
+from yoloflow.files import require_text
 from yoloflow.structures import YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
@@ -167,6 +168,7 @@ def _names(node: Located) -> Located:
             raise YoloflowError(f"{child.place}: {text}")
         if str(child.value) in seen:
             raise YoloflowError(f"{child.place}: names: {child.value} stands there twice")
+        require_text(str(child.value), f"{child.place}: names")
         seen.add(str(child.value))
     return Located([Located(str(child.value), child.place) for child in children], node.place)
 
