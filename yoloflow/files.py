@@ -146,8 +146,8 @@ def require_text(name: str, place: str) -> None:
     """Raises an error that begins with `place` where a name is one that no file can hold."""
     if not is_utf8(name):
         raise YoloflowError(
-            f"{place}: the name {ascii(name)} is no text: it has half a character, or a byte that is no UTF-8; "
-            "correct it"
+            f"{place}: the name {ascii(name)} is no text: it has half a character, or a byte that is no "
+            "UTF-8; correct it"
         )
 
 

@@ -338,5 +338,5 @@ def _no_labels(source: str, annotations: Annotations) -> YoloflowError:
     image = int(annotations.label_missing.argmax())
     return YoloflowError(
         f"{source}: no image has a label file; for {annotations.image_paths[image]} there should be "
-        f"{annotations.label_files[image]}{describe_labels_nearby(source)}"
+        f"{annotations.label_files[image]}{describe_labels_nearby(source, annotations.image_paths[image])}"
     )

@@ -14,11 +14,13 @@ from __future__ import annotations
 import codecs
 import glob
 import math
+import mmap
 import os
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
@@ -31,6 +33,8 @@ from yoloflow.data.image_files import IMAGE_SUFFIXES
 from yoloflow.data.threads import map_in_threads
 from yoloflow.files import UTF16_MARKS
 from yoloflow.structures import Problem, YoloflowError
+
+_NAMED = 4
 
 
 def recognises(source: str) -> bool:
@@ -66,12 +70,28 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
 
 
 def _images_of_labels(source: str) -> str:
-    """Returns the end of a sentence about a source without images: where those of a folder of labels lie."""
+    """Returns the end of a sentence about a source without images: what else is there to be given."""
     head, part, tail = os.path.abspath(source).rpartition(f"{os.sep}labels")
     images = f"{head}{os.sep}images{tail}"
     if part and os.path.isdir(images):
         return f": it is a folder of labels, which are found by their images; give {images}"
-    return f" (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
+    if files := _coco_files(source):
+        more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+        return f": holds {', '.join(files[:_NAMED])}{more}; give {'one' if len(files) > 1 else 'it'}"
+    return " (looked for .jpg, .png and the like)"
+
+
+def _coco_files(folder: str) -> list[str]:
+    """Returns the COCO json files in a folder, or in a folder there."""
+    found = []
+    for path in (path for pattern in ("*.json", "*/*.json") for path in sorted(Path(folder).glob(pattern))):
+        try:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                is_coco = content.find(b'"images"') >= 0 and content.find(b'"categories"') >= 0
+        except (OSError, ValueError):
+            continue
+        found += [str(path)] if is_coco else []
+    return found
 
 
 def listed_images(source: str, image_folder: str | None = None) -> tuple[list[str], list[int], list[Problem]]:
