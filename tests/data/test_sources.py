@@ -324,3 +324,18 @@ def test_a_video_whose_name_is_no_text_is_a_problem_of_that_video(tmp_path: Path
     assert [frame.path.name for frame in frames] == ["b.avi", "b.avi"]
     assert [problem.kind for problem in problems] == ["unreadable-video"]
     assert "its name is no UTF-8" in problems[0].detail
+
+
+@pytest.mark.parametrize("source", [".", "*"])
+def test_a_link_that_leads_nowhere_is_a_problem_of_that_file(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    for name in ("link.jpg", "link.mp4", "link.txt", ".hidden.jpg"):
+        (pictures / name).symlink_to("nowhere")
+    monkeypatch.chdir(pictures)
+    problems: list[Problem] = []
+    assert len(list(read_frames(open_sources([source]), problems))) == 20
+    assert [(problem.file, problem.kind) for problem in problems] == [
+        ("link.jpg", "unreadable-image"),
+        ("link.mp4", "unreadable-video"),
+    ]
