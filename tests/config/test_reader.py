@@ -131,7 +131,12 @@ def test_yolov8_is_trained_as_published(
 
 def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
     assert complaint("yolov8nn").startswith("yolov8nn: unknown recipe; did you mean yolov8n")
-    assert complaint("no/such/file.yaml") == "no/such/file.yaml: no such file"
+    for name in ("no/such/file.yaml", "nope.onnx", "no/such"):
+        assert complaint(name) == f"{name}: there is no such file"
+    assert complaint("yolov8n.pt").startswith(
+        "yolov8n.pt: there is no such file; as a recipe: did you mean yolo"
+    )
+    assert complaint("qqqqq").startswith("qqqqq: unknown recipe; `yoloflow recipes` lists them")
 
 
 def test_a_run_folder_stands_for_its_config(tmp_path: Path) -> None:
@@ -212,11 +217,7 @@ def test_a_base_may_be_a_recipe_s_name_and_a_file_beside_comes_first(tmp_path: P
         ("optimizer:\n  lr_init: .nan", 4, "optimizer.lr_init: should be"),
         ("optimizer: 3", 3, "optimizer: should be a section with keys, not 3"),
         ("data:\n  nc: 2\n  names: [a]", 4, "data.nc: is 2 but 1 names are given"),
-        (
-            "data:\n  train_transforms:\n    stage_epochs: [1]",
-            5,
-            "data.train_transforms.stage_epochs: names 1",
-        ),
+        ("data:\n  train_transforms: {stage_epochs: [1]}", 4, "data.train_transforms.stage_epochs: names 1"),
         (
             "data:\n  train_transforms:\n    - {func_name: mosiac}",
             5,

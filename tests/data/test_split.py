@@ -130,6 +130,8 @@ def test_without_a_validation_set_the_ways_out_are_named(tmp_path: Path) -> None
     settings = DataSettings(train_set=str(write_set(tmp_path)), names=["cat", "dog"])
     with pytest.raises(YoloflowError, match=r"val_set is not set.*data.val_fraction=0.2 or run_eval=false"):
         read_sets(settings, 64, with_val=True)
+    with pytest.raises(YoloflowError, match=r"give data\.val_set=.* or data=FILE\.yaml with `val`$"):
+        read_val_set(settings, 64, ["cat"])
 
 
 @pytest.mark.parametrize("to", ["yolo", "coco", "voc"])

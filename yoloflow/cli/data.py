@@ -38,7 +38,7 @@ def check_data(
     overrides: Overrides = None,
     report: Annotated[Path, typer.Option(help="file for every finding (JSON)")] = Path("data_check.json"),
 ) -> None:
-    """Look at all data once, before any training; exit code 1 if it has what data.problems does not allow."""
+    """Look at all data once, before any training; exit code 1 if no training would start."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -57,7 +57,7 @@ def check_data(
     show(done.describe())
     write_json(report, done.to_json())
     show(f"written: {report}")
-    if done.errors:
+    if not done.can_train:
         raise typer.Exit(EXIT_ERRORS_IN_DATA)
 
 

@@ -25,6 +25,12 @@ logger = logging.getLogger("yoloflow")
 
 _NAMED = 5
 
+NO_VALIDATION_SET = (
+    "no validation set: give data.val_set=... or data=FILE.yaml with `val`, hold one out "
+    "(`yoloflow data split`, or data.val_fraction=0.2), or train without (run_eval=false)"
+)
+"""What is said before a training that would ask for one."""
+
 SetKey = Literal["train_set", "val_set"]
 
 
@@ -112,6 +118,8 @@ def read_val_set(settings: DataSettings, img_size: int, network_names: Sequence[
             f"({', '.join(network_names[:_NAMED])}{', ...' * (len(network_names) > _NAMED)}); leave it out, "
             "or train with it"
         )
+    if settings.val_set is None and settings.val_fraction is None:
+        raise _is_not_set("val_set")
     if (share := settings.held_out_share) is not None:
         index, _ = _hold_out(settings, share, names)
     else:
@@ -153,11 +161,7 @@ def read_set(
     """
     source = getattr(settings, key)
     if source is None:
-        hint = ", data.val_fraction=0.2 or run_eval=false" if key == "val_set" else ""
-        file = f"data=FILE.yaml with `{key.removesuffix('_set')}`"
-        raise YoloflowError(
-            f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), {file}{hint}"
-        )
+        raise _is_not_set(key, ", data.val_fraction=0.2 or run_eval=false" if key == "val_set" else "")
     how = {"cache": settings.index_cache, "kpt_shape": settings.kpt_shape, "policy": settings.problems, **how}
     folder = settings.image_folder
     how["is_own_folder"] = isinstance(folder, dict)
@@ -170,6 +174,13 @@ def read_set(
     ):
         classes = ClassChoice(nc="counted")  # whatever its classes are, all are the one
     return read_evaluated(source, classes, **how) if key == "val_set" else read_index(source, classes, **how)
+
+
+def _is_not_set(key: SetKey, other_ways: str = "") -> YoloflowError:
+    file = f"{',' if other_ways else ' or'} data=FILE.yaml with `{key.removesuffix('_set')}`"
+    return YoloflowError(
+        f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder){file}{other_ways}"
+    )
 
 
 def read_evaluated(source: str | Sequence[str], classes: ClassChoice, **how: Any) -> DatasetIndex:
