@@ -75,7 +75,8 @@ def read_onnx_convolutions(path: Path) -> list[Convolution]:
         if METADATA_KEY in read_onnx_metadata(path):
             raise YoloflowError(
                 f"{path}: is a file of `yoloflow export`, good for `test` and `predict`; it gives no "
-                "weights, as BatchNorm is folded in it and its graph changed: give the run, or its .safetensors file"
+                "weights, as BatchNorm is folded in it and its graph changed: give the run, or its "
+                ".safetensors file"
             ) from None
         raise YoloflowError(f"{path}: not a readable ONNX file of a network: {error}") from None
     if not found:
