@@ -232,6 +232,25 @@ def test_the_command_reports_all_and_its_exit_code_says_whether_a_training_would
     assert "no errors: a training can start" in output
 
 
+def test_a_check_without_a_validation_set_says_that_no_training_starts(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path, {"a": GOOD, "b": GOOD})
+    overrides = [f"data.train_set={source}", "data.names=[cat, dog, bird]", "img_size=320"]
+    report = tmp_path / "report.json"
+    code, output = run_check("yolov8n", *overrides, "--report", str(report))
+    assert code == 1
+    assert "no validation set: give data.val_set=..." in output
+    assert "no errors" not in output
+    (error,) = json.loads(report.read_text())["errors"]
+    assert error.endswith("or train without (run_eval=false)")
+    with pytest.raises(YoloflowError, match="val_set is not set"):
+        read_sets(load_config("yolov8n", overrides).data, 320, with_val=True)
+    for more in ("run_eval=false", f"data.val_set={source}"):
+        assert run_check("yolov8n", *overrides, more, "--report", str(report))[0] == 0
+    plan = ["plan", "yolov8n", *overrides, "per_batch_size=1", "--out", str(tmp_path / "plan")]
+    assert "no validation set: give" in CliRunner().invoke(app, plan).output
+    assert "no validation set" not in CliRunner().invoke(app, [*plan, "run_eval=false"]).output
+
+
 def test_remarks_on_the_set_as_a_whole(tmp_path: Path) -> None:
     tiny = "".join(f"0 .{i:02} .5 .002 .1\n" for i in range(1, 52))
     source = write_yolo(tmp_path, {"a": tiny + GOOD, "b": tiny, "c": "2 .5 .5 .3 .3\n"})

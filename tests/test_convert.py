@@ -23,7 +23,7 @@ from tests.support.data_sets import (
 from tests.support.rich_sets import rich_coco
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
-from yoloflow.convert import Reading, convert
+from yoloflow.convert import Reading, convert, split_data
 from yoloflow.data.dataset import COCODataset
 from yoloflow.data.formats.outlines import join_parts, mask_of_pixels, read_mask, split_parts
 from yoloflow.data.index import read_index
@@ -179,6 +179,57 @@ def test_nothing_is_overwritten_and_names_must_agree(tmp_path: Path) -> None:
         convert([source], "tfrecord", tmp_path / "out2")
     with pytest.raises(YoloflowError, match="converted alone"):
         convert([source, str(tmp_path / "out" / "data.yaml")], "coco", tmp_path / "out2")
+
+
+@pytest.mark.parametrize("split", ["../../x", "names", "nc", "path", "", "a b/c", ".."])
+def test_a_split_is_a_plain_name_and_no_key_of_data_set_files(tmp_path: Path, split: str) -> None:
+    source = str(write_yolo(tmp_path / "in", {"a": "0 .5 .5 .2 .2\n"}))
+    with pytest.raises(YoloflowError, match="--split .*must be a plain name such as val"):
+        convert([source], "yolo", tmp_path / "out" / "below", split, reading=Reading(nc=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*.png"])
+@pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
+def test_nothing_is_written_into_a_source(tmp_path: Path, to: str, pattern: str) -> None:
+    write_yolo(tmp_path, {"a": "0 .5 .5 .2 .2\n", "b": "0 .5 .5 .2 .2\n"})
+    images = tmp_path / "images"
+    before = sorted(tmp_path.rglob("*"))
+    for out in (images, images / "deep"):
+        with pytest.raises(YoloflowError, match="would lie within the source .*choose another --out"):
+            convert([f"{images}{pattern}"], to, out, reading=Reading(nc=1))
+        with pytest.raises(YoloflowError, match="would lie within the source .*choose another --out"):
+            split_data([f"{images}{pattern}"], out, {"train": 0.5, "val": 0.5}, to, reading=Reading(nc=1))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_data_set_file_keeps_its_own_sets(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "images", {"a": "0 .5 .5 .2 .2\n"})
+    (tmp_path / "data.yaml").write_text("train: images/images\nnames: [cat]\n")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(YoloflowError, match=r"data\.yaml: has `train` already; choose another folder"):
+        convert([str(tmp_path / "data.yaml")], "coco", tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_list_of_images_is_not_written_over(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "in", {"a": "0 .5 .5 .2 .2\n"})
+    (tmp_path / "train.txt").write_text("in/images/a.png\n")
+    with pytest.raises(YoloflowError, match=r"train\.txt: exists already"):
+        convert([str(tmp_path / "train.txt")], "yolo", tmp_path, reading=Reading(nc=1))
+
+
+def test_a_test_set_that_is_not_there_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_yolo(tmp_path / "train", dict.fromkeys("abcd", "0 .5 .5 .2 .2\n"))
+    file = tmp_path / "data.yaml"
+    file.write_text("train: ../train/images\ntest: ../test/images\nnames: [cat]\n")
+    convert([str(file)], "coco", tmp_path / "one")
+    split_data([str(file)], tmp_path / "two", {"train": 1})
+    assert caplog.text.count("data.yaml:2: test: ../test/images: ") == 2
+    assert caplog.text.count("is not there, left out") == 2
+    file.write_text("train: ../train/images\nval: ../valid/images\nnames: [cat]\n")
+    with pytest.raises(YoloflowError, match="there is no such file or folder"):
+        convert([str(file)], "coco", tmp_path / "three")
 
 
 def test_the_command_prints_the_account(tmp_path: Path) -> None:

@@ -140,6 +140,24 @@ def test_an_onnx_file_of_convolutions_gives_yolox_its_weights(tmp_path: Path) ->
         load_pretrain(network_of("yolov8n", 2), tmp_path / "nano.onnx")
 
 
+def test_a_file_of_our_export_is_no_file_of_weights_and_says_what_is(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper
+
+    # A kernel that is computed, as torch's exporter leaves some.
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "computed"], ["y"])], "g", [], [])
+    model = helper.make_model(graph)
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(YoloflowError, match=r"other\.onnx: .* a quantised file gives no weights"):
+        read_weights(tmp_path / "other.onnx")
+    model.metadata_props.add(key="yoloflow", value="{}")
+    onnx.save(model, tmp_path / "ours.onnx")
+    with pytest.raises(
+        YoloflowError, match=r"ours\.onnx: is a file of `yoloflow export`.*give the run, or its"
+    ):
+        read_weights(tmp_path / "ours.onnx")
+
+
 def folded_weights(folder: Path) -> tuple[Network, Path]:
     """A small network whose BatchNorms are mere shifts, as those of an ONNX file, and its file."""
     network = network_of("yolov8n", 2, *NARROW).eval()
@@ -153,9 +171,13 @@ def folded_weights(folder: Path) -> tuple[Network, Path]:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
-def test_folded_weights_are_refused_as_a_start_in_any_format(suffix: str, tmp_path: Path) -> None:
+def test_folded_weights_are_refused_as_a_start_in_any_format(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     network, file = folded_weights(tmp_path)
     convert_weights(file, tmp_path / f"again{suffix}")
+    assert f"again{suffix}: BatchNorm is folded in these weights: good for test, predict" in caplog.text
+    assert "--images FOLDER has its statistics measured on your images" in caplog.text
     with pytest.raises(YoloflowError, match=r"folded into its convolutions.*--images FOLDER"):
         load_start(network, tmp_path / f"again{suffix}", "auto", ["cat", "dog"])
 

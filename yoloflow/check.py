@@ -7,7 +7,7 @@ from typing import Any
 
 from yoloflow.config.schema import Config
 from yoloflow.data.problems import Policy, problems_report, repairs_of, summarise_problems
-from yoloflow.data.sets import read_sets
+from yoloflow.data.sets import NO_VALIDATION_SET, read_sets
 from yoloflow.data.statistics import describe_statistics, statistics
 from yoloflow.data.threads import Progress
 from yoloflow.structures import DatasetIndex, Problem
@@ -21,11 +21,18 @@ class DataCheck:
         sets: the data sets as a training would use them, by their key in `data`.
         errors: problems that the policy does not allow: no training would start.
         figures: `statistics` of each set.
+        lacks_val: a training would ask for a validation set, and there is none.
     """
 
     sets: dict[str, DatasetIndex]
     errors: list[Problem]
     figures: dict[str, dict[str, Any]]
+    lacks_val: bool = False
+
+    @property
+    def can_train(self) -> bool:
+        """Whether a training would start."""
+        return not self.errors and not self.lacks_val
 
     def to_json(self) -> dict[str, Any]:
         """Returns all of it; every problem is listed."""
@@ -33,7 +40,7 @@ class DataCheck:
             key: {**problems_report(index), "statistics": self.figures[key]}
             for key, index in self.sets.items()
         }
-        return {"errors": [str(problem) for problem in self.errors], **report}
+        return {"errors": [*map(str, self.errors), *[NO_VALIDATION_SET] * self.lacks_val], **report}
 
     def describe(self) -> str:
         """Returns the account of each set, its figures, and a verdict."""
@@ -42,7 +49,9 @@ class DataCheck:
             lines.append(f"data.{key} ({index.source})")
             found = [*summarise_problems(index), *describe_statistics(self.figures[key])]
             lines += [f"  {line}" for line in found]
-        return "\n".join([*lines, self._verdict()])
+        if self.errors or self.can_train:
+            lines.append(self._verdict())
+        return "\n".join([*lines, *[NO_VALIDATION_SET] * self.lacks_val])
 
     def _verdict(self) -> str:
         if not self.errors:
@@ -76,6 +85,5 @@ def check_data(config: Config, progress: Progress | None = None) -> DataCheck:
     policy = Policy.of(config.data.problems)
     errors = [problem for index in sets.values() for problem in policy.errors(index.problems)]
     stride = min(config.network.stride)
-    return DataCheck(
-        sets, errors, {key: statistics(index, config.img_size, stride) for key, index in sets.items()}
-    )
+    figures = {key: statistics(index, config.img_size, stride) for key, index in sets.items()}
+    return DataCheck(sets, errors, figures, lacks_val=config.run_eval and "val_set" not in sets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +12,19 @@ from typing import Any
 import numpy as np
 import yaml
 
-from yoloflow.config.dataset_file import DATASET_FILE_SUFFIXES, read_dataset_file
+from yoloflow.config.dataset_file import DATASET_FILE_KEYS, DATASET_FILE_SUFFIXES, read_dataset_file
 from yoloflow.config.document import read_yaml
 from yoloflow.data.classes import ClassChoice
-from yoloflow.data.formats import FORMATS
-from yoloflow.data.index import read_index
+from yoloflow.data.formats.image_search import check_not_shared
+from yoloflow.data.index import format_of, read_index
 from yoloflow.data.problems import PolicySetting, summarise_problems
 from yoloflow.data.split import split_images, take_images
+from yoloflow.data.statistics import describe_objects
 from yoloflow.data.writers import WRITERS, Target, Writer, check_target, write_split
 from yoloflow.structures import DatasetIndex, YoloflowError, nearest_names
 
 DATASET_FILE = "data.yaml"
+_PLAIN_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,15 @@ def convert(
     targets: list[Target] = []
     # All that can be refused is refused before anything is written.
     for part, source, classes, how in _splits(sources, split, reading):
+        _check_place(source, writer.places(folder, part))
         # The classes of the first set are those of all, as in a training.
         known = classes.wanted or (targets[0].index.names if targets else None)
         targets.append(
             Target(_read(source, replace(classes, wanted=known), how, part), folder, part, with_outlines)
         )
         check_target(writer, targets[-1])
-        _dataset_file(folder, targets[-1].index.names)
+        _check_images(targets, how)
+        _dataset_file(folder, targets[-1])
     for target in targets:
         written, lost = _write(target, writer, link)
         lines += [f"{target.split}: {target.index.source} -> {written}"]
@@ -124,18 +129,20 @@ def split_data(
     files = [file for _, found, *_ in sets for file in found]
     writer = _writer(to or _format_of(files))
     places = [folder / DATASET_FILE, *(place for part in shares for place in writer.places(folder, part))]
+    _check_place(files, places)
     if there := next((place for place in places if place.exists()), None):
         raise YoloflowError(f"{there}: exists already; choose another --out, or remove it")
     if not isinstance(reading.image_folder, str | None):
         raise YoloflowError("image_folder: the sources of a split have one folder, not one for each part")
     index = _read(files, sets[0][2], sets[0][3], decode=True)
-    lines = [index.source, *(f"  {line}" for line in summarise_problems(index))]
+    lines = [f"{sources[0]}: its set {part} is split anew too" for part, *_ in sets[1:]]
+    lines += [index.source, *(f"  {line}" for line in summarise_problems(index))]
     for part, images in zip(shares, split_images(index, list(shares.values()), seed), strict=True):
         target = Target(take_images(index, images, part)[0], folder, part)
         written, lost = _write(target, writer, link)
         objects = np.bincount(target.index.classes[~target.index.is_crowd], minlength=len(index.names))
-        counts = ", ".join(f"{name} {count}" for name, count in zip(index.names, objects, strict=True))
-        lines.append(f"{part}: {len(images)} images, objects by class: {counts} -> {written}")
+        counts = describe_objects(zip(index.names, objects.tolist(), strict=True))
+        lines.append(f"{part}: {len(images)} images, {counts} -> {written}")
         lines += [f"  {line}" for line in lost]
     return [*lines, f"written: {folder / DATASET_FILE}"]
 
@@ -148,14 +155,35 @@ def _writer(to: str) -> Writer:
 
 def _format_of(sources: Sequence[str]) -> str:
     """The format to write sources in: their own; COCO if they have several."""
-    read_as = {next(name for name, form in FORMATS.items() if form.recognises(source)) for source in sources}
-    found = {"voc" if name == "png" else name for name in read_as}
+    found = {"voc" if name == "png" else name for name in map(format_of, sources)}
     return found.pop() if len(found) == 1 else "coco"
+
+
+def _check_place(sources: Sequence[str], places: Sequence[Path]) -> None:
+    """Refuses what would be written into a source and read with it the next time.
+
+    Args:
+        sources: folders and patterns of all that is below them; other sources name each file.
+        places: files and folders to write.
+    """
+    for source in sources:
+        root, stars, _ = os.path.expanduser(source).partition("**")
+        within = next((one for one in places if Path(root).resolve() in one.resolve().parents), None)
+        if within is not None and (stars or os.path.isdir(root)):
+            raise YoloflowError(f"{within}: would lie within the source {source}; choose another --out")
+
+
+def _check_images(targets: Sequence[Target], how: Reading) -> None:
+    """Refuses a set whose images are taken from the folder of those before, though it has its own."""
+    *before, last = [target.index for target in targets]
+    for index in before if isinstance(how.image_folder, str) else ():
+        paths = index.image_paths.tolist(), last.image_paths.tolist()
+        check_not_shared(last.source, str(how.image_folder), *paths)
 
 
 def _write(target: Target, writer: Writer, link: bool) -> tuple[Path, list[str]]:
     """Writes a part and its line in the data set file; returns its place, and lines on what is lost."""
-    described = _dataset_file(target.folder, target.index.names)
+    described = _dataset_file(target.folder, target)
     written = write_split(writer, target, link)
     content = {target.split: os.path.relpath(written, target.folder), **described}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -181,9 +209,13 @@ def _splits(
 ) -> Iterator[tuple[str, list[str], ClassChoice, Reading]]:
     """Name, sources and classes of each set to write, and how it is read."""
     described = [source for source in sources if source.lower().endswith(DATASET_FILE_SUFFIXES)]
+    if not _PLAIN_NAME.fullmatch(split) or split in DATASET_FILE_KEYS:
+        keys = ", ".join(DATASET_FILE_KEYS)
+        raise YoloflowError(
+            f"--split {split}: must be a plain name such as val (letters, digits, - _ .), and none of {keys}"
+        )
     if not described:
-        classes = ClassChoice(reading.names, None if reading.names else reading.nc)
-        yield split, list(sources), classes, reading
+        yield split, list(sources), ClassChoice(reading.names, reading.nc), reading
     elif len(sources) > 1:
         raise YoloflowError(f"{described[0]}: a data set file is converted alone, not with other sources")
     else:
@@ -203,9 +235,9 @@ def _classes(names: Sequence[str] | None, nc: int | None, wanted: Sequence[str] 
     return ClassChoice(names, None, wanted, "the classes of --name")
 
 
-def _dataset_file(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Reads the folder's data set file so far; the class names must be the same."""
-    path = folder / DATASET_FILE
+def _dataset_file(folder: Path, target: Target) -> dict[str, Any]:
+    """Reads the folder's data set file so far; it has the same class names, and the set is new to it."""
+    path, names = folder / DATASET_FILE, target.index.names
     if not path.exists():
         return {"names": list(names)}
     content: dict[str, Any] = read_yaml(path).plain()
@@ -214,4 +246,6 @@ def _dataset_file(folder: Path, names: Sequence[str]) -> dict[str, Any]:
             f"{path}: has other class names than these ({', '.join(names)}); give the same --name for all "
             "splits, or another folder"
         )
+    if taken := next((key for key in (target.split, "path") if key in content), None):
+        raise YoloflowError(f"{path}: has `{taken}` already; choose another folder or split, or remove it")
     return content

@@ -15,7 +15,7 @@ from yoloflow.data.sources import VIDEO_SUFFIXES, open_sources
 from yoloflow.detector import Detector, find_parts, load_network
 from yoloflow.detector.detector import to_batch
 from yoloflow.files import sha256_of
-from yoloflow.models.unfolded import measure_statistics
+from yoloflow.models.unfolded import is_folded, measure_statistics
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import read_weights, save_weights
 from yoloflow.weights.mindspore import write_mindspore
@@ -56,6 +56,12 @@ def convert_weights(
         detector = Detector.of_network(network, names, parts.config)
         # Rectangles of several shapes would not fit into a batch.
         measure_statistics(network, _read_batches(replace(detector, rect=False), images))
+    elif is_folded(network, network.state_dict()):
+        logger.warning(
+            "%s: BatchNorm is folded in these weights: good for test, predict and export, and no start for a "
+            "training; --images FOLDER has its statistics measured on your images, and makes it one",
+            out,
+        )
     try:
         if out.suffix == ".ckpt":
             write_mindspore(out, mindyolo_tensors(network))

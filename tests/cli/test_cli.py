@@ -197,6 +197,11 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
     ("arguments", "words"),
     [
         (["recipes", "yolov8q"], "unknown recipe; did you mean"),
+        (["recipes", "qqqqq"], "qqqqq: unknown recipe; `yoloflow recipes` lists them"),
+        (["train", "nope.onnx"], "nope.onnx: there is no such file"),
+        (["train", "yolov8n.pt"], "yolov8n.pt: there is no such file; as a recipe: did you mean yolov8n"),
+        (["export", "nope.onnx"], "nope.onnx: there is no such file"),
+        (["export", "no/such/"], "no/such/: no such file or folder"),
         (["test"], "give a run or recipe, or --predictions FILE --annotations FILE"),
         (["test", "--predictions", "a.json"], "--predictions and --annotations go together"),
         (

@@ -1,5 +1,6 @@
 """Data set files as label tools write them: for other folders, other systems, other programs."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -229,3 +230,15 @@ def test_a_folder_in_the_place_of_its_data_set_file_leads_to_it(export: Path) ->
     (export / "data.yaml").write_text("train: train/images\nval: valid/images\nnc: 1\n")
     with pytest.raises(YoloflowError, match=r"is a folder; data=.*data\.yaml is there"):
         load_config("yolov8n", [f"data={export}"])
+
+
+def test_characters_that_json_writes_as_two_escapes_are_one_and_halves_are_refused(export: Path) -> None:
+    file = export / "data.yaml"
+    text = "train: train/images\nval: valid/images\nnames: [{}]\n"
+    file.write_text(text.format(json.dumps("\N{CAT FACE}")))
+    data = load_config("yolov8n", [f"data={file}"]).data
+    assert read_set(data, "val_set").names == ["\N{CAT FACE}"]
+    convert([str(file)], "voc", export / "out")
+    file.write_text(text.format(r'"\udc31"'))
+    with pytest.raises(YoloflowError, match=r"data\.yaml:3: names: the name '\\udc31' is no text"):
+        load_config("yolov8n", [f"data={file}"])

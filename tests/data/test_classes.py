@@ -270,3 +270,11 @@ def test_with_one_class_whatever_the_tested_set_has_is_that_class(
         )
         for index in (read_sets(settings, 64, True)["val_set"], read_val_set(settings, 64, ["object"])):
             assert (index.names, index.classes.tolist()) == (["object"], [0, 0])
+
+
+def test_a_name_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
+    source = write_categories(tmp_path, ["cat", "x\udce9"], [1])
+    with pytest.raises(YoloflowError, match=r"set\.json: categories\[1\]: the name 'x\\udce9' is no text"):
+        read_index(str(source))
+    with pytest.raises(YoloflowError, match=r"data\.names: the name 'x\\udce9' is no text"):
+        read_index(str(write_yolo(tmp_path / "yolo", {"a": f"0 {BOX}"})), names=["x\udce9"])

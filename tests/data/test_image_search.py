@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from tests.support.data_sets import write_picture
 from tests.support.rich_sets import assert_account_closes
 from yoloflow.cli import app
+from yoloflow.convert import Reading, convert
 from yoloflow.data.index import read_index
-from yoloflow.data.sets import read_set
+from yoloflow.data.sets import read_set, read_sets
 from yoloflow.data.settings import DataSettings
 from yoloflow.structures import DatasetIndex, YoloflowError
 
@@ -192,6 +193,34 @@ def test_one_folder_is_not_taken_for_a_set_that_has_its_own(tmp_path: Path) -> N
     ]
     with pytest.raises(YoloflowError, match=r"images/val; give a folder for each set: 'data.image_folder="):
         read_index(str(tmp_path / "val.json"), image_folder=folder)
+
+
+def test_one_folder_is_not_taken_for_two_sets_of_equal_names(tmp_path: Path) -> None:
+    sources = []
+    for number, (split, name) in enumerate((("train", "one"), ("val", "two"))):
+        write_picture(tmp_path / "images" / split / "x.png", 50 + number, 60)
+        sources.append(write_json(tmp_path / f"{name}.json", ["x.png"]))
+    folders = [str(tmp_path / "images" / split) for split in ("train", "val")]
+    advice = "set data.image_folder to the folder of x.png; it is in {}, {}: where these are the folders of "
+    with pytest.raises(YoloflowError, match=advice.format(*folders)) as caught:
+        read_index(sources[1])
+    assert "'data.image_folder={train_set: FOLDER, val_set: FOLDER}'" in str(caught.value)
+    settings = DataSettings(
+        train_set=sources[0], val_set=sources[1], image_folder=folders[0], index_cache=False
+    )
+    with pytest.raises(YoloflowError, match=r"two\.json: x\.png .*images/val; give a folder for each set"):
+        read_sets(settings, 64, with_val=True)
+    own = settings.model_copy(update={"image_folder": {"train_set": folders[0], "val_set": folders[1]}})
+    assert files(read_sets(own, 64, with_val=True)["val_set"], tmp_path) == ["images/val/x.png"]
+    (tmp_path / "set.yaml").write_text("train: one.json\nval: two.json\n")
+    with pytest.raises(YoloflowError, match="give a folder for each set"):
+        convert(
+            [str(tmp_path / "set.yaml")], "coco", tmp_path / "o", reading=Reading(image_folder=folders[0])
+        )
+    assert not (tmp_path / "o").exists()
+    # The same images in another folder are no reason to refuse.
+    write_picture(tmp_path / "images" / "val" / "x.png", 50, 60)
+    assert files(read_sets(settings, 64, with_val=True)["val_set"], tmp_path) == ["images/train/x.png"]
 
 
 def test_a_folder_that_was_given_for_this_set_is_taken(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.data_sets import write_picture
+from tests.support.data_sets import voc_object, write_picture, write_voc
 from yoloflow.data.index import read_index
 from yoloflow.structures import YoloflowError
 
@@ -56,3 +56,33 @@ def test_a_set_of_no_image_says_so(tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text('{"images": [], "categories": [{"id": 1, "name": "cat"}]}')
     with pytest.raises(YoloflowError, match=r"none.json: lists no images$"):
         read_index(str(tmp_path / "none.json"))
+
+
+def test_the_report_of_a_check_is_no_label_file_and_xml_files_in_any_folder_are_named(tmp_path: Path) -> None:
+    images = tmp_path / "JPEGImages"
+    write_picture(images / "shot1.jpg")
+    report = {"errors": [], "train_set": {"problems": [{"image": str(images / "shot1.jpg")}]}}
+    (tmp_path / "data_check.json").write_text(json.dumps(report))
+    (tmp_path / "package.json").write_text('{"name": "mine"}')
+    with pytest.raises(YoloflowError, match=r"there should be \S+/shot1\.txt$"):
+        read_index(str(images))
+    write_voc(tmp_path / "other", {"shot1": voc_object("cat", 1, 2, 30, 40)})
+    (tmp_path / "other" / "Annotations").rename(tmp_path / "Annotation")
+    advice = f"; {tmp_path / 'Annotation'} has XML files of PASCAL VOC: give it as the source"
+    with pytest.raises(YoloflowError, match=f"{advice}$"):
+        read_index(str(images))
+    assert read_index(str(tmp_path / "Annotation")).names == ["cat"]
+    images.rename(tmp_path / "pics")
+    with pytest.raises(YoloflowError, match=f"{advice}, with data.image_folder={tmp_path / 'pics'}$"):
+        read_index(str(tmp_path / "pics"))
+
+
+def test_a_folder_of_json_files_is_asked_for_one_of_them(tmp_path: Path) -> None:
+    with pytest.raises(YoloflowError, match=r"lists no images \(looked for \.jpg, \.png and the like\)$"):
+        read_index(str(tmp_path))
+    for name in ("all", "train"):
+        (tmp_path / f"{name}.json").write_text('{"images": [], "categories": []}')
+    (tmp_path / "data_check.json").write_text('{"errors": [], "train_set": {"images": {}}}')
+    files = ", ".join(str(tmp_path / f"{name}.json") for name in ("all", "train"))
+    with pytest.raises(YoloflowError, match=f"lists no images: holds {files}; give one$"):
+        read_index(str(tmp_path))

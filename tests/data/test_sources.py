@@ -339,3 +339,18 @@ def test_a_video_that_breaks_off_is_named_and_its_library_prints_nothing(tmp_pat
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60, check=True
     )
     assert (done.stdout, done.stderr) == ("['unreadable-video']\n", "")
+
+
+@pytest.mark.parametrize("source", [".", "*"])
+def test_a_link_that_leads_nowhere_is_a_problem_of_that_file(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    for name in ("link.jpg", "link.mp4", "link.txt", ".hidden.jpg"):
+        (pictures / name).symlink_to("nowhere")
+    monkeypatch.chdir(pictures)
+    problems: list[Problem] = []
+    assert len(list(read_frames(open_sources([source]), problems))) == 20
+    assert [(problem.file, problem.kind) for problem in problems] == [
+        ("link.jpg", "unreadable-image"),
+        ("link.mp4", "unreadable-video"),
+    ]

@@ -11,6 +11,7 @@ from tests.support.data_sets import write_picture, write_yolo
 from tests.support.rich_sets import assert_account_closes, rich_coco, write_messy_set
 from yoloflow.cli import app
 from yoloflow.config.reader import load_config
+from yoloflow.convert import split_data
 from yoloflow.data.index import read_index
 from yoloflow.data.sets import read_sets, read_val_set
 from yoloflow.data.settings import DataSettings
@@ -129,6 +130,8 @@ def test_without_a_validation_set_the_ways_out_are_named(tmp_path: Path) -> None
     settings = DataSettings(train_set=str(write_set(tmp_path)), names=["cat", "dog"])
     with pytest.raises(YoloflowError, match=r"val_set is not set.*data.val_fraction=0.2 or run_eval=false"):
         read_sets(settings, 64, with_val=True)
+    with pytest.raises(YoloflowError, match=r"give data\.val_set=.* or data=FILE\.yaml with `val`$"):
+        read_val_set(settings, 64, ["cat"])
 
 
 @pytest.mark.parametrize("to", ["yolo", "coco", "voc"])
@@ -150,6 +153,29 @@ def test_the_command_writes_the_parts_and_a_data_set_file(tmp_path: Path, to: st
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code != 0
     assert "exists already" in str(again.exception)
+
+
+@pytest.mark.parametrize("source", ["nope", "x.csv", "a.jpg", "https://x/y", "in/labels"])
+def test_a_source_that_cannot_be_split_is_refused_in_words(tmp_path: Path, source: str) -> None:
+    write_set(tmp_path / "in")
+    for name in ("x.csv", "a.jpg"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(YoloflowError, match=r"no such file|of a known kind|not fetched|lists no images"):
+        split_data([source if "//" in source else str(tmp_path / source)], tmp_path / "o", {"train": 1})
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_sets_that_are_split_anew_are_said_and_many_classes_are_cut(tmp_path: Path) -> None:
+    for part in ("one", "two"):
+        write_set(tmp_path / part)
+    names = ", ".join(f"n{number}" for number in range(80))
+    file = tmp_path / "data.yaml"
+    file.write_text(f"train: one/list.txt\nval: two/list.txt\nnames: [{names}]\n")
+    lines = split_data([str(file)], tmp_path / "o", {"train": 0.5, "val": 0.5})
+    assert lines[0] == f"{file}: its set val is split anew too"
+    assert (
+        sum("images, objects by class: n" in line and ", ... and 60 more -> " in line for line in lines) == 2
+    )
 
 
 def test_refused_shares_leave_nothing(tmp_path: Path) -> None:

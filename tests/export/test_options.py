@@ -159,6 +159,19 @@ def test_a_file_with_suppression_inside_refuses_scores_that_it_has_not(run: Path
 
 
 @pytest.mark.compile
+def test_an_evaluation_says_what_suppression_is_inside_the_file(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    done = exported(run, tmp_path, ExportSettings(nms=InnerNms(0.4, 0.6, 5), check_images=0))
+    found = evaluate_run(str(done.path), [f"data.val_set={images / 'val.json'}", "device=cpu"])
+    assert "NMS iou 0.6 inside the file, conf 0.4, max_det 5" in found.settings_line
+    wanted = {"nms": True, "nms_inside": True, "multi_label": False, "conf_thres": 0.4, "max_det": 5}
+    assert {key: found.settings[key] for key in wanted} == wanted
+    strict = [f"data.val_set={images / 'val.json'}", "conf_thres=0.5", "max_det=3"]
+    assert "conf 0.5, max_det 3" in evaluate_run(str(done.path), strict).settings_line
+
+
+@pytest.mark.compile
 def test_a_detector_of_an_exported_file_is_sent_to_another_process(run: Path, tmp_path: Path) -> None:
     detector = Detector.load(exported(run, tmp_path, ExportSettings(check_images=0)).path, device="cpu")
     image = np.full((40, 64, 3), 90, np.uint8)

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from yoloflow.cli.console import (
-    Command,
     Overrides,
     Recipe,
     SettingsCommand,
@@ -22,6 +21,7 @@ from yoloflow.cli.console import (
     write,
     write_json,
 )
+from yoloflow.cli.data_options import SourcesCommand, in_options
 
 EXIT_ERRORS_IN_DATA = 1
 _IMAGE_SUFFIXES = (".png", ".jpg")
@@ -38,7 +38,7 @@ def check_data(
     overrides: Overrides = None,
     report: Annotated[Path, typer.Option(help="file for every finding (JSON)")] = Path("data_check.json"),
 ) -> None:
-    """Look at all data once, before any training; exit code 1 if it has what data.problems does not allow."""
+    """Look at all data once, before any training; exit code 1 if no training would start."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -57,7 +57,7 @@ def check_data(
     show(done.describe())
     write_json(report, done.to_json())
     show(f"written: {report}")
-    if done.errors:
+    if not done.can_train:
         raise typer.Exit(EXIT_ERRORS_IN_DATA)
 
 
@@ -82,7 +82,7 @@ Problems = Annotated[
 ]
 
 
-@data_app.command("convert", cls=Command)
+@data_app.command("convert", cls=SourcesCommand)
 def convert_data(
     sources: Sources,
     to: Annotated[str, typer.Option(help="coco, voc or yolo")],
@@ -100,11 +100,11 @@ def convert_data(
 
     reading = Reading(name, nc, _policy(problems), _by_split(image_folder or []))
     for line in convert(sources, to, out, split, reading=reading, link=link, with_outlines=outlines):
-        show(line)
+        show(in_options(line))
 
 
-@data_app.command("split")
-def split_data(
+@data_app.command("split", cls=SourcesCommand)
+def split_data(  # noqa: PLR0913  one parameter for each option
     sources: Sources,
     out: Annotated[Path, typer.Option(help="folder to write to")],
     val: Annotated[float, typer.Option(help="share of the images for validation")] = 0.2,
@@ -115,6 +115,7 @@ def split_data(
     nc: ClassCount = None,
     image_folder: ImageFolder = None,
     link: Link = False,
+    problems: Problems = "repair",
 ) -> None:
     """Split a data set into training and validation images, with alike shares of each class."""
     from yoloflow.convert import Reading, split_data
@@ -122,9 +123,9 @@ def split_data(
     if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
         raise mistake(f"--val {val} --test {test}: must be shares of the images that leave some to train on")
     shares = {"train": 1 - val - test, "val": val} | ({"test": test} if test else {})
-    reading = Reading(name, nc, image_folder=image_folder)
+    reading = Reading(name, nc, _policy(problems), image_folder)
     for line in split_data(sources, out, shares, to, seed=seed, reading=reading, link=link):
-        show(line)
+        show(in_options(line))
 
 
 def _policy(text: str) -> str | dict[str, str]:

@@ -34,6 +34,7 @@ def rewrite(command: str, arguments: Sequence[str], parameters: Sequence[Any]) -
         for parameter in parameters
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
+    takes_settings = any(parameter.name == "overrides" for parameter in parameters)
     settings = {dotted for dotted, *_ in describe_keys()}
     first: list[str] = []
     rest: list[str] = []
@@ -62,10 +63,14 @@ def rewrite(command: str, arguments: Sequence[str], parameters: Sequence[Any]) -
             key, _, value = written.partition("=")
             own = "--" + key.rpartition(".")[2].replace("_", "-")
             own = own if own in ours else _OTHER_OPTIONS.get(key, own)
-            rest += [own, value] if own in ours else [written]
+            if own in ours or takes_settings:
+                rest += [own, value] if own in ours else [written]
+            else:
+                remarks.append(f"{option}: this command takes no settings")
     line = " ".join([command, *(text if "|" in text else shlex.quote(text) for text in (*first, *rest))])
     name, options = command.rpartition(" ")[2], ", ".join(unknown)
-    told = f"{name}: there is no option {options}; settings are KEY=VALUE: write"
+    form = "settings are KEY=VALUE: write" if takes_settings else "write"
+    told = f"{name}: there is no option {options}; {form}"
     return "\n  ".join([told, line, *remarks])
 
 

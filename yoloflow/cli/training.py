@@ -55,6 +55,7 @@ def plan(
     from yoloflow.config.finetune import describe_finetune
     from yoloflow.config.reader import load_config
     from yoloflow.data.problems import problems_report
+    from yoloflow.data.sets import NO_VALIDATION_SET
     from yoloflow.plan import count_steps_per_epoch, draw_plan, make_plan, read_planned_set
 
     changes = overrides or []
@@ -79,6 +80,9 @@ def plan(
     for line in describe_finetune(config, load_config(recipe, [*overrides, "finetune=false"])):
         show(line)
     show(planned.describe())
+    data = config.data
+    if config.run_eval and data.train_set is not None and data.val_set is None and data.val_fraction is None:
+        show(NO_VALIDATION_SET)
     write_json(out / "plan.json", planned.to_json() | account)
     draw_plan(planned, out / "plan.png")
     show(f"written: {out / 'plan.json'}, {out / 'plan.png'}")

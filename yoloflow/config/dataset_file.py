@@ -9,12 +9,16 @@ from pathlib import Path
 from yoloflow.config.dataset_paths import locate_sets
 from yoloflow.config.document import Located, read_yaml
 from yoloflow.data.formats.list_file import read_list_file
+from yoloflow.files import require_text
 from yoloflow.structures import YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
 
 _SETS = ("train", "val", "test")
-_USED = ("path", "train", "val", "nc", "names", "kpt_shape", "channels", "ch")
+DATASET_FILE_KEYS = ("path", "nc", "names", "kpt_shape", "channels", "ch")
+"""Keys of such files that are read and name no set."""
+
+_USED = ("train", "val", *DATASET_FILE_KEYS)
 _YAML_SUFFIXES = (".yaml", ".yml")
 _DARKNET_SUFFIX = ".data"
 DATASET_FILE_SUFFIXES = (*_YAML_SUFFIXES, _DARKNET_SUFFIX)
@@ -83,7 +87,7 @@ def read_dataset_file(path: Path) -> DatasetFile:
     sets = {name: keys[name] for name in _SETS if name in keys}
     if not sets:
         raise YoloflowError(f"{path}: names none of {', '.join(_SETS)}")
-    located = {name: one.plain() for name, one in locate_sets(sets, keys.get("path"), path).items()}
+    located = {name: one.plain() for name, one in locate_sets(sets, keys.get("path"), path, "test").items()}
     names, nc, kpt_shape = (
         keys[key].plain() if key in keys else None for key in ("names", "nc", "kpt_shape")
     )
@@ -164,6 +168,7 @@ def _names(node: Located) -> Located:
             raise YoloflowError(f"{child.place}: {text}")
         if str(child.value) in seen:
             raise YoloflowError(f"{child.place}: names: {child.value} stands there twice")
+        require_text(str(child.value), f"{child.place}: names")
         seen.add(str(child.value))
     return Located([Located(str(child.value), child.place) for child in children], node.place)
 

@@ -20,7 +20,9 @@ _SHARED_NAMES = ("images", "labels", "jpegimages", "annotations")
 _UP = ".."
 
 
-def locate_sets(sets: Mapping[str, Located], path: Located | None, file: Path) -> dict[str, Located]:
+def locate_sets(
+    sets: Mapping[str, Located], path: Located | None, file: Path, optional: str = ""
+) -> dict[str, Located]:
     """Returns the sets of a data set file with absolute paths, or paths from where the program runs.
 
     A path begins at `path`, else at the file's folder. What is not there is looked for beside the file under
@@ -32,12 +34,18 @@ def locate_sets(sets: Mapping[str, Located], path: Located | None, file: Path) -
         sets: paths, or lists of paths, by key.
         path: value of the file's key `path`.
         file: the data set file.
+        optional: a set that is left out where nothing of it is there; the log says so.
 
     Raises:
         YoloflowError: a value is no path, or the file would mix its sets with those of another folder.
     """
     root = _root(path, file)
     entries = [_Entry(key, leaf, root, file.parent) for key, node in sets.items() for leaf in _leaves(node)]
+    if not any(_exists(entry.chosen) for entry in entries if entry.key == optional):
+        for entry in (entry for entry in entries if entry.key == optional):
+            logger.warning("%s: %s is not there, left out", entry.where, os.path.abspath(entry.literal))
+        entries = [entry for entry in entries if entry.key != optional]
+        sets = {key: node for key, node in sets.items() if key != optional}
     if any(entry.is_moved for entry in entries):
         _check_not_mixed(entries, file.parent)
     for entry in entries:
@@ -113,9 +121,14 @@ class _Entry:
         """The path that is taken."""
         return self.beside if self.is_moved and self.beside is not None else self.literal
 
+    @property
+    def where(self) -> str:
+        """The place of the entry and what it says."""
+        return f"{self.node.place}: {self.key}: {self.node.value}"
+
     def tell(self) -> None:
         """Logs what differs from what is written."""
-        where, literal = f"{self.node.place}: {self.key}: {self.node.value}", os.path.abspath(self.literal)
+        where, literal = self.where, os.path.abspath(self.literal)
         if self.is_moved:
             why = "although there is" if _exists(self.literal) else "there is no"
             logger.warning("%s: taken from %s beside this file; %s %s", where, self.beside, why, literal)
@@ -130,18 +143,17 @@ def _check_not_mixed(entries: Sequence[_Entry], folder: Path) -> None:
     """Refuses sets of two folders in one file, and one folder for two sets."""
     taken: dict[str, _Entry] = {}
     for entry in entries:
-        where = f"{entry.node.place}: {entry.key}: {entry.node.value}"
         path, here = os.path.abspath(entry.chosen), os.path.abspath(folder)
         is_elsewhere = os.path.commonpath([here, path]) != here and _exists(path)
         if is_elsewhere and not _is_absolute(str(entry.node.value)):
             raise YoloflowError(
-                f"{where}: leads to {path}, but other sets of this file lie beside it in {here}; "
+                f"{entry.where}: leads to {path}, but other sets of this file lie beside it in {here}; "
                 "put this one there too, or write `path:` and paths below it"
             )
         other = taken.setdefault(entry.chosen, entry)
         if other.node.value != entry.node.value and (other.is_moved or entry.is_moved):
             raise YoloflowError(
-                f"{where}: there is only {entry.chosen}, which {other.key} is taken from already; "
+                f"{entry.where}: there is only {entry.chosen}, which {other.key} is taken from already; "
                 "correct the paths"
             )
 

@@ -154,6 +154,8 @@ class _Converter:
 
     def scalar(self, node: yaml.ScalarNode) -> Scalar:
         text = str(node.value)
+        # JSON, which is YAML too, writes a character beyond 16 bits as two escapes.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         kind = node.tag.removeprefix(_TAG)
         if kind == "str":
             return text

@@ -11,7 +11,7 @@ from yoloflow.config.dataset_file import expand_dataset_file
 from yoloflow.config.document import BASE_KEY, Located, merge, read_value, read_yaml, write_yaml
 from yoloflow.config.finetune import with_finetune
 from yoloflow.config.mindyolo import translate_mindyolo
-from yoloflow.config.recipes import RECIPES_FOLDER, RecipeInfo, find_recipe, list_recipes
+from yoloflow.config.recipes import RECIPES_FOLDER, WEIGHTS_SUFFIXES, RecipeInfo, find_recipe, list_recipes
 from yoloflow.config.schema import Config
 from yoloflow.config.validation import validate
 from yoloflow.run import file_names
@@ -52,7 +52,8 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
     assert isinstance(tree.value, dict)
     if "recipe" not in tree.value:
         tree = Located({"recipe": Located(path.stem, str(path)), **tree.value}, tree.place)
-    return validate(with_finetune(tree))
+    # What no value is at fault of is the file's, not that of the last override.
+    return validate(with_finetune(Located(tree.value, str(path))))
 
 
 def _as_it_was(tree: Located, path: Path) -> Located:
@@ -132,7 +133,7 @@ def _example(text: str) -> str:
     suffix = Path(text).suffix.lower()
     if suffix == ".onnx":
         return f"weight={text}; a file to write goes with --out {text}"
-    if suffix in {".pt", ".pth", ".ckpt", ".safetensors", ".weights"}:
+    if suffix in WEIGHTS_SUFFIXES:
         return f"weight={text}"
     if suffix in {".yaml", ".yml"}:
         return f"data={text}"

@@ -12,6 +12,10 @@ from yoloflow.structures import YoloflowError, nearest_names
 
 RECIPES_FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 MARK = "# Recipe: "
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".onnx", ".weights")
+"""How the names of files of weights end."""
+
+_YAML_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ def find_recipe(recipe_or_path: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(recipe_or_path)
     path = Path(text).expanduser()
-    is_file_name = path.suffix in (".yaml", ".yml") or path.parent != Path(".")
+    is_file_name = path.suffix in (*_YAML_SUFFIXES, *WEIGHTS_SUFFIXES) or "/" in text
     if "=" in text and not path.exists():
         raise YoloflowError(_recipe_first(text))
     recipes = {recipe.name: recipe.path for recipe in list_recipes()}
@@ -77,13 +81,16 @@ def find_recipe(recipe_or_path: str | os.PathLike[str]) -> Path:
         raise YoloflowError(
             f"{path}: a folder without config.yaml; give a recipe, a YAML file or a run folder"
         )
+    if path.is_file() and path.suffix in WEIGHTS_SUFFIXES:
+        raise YoloflowError(f"{text}: is a file of weights; give a recipe before it: RECIPE weight={text}")
     if path.is_file():
         return path
+    near = nearest_names(path.stem if is_file_name else text, recipes)
     if is_file_name:
-        raise YoloflowError(f"{path}: no such file")
-    raise YoloflowError(
-        f"{text}: unknown recipe; {nearest_names(text, recipes)} (a file is given as a path ending in .yaml)"
-    )
+        hint = f"; as a recipe: {near}" if near.startswith("did") and path.parent == Path() else ""
+        raise YoloflowError(f"{text}: there is no such file{hint}")
+    near = near if near.startswith("did") else "`yoloflow recipes` lists them"
+    raise YoloflowError(f"{text}: unknown recipe; {near} (a file is given as a path ending in .yaml)")
 
 
 def _recipe_first(text: str) -> str:
@@ -91,6 +98,6 @@ def _recipe_first(text: str) -> str:
     if plain_name(key) not in RECIPE_NAMES:
         return f"{text}: the recipe comes before the settings: RECIPE {text}, such as yolov8n {text}"
     name = Path(value)
-    if name.suffix in (".pt", ".pth", ".safetensors"):
+    if name.suffix in WEIGHTS_SUFFIXES:
         return f"{text}: the first argument is a recipe without a key: {name.stem} weight={value}"
     return f"{text}: the first argument is a recipe without a key: {value}"

@@ -72,9 +72,10 @@ class Config(
     def _a_loss_for_each_stage(self) -> Self:
         data, loss = len(self.data.trans_list), len(self.loss.stages)
         if loss and loss != data:
-            raise ValueError(
-                f"loss.stages has {loss} entries, but data.train_transforms has {data} stages; "
-                "give one mapping for each stage, or loss.stages=[]"
+            raise key_error(
+                "loss.stages",
+                f"has {loss} entries, but data.train_transforms has {data} stages; "
+                "give one mapping for each stage, or loss.stages=[]",
             )
         return self
 
@@ -87,10 +88,11 @@ class Config(
     @model_validator(mode="after")
     def _maps_of_whole_cells(self) -> Self:
         stride, sizes = max(self.network.stride), self.data.train_img_size
-        for size in [self.img_size, *(sizes if isinstance(sizes, list) else [sizes or self.img_size])]:
-            if size % stride:
-                larger = (size // stride + 1) * stride
-                raise ValueError(f"an image size of {size}: must be a multiple of {stride}, such as {larger}")
+        of_stages = sizes if isinstance(sizes, list) else [sizes or self.img_size]
+        for key, values in (("img_size", [self.img_size]), ("data.train_img_size", of_stages)):
+            if wrong := [size for size in values if size % stride]:
+                larger = (wrong[0] // stride + 1) * stride
+                raise key_error(key, f"{wrong[0]} must be a multiple of {stride}, such as {larger}")
         return self
 
     def micro_batches_per_update(self, world_size: int = 1) -> int:

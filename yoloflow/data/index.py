@@ -24,6 +24,7 @@ from yoloflow.data.formats.annotations import (
     offsets_of,
     rows_of_ragged,
 )
+from yoloflow.data.formats.image_search import folder_advice
 from yoloflow.data.image_inspection import InspectedImages, inspect_images
 from yoloflow.data.names_nearby import describe_labels_nearby, describe_names_nearby
 from yoloflow.data.problems import KINDS, Policy, PolicySetting
@@ -204,20 +205,34 @@ def _embedded(source: str) -> str:
 
 
 def _read_source(source: str, image_folder: str | None, kpt_shape: Sequence[int] | None) -> Annotations:
+    try:
+        form = FORMATS[name := _format_of(source)]
+        more = {"kpt_shape": kpt_shape} if form.has_keypoints else {}
+        annotations = form.read(source, image_folder, **more)
+        annotations.problems += other_labels(source, name)
+        return annotations
+    except OSError as error:
+        raise YoloflowError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
+
+
+def format_of(source: str) -> str:
+    """Returns the name of the format that `read_index` reads a source in.
+
+    Raises:
+        YoloflowError: there is no such source, or it is of no known kind.
+    """
+    return _format_of(_paths_of(source)[0])
+
+
+def _format_of(source: str) -> str:
     if not os.path.exists(source) and not glob.has_magic(source):
         folder, name = os.path.split(os.path.abspath(source))
         known = os.listdir(folder) if os.path.isdir(folder) else []
         hint = f" ({nearest_names(name, known)})" if 0 < len(known) <= 200 else ""
         raise YoloflowError(f"{source}: there is no such file or folder{hint}")
-    try:
-        for name, form in FORMATS.items():
-            if form.recognises(source):
-                more = {"kpt_shape": kpt_shape} if form.has_keypoints else {}
-                annotations = form.read(source, image_folder, **more)
-                annotations.problems += other_labels(source, name)
-                return annotations
-    except OSError as error:
-        raise YoloflowError(f"{error.filename or source}: cannot be read ({error.strerror})") from error
+    for name, form in FORMATS.items():
+        if form.recognises(source):
+            return name
     if source.endswith((".yaml", ".yml", ".data")):
         raise YoloflowError(f"{source}: describes a data set, it is none itself; give data={source}")
     raise YoloflowError(
@@ -301,7 +316,8 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
         raise YoloflowError(f"{source}: lists no images")
     if len(index) == 0:
         is_elsewhere = {problem.kind for problem in index.problems} == {"missing-image"}
-        advice = "; set data.image_folder to the folder where the images lie" if is_elsewhere else ""
+        image = annotations.image_paths[0]
+        advice = f"; {folder_advice(source.partition(', ')[0], image)}" if is_elsewhere else ""
         raise YoloflowError(
             f"{source}: none of its {index.num_images_listed} images can be used{first}{advice}"
         )
@@ -322,5 +338,5 @@ def _no_labels(source: str, annotations: Annotations) -> YoloflowError:
     image = int(annotations.label_missing.argmax())
     return YoloflowError(
         f"{source}: no image has a label file; for {annotations.image_paths[image]} there should be "
-        f"{annotations.label_files[image]}{describe_labels_nearby(source)}"
+        f"{annotations.label_files[image]}{describe_labels_nearby(source, annotations.image_paths[image])}"
     )

@@ -6,15 +6,18 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from itertools import groupby, islice
 from pathlib import Path
 
 from yoloflow.data.formats.coco_entries import foreign_program
 from yoloflow.data.formats.list_file import read_list_file
+from yoloflow.data.formats.voc_files import IMAGE_FOLDERS
 from yoloflow.structures import YoloflowError
 
 _DATASET_FILES = ("data.y*ml", "dataset.y*ml", "*.data")
 _NAMES_FILES = ("*.names", "classes.txt", "labels/classes.txt")
 _LABEL_FILES = ("*.json", "*.csv", "*.xml", "*/*.json", "*/*.csv", "*/*.xml")
+_MOST_FILES = 20
 _MOST_BYTES = 2**24
 _HEAD_BYTES = 4096
 _LEVELS_UP = 2
@@ -50,33 +53,51 @@ def _clauses(folder: Path) -> Iterator[str]:
             yield f"{path} names {len(names)}: {given}"
 
 
-def describe_labels_nearby(source: str) -> str:
-    """Returns a clause about labels of another format at a source without labels; "" if there are none.
+def describe_labels_nearby(source: str, image: str) -> str:
+    """Returns a clause about other labels at a source without labels; "" if there are none.
 
     Args:
         source: list file, folder or glob pattern.
+        image: path of one of its images.
     """
     path = Path(os.path.abspath(source))
     folder = path if path.is_dir() else path.parent
     for place in (folder, *folder.parents[: _LEVELS_UP - 1]):
-        found = (one for pattern in _LABEL_FILES for one in sorted(place.glob(pattern)))
-        for file in found:
-            return f"; {file} {_what_it_is(file)}"
+        clauses = [clause for file in _label_files(place) if (clause := _what_it_is(file, Path(image)))]
+        if clauses:
+            return f"; {min(clauses)[1]}"
     return ""
 
 
-def _what_it_is(file: Path) -> str:
-    """Returns what a file of labels is and what can be done with it."""
+def _label_files(place: Path) -> Iterator[Path]:
+    """Yields files that may have labels, the first ones of each folder."""
+    for pattern in _LABEL_FILES:
+        for _, files in groupby(sorted(place.glob(pattern)), key=lambda file: file.parent):
+            yield from islice(files, _MOST_FILES)
+
+
+def _what_it_is(file: Path, image: Path) -> tuple[int, str] | None:
+    """Returns what a file is and what to do with it, behind a number of rank; None if it has no labels."""
     program = "of another format"
     if file.suffix == ".json":
         try:
-            content = json.loads(file.read_bytes()) if file.stat().st_size < _MOST_BYTES else {"images": []}
+            text = file.read_bytes() if file.stat().st_size < _MOST_BYTES else b'{"images": []}'
+            content = json.loads(text)
         except (OSError, ValueError):
-            content = None
+            return None
         if isinstance(content, dict) and "images" in content:
-            return "may be a COCO json of these images: give it as the source"
-        program = foreign_program(content) or program
+            return 0, f"{file} may be a COCO json of these images: give it as the source"
+        known = foreign_program(content)
+        is_ours = isinstance(content, dict) and {"errors", "train_set"} <= content.keys()
+        if not known and (is_ours or image.stem.encode() not in text):
+            return None
+        program = known or program
     elif file.suffix == ".xml":
         with open(file, "rb") as handle:
-            program = "CVAT's own XML" if b"<annotations" in handle.read(_HEAD_BYTES) else program
-    return f"is {program}, which is not read: save its labels as COCO json, YOLO or PASCAL VOC"
+            head = handle.read(_HEAD_BYTES)
+        if b"<annotation>" in head:
+            is_found = image.parent.name.lower() in IMAGE_FOLDERS
+            images = "" if is_found else f", with data.image_folder={image.parent}"
+            return 1, f"{file.parent} has XML files of PASCAL VOC: give it as the source{images}"
+        program = "CVAT's own XML" if b"<annotations" in head else program
+    return 2, f"{file} is {program}, which is not read: save its labels as COCO json, YOLO or PASCAL VOC"

@@ -10,6 +10,7 @@ import numpy as np
 
 from yoloflow.data.classes import ClassChoice
 from yoloflow.data.coco_truth import ForeignTruthError, truth_beside
+from yoloflow.data.formats.image_search import check_not_shared
 from yoloflow.data.image_inspection import find_leaks
 from yoloflow.data.index import as_one_class, read_index
 from yoloflow.data.outline_remarks import outline_remarks
@@ -25,6 +26,12 @@ from yoloflow.structures import DatasetIndex, YoloflowError
 logger = logging.getLogger("yoloflow")
 
 _NAMED = 5
+
+NO_VALIDATION_SET = (
+    "no validation set: give data.val_set=... or data=FILE.yaml with `val`, hold one out "
+    "(`yoloflow data split`, or data.val_fraction=0.2), or train without (run_eval=false)"
+)
+"""What is said before a training that would ask for one."""
 
 SetKey = Literal["train_set", "val_set"]
 
@@ -64,6 +71,9 @@ def read_sets(
         sets = {"train_set": read_set(settings, "train_set", **how)}
     if with_val and "val_set" not in sets:
         val = sets["val_set"] = read_set(settings, "val_set", sets["train_set"].names, **how)
+        if isinstance(settings.image_folder, str):
+            paths = [index.image_paths.tolist() for index in sets.values()]
+            check_not_shared(val.source, settings.image_folder, *paths)
         if leaks := find_leaks(sets["train_set"], val):
             sets["train_set"].problems += leaks
             if policy.repair("leaked-image") == "drop-image":
@@ -126,6 +136,8 @@ def read_val_set(settings: DataSettings, img_size: int, network_names: Sequence[
             f"({', '.join(network_names[:_NAMED])}{', ...' * (len(network_names) > _NAMED)}); leave it out, "
             "or train with it"
         )
+    if settings.val_set is None and settings.val_fraction is None:
+        raise _is_not_set("val_set")
     if (share := settings.held_out_share) is not None:
         index, _ = _hold_out(settings, share, names)
     else:
@@ -167,11 +179,7 @@ def read_set(
     """
     source = getattr(settings, key)
     if source is None:
-        hint = ", data.val_fraction=0.2 or run_eval=false" if key == "val_set" else ""
-        file = f"data=FILE.yaml with `{key.removesuffix('_set')}`"
-        raise YoloflowError(
-            f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder), {file}{hint}"
-        )
+        raise _is_not_set(key, ", data.val_fraction=0.2 or run_eval=false" if key == "val_set" else "")
     how = {"cache": settings.index_cache, "kpt_shape": settings.kpt_shape, "policy": settings.problems, **how}
     folder = settings.image_folder
     how["is_own_folder"] = isinstance(folder, dict)
@@ -184,6 +192,13 @@ def read_set(
     ):
         classes = ClassChoice(nc="counted")  # whatever its classes are, all are the one
     return read_evaluated(source, classes, **how) if key == "val_set" else read_index(source, classes, **how)
+
+
+def _is_not_set(key: SetKey, other_ways: str = "") -> YoloflowError:
+    file = f"{',' if other_ways else ' or'} data=FILE.yaml with `{key.removesuffix('_set')}`"
+    return YoloflowError(
+        f"data.{key} is not set: give data.{key}=... (COCO json, list file, folder){file}{other_ways}"
+    )
 
 
 def read_evaluated(source: str | Sequence[str], classes: ClassChoice, **how: Any) -> DatasetIndex:

@@ -29,11 +29,15 @@ class Stages(Section):
     @model_validator(mode="after")
     def _one_list_for_each_stage(self) -> Self:
         if (self.stage_epochs is None) == (self.stage_steps is None):
-            raise ValueError("give either stage_epochs or stage_steps, and null for one that a base gives")
+            key = "stage_steps" if self.stage_steps else ""
+            raise key_error(
+                key, "give either stage_epochs or stage_steps, and null for one that a base gives"
+            )
         if len(self.trans_list) not in (1, len(self.lengths)):
-            raise ValueError(
-                f"{self.unit} names {len(self.lengths)} stages and trans_list {len(self.trans_list)}; "
-                "give one list of transforms for each stage, or one for all"
+            raise key_error(
+                self.unit,
+                f"names {len(self.lengths)} stages, trans_list {len(self.trans_list)}; "
+                "give one list of transforms for each stage, or one for all",
             )
         return self
 
@@ -214,9 +218,10 @@ class DataSettings(Section):
                 )
         for stage in range(count):
             if self.of_stage("multi_scale", stage) and self.of_stage("rect", stage):
-                raise ValueError(
+                raise key_error(
+                    "rect",
                     f"stage {stage + 1} has multi_scale and rect: its batches cannot be both squares of many "
-                    "sizes and rectangles that fit their images; choose one"
+                    "sizes and rectangles that fit their images; choose one",
                 )
         return self
 
@@ -228,7 +233,8 @@ class DataSettings(Section):
     @model_validator(mode="after")
     def _as_many_names_as_classes(self) -> Self:
         if self.nc is not None and self.names is not None and len(self.names) != self.nc:
-            raise ValueError(f"nc is {self.nc} but {len(self.names)} names are given; leave one of them out")
+            text = f"is {self.nc} but {len(self.names)} names are given; leave one of them out"
+            raise key_error("nc", text)
         return self
 
     @property

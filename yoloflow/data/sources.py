@@ -204,7 +204,10 @@ def _open_capture(device: str) -> cv2.VideoCapture:
 
 
 def _usable(source: str, candidates: Sequence[Path]) -> list[Path]:
-    files = [path for path in candidates if path.is_file() and not path.name.startswith(".")]
+    # A link that leads nowhere is a file that cannot be read.
+    files = [
+        path for path in candidates if (path.is_file() or not path.exists()) and not path.name.startswith(".")
+    ]
     suffixes = (IMAGE_SUFFIXES - DRAWING_SUFFIXES) | VIDEO_SUFFIXES
     usable = [path for path in files if path.suffix.lower() in suffixes]
     if not usable:

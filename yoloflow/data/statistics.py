@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -65,14 +66,12 @@ def statistics(index: DatasetIndex, img_size: int, stride: int) -> dict[str, Any
 def describe_statistics(figures: dict[str, Any]) -> list[str]:
     """Returns the figures of `statistics` as lines for people."""
     images, boxes = figures["images"], figures["boxes"]
-    classes = sorted(figures["classes"], key=lambda row: -row["objects"])
-    listed = ", ".join(f"{row['name']} {row['objects']}" for row in classes[:_NAMED])
-    more = f", ... and {len(classes) - _NAMED} more" if len(classes) > _NAMED else ""
+    counts = [(row["name"], row["objects"]) for row in figures["classes"]]
     height, width = images["median_hw"]
     lines = [
         f"sizes: median {width:g} x {height:g} px; {images['objects_mean']:.1f} objects an image, "
         f"{images['objects_most']} at most",
-        f"objects by class: {listed}{more}",
+        describe_objects(counts),
     ]
     if boxes["count"]:
         middle = _QUANTILES.index(50)
@@ -82,6 +81,12 @@ def describe_statistics(figures: dict[str, Any]) -> list[str]:
             f"{_share(boxes['under_stride'], boxes['count'])} under the finest stride of {boxes['stride']} px"
         )
     return lines
+
+
+def describe_objects(counts: Iterable[tuple[str, int]]) -> str:
+    """Returns the objects of each class, as name and number, for people: the most frequent classes first."""
+    ordered = sorted(counts, key=lambda pair: -pair[1])
+    return f"objects by class: {_first([f'{name} {count}' for name, count in ordered])}"
 
 
 def set_remarks(index: DatasetIndex, img_size: int, is_trained_on: bool) -> list[Problem]:

@@ -13,12 +13,12 @@ from yoloflow.config.fitting import naming_the_recipe, recipes_that_fit
 from yoloflow.config.reader import load_config
 from yoloflow.config.schema import Config
 from yoloflow.models import Network, create_model, load_pretrain
-from yoloflow.models.exported import EXPORT_SUFFIX, METADATA_KEY, ExportedNetwork
+from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
 from yoloflow.run import file_names
 from yoloflow.run.folder import find_weights, names_of_run
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.files import read_weights
-from yoloflow.weights.onnx_convolutions import read_onnx_metadata
+from yoloflow.weights.onnx_convolutions import METADATA_KEY, read_onnx_metadata
 from yoloflow.weights.published import coco_names, list_published, weights_path
 
 logger = logging.getLogger("yoloflow")

@@ -185,6 +185,7 @@ def _describe(settings: Mapping[str, Any]) -> str:
         rows = "; ".join(_describe_row(row) for row in settings["test_transforms"])
         parts.append(f"{settings['shape']} {sides}, {rows}, shrunk {_SHRUNK[settings['test_shrink']]}")
     suppression = f"NMS iou {settings['iou_thres']:g}" if settings["nms"] else "no NMS (end-to-end head)"
+    suppression += " inside the file" if settings.get("nms_inside") else ""
     parts.append(f"{suppression}, conf {settings['conf_thres']:g}, max_det {settings['max_det']}")
     ranks = "1 rank" if settings["ranks"] == 1 else f"{settings['ranks']} ranks"
     fused = ", fused" if settings["fused"] else ""

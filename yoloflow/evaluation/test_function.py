@@ -32,6 +32,7 @@ from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.evaluation.result import DetectedImage, EvaluationResult, EvaluationSeconds
 from yoloflow.files import write_atomically
 from yoloflow.models import Network, prepare_for_inference
+from yoloflow.models.exported import ExportedNetwork
 from yoloflow.models.inference import Prediction, predict
 from yoloflow.models.layers.contract import HeadOutput
 from yoloflow.models.precision import Precision
@@ -159,6 +160,7 @@ def test(
     )
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     settings = {**thresholds, "nms_time_limit": nms_time_limit, **_settings_of(network, device, precision)}
+    settings |= _inside(network, conf_thres, max_det)
     if isinstance(network, Network):
         network = prepare_for_inference(network, in_float32=settings["precision"] == "float32")
 
@@ -228,6 +230,15 @@ def _settings_of(network: nn.Module, device: torch.device, precision: Precision 
         "precision": str(dtype or torch.float32).removeprefix("torch."),
         "fused": isinstance(network, Network),
     }
+
+
+def _inside(network: nn.Module, conf_thres: float, max_det: int) -> dict[str, Any]:
+    """Returns the settings of a suppression inside an exported file; none where that is left to us."""
+    nms = network.info.nms if isinstance(network, ExportedNetwork) else None
+    if nms is None:
+        return {}
+    limits = {"conf_thres": max(conf_thres, nms.conf_thres), "max_det": min(max_det, nms.max_det)}
+    return {**limits, "iou_thres": nms.iou_thres, "nms": True, "nms_inside": True, "multi_label": False}
 
 
 def _check_classes(prediction: Tensor, kind: HeadOutput, index: DatasetIndex) -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from yoloflow.models import Network
-from yoloflow.models.exported import METADATA_KEY, ExportedInfo
+from yoloflow.models.exported import ExportedInfo
 from yoloflow.models.inference import prediction_of
 from yoloflow.models.onnx_nms import append_nms
+from yoloflow.weights.onnx_convolutions import METADATA_KEY
 
 OPSETS = (11, 20)
 """First and last of the ONNX operator sets that can be written."""

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from yoloflow.files import is_utf8
 from yoloflow.models.layers.contract import HeadOutput
 from yoloflow.structures import YoloflowError
+from yoloflow.weights.onnx_convolutions import METADATA_KEY
 
 EXPORT_SUFFIX = ".onnx"
-METADATA_KEY = "yoloflow"
-"""Where the file's metadata holds `ExportedInfo`, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)

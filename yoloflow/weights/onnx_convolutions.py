@@ -15,6 +15,9 @@ from yoloflow.weights.protobuf import Field, read_fields, read_varint
 Convolution = tuple[Tensor, Tensor | None]
 """Kernel (out, in / groups, kh, kw) and bias (out,)."""
 
+METADATA_KEY = "yoloflow"
+"""Where the metadata of a file of `yoloflow export` say how to use it."""
+
 # Field numbers of onnx.proto.
 _GRAPH, _METADATA, _NODE, _INITIALIZER = 7, 14, 1, 5
 _INPUT, _OPERATOR = 1, 4
@@ -69,6 +72,12 @@ def read_onnx_convolutions(path: Path) -> list[Convolution]:
                 names = [content[part.start : part.end] for part in parts if part.number == _INPUT]
                 found.append(_convolution(names[1:], stored))
     except YoloflowError as error:
+        if METADATA_KEY in read_onnx_metadata(path):
+            raise YoloflowError(
+                f"{path}: is a file of `yoloflow export`, good for `test` and `predict`; it gives no "
+                "weights, as BatchNorm is folded in it and its graph changed: give the run, or its "
+                ".safetensors file"
+            ) from None
         raise YoloflowError(f"{path}: not a readable ONNX file of a network: {error}") from None
     if not found:
         raise YoloflowError(f"{path}: there is no convolution in this ONNX file")

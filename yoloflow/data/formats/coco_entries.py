@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.formats.outlines import NO_POLYGON, join_parts, outline_of_mask, read_mask
-from yoloflow.files import read_json
+from yoloflow.files import read_json, require_text
 from yoloflow.structures import Problem, RunLengthMask, YoloflowError
 
 _INT64_BOUND = 2**63
@@ -126,6 +126,7 @@ def read_categories(source: str, entries: Sequence[Any]) -> dict[int, str]:
             raise YoloflowError(
                 f"{source}: category id {number} is given to {found[number]} and to {entry['name']}"
             )
+        require_text(entry["name"], f"{source}: categories[{position}]")
         found[number] = entry["name"]
     if not found:
         raise YoloflowError(f"{source}: lists no categories, so its boxes can have no class")

@@ -9,7 +9,6 @@ of its name (annotations/instances_val2017.json -> ../val2017), in `images`, and
 
 from __future__ import annotations
 
-import filecmp
 import gc
 import os
 import re
@@ -31,7 +30,7 @@ from yoloflow.data.formats.coco_entries import (
     read_objects,
     unpacked,
 )
-from yoloflow.data.formats.image_search import find_images
+from yoloflow.data.formats.image_search import check_same_images, find_images, folder_advice
 from yoloflow.data.formats.outlines import NO_POLYGON
 from yoloflow.structures import Problem, YoloflowError
 
@@ -127,11 +126,10 @@ def _find(source: str, images: ImageEntries, folders: list[str], image_folder: s
     names = images.names + [name for _, name, _ in images.repeated]
     found = find_images(source, names, folders, None if image_folder is None else folders[-1])
     if names and not found.num_found:
-        last = (names[0].replace("\\", "/").rpartition("/")[2]) or names[0]
         looked = ", ".join(filter(os.path.isdir, folders))
         raise YoloflowError(
             f"{source}: none of its {len(names)} images ({names[0]}, ...) is found in {looked}; "
-            f"set data.image_folder to the folder of {last}"
+            f"{folder_advice(source, names[0])}"
         )
     images.paths = found.paths[: len(images.names)]
     images.problems += found.problems
@@ -186,17 +184,8 @@ def check_not_the_other_sets(source: str, image_paths: Sequence[str], image_fold
     *of_words, folder = _candidate_folders(source, image_folder)
     if of_words or os.path.basename(folder) in _words(source):
         return
-    parent = os.path.dirname(folder)
-    for place in (os.path.join(parent, word) for word in _words(source)):
-        for one in image_paths if os.path.isdir(place) else ():
-            name = os.path.relpath(one, folder)
-            other = os.path.join(place, name)
-            if os.path.isfile(one) and os.path.isfile(other) and not filecmp.cmp(one, other, shallow=False):
-                raise YoloflowError(
-                    f"{source}: {name} is in data.image_folder={image_folder} and, as another image, in "
-                    f"{place}; give a folder for each set: "
-                    "'data.image_folder={train_set: FOLDER, val_set: FOLDER}'"
-                )
+    named_like = [os.path.join(os.path.dirname(folder), word) for word in _words(source)]
+    check_same_images(source, image_folder, folder, filter(os.path.isdir, named_like), image_paths)
 
 
 def flatten(

@@ -8,18 +8,22 @@ one image is found as it stands is not looked for anywhere else: what is missing
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import islice, takewhile
 from urllib.parse import unquote
 
 from yoloflow.data.image_files import IMAGE_SUFFIXES
-from yoloflow.structures import Problem
+from yoloflow.structures import Problem, YoloflowError
 
 _SAMPLE = 200
+_MOST_ENTRIES = 20_000
+_LEVELS = 4
+_NAMED = 4
 # Label Studio puts eight digits before the name of a file that is uploaded.
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
 
@@ -79,6 +83,87 @@ def find_images(
         for name, path in zip(names, paths, strict=True)
     ]
     return found
+
+
+def folder_advice(source: str, name: str) -> str:
+    """Returns what to set where the images of a source are not found; folders nearby are named.
+
+    Args:
+        source: the file that lists the images.
+        name: of one of them.
+    """
+    last, here = (parts_of(name) or [name])[-1], os.path.dirname(os.path.abspath(source))
+    places = list(_folders_with(last, os.path.dirname(here)))
+    advice = f"set data.image_folder to the folder of {last}"
+    if len(places) == 1:
+        return f"{advice}, which is in {places[0]}"
+    if places:
+        more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
+        advice += (
+            f"; it is in {', '.join(places[:_NAMED])}{more}: where these are the folders of different sets, "
+            "'data.image_folder={train_set: FOLDER, val_set: FOLDER}'"
+        )
+    return advice
+
+
+def _folders_with(name: str, root: str) -> Iterator[str]:
+    """Finds folders with a file of a name, a few levels below a folder; the search is short."""
+    places, looked = deque([(root, 0)]), 0
+    while places and looked < _MOST_ENTRIES:
+        place, depth = places.popleft()
+        try:
+            entries = sorted(islice(os.scandir(place), _MOST_ENTRIES), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        looked += len(entries)
+        if any(entry.name == name and entry.is_file() for entry in entries):
+            yield place
+        folders = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        places.extend((path, depth + 1) for path in folders if depth < _LEVELS)
+
+
+def check_not_shared(
+    source: str, image_folder: str, train_paths: Sequence[str], val_paths: Sequence[str]
+) -> None:
+    """Raises where two sets have the same files of their one folder, and a folder beside it others.
+
+    Args:
+        source: of the second set, for the message.
+        image_folder: as the user gave it.
+        train_paths: images of the first set.
+        val_paths: of the second.
+    """
+    shared = sorted(set(train_paths) & set(val_paths))
+    given = (os.path.abspath(image_folder), os.path.join(os.path.dirname(source), image_folder))
+    folder = os.path.abspath(next(filter(os.path.isdir, given), image_folder))
+    parent = os.path.dirname(folder)
+    if shared and os.path.isdir(parent):
+        beside = (entry.path for entry in os.scandir(parent) if entry.is_dir() and entry.path != folder)
+        check_same_images(source, image_folder, folder, beside, shared)
+
+
+def check_same_images(
+    source: str, image_folder: str, folder: str, others: Iterable[str], image_paths: Sequence[str]
+) -> None:
+    """Raises where another folder has an image of the same name that is not the same.
+
+    Args:
+        source: that lists the images, for the message.
+        image_folder: as the user gave it.
+        folder: where that is.
+        others: folders that the images may be meant in.
+        image_paths: in `folder`.
+    """
+    for place in others:
+        for one in image_paths:
+            name = os.path.relpath(one, folder)
+            other = os.path.join(place, name)
+            if os.path.isfile(one) and os.path.isfile(other) and not filecmp.cmp(one, other, shallow=False):
+                raise YoloflowError(
+                    f"{source}: {name} is in data.image_folder={image_folder} and, as another image, in "
+                    f"{place}; give a folder for each set: "
+                    "'data.image_folder={train_set: FOLDER, val_set: FOLDER}'"
+                )
 
 
 def _shared_files(names: Sequence[str], paths: Sequence[str | None]) -> set[int]:

@@ -14,12 +14,14 @@ from __future__ import annotations
 import codecs
 import glob
 import math
+import mmap
 import os
 import re
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
@@ -38,6 +40,7 @@ _SEPARATOR = re.escape(os.sep)
 _IN_IMAGES = re.compile(rf"(.*){_SEPARATOR}(images){_SEPARATOR}(.*)", re.IGNORECASE | re.ASCII | re.DOTALL)
 _LABELS = ("labels", "Labels", "LABELS")
 _SUFFIXES = (".txt", ".TXT")
+_NAMED = 4
 
 
 def recognises(source: str) -> bool:
@@ -74,14 +77,30 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
 
 
 def _images_of_labels(source: str) -> str:
-    """Returns the end of a sentence about a source without images: where those of a folder of labels lie."""
+    """Returns the end of a sentence about a source without images: what else is there to be given."""
     for labels in _LABELS:
         head, part, tail = os.path.abspath(source).rpartition(f"{os.sep}{labels}")
         places = (f"{head}{os.sep}{name}{tail}" for name in ("images", "Images", "IMAGES"))
         if not part or (images := next(filter(os.path.isdir, places), None)) is None:
             continue
         return f": it is a folder of labels, which are found by their images; give {images}"
-    return f" (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
+    if files := _coco_files(source):
+        more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+        return f": holds {', '.join(files[:_NAMED])}{more}; give {'one' if len(files) > 1 else 'it'}"
+    return " (looked for .jpg, .png and the like)"
+
+
+def _coco_files(folder: str) -> list[str]:
+    """Returns the COCO json files in a folder, or in a folder there."""
+    found = []
+    for path in (path for pattern in ("*.json", "*/*.json") for path in sorted(Path(folder).glob(pattern))):
+        try:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                is_coco = content.find(b'"images"') >= 0 and content.find(b'"categories"') >= 0
+        except (OSError, ValueError):
+            continue
+        found += [str(path)] if is_coco else []
+    return found
 
 
 def listed_images(source: str, image_folder: str | None = None) -> tuple[list[str], list[int], list[Problem]]:

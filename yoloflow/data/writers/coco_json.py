@@ -18,7 +18,7 @@ from yoloflow.structures import DatasetIndex, RunLengthMask
 BOX_DECIMALS = 9
 
 
-def places(folder: Path, split: str) -> tuple[Path, Path]:
+def places(folder: Path, split: str) -> tuple[Path, ...]:
     """Folder of the images, and the file."""
     return folder / "images" / split, folder / "annotations" / f"{split}.json"
 

@@ -66,11 +66,11 @@ class Writer:
 
     Attributes:
         write: (target, file name of each image) -> the file or folder to read the split from again.
-        places: (folder, split) -> the folder of the images, and the file or folder of the labels.
+        places: (folder, split) -> the folder of the images, then the files and folders of the labels.
     """
 
     write: Callable[[Target, list[str]], Path]
-    places: Callable[[Path, str], tuple[Path, Path]]
+    places: Callable[[Path, str], tuple[Path, ...]]
 
 
 def check_target(writer: Writer, target: Target) -> None:
@@ -98,7 +98,7 @@ def write_split(writer: Writer, target: Target, link: bool) -> Path:
     Raises:
         YoloflowError: a file cannot be written.
     """
-    image_folder, _labels = writer.places(target.folder, target.split)
+    image_folder, *_ = writer.places(target.folder, target.split)
     names = target.names()
     sources = target.index.image_paths.tolist()
     try:

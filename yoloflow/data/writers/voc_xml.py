@@ -15,7 +15,7 @@ from yoloflow.data.writers.target import Target
 from yoloflow.structures import Uint8Array
 
 
-def places(folder: Path, split: str) -> tuple[Path, Path]:
+def places(folder: Path, split: str) -> tuple[Path, ...]:
     """Folders of the images and of the annotations."""
     return folder / split / "JPEGImages", folder / split / "Annotations"
 

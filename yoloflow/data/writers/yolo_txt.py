@@ -14,20 +14,19 @@ _DIGITS = 10
 _BOX_TOLERANCE_PX = 1.0
 
 
-def places(folder: Path, split: str) -> tuple[Path, Path]:
-    """Folders of the images and of the labels."""
-    return folder / "images" / split, folder / "labels" / split
+def places(folder: Path, split: str) -> tuple[Path, ...]:
+    """Folders of the images and of the labels, and the list of images."""
+    return folder / "images" / split, folder / "labels" / split, folder / f"{split}.txt"
 
 
 def write(target: Target, names: list[str]) -> Path:
     """Write a label file for each image, and the list of images."""
-    index, labels = target.index, places(target.folder, target.split)[1]
+    index, (_, labels, listing) = target.index, places(target.folder, target.split)
     labels.mkdir(parents=True)
     for image, name in enumerate(names):
         boxes = range(int(index.box_offsets[image]), int(index.box_offsets[image + 1]))
         lines = [_line(target, image, box) for box in boxes]
         (labels / Path(name).with_suffix(".txt").name).write_text("".join(line for line in lines if line))
-    listing = target.folder / f"{target.split}.txt"
     listing.write_text("".join(f"./images/{target.split}/{name}\n" for name in names), encoding="utf-8")
     if (index.category_ids != np.arange(1, len(index.names) + 1)).any():
         target.lost["category ids became positions in the list of names"] += len(index.names)
