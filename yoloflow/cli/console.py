@@ -186,6 +186,13 @@ def show(text: str, hang: int | None = None) -> None:
     typer.echo(text)
 
 
+def show_path(path: Path) -> None:
+    """Prints the path of a result for scripts, unless a message has just shown it in the same terminal."""
+    shown = sys.stderr.isatty() and logging.getLogger("yoloflow").isEnabledFor(logging.INFO)
+    if not (shown and sys.stdout.isatty()):
+        typer.echo(path)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file that the user asked for."""
     write(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import KeyValueCommand, app, mistake
+from yoloflow.cli.console import KeyValueCommand, app, mistake, show_path
 
 EXIT_WITH_PROBLEMS = 1
 
@@ -128,7 +128,7 @@ def detect(  # noqa: PLR0913  one parameter for each option
     finally:
         signal.signal(signal.SIGTERM, before)
     for path in done.paths.values():
-        typer.echo(path)
+        show_path(path)
     if done.problems:
         raise typer.Exit(EXIT_WITH_PROBLEMS)
 
