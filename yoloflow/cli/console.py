@@ -174,16 +174,17 @@ def _configure(
     logger.setLevel(levels[log_level.lower()])
 
 
-def show(text: str, hang: int | None = None) -> None:
+def show(text: str, hang: int | None = None, *, err: bool = False) -> None:
     """Prints lines; in a terminal those that are too wide for it are broken between words.
 
     Args:
         text: lines.
         hang: columns that continued lines are indented by; None: two more than the line.
+        err: print on stderr.
     """
-    if sys.stdout.isatty():
+    if (sys.stderr if err else sys.stdout).isatty():
         text = fit_width(text, shutil.get_terminal_size().columns, hang)
-    typer.echo(text)
+    typer.echo(text, err=err)
 
 
 def show_path(path: Path) -> None:

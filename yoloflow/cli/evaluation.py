@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from yoloflow.cli.console import KeyValueCommand, Overrides, app, make_place, mistake, write_json
+from yoloflow.cli.console import KeyValueCommand, Overrides, app, make_place, mistake, show, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,10 @@ CLASS_FIGURES = {
 def evaluate(
     run_or_recipe: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN|RECIPE|FILE.onnx]", help="a run folder, a recipe or an exported file"),
+        typer.Argument(
+            metavar="RUN|FILE|RECIPE",
+            help="a run folder, a weights file inside one, an exported file, or a recipe with weight=FILE",
+        ),
     ] = None,
     overrides: Overrides = None,
     weight: Annotated[
@@ -186,7 +189,7 @@ def _compare(annotations: Path, predictions: Path, against: Path, json_file: Pat
         write_json(json_file, {**found.to_json(), "data_problems": {"annotations": truth.account()}})
     _show_comparison(found, predictions.name, against.name)
     for line in _account(truth):
-        _console().print(line, highlight=False, soft_wrap=True)
+        show(line)
 
 
 def _show_result(result: CocoResult, masks: CocoResult | None, remarks: list[str]) -> None:
@@ -206,7 +209,7 @@ def _show_result(result: CocoResult, masks: CocoResult | None, remarks: list[str
             classes.add_row(row.name, str(row.num_objects), *values)
         console.print(classes)
     for remark in remarks:
-        console.print(remark, highlight=False, soft_wrap=True)
+        show(remark)
 
 
 def _show_diagnostics(found: Diagnostics) -> None:

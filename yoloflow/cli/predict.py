@@ -17,8 +17,9 @@ EXIT_WITH_PROBLEMS = 1
 Weights = Annotated[
     str,
     typer.Argument(
-        metavar="RUN|WEIGHTS|FILE.onnx",
-        help="a run folder, a weights file inside one, or a file of `yoloflow export`",
+        metavar="RUN|FILE|RECIPE",
+        help="a run folder, a weights file inside one, a file of `yoloflow export`, or a recipe with "
+        "weight=FILE among the settings",
     ),
 ]
 Sources = Annotated[

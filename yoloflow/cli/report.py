@@ -15,7 +15,9 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders, finished or not")],
     out: Annotated[
         Path | None,
-        typer.Option(help="file to write (default: report.html in the run; of several compare.html in the first)"),
+        typer.Option(
+            help="file to write (default: report.html in the run; of several compare.html in the first)"
+        ),
     ] = None,
     evaluate: Annotated[
         bool, typer.Option(help="evaluate the best weights of a run that has no diagnostics of them")

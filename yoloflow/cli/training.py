@@ -86,7 +86,7 @@ def plan(
 
 @app.command(cls=Command)
 def recipes(
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="print this one, resolved")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="print this one, resolved")] = None,
     overrides: Overrides = None,
 ) -> None:
     """List the recipes, or print one with all its settings."""
