@@ -35,6 +35,34 @@ def test_help_needs_no_heavy_module() -> None:
         assert command in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["predict", "runs/pet", "a.png"], "runs/pets"),
+        (["predict", "pets", "a.png"], "runs/pets"),
+        (["predict", "runs/pets/weights/bst.safetensors", "a.png"], "runs/pets/weights/best.safetensors"),
+        (["test", "runs/pet"], "runs/pets"),
+        (["test", "runs/pets", "weight=runs/pets/weights/bst.safetensors"], "runs/pets/weights/best.safe"),
+        (["export", "runs/pet"], "runs/pets"),
+        (["report", "runs/pet"], "runs/pets"),
+        (["watch", "runs/pet"], "runs/pets"),
+        (["train", "runs/pet"], "runs/pets"),
+    ],
+)
+def test_a_misspelt_run_or_file_is_answered_with_the_one_that_is_there(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    meant: str,
+) -> None:
+    tiny_run(tmp_path / "runs" / "pets")
+    write_images(tmp_path, {"a.png": (20, 30)})
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 2
+    assert f"did you mean {meant}" in capfd.readouterr().err
+
+
 @pytest.mark.process
 def test_predictions_are_evaluated_without_torch(tmp_path: Path) -> None:
     truth = {

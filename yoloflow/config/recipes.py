@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yoloflow.config.foreign_names import RECIPE_NAMES, plain_name
+from yoloflow.files import similar_paths
 from yoloflow.structures import YoloflowError, nearest_names
 
 RECIPES_FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -80,9 +81,10 @@ def find_recipe(recipe_or_path: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     if is_file_name:
-        raise YoloflowError(f"{path}: no such file")
+        raise YoloflowError(f"{path}: no such file{similar_paths(path)}")
+    known = [*recipes, *(str(config.parent) for config in Path("runs").glob("*/config.yaml"))]
     raise YoloflowError(
-        f"{text}: unknown recipe; {nearest_names(text, recipes)} (a file is given as a path ending in .yaml)"
+        f"{text}: unknown recipe; {nearest_names(text, known)} (a file is given as a path ending in .yaml)"
     )
 
 

@@ -13,6 +13,7 @@ from yoloflow.config.document import write_yaml
 from yoloflow.config.fitting import naming_the_recipe, recipes_that_fit
 from yoloflow.config.reader import check_overrides, load_config
 from yoloflow.config.schema import Config
+from yoloflow.files import similar_paths
 from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.models.exported import EXPORT_SUFFIX, METADATA_KEY, ExportedNetwork
 from yoloflow.run import file_names
@@ -23,6 +24,10 @@ from yoloflow.weights.onnx_convolutions import read_onnx_metadata
 from yoloflow.weights.published import coco_names, list_published, weights_path
 
 logger = logging.getLogger("yoloflow")
+
+_WHAT_TO_GIVE = (
+    "; give a run such as runs/NAME, a file of weights, an exported file, or a recipe with weight=FILE"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +83,7 @@ def find_parts(target: str | Path, weight: str | Path | None = None, overrides: 
         return _parts_of_file(path if weight is None else Path(weight), path, overrides)
     if len(path.parts) > 1 and not path.exists():
         raise YoloflowError(
-            f"{target}: no such file or folder; give a run such as runs/NAME, a file of weights, an exported "
-            "file, or a recipe with weight=FILE"
+            f"{target}: there is no such file or folder{similar_paths(path) or _WHAT_TO_GIVE}"
         )
     config = load_config(target, [*overrides, "finetune=false"])  # the weights are used as they are
     run = path if (path / file_names.CONFIG).is_file() else None
