@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from rich.console import Console
@@ -14,9 +15,10 @@ from tests.support.coco_oracle import pycocotools_stats, random_mask_case, run_p
 from tests.support.command import run
 from tests.support.tiny_run import NAMES, tiny_run, write_images
 from yoloflow.cli import app, main
-from yoloflow.cli.evaluation import CLASS_FIGURES, _table
+from yoloflow.cli.evaluation import CLASS_FIGURES, _show_classes, _table
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
+from yoloflow.evaluation.coco import ClassResult, CocoResult
 from yoloflow.evaluation.metrics import METRICS
 
 
@@ -364,7 +366,25 @@ def test_ctrl_c_while_the_command_itself_is_imported_is_one_line_and_130(tmp_pat
     assert (found.returncode, found.stdout, found.stderr) == (130, "", "yoloflow: interrupted\n")
 
 
-def test_a_table_of_classes_fits_a_terminal_of_80_columns_with_all_its_figures() -> None:
+@pytest.mark.parametrize(("columns", "has_sizes"), [(60, False), (72, False), (80, True), (120, True)])
+def test_names_of_classes_stay_whole_and_figures_that_do_not_fit_are_named(
+    columns: int, has_sizes: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = (0.1234,) * len(CLASS_FIGURES)
+    names = ["motorcycle", "traffic light", "baseball glove"]
+    rows = tuple(ClassResult(k, name, 10070, *figures) for k, name in enumerate(names))
+    result = CocoResult((0.1,) * 12, rows, 1, np.zeros((3, 101)), np.zeros((3, 101)))
+    shown = io.StringIO()
+    _show_classes(Console(file=shown, width=columns), "class", result)
+    text = shown.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= columns
+    assert [line.split("  ")[0].strip() for line in text.splitlines() if "0.1234" in line] == names
+    assert ("medium" in text) == has_sizes
+    assert ("AP of small, medium and large objects: in a" in capsys.readouterr().out) != has_sizes
+
+
+def test_a_table_with_an_uncommonly_long_name_fits_a_terminal_with_all_its_figures() -> None:
     table = _table("class", "objects", *CLASS_FIGURES)
     figures = [f"0.{number}234" for number in range(len(CLASS_FIGURES))]
     table.add_row("an-uncommonly-long-name-of-a-class", "10070", *figures)
