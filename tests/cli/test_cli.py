@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -396,6 +397,18 @@ def test_a_table_with_an_uncommonly_long_name_fits_a_terminal_with_all_its_figur
     assert [figure for figure in ("10070", *figures) if figure not in text] == []
     name = "".join(line.split("  ")[0].strip() for line in text.splitlines())
     assert "an-uncommonly-long-name-of-a-class" in name
+
+
+@pytest.mark.parametrize("command", [[], ["predict"], ["test"], ["watch"], ["data"], ["weights"]])
+def test_help_is_of_whole_words_in_80_columns(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(monkeypatch, *command, "--help") == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"…|\w\.\.\.(\n|$)", text)
+    assert ("--save-images / --no-save-images" in text) == (command == ["predict"])
 
 
 @pytest.mark.parametrize("columns", [60, 80])

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 class Command(TyperCommand):
     """A command that says how options of other trainers are written here."""
 
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Returns the first sentence of the help, whole: the list of commands breaks it into lines."""
+        return super().get_short_help_str(sys.maxsize)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the command line, or refuses options that there are not with the line to write instead."""
         known = {"--help", "-h"}.union(
@@ -109,6 +113,7 @@ app = typer.Typer(
     no_args_is_help=True,
     cls=Commands,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

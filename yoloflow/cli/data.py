@@ -103,7 +103,7 @@ def convert_data(
         show(line)
 
 
-@data_app.command("split")
+@data_app.command("split", cls=Command)
 def split_data(
     sources: Sources,
     out: Annotated[Path, typer.Option(help="folder to write to")],

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import app, show_path
+from yoloflow.cli.console import Command, app, show_path
 
 
-@app.command("report")
+@app.command("report", cls=Command)
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders, finished or not")],
     out: Annotated[

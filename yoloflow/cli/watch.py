@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import app
+from yoloflow.cli.console import Command, app
 
 
-@app.command()
+@app.command(cls=Command)
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, such as runs/pets")],
     once: Annotated[bool, typer.Option("--once", help="print once and end")] = False,
