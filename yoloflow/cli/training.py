@@ -76,7 +76,7 @@ def plan(
         steps_per_epoch = count_steps_per_epoch(config, index, world_size)
         account["data_problems"] = {"train_set": problems_report(index)}
     planned = make_plan(config, steps_per_epoch, world_size)
-    for line in describe_finetune(config, load_config(recipe, [*overrides, "finetune=false"])):
+    for line in describe_finetune(config, load_config(recipe, [*overrides, "finetune=false"]), as_list=True):
         show(line)
     show(planned.describe())
     write_json(out / "plan.json", planned.to_json() | account)
