@@ -197,9 +197,10 @@ def _compare(annotations: Path, predictions: Path, against: Path, json_file: Pat
 def _show_result(result: CocoResult, masks: CocoResult | None, remarks: list[str]) -> None:
     """Prints COCO's twelve figures, then a line for each class, those of masks too, then the remarks."""
     from yoloflow.evaluation.coco import STAT_NAMES
+    from yoloflow.structures import plural
 
     results = {"all classes": result} if masks is None else {"boxes": result, "masks": masks}
-    figures = _table(f"{result.num_images} images", *results)
+    figures = _table(plural(result.num_images, "image"), *results)
     for k, name in enumerate(STAT_NAMES):
         figures.add_row(name, *(_figure(one.stats[k]) for one in results.values()))
     console = _console()
@@ -259,9 +260,10 @@ def _show_diagnostics(found: Diagnostics) -> None:
 def _show_comparison(found: Comparison, name: str, other: str) -> None:
     """Prints AP and AP50 of both with the difference, then each class, the largest gain first."""
     from yoloflow.evaluation.diagnostics.intervals import LEVEL
+    from yoloflow.structures import plural
 
     titles = (name, other, "difference", f"{LEVEL:.0%} interval", "samples in which it is better")
-    figures = _table(f"{found.a.num_images} images", *titles)
+    figures = _table(plural(found.a.num_images, "image"), *titles)
     for title, row in (("AP", found.ap), ("AP50", found.ap50)):
         ends = "-" if row.interval is None else "{:+.4f} to {:+.4f}".format(*row.interval)
         share = "-" if row.share_better is None else f"{row.share_better:.1%}"

@@ -125,7 +125,7 @@ def begun_run(
 
 def _plain_recipe(config: Config) -> Config | None:
     """Returns the package's recipe that settings are of; None where they are of a file of the user."""
-    if config.recipe not in (recipe.name for recipe in list_recipes()):
+    if config.recipe is None or config.recipe not in (recipe.name for recipe in list_recipes()):
         return None
     return load_config(config.recipe, ["finetune=false"])
 
