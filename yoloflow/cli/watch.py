@@ -33,7 +33,7 @@ def watch(
     progress = files.read()
     console = Console()
     if not console.is_terminal:
-        console = Console(width=100)  # its columns stay whatever the width of the caller's terminal
+        console = Console(width=80)  # what shows it in the end has that many
     elif not once and not progress.is_finished:
         try:
             with Live(console=console, screen=True, auto_refresh=False) as live:
