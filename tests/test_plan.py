@@ -9,7 +9,7 @@ import pytest
 from yoloflow.config.reader import load_config
 from yoloflow.optim.schedule import create_lr_scheduler, create_warmup_momentum_scheduler, ema_decay
 from yoloflow.plan import MAX_POINTS, Plan, draw_plan, make_plan, spread_updates
-from yoloflow.structures import YoloflowError
+from yoloflow.structures import YoloflowError, plural
 
 
 def plan_of(*overrides: str, steps_per_epoch: int = 19, world_size: int = 1) -> Plan:
@@ -71,6 +71,19 @@ def test_factors_of_the_rates_are_said() -> None:
     assert "the learning rates below times 0.1 for backbone, 2.0 for head.*" in shown
 
 
+@pytest.mark.parametrize(
+    ("count", "noun", "said"),
+    [
+        (1, "epoch", "1 epoch"),
+        (0, "image", "0 images"),
+        (2, "box", "2 boxes"),
+        (2, "micro-batch", "2 micro-batches"),
+    ],
+)
+def test_one_of_a_thing_is_said_without_s(count: int, noun: str, said: str) -> None:
+    assert plural(count, noun) == said
+
+
 def test_the_table_marks_warm_up_stage_borders_and_the_end() -> None:
     plan = plan_of("epochs=30", "optimizer.max_warmup_fraction=0.1")
     assert plan.warmup_updates == 57
@@ -84,10 +97,7 @@ def test_the_table_marks_warm_up_stage_borders_and_the_end() -> None:
         569: "last",
     }
     lines = plan.describe().splitlines()
-    assert (
-        lines[0]
-        == "30 epochs (20 + 10) x 19 micro-batches = 570 updates of 1 micro-batch(es), 16 images each"
-    )
+    assert lines[0] == "30 epochs (20 + 10) x 19 micro-batches = 570 updates of 1 micro-batch, 16 images each"
     assert lines[2].startswith("stage 1: 20 epochs, steps 1 to 380: 640 px; sampler uniform; mosaic > ")
     assert lines[5].split() == [
         "1",

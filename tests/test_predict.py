@@ -191,7 +191,7 @@ def test_a_video_that_ends_early_is_named_and_its_frames_kept(tmp_path: Path) ->
 def test_sources_that_are_not_there_are_clear_errors(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "hollow").mkdir()
     cases = {
-        str(pictures / "a" / "x.jpeg"): "no such file or folder; did you mean x.jpg",
+        str(pictures / "a" / "x.jpeg"): f"no such file or folder; did you mean {pictures / 'a' / 'x.jpg'}?",
         str(pictures / "c" / "x.jpg"): "there is no folder",
         str(pictures): r"holds no image or video.*\*\*.*looks into its 2 folders",
         str(tmp_path / "hollow"): "holds no image or video",

@@ -286,6 +286,17 @@ def test_the_command_writes_a_page_of_several_runs_and_says_which_were_not_evalu
     assert f"{runs[0]} is not evaluated" in caplog.text
 
 
+def test_the_page_of_several_runs_leaves_the_page_of_the_first_alone(tmp_path: Path) -> None:
+    first, second = write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=1)
+    own = write_report([first], evaluate=False)
+    before = own.read_bytes()
+    done = CliRunner().invoke(app, ["report", str(first), str(second), "--no-evaluate"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{first / 'compare.html'}\n"
+    assert [run["name"] for run in page_data(first / "compare.html")["runs"]] == ["a", "b"]
+    assert own.read_bytes() == before
+
+
 def test_diagnostics_of_the_runs_own_weights_are_taken_as_they_are(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -310,7 +321,7 @@ def test_runs_that_are_none_and_places_that_are_taken_are_named(tmp_path: Path) 
     run = write_run(tmp_path / "run")
     with pytest.raises(YoloflowError, match="give at least one run folder"):
         write_report([])
-    with pytest.raises(YoloflowError, match=r"nowhere: no run folder \(config\.yaml is missing\)"):
+    with pytest.raises(YoloflowError, match="nowhere: there is no such run folder"):
         write_report([run, tmp_path / "nowhere"])
     (tmp_path / "taken").mkdir()
     with pytest.raises(YoloflowError, match="taken: cannot be written"):

@@ -24,7 +24,7 @@ from yoloflow.runtime.device import Machine
 from yoloflow.runtime.process_state import restored_process_state
 from yoloflow.runtime.rank_failures import explain_rank_timeout
 from yoloflow.runtime.ranks import init_ranks
-from yoloflow.structures import YoloflowError
+from yoloflow.structures import YoloflowError, plural
 
 logger = logging.getLogger("yoloflow")
 
@@ -78,7 +78,7 @@ def evaluate_run(
         with naming_the_recipe():
             load_pretrain(network, path, strict=True)
         loss_fn = _create_loss(config, network, len(index.names)).to(device)
-    logger.info("%s on %d images", path, len(index))
+    logger.info("%s on %s", path, plural(len(index), "image"))
     config = resolve_auto(config, Machine.of(device), ranks, is_training=False)
     precision = create_precision(config, device.type)
     test_fn = create_test_fn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 import hashlib
 import json
 import os
@@ -20,6 +21,16 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 """First bytes of a text that says that it is UTF-16."""
 
 _WORDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", NUMBER: "a number"}
+
+
+def similar_paths(path: Path) -> str:
+    """Returns a clause with paths that one which is not there may mean, from its folder; "" for none."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return "" if path.parent.is_dir() else f"; there is no folder {path.parent} either"
+    close = difflib.get_close_matches(path.name, names, n=3)
+    return f"; did you mean {' or '.join(str(path.parent / name) for name in close)}?" if close else ""
 
 
 def read_json(

@@ -18,7 +18,7 @@ from yoloflow.data.stages import Stage
 from yoloflow.optim.rules import RULES
 from yoloflow.optim.schedule import Schedule, count_warmup_updates, create_schedule, ema_decay
 from yoloflow.optim.settings import OptimizerSettings, RunLength
-from yoloflow.structures import DatasetIndex, YoloflowError
+from yoloflow.structures import DatasetIndex, YoloflowError, plural
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,7 +89,7 @@ class Plan:
         lines, begin = [], 0
         for number, (stage, epochs) in enumerate(self._stage_lengths(), 1):
             end = begin + stage.steps
-            when = f"{epochs} epochs, steps {begin + 1} to {end}" if stage.steps else "not trained"
+            when = f"{plural(epochs, 'epoch')}, steps {begin + 1} to {end}" if stage.steps else "not trained"
             lines.append(f"stage {number}: {when}: {stage.describe()}")
             begin = end
         return lines
@@ -124,10 +124,10 @@ class Plan:
         length = self.length
         stages = " + ".join(str(epochs) for epochs in self.stage_epochs)
         lines = [
-            f"{length.epochs} epochs ({stages}) x {length.steps_per_epoch} micro-batches"
-            f" = {self.num_updates} updates of {length.accumulate} micro-batch(es),"
-            f" {length.total_batch_size * length.accumulate} images each",
-            f"warm-up {self.warmup_updates} updates, weight decay {self.weight_decay:.6g}"
+            f"{plural(length.epochs, 'epoch')} ({stages}) x {length.steps_per_epoch} micro-batches"
+            f" = {plural(self.num_updates, 'update')} of {plural(length.accumulate, 'micro-batch')},"
+            f" {plural(length.total_batch_size * length.accumulate, 'image')} each",
+            f"warm-up {plural(self.warmup_updates, 'update')}, weight decay {self.weight_decay:.6g}"
             f" on group {self.settings.strategy.decayed_group}, {self.settings.optimizer}"
             f"{' (Nesterov)' if self.settings.uses_nesterov else ''}, curve {self.settings.curve}",
         ]

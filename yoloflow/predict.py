@@ -17,7 +17,7 @@ from yoloflow.detector import Detector, DetectSettings, Result, counted, find_pa
 from yoloflow.evaluation.coco_ids import CocoIds
 from yoloflow.report.prediction_formats import FORMATS, Naming
 from yoloflow.report.prediction_writer import PredictionWriter, check_free
-from yoloflow.structures import Problem, YoloflowError
+from yoloflow.structures import Problem, YoloflowError, plural
 
 logger = logging.getLogger("yoloflow")
 
@@ -147,7 +147,7 @@ def predict(
                 num_images += 1
                 counts.update(found.counts)
         except KeyboardInterrupt:
-            logger.info("stopped after %d images; what was done is in %s", num_images, folder)
+            logger.info("stopped after %s; what was done is in %s", plural(num_images, "image"), folder)
             if not has_camera:
                 raise
 
@@ -218,9 +218,9 @@ def _report(summary: PredictSummary, settings: PredictSettings, ids: CocoIds | N
         )
     rate = summary.num_images / max(summary.seconds, 1e-9)
     logger.info(
-        "%d detection%s in %d image%s (%.1f s, %.1f images a second)%s",
-        *(summary.num_detections, "s" * (summary.num_detections != 1)),
-        *(summary.num_images, "s" * (summary.num_images != 1), summary.seconds, rate),
+        "%s in %s (%.1f s, %.1f images a second)%s",
+        *(plural(summary.num_detections, "detection"), plural(summary.num_images, "image")),
+        *(summary.seconds, rate),
         f": {counted(summary.counts)}" if summary.counts else "",
     )
     if not summary.counts and settings.conf_thres > 0:
@@ -230,8 +230,8 @@ def _report(summary: PredictSummary, settings: PredictSettings, ids: CocoIds | N
     logger.info("in %s: %s%s", summary.save_dir, drawn, files)
     if problems:
         logger.warning(
-            "%d problem%s, such as %s; all are in %s",
-            *(len(problems), "s" * (len(problems) > 1), problems[0], summary.save_dir / "problems.json"),
+            "%s, such as %s; all are in %s",
+            *(plural(len(problems), "problem"), problems[0], summary.save_dir / "problems.json"),
         )
     return summary
 

@@ -24,7 +24,8 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, e
 
     Args:
         runs: run folders, finished or not.
-        out: the file; None for `report.html` in the first run.
+        out: the file; None for `report.html` in the run, or of several `compare.html` in the first, whose own
+            page stays.
         evaluate: evaluate the best weights of a run first if it has no diagnostics or those of other weights,
             and keep them as its `diagnostics.json`; where that is not possible a warning says why, and so
             does the page. Diagnostics of other weights are never shown without a word that they are.
@@ -50,7 +51,8 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, e
             logger.warning("%s: %s; without --no-evaluate it is evaluated again", run.path, run.stale_reason)
 
     # 3. The page
-    path = Path(runs[0]) / file_names.REPORT if out is None else Path(out)
+    name = file_names.REPORT if len(runs) == 1 else file_names.COMPARISON
+    path = Path(runs[0]) / name if out is None else Path(out)
     page = render_page(contents).encode("utf-8", "replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

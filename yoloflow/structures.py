@@ -38,6 +38,12 @@ def nearest_names(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
 
 
+def plural(count: float, noun: str) -> str:
+    """Returns a number with its noun: "1 epoch", "3 boxes"."""
+    ending = "" if count == 1 else "es" if noun.endswith(("s", "x", "tch")) else "s"
+    return f"{count:g} {noun}{ending}" if isinstance(count, float) else f"{count} {noun}{ending}"
+
+
 @dataclass(slots=True)
 class Batch:
     """B samples as the device takes them.
@@ -95,7 +101,7 @@ class Detections:
         return len(self.scores)
 
     def __repr__(self) -> str:
-        return f"Detections({len(self)} boxes)"
+        return f"Detections({plural(len(self), 'box')})"
 
 
 @dataclass(slots=True, frozen=True)

@@ -31,11 +31,12 @@ def test_count_rate_and_time_left_are_the_last_to_be_cut(width: int) -> None:
     assert len(line) <= width
 
 
-def test_more_room_shows_the_epoch_then_the_losses_then_a_bar() -> None:
+def test_more_room_shows_the_epoch_then_the_total_loss_then_a_bar_then_all_losses() -> None:
     assert FAR.line(20) == COUNT_RATE_LEFT[:20]
     assert FAR.line(40) == COUNT_RATE_LEFT
     assert FAR.line(60) == f"epoch 30/300  {COUNT_RATE_LEFT}"
-    assert FAR.line(80) == f"epoch 30/300  {COUNT_RATE_LEFT}  loss 12.345  lbox 1.200"
+    assert FAR.line(70) == f"epoch 30/300  {COUNT_RATE_LEFT}  loss 12.345"
+    assert FAR.line(80) == "[" + "##".ljust(12, ".") + f"]  {FAR.line(70)}"
     assert FAR.line() == f"epoch 30/300  {COUNT_RATE_LEFT}  loss 12.345  lbox 1.200  lcls 3.400  dfl 2.200"
     assert FAR.line(132) == "[" + "######".ljust(29, ".") + f"]  {FAR.line()}"
 

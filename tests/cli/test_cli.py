@@ -2,10 +2,12 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from rich.console import Console
@@ -14,9 +16,10 @@ from tests.support.coco_oracle import pycocotools_stats, random_mask_case, run_p
 from tests.support.command import run
 from tests.support.tiny_run import NAMES, tiny_run, write_images
 from yoloflow.cli import app, main
-from yoloflow.cli.evaluation import CLASS_FIGURES, _table
+from yoloflow.cli.evaluation import CLASS_FIGURES, _show_classes, _table
 from yoloflow.config.reader import load_config
 from yoloflow.data.digits import SceneRecipe, digits_dataset
+from yoloflow.evaluation.coco import ClassResult, CocoResult
 from yoloflow.evaluation.metrics import METRICS
 
 
@@ -33,6 +36,34 @@ def test_help_needs_no_heavy_module() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     for command in ("train", "test", "predict", "plan", "recipes"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["predict", "runs/pet", "a.png"], "runs/pets"),
+        (["predict", "pets", "a.png"], "runs/pets"),
+        (["predict", "runs/pets/weights/bst.safetensors", "a.png"], "runs/pets/weights/best.safetensors"),
+        (["test", "runs/pet"], "runs/pets"),
+        (["test", "runs/pets", "weight=runs/pets/weights/bst.safetensors"], "runs/pets/weights/best.safe"),
+        (["export", "runs/pet"], "runs/pets"),
+        (["report", "runs/pet"], "runs/pets"),
+        (["watch", "runs/pet"], "runs/pets"),
+        (["train", "runs/pet"], "runs/pets"),
+    ],
+)
+def test_a_misspelt_run_or_file_is_answered_with_the_one_that_is_there(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    meant: str,
+) -> None:
+    tiny_run(tmp_path / "runs" / "pets")
+    write_images(tmp_path, {"a.png": (20, 30)})
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 2
+    assert f"did you mean {meant}" in capfd.readouterr().err
 
 
 @pytest.mark.process
@@ -201,7 +232,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
         (["train", "nope.onnx"], "nope.onnx: there is no such file"),
         (["train", "yolov8n.pt"], "yolov8n.pt: there is no such file; as a recipe: did you mean yolov8n"),
         (["export", "nope.onnx"], "nope.onnx: there is no such file"),
-        (["export", "no/such/"], "no/such/: no such file or folder"),
+        (["export", "no/such/"], "no/such/: there is no such file or folder; there is no folder no either"),
         (["test"], "give a run or recipe, or --predictions FILE --annotations FILE"),
         (["test", "--predictions", "a.json"], "--predictions and --annotations go together"),
         (
@@ -341,7 +372,25 @@ def test_ctrl_c_while_the_command_itself_is_imported_is_one_line_and_130(tmp_pat
     assert (found.returncode, found.stdout, found.stderr) == (130, "", "yoloflow: interrupted\n")
 
 
-def test_a_table_of_classes_fits_a_terminal_of_80_columns_with_all_its_figures() -> None:
+@pytest.mark.parametrize(("columns", "has_sizes"), [(60, False), (72, False), (80, True), (120, True)])
+def test_names_of_classes_stay_whole_and_figures_that_do_not_fit_are_named(
+    columns: int, has_sizes: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = (0.1234,) * len(CLASS_FIGURES)
+    names = ["motorcycle", "traffic light", "baseball glove"]
+    rows = tuple(ClassResult(k, name, 10070, *figures) for k, name in enumerate(names))
+    result = CocoResult((0.1,) * 12, rows, 1, np.zeros((3, 101)), np.zeros((3, 101)))
+    shown = io.StringIO()
+    _show_classes(Console(file=shown, width=columns), "class", result)
+    text = shown.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= columns
+    assert [line.split("  ")[0].strip() for line in text.splitlines() if "0.1234" in line] == names
+    assert ("medium" in text) == has_sizes
+    assert ("AP of small, medium and large objects: in a" in capsys.readouterr().out) != has_sizes
+
+
+def test_a_table_with_an_uncommonly_long_name_fits_a_terminal_with_all_its_figures() -> None:
     table = _table("class", "objects", *CLASS_FIGURES)
     figures = [f"0.{number}234" for number in range(len(CLASS_FIGURES))]
     table.add_row("an-uncommonly-long-name-of-a-class", "10070", *figures)
@@ -353,6 +402,18 @@ def test_a_table_of_classes_fits_a_terminal_of_80_columns_with_all_its_figures()
     assert [figure for figure in ("10070", *figures) if figure not in text] == []
     name = "".join(line.split("  ")[0].strip() for line in text.splitlines())
     assert "an-uncommonly-long-name-of-a-class" in name
+
+
+@pytest.mark.parametrize("command", [[], ["predict"], ["test"], ["watch"], ["data"], ["weights"]])
+def test_help_is_of_whole_words_in_80_columns(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(monkeypatch, *command, "--help") == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"…|\w\.\.\.(\n|$)", text)
+    assert ("--save-images / --no-save-images" in text) == (command == ["predict"])
 
 
 @pytest.mark.parametrize("columns", [60, 80])

@@ -16,9 +16,11 @@ from tests.support.growing_run import write_growing_run
 from yoloflow.cli import app
 
 
-def test_without_a_terminal_the_run_is_printed_once(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["watch", str(write_growing_run(tmp_path / "run", 7.3))])
+def test_without_a_terminal_the_run_is_printed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["watch", str(write_growing_run(Path("run"), 7.3))])
     assert done.exit_code == 0, done.output
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert "\x1b" not in done.stdout
     assert "epoch 7.3/10" in done.stdout
 

@@ -149,10 +149,22 @@ def test_the_line_says_what_is_taken_what_is_not_and_how_to_switch_it_off() -> N
 def test_the_plan_shows_each_setting_beside_the_recipe_s() -> None:
     overrides = [START, "optimizer.lr_init=0.005"]
     lines = describe_finetune(
-        load_config("yolov8n", overrides), load_config("yolov8n", [*overrides, "finetune=false"])
+        load_config("yolov8n", overrides),
+        load_config("yolov8n", [*overrides, "finetune=false"]),
+        as_list=True,
     )
     assert "  epochs                         50 (without: 500)" in lines
     assert any("0.005 (without: 0.005; not 0.002, which" in line for line in lines)
+
+
+def test_settings_that_a_finetuning_leaves_as_they_are_go_without_saying() -> None:
+    config, plain = load_config("yolox-nano", [START]), load_config("yolox-nano")
+    assert config.optimizer.warmup_bias_lr == plain.optimizer.warmup_bias_lr
+    for as_list in (False, True):
+        text = "\n".join(describe_finetune(config, plain, as_list=as_list))
+        assert "warmup_bias_lr" not in text
+        assert "optimizer.lr_init" in text
+    assert "warmup_bias_lr" in describe_finetune(config)[0]
 
 
 def test_the_settings_of_a_run_count_as_the_user_s_own(tmp_path: Path) -> None:

@@ -131,7 +131,8 @@ def test_yolov8_is_trained_as_published(
 
 def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
     assert complaint("yolov8nn").startswith("yolov8nn: unknown recipe; did you mean yolov8n")
-    assert complaint("no/such/file.yaml") == "no/such/file.yaml: there is no such file"
+    words = "no/such/file.yaml: there is no such file; there is no folder no/such either"
+    assert complaint("no/such/file.yaml") == words
 
 
 def test_a_run_folder_stands_for_its_config(tmp_path: Path) -> None:

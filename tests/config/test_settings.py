@@ -114,3 +114,18 @@ def test_train_without_settings_says_how_they_are_made(given: object, shown: str
 
 def test_a_pattern_that_begins_with_a_star_is_taken_as_it_stands() -> None:
     assert load_config("yolov8n", ["data.train_set=*.jpg"]).data.train_set == "*.jpg"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("data.multi_scale", "list of numbers or null, or a list of these"),
+        ("data.train_img_size", "integer or null, or a list of these"),
+        ("data.sampler", "uniform or class_aware or repeat_factor or image_weights, or a list of these"),
+        ("network.anchors", "list of lists of numbers or null"),
+        ("data.train_transforms", "list of mappings or mapping"),
+        ("amp_dtype", "float16 or bfloat16 or null"),
+    ],
+)
+def test_the_help_says_types_in_plain_words(key: str, said: str) -> None:
+    assert {name: kind for name, kind, *_ in describe_keys()}[key] == said

@@ -1,12 +1,15 @@
 """The detector in Python: what it takes, what it gives, and that it may be copied and sent."""
 
 import copy
+import io
 import logging
 import pickle
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -59,6 +62,7 @@ def test_files_arrays_pil_images_and_bytes_of_one_image_give_the_same(
         str(path),
         pixels,
         path.read_bytes(),
+        io.BytesIO(path.read_bytes()),
         Image.open(path),
         np.dstack([pixels, pixels[..., :1]]),
         pixels[:, ::-1][:, ::-1],
@@ -66,6 +70,8 @@ def test_files_arrays_pil_images_and_bytes_of_one_image_give_the_same(
     ]
     for found in detector(alike, conf_thres=0.0):
         assert equal(found, expected)
+    with path.open("rb") as file:
+        assert equal(detector(file, conf_thres=0.0)[0], expected)
     assert equal(detector((given for given in [pixels]), conf_thres=0.0)[0], expected)
 
 
@@ -116,6 +122,8 @@ def test_folders_and_patterns_give_a_result_for_each_image_that_can_be_read(
         (np.zeros((0, 8, 3), np.uint8), r"found \(0, 8, 3\) uint8"),
         (b"", "zero bytes"),
         (b"nonsense", "not an image"),
+        (io.BytesIO(), r"nothing is left to read; go back to the file's beginning: seek\(0\)"),
+        ([io.StringIO("text")], r"images\[0\]: a file that is open for text; open it with mode 'rb'"),
         (Image.new("F", (5, 5)), "PIL image of mode F"),
         ("gone.jpg", "gone.jpg: there is no such file or folder"),
         ("", "an empty text is no source"),
@@ -132,6 +140,53 @@ def test_what_is_no_image_is_named(detector: Detector, given: object, message: s
 def test_a_threshold_that_is_no_share_is_named(detector: Detector, images: Path, value: object) -> None:
     with pytest.raises(YoloflowError, match="conf_thres=.*: must be a number between 0 and 1"):
         detector(images / "a.png", conf_thres=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_det", "5"), ("max_det", 2.5), ("batch_size", None)])
+def test_a_number_of_boxes_or_images_that_is_no_count_is_named(
+    detector: Detector, images: Path, name: str, value: object
+) -> None:
+    with pytest.raises(YoloflowError, match=f"{name}=.*: must be a whole number, 1 or more"):
+        detector(images / "a.png", **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [None, 0, np.zeros((8, 8, 3), np.uint8), [io.BytesIO()]])
+def test_what_is_no_source_of_a_stream_is_named(detector: Detector, given: object) -> None:
+    with pytest.raises(YoloflowError, match=r"give files, folders, .* for the detector itself"):
+        detector.stream(given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ([None], {}, "None: a run folder, a file of weights or a recipe's name is expected"),
+        (["yolov5n"], {}, "a recipe has no weights of its own; give weight=FILE"),
+        (["yolov5n", "best.safetensors"], {}, "img_size='best.safetensors': must be a whole number"),
+        (["yolov5n"], {"weight": "gone.pt"}, "gone.pt: there is no such weights file"),
+        (["yolov5n"], {"overrides": "weight=gone.pt"}, "should be a list of texts"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(arguments: list[Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(YoloflowError, match=message):
+        Detector.load(*arguments, **options)
+
+
+def test_weights_are_given_to_a_recipe_as_an_argument(run: Path, detector: Detector) -> None:
+    weights = run / "weights" / "best.safetensors"
+    other = Detector.load(run / "config.yaml", weight=weights, device="cpu")
+    image = np.full((64, 64, 3), 90, np.uint8)
+    assert equal(other(image, conf_thres=0.0)[0], detector(image, conf_thres=0.0)[0])
+
+
+def test_an_onnx_file_of_others_is_for_its_recipe(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 8, 8])
+    kernel = onnx.numpy_helper.from_array(np.zeros((4, 3, 1, 1), np.float32), "kernel")
+    node = onnx.helper.make_node("Conv", ["x", "kernel"], ["y"])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4, 8, 8])
+    graph = onnx.helper.make_graph([node], "bare", [value], [result], [kernel])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "bare.onnx")
+    with pytest.raises(YoloflowError, match=r"the recipe before it: RECIPE weight=.*bare\.onnx$"):
+        Detector.load(tmp_path / "bare.onnx")
 
 
 def test_a_video_is_for_the_stream(detector: Detector, tmp_path: Path) -> None:
@@ -168,7 +223,7 @@ def test_the_limit_of_detections_is_the_runs_and_reaching_it_is_said(
         assert len(few(image, conf_thres=0.0, max_det=9)[0]) == 9
         assert len(detector(image, conf_thres=0.0)[0]) > 9
     assert caplog.text == ""
-    with pytest.raises(YoloflowError, match="max_det=0: must be 1 or more"):
+    with pytest.raises(YoloflowError, match="max_det=0: must be a whole number, 1 or more"):
         detector(image, max_det=0)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,15 @@ def test_a_validation_set_without_objects_is_said_instead_of_an_ap_of_minus_one(
     assert "AP n/a: no objects in the validation set  (epoch 2)" in text
     assert "-1.0" not in text
     plot_curves(run / "metrics.jsonl", tmp_path / "curves.png")
+
+
+def test_parts_of_epochs_have_one_digit_and_the_end_is_not_shown_before_it_is_there(tmp_path: Path) -> None:
+    run = write_growing_run(tmp_path / "run", 7.3)
+    progress = ProgressReader(run).read(end_of(run))
+    lines = rendered(RunView(replace(progress, epochs_done=9.9876)), 80)
+    assert any("epoch 9.9/10 " in line for line in lines)
+    axis = plot([Curve("loss", [10 / 9, 5.556, 9.9876], [1, 2, 3], "red")], 40, 6)[-1].plain.split()
+    assert axis == ["1.1", "10"]
 
 
 def test_all_that_there_is_room_for_is_shown(tmp_path: Path) -> None:

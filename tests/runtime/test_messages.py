@@ -91,6 +91,11 @@ def test_a_path_and_a_quoted_command_stay_whole(word: str) -> None:
     assert fit_width(f"see {word} there", 20) == f"see\n  {word}\n  there"
 
 
+def test_a_command_on_a_line_of_its_own_stays_whole() -> None:
+    text = "write this\n  yoloflow train yolov8n epochs=3\n  and go on"
+    assert fit_width(text, 8) == "write\n  this\n  yoloflow train yolov8n epochs=3\n  and go\n    on"
+
+
 def test_characters_of_two_columns_count_as_two() -> None:
     assert fit_width("猫 狗 鸟 鱼", 8) == "猫 狗 鸟\n  鱼"
 

@@ -17,6 +17,7 @@ from yoloflow.data.loading_time import describe_work
 from yoloflow.report.metrics import NO_OBJECTS
 from yoloflow.run.folder import find_weights
 from yoloflow.runtime.messages import is_notebook, stderr_console
+from yoloflow.structures import plural
 
 logger = logging.getLogger("yoloflow")
 
@@ -54,9 +55,9 @@ class ConsoleCallback(BaseCallback):
             return
         start = f", from step {context.step}" if context.step else ""
         logger.info(
-            "training: %d epochs x %d steps%s; run folder %s",
-            context.epochs,
-            context.steps_per_epoch,
+            "training: %s x %s%s; run folder %s",
+            plural(context.epochs, "epoch"),
+            plural(context.steps_per_epoch, "step"),
             start,
             context.run.path,
         )

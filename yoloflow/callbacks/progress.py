@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-_SHORTEST_BAR = 12
+_SHORTEST_BAR = 8
 _LONGEST_BAR = 40
 
 
@@ -30,11 +30,11 @@ class Progress:
     losses: list[tuple[str, float]] = field(default_factory=list)
 
     def line(self, width: int | None = None) -> str:
-        """Returns one line: epoch, count, rate, time left, losses.
+        """Returns one line: bar, epoch, count, rate, time left, losses.
 
         Args:
-            width: characters at most. Cut are first the bar, then losses from the last one, then the epoch;
-                count, rate and time left stay as long as they fit. None: everything but the bar.
+            width: characters at most. Cut are first the losses but the total, then the bar, the total and the
+                epoch; count, rate and time left stay as long as they fit. None: everything but the bar.
         """
         left = "-:--:--" if self.seconds_left is None else timedelta(seconds=round(self.seconds_left))
         rate = f"{self.images_per_second:.1f}" if self.images_per_second else "-"
@@ -46,12 +46,10 @@ class Progress:
         if len(epoch) + len(line) > width:
             return line[:width]
         line = epoch + line
-        for loss in losses:
-            if len(line) + len(loss) > width:
-                return line
-            line += loss
-        room = min(width - len(line) - 4, _LONGEST_BAR)
-        if room < _SHORTEST_BAR:
-            return line
-        done = room * self.step // self.steps
-        return f"[{'#' * done:.<{room}}]  {line}"
+        for shown in ("".join(losses), *losses[:1]):
+            room = min(width - len(line + shown) - len("[]  "), _LONGEST_BAR)
+            if room >= _SHORTEST_BAR:
+                done = room * self.step // self.steps
+                return f"[{'#' * done:.<{room}}]  {line}{shown}"
+        total = "".join(losses[:1])
+        return line + total if len(line + total) <= width else line

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 
-import typer
-
-from yoloflow.cli.console import app
+from yoloflow.cli.console import app, show
 
 # isort: split
 # Each registers its commands, which the help lists in this order.
@@ -34,5 +32,5 @@ def main() -> None:
 
         if not isinstance(error, YoloflowError):
             raise
-        typer.echo(f"yoloflow: {error}", err=True)
+        show(f"yoloflow: {error}", err=True)
         raise SystemExit(EXIT_USER_ERROR) from None

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 class Command(TyperCommand):
     """A command that says how options of other trainers are written here."""
 
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Returns the first sentence of the help, whole: the list of commands breaks it into lines."""
+        return super().get_short_help_str(sys.maxsize)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the command line, or refuses options that there are not with the line to write instead."""
         known = {"--help", "-h"}.union(
@@ -109,6 +113,7 @@ app = typer.Typer(
     no_args_is_help=True,
     cls=Commands,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -174,16 +179,24 @@ def _configure(
     logger.setLevel(levels[log_level.lower()])
 
 
-def show(text: str, hang: int | None = None) -> None:
+def show(text: str, hang: int | None = None, *, err: bool = False) -> None:
     """Prints lines; in a terminal those that are too wide for it are broken between words.
 
     Args:
         text: lines.
         hang: columns that continued lines are indented by; None: two more than the line.
+        err: print on stderr.
     """
-    if sys.stdout.isatty():
+    if (sys.stderr if err else sys.stdout).isatty():
         text = fit_width(text, shutil.get_terminal_size().columns, hang)
-    typer.echo(text)
+    typer.echo(text, err=err)
+
+
+def show_path(path: Path) -> None:
+    """Prints the path of a result for scripts, unless a message has just shown it in the same terminal."""
+    shown = sys.stderr.isatty() and logging.getLogger("yoloflow").isEnabledFor(logging.INFO)
+    if not (shown and sys.stdout.isatty()):
+        typer.echo(path)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from yoloflow.cli.console import KeyValueCommand, Overrides, app, make_place, mistake, write_json
+from yoloflow.cli.console import KeyValueCommand, Overrides, app, make_place, mistake, show, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,13 +29,17 @@ CLASS_FIGURES = {
     "AP large": "ap_large",
     "AR100": "ar100",
 }
+_BY_SIZE = ("ap_small", "ap_medium", "ap_large")
 
 
 @app.command("test", cls=KeyValueCommand)
 def evaluate(
     run_or_recipe: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN|RECIPE|FILE.onnx]", help="a run folder, a recipe or an exported file"),
+        typer.Argument(
+            metavar="RUN|FILE|RECIPE",
+            help="a run folder, a weights file inside one, an exported file, or a recipe with weight=FILE",
+        ),
     ] = None,
     overrides: Overrides = None,
     weight: Annotated[
@@ -186,27 +191,55 @@ def _compare(annotations: Path, predictions: Path, against: Path, json_file: Pat
         write_json(json_file, {**found.to_json(), "data_problems": {"annotations": truth.account()}})
     _show_comparison(found, predictions.name, against.name)
     for line in _account(truth):
-        _console().print(line, highlight=False, soft_wrap=True)
+        show(line)
 
 
 def _show_result(result: CocoResult, masks: CocoResult | None, remarks: list[str]) -> None:
     """Prints COCO's twelve figures, then a line for each class, those of masks too, then the remarks."""
     from yoloflow.evaluation.coco import STAT_NAMES
+    from yoloflow.structures import plural
 
     results = {"all classes": result} if masks is None else {"boxes": result, "masks": masks}
-    figures = _table(f"{result.num_images} images", *results)
+    figures = _table(plural(result.num_images, "image"), *results)
     for k, name in enumerate(STAT_NAMES):
         figures.add_row(name, *(_figure(one.stats[k]) for one in results.values()))
     console = _console()
     console.print(figures)
     for title, one in results.items():
-        classes = _table("class" if masks is None else f"{title} of class", "objects", *CLASS_FIGURES)
-        for row in one.per_class:
-            values = [_figure(getattr(row, key)) for key in CLASS_FIGURES.values()]
-            classes.add_row(row.name, str(row.num_objects), *values)
-        console.print(classes)
+        _show_classes(console, "class" if masks is None else f"{title} of class", one)
     for remark in remarks:
-        console.print(remark, highlight=False, soft_wrap=True)
+        show(remark)
+
+
+def _show_classes(console: Console, title: str, result: CocoResult) -> None:
+    """Prints a line for each class; what does not fit beside whole names is left out, and said."""
+    shown = CLASS_FIGURES
+    needed = _keep_names(console, classes := _class_table(title, result, shown))
+    if needed > console.width:
+        shown = {name: key for name, key in CLASS_FIGURES.items() if key not in _BY_SIZE}
+        _keep_names(console, classes := _class_table(title, result, shown))
+    console.print(classes)
+    if shown is not CLASS_FIGURES:
+        show(f"AP of small, medium and large objects: in a terminal of {needed} columns, or with --json FILE")
+
+
+def _class_table(title: str, result: CocoResult, figures: Mapping[str, str]) -> Table:
+    table = _table(title, "objects", *figures)
+    for row in result.per_class:
+        values = [_figure(getattr(row, key)) for key in figures.values()]
+        table.add_row(row.name, str(row.num_objects), *values)
+    return table
+
+
+def _keep_names(console: Console, table: Table) -> int:
+    """Keeps the names in the first column whole where they fit; returns the columns that this needs."""
+    from rich.measure import Measurement
+
+    options = console.options.update(max_width=sys.maxsize)
+    table.columns[0].no_wrap = True
+    needed = Measurement.get(console, options, table).minimum
+    table.columns[0].no_wrap = needed <= console.width
+    return needed
 
 
 def _show_diagnostics(found: Diagnostics) -> None:
@@ -227,9 +260,10 @@ def _show_diagnostics(found: Diagnostics) -> None:
 def _show_comparison(found: Comparison, name: str, other: str) -> None:
     """Prints AP and AP50 of both with the difference, then each class, the largest gain first."""
     from yoloflow.evaluation.diagnostics.intervals import LEVEL
+    from yoloflow.structures import plural
 
     titles = (name, other, "difference", f"{LEVEL:.0%} interval", "samples in which it is better")
-    figures = _table(f"{found.a.num_images} images", *titles)
+    figures = _table(plural(found.a.num_images, "image"), *titles)
     for title, row in (("AP", found.ap), ("AP50", found.ap50)):
         ends = "-" if row.interval is None else "{:+.4f} to {:+.4f}".format(*row.interval)
         share = "-" if row.share_better is None else f"{row.share_better:.1%}"
@@ -241,7 +275,9 @@ def _show_comparison(found: Comparison, name: str, other: str) -> None:
         ]
         values = [_figure(gain.ap_a), _figure(gain.ap_b), *differences]
         classes.add_row(gain.name, str(gain.num_objects), *values)
-    _console().print(figures, classes)
+    console = _console()
+    _keep_names(console, classes)
+    console.print(figures, classes)
 
 
 def _table(first: str, *titles: str) -> Table:
@@ -252,7 +288,7 @@ def _table(first: str, *titles: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold")
     for title in titles:
-        # In a narrow terminal titles and names are broken into lines; no figure is cut.
+        # In a narrow terminal titles are broken into lines, then names; no figure is cut.
         table.add_column(title, justify="right", min_width=max(map(len, (*title.split(), "0.0000"))))
     return table
 

@@ -10,15 +10,16 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import KeyValueCommand, app, mistake
+from yoloflow.cli.console import KeyValueCommand, app, mistake, show_path
 
 EXIT_WITH_PROBLEMS = 1
 
 Weights = Annotated[
     str,
     typer.Argument(
-        metavar="RUN|WEIGHTS|FILE.onnx",
-        help="a run folder, a weights file inside one, or a file of `yoloflow export`",
+        metavar="RUN|FILE|RECIPE",
+        help="a run folder, a weights file inside one, a file of `yoloflow export`, or a recipe with "
+        "weight=FILE among the settings",
     ),
 ]
 Sources = Annotated[
@@ -128,7 +129,7 @@ def detect(  # noqa: PLR0913  one parameter for each option
     finally:
         signal.signal(signal.SIGTERM, before)
     for path in done.paths.values():
-        typer.echo(path)
+        show_path(path)
     if done.problems:
         raise typer.Exit(EXIT_WITH_PROBLEMS)
 

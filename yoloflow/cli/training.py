@@ -77,7 +77,7 @@ def plan(
         steps_per_epoch = count_steps_per_epoch(config, index, world_size)
         account["data_problems"] = {"train_set": problems_report(index)}
     planned = make_plan(config, steps_per_epoch, world_size)
-    for line in describe_finetune(config, load_config(recipe, [*overrides, "finetune=false"])):
+    for line in describe_finetune(config, load_config(recipe, [*overrides, "finetune=false"]), as_list=True):
         show(line)
     show(planned.describe())
     data = config.data
@@ -90,7 +90,7 @@ def plan(
 
 @app.command(cls=Command)
 def recipes(
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="print this one, resolved")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="print this one, resolved")] = None,
     overrides: Overrides = None,
 ) -> None:
     """List the recipes, or print one with all its settings."""

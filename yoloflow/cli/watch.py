@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import app
+from yoloflow.cli.console import Command, app
 
 
-@app.command()
+@app.command(cls=Command)
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, such as runs/pets")],
     once: Annotated[bool, typer.Option("--once", help="print once and end")] = False,
@@ -33,7 +33,7 @@ def watch(
     progress = files.read()
     console = Console()
     if not console.is_terminal:
-        console = Console(width=100)  # its columns stay whatever the width of the caller's terminal
+        console = Console(width=80)  # what shows it in the end has that many
     elif not once and not progress.is_finished:
         try:
             with Live(console=console, screen=True, auto_refresh=False) as live:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import Overrides, app, show
+from yoloflow.cli.console import Command, Overrides, app, show
 
 weights_app = typer.Typer(
     help="List and download published weights, and convert weights files.", no_args_is_help=True
@@ -15,7 +15,7 @@ weights_app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 
 
-@weights_app.command("list")
+@weights_app.command("list", cls=Command)
 def list_weights() -> None:
     """List the published weights, with the AP on COCO val2017 that their publisher states."""
     from yoloflow.weights.published import LICENCE, SOURCE, list_published, weights_folder
@@ -33,7 +33,7 @@ def list_weights() -> None:
     )
 
 
-@weights_app.command("get")
+@weights_app.command("get", cls=Command)
 def get_weights(
     name: Annotated[
         str, typer.Argument(metavar="RECIPE|FILE", help="a recipe, or a file's name of `weights list`")
@@ -63,7 +63,7 @@ def get_weights(
     typer.echo(target)
 
 
-@weights_app.command("convert")
+@weights_app.command("convert", cls=Command)
 def convert_weights(
     target: Annotated[
         str,

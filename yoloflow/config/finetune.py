@@ -39,26 +39,31 @@ def with_finetune(tree: Located) -> Located:
     return _beneath(tree, _block(str(name.value) if name else ""))
 
 
-def describe_finetune(config: Config, recipe: Config | None = None) -> list[str]:
+def describe_finetune(config: Config, recipe: Config | None = None, *, as_list: bool = False) -> list[str]:
     """Returns lines about the finetuning that settings describe; none where there is no finetuning.
 
     Args:
         config: the settings.
-        recipe: the same without finetuning; with it every setting has a line of its own.
+        recipe: the same without finetuning, whose settings that it leaves as they are go without saying; None
+            where it is not known.
+        as_list: every setting has a line of its own, with what it is without finetuning.
     """
     if not _is_wanted(config.model_dump(include=_KEYS)):
         return []
     settings = config.model_dump()
     block = dict(_leaves(_block(config.network.model_name).plain()))
+    before = {} if recipe is None else recipe.model_dump()
     taken = {key: value for key, value in block.items() if _at(settings, key) == value}
     own = {key: _at(settings, key) for key in block if key not in taken}
-    if recipe is None:
+    if recipe is not None:
+        taken = {key: value for key, value in taken.items() if _at(before, key) != value}
+    if not as_list:
         kept = f"; kept: {_shown(own)}" if own else ""
         return [f"finetuning with recipes/{_FILE}: {_shown(taken) or 'nothing of it'}{kept} ({_SWITCH})"]
-    before = recipe.model_dump()
     lines = [f"finetuning from weight={config.weight}, recipes/{_FILE} ({_SWITCH}):"]
-    width = max(len(key) for key in block)
-    for key in block:
+    shown = [key for key in block if key in taken or key in own]
+    width = max(map(len, shown), default=0)
+    for key in shown:
         remark = "" if key in taken else f"; not {block[key]}, which recipes/{_FILE} has"
         lines.append(f"  {key:{width}}  {_at(settings, key)} (without: {_at(before, key)}{remark})")
     return lines

@@ -40,10 +40,7 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
     """
     if not isinstance(recipe_or_path, str | os.PathLike):
         raise YoloflowError(f"{recipe_or_path!r}: a recipe's name, a YAML file or a run folder is expected")
-    if isinstance(overrides, str | Mapping):
-        raise YoloflowError(
-            f"overrides={overrides!r}: should be a list of texts, such as ['epochs=100', 'data=my.yaml']"
-        )
+    check_overrides(overrides)
     path = find_recipe(recipe_or_path)
     tree = _as_it_was(read_with_bases(path), path)
     _refuse_data_set(tree, path)
@@ -54,6 +51,14 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
         tree = Located({"recipe": Located(path.stem, str(path)), **tree.value}, tree.place)
     # What no value is at fault of is the file's, not that of the last override.
     return validate(with_finetune(Located(tree.value, str(path))))
+
+
+def check_overrides(overrides: object) -> None:
+    """Raises YoloflowError where overrides are one text or a dictionary, not a list of texts."""
+    if isinstance(overrides, str | Mapping):
+        raise YoloflowError(
+            f"overrides={overrides!r}: should be a list of texts, such as ['epochs=100', 'data=my.yaml']"
+        )
 
 
 def _as_it_was(tree: Located, path: Path) -> Located:

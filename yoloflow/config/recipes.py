@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yoloflow.config.foreign_names import RECIPE_NAMES, plain_name
+from yoloflow.files import similar_paths
 from yoloflow.structures import YoloflowError, nearest_names
 
 RECIPES_FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -85,10 +86,12 @@ def find_recipe(recipe_or_path: str | os.PathLike[str]) -> Path:
         raise YoloflowError(f"{text}: is a file of weights; give a recipe before it: RECIPE weight={text}")
     if path.is_file():
         return path
-    near = nearest_names(path.stem if is_file_name else text, recipes)
     if is_file_name:
-        hint = f"; as a recipe: {near}" if near.startswith("did") and path.parent == Path() else ""
+        hint = similar_paths(path) if path.parent != Path() else ""
+        near = nearest_names(path.stem, recipes)
+        hint = hint or (f"; as a recipe: {near}" if near.startswith("did") else similar_paths(path))
         raise YoloflowError(f"{text}: there is no such file{hint}")
+    near = nearest_names(text, [*recipes, *(str(file.parent) for file in Path("runs").glob("*/config.yaml"))])
     near = near if near.startswith("did") else "`yoloflow recipes` lists them"
     raise YoloflowError(f"{text}: unknown recipe; {near} (a file is given as a path ending in .yaml)")
 

@@ -12,6 +12,7 @@ from typing import Any
 from yoloflow.callbacks import RunContext
 from yoloflow.config.finetune import describe_finetune
 from yoloflow.config.reader import dump_config, load_config
+from yoloflow.config.recipes import list_recipes
 from yoloflow.config.schema import Config
 from yoloflow.data.problems import problems_report
 from yoloflow.data.stage_loaders import choose_partners
@@ -107,7 +108,7 @@ def begun_run(
         names = ", ".join(dict.fromkeys(key.partition(".")[0] for key in changed))
         logger.warning("%s: goes on with other settings than it began with: %s", run.path, names)
     if origin is not None:
-        for line in describe_finetune(config):
+        for line in describe_finetune(config, _plain_recipe(config)):
             logger.info("%s", line)
     named = config.model_copy(update={"name": run.path.name})
     report = {key: problems_report(index) for key, index in sets.items()}
@@ -120,6 +121,13 @@ def begun_run(
         if not run.resumed and context.step == 0 and newest_step(run.weights) is None:
             run.withdraw(before)
         raise
+
+
+def _plain_recipe(config: Config) -> Config | None:
+    """Returns the package's recipe that settings are of; None where they are of a file of the user."""
+    if config.recipe is None or config.recipe not in (recipe.name for recipe in list_recipes()):
+        return None
+    return load_config(config.recipe, ["finetune=false"])
 
 
 def wants_more(config: Config, summary: Mapping[str, Any]) -> bool:

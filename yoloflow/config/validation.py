@@ -7,7 +7,9 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import UnionType
+from functools import reduce
+from operator import or_
+from types import GenericAlias, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -65,16 +67,36 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _type_name(annotation: Any) -> str:
-    """A type as a user says it: "number or null", "never or auto", "list of text"."""
+    """A type as a user says it: "number or null", "never or auto", "integer, or a list of these"."""
+    choices = dict.fromkeys(_alternatives(annotation))
+    of_these = [
+        choice
+        for choice in choices
+        if get_origin(choice) is list and {*_alternatives(get_args(choice)[0])} - {NoneType} < {*choices}
+    ]
+    names = [_name_of_one(choice) for choice in choices if choice not in of_these]
+    return " or ".join(names) + (", or a list of these" if of_these else "")
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Returns the types of a union, and of unions in it; a type alone as one."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _type_name(parts[0])
-    if origin is Literal:
-        return " or ".join(parts)
+        return _alternatives(parts[0])
     if origin in (Union, UnionType):
-        return " or ".join(_type_name(part) for part in parts)
+        return [choice for part in parts for choice in _alternatives(part)]
     if origin is list:
-        return f"list of {_type_name(parts[0])}"
+        return [GenericAlias(list, (reduce(or_, _alternatives(parts[0])),))]  # without remarks on the items
+    return [annotation]
+
+
+def _name_of_one(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " or ".join(get_args(annotation))
+    if get_origin(annotation) is list:
+        name = _type_name(get_args(annotation)[0])
+        name = name.replace("list of", "lists of")
+        return f"list of {name}s" if name in ("number", "integer", "text", "mapping") else f"list of {name}"
     return TYPE_NAMES.get(annotation, "mapping")
 
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from yoloflow.data.decoder_messages import decode_named
 from yoloflow.data.image_files import DRAWING_SUFFIXES, IMAGE_SUFFIXES
-from yoloflow.files import is_utf8
-from yoloflow.structures import Problem, Uint8Array, YoloflowError, nearest_names
+from yoloflow.files import is_utf8, similar_paths
+from yoloflow.structures import Problem, Uint8Array, YoloflowError
 
 logger = logging.getLogger("yoloflow")
 
@@ -151,7 +151,7 @@ def open_sources(sources: Sequence[str]) -> list[Source]:
             matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
             found |= dict.fromkeys(_usable(source, matches))
         else:
-            raise YoloflowError(f"{source}: there is no such file or folder{_similar(path)}")
+            raise YoloflowError(f"{source}: there is no such file or folder{similar_paths(path)}")
     return list(found)
 
 
@@ -221,15 +221,6 @@ def _usable(source: str, candidates: Sequence[Path]) -> list[Path]:
             "%s: %d files are neither image nor video, such as %s", source, len(others), others[0].name
         )
     return usable
-
-
-def _similar(path: Path) -> str:
-    """Returns a hint at a misspelt name, from the folder in which it should be."""
-    if not path.parent.is_dir():
-        return f"; there is no folder {path.parent} either"
-    names = [entry.name for entry in path.parent.iterdir()]
-    hint = nearest_names(path.name, names)
-    return f"; {hint}" if hint.startswith("did you mean") else ""
 
 
 def readings(sources: Sequence[Source]) -> Iterator[Reading]:

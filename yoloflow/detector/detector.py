@@ -25,20 +25,13 @@ from yoloflow.data.transforms.transform import Pipeline
 from yoloflow.detector.images import ImageInput, read_images
 from yoloflow.detector.loading import find_parts, input_shape, load_network
 from yoloflow.detector.result import Result
-from yoloflow.detector.settings import DetectSettings
+from yoloflow.detector.settings import DetectSettings, check_count
 from yoloflow.evaluation.masks import masks_of
 from yoloflow.evaluation.nms import MAX_NMS, non_max_suppression
 from yoloflow.models import Network, Prediction, predict, prepare_for_inference
 from yoloflow.models.exported import ExportedNetwork
 from yoloflow.runtime.device import select_device
-from yoloflow.structures import (
-    Detections,
-    Int64Array,
-    Problem,
-    Uint8Array,
-    YoloflowError,
-    nearest_names,
-)
+from yoloflow.structures import Detections, Int64Array, Problem, Uint8Array, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")
 
@@ -79,20 +72,26 @@ class Detector:
         img_size: int | None = None,
         device: str = "auto",
         overrides: Sequence[str] = (),
+        *,
+        weight: str | Path | None = None,
     ) -> Detector:
         """Loads the detector of a run or of an exported file.
 
         Args:
             weights: a run folder (its best weights are taken), a weights file of a run, a file of `yoloflow
-                export`, or a recipe's name with an override `weight=FILE`.
+                export`, or a recipe's name with `weight`.
             img_size: longer side of the network input in pixels; the run's by default.
             device: "auto" or torch's name of one.
             overrides: `key=value` texts over the run's settings, such as `data.test_rect=true`.
+            weight: weights of the recipe, or others than the run's best; "published" for the recipe's.
 
         Raises:
             YoloflowError: no run, no weights, weights that do not fit, or an unusable size or device.
         """
-        parts = find_parts(weights, overrides=overrides)
+        if img_size is not None:
+            check_count("img_size", img_size)
+            img_size = int(img_size)
+        parts = find_parts(weights, weight, overrides)
         config, names = parts.config, parts.required_names
         selected = select_device(device)
         network: Network | ExportedNetwork
@@ -159,7 +158,7 @@ class Detector:
 
         Args:
             images: one or several, of any sizes: files, folders, patterns, arrays of pixels (BGR, grey or
-                with alpha), PIL images (turned as their EXIF says) or the content of files.
+                with alpha), PIL images (turned as their EXIF says), the content of files, or open files.
             conf_thres: scores must be above it.
             iou_thres: largest IoU of two detections of a class.
             max_det: detections of an image at most; the run's by default.
@@ -201,6 +200,11 @@ class Detector:
             YoloflowError: a source or an argument is not usable.
         """
         several = [sources] if isinstance(sources, str | Path) else sources
+        if not (isinstance(several, Sequence) and all(isinstance(source, str | Path) for source in several)):
+            raise YoloflowError(
+                f"sources={sources!r}: give files, folders, patterns, 'camera:0' or addresses; images in "
+                "memory are for the detector itself: detector(images)"
+            )
         opened = open_sources([str(source) for source in several])
         settings = DetectSettings(conf_thres, iou_thres, self.class_numbers(classes), max_det)
         frames = read_frames(opened, [] if problems is None else problems, ahead=2 * batch_size)
@@ -240,8 +244,7 @@ class Detector:
         Raises:
             YoloflowError: batch_size is below 1.
         """
-        if batch_size < 1:
-            raise YoloflowError(f"batch_size={batch_size}: must be 1 or more")
+        check_count("batch_size", batch_size)
         count = num_full = 0
         while batch := list(itertools.islice(frames, batch_size)):
             together = self.detect([frame.image for frame in batch], settings)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from io import TextIOBase
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -14,8 +16,8 @@ from yoloflow.data.read_ahead import read_frames
 from yoloflow.data.sources import STANDARD_INPUT, VIDEO_SUFFIXES, Frame, camera_device, open_sources
 from yoloflow.structures import Uint8Array, YoloflowError
 
-ImageInput = str | Path | bytes | Uint8Array | Image.Image
-"""An image: its file (or a folder or pattern of such), its pixels, a PIL image, or a file's content.
+ImageInput = str | Path | bytes | IO[bytes] | Uint8Array | Image.Image
+"""An image: its file (or a folder or pattern of such), pixels, a PIL image, a file's content or an open file.
 
 Pixels are (H, W, 3) uint8, BGR as OpenCV reads them, (H, W) or (H, W, 1) grey, or (H, W, 4) with an alpha
 channel, which is dropped.
@@ -35,7 +37,7 @@ def read_images(images: ImageInput | Iterable[ImageInput]) -> Iterator[Frame]:
     Raises:
         YoloflowError: a file that is named cannot be read, or something given is no image.
     """
-    if isinstance(images, _ONE_IMAGE):
+    if isinstance(images, _ONE_IMAGE) or hasattr(images, "read"):
         yield from _frames(images, "images")
         return
     if not isinstance(images, Iterable):
@@ -53,6 +55,8 @@ def _frames(image: object, place: str) -> Iterator[Frame]:
         yield Frame(Path(), _of_pillow(image, place))
     elif isinstance(image, bytes | bytearray):
         yield Frame(Path(), decode_bytes(bytes(image), place))
+    elif hasattr(image, "read"):
+        yield Frame(Path(), decode_bytes(_content(image, place), place))
     else:
         raise _no_image(image, place)
 
@@ -72,6 +76,15 @@ def _of_name(name: str) -> Iterator[Frame]:
                 f"use detector.stream({name!r}), which gives them one by one"
             )
     yield from read_frames(sources, [])
+
+
+def _content(file: Any, place: str) -> bytes:
+    if isinstance(file, TextIOBase):
+        raise YoloflowError(f"{place}: a file that is open for text; open it with mode 'rb'")
+    content: bytes = file.read()
+    if not content:
+        raise YoloflowError(f"{place}: nothing is left to read; go back to the file's beginning: seek(0)")
+    return content
 
 
 def _of_array(image: np.ndarray, place: str) -> Uint8Array:

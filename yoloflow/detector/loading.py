@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from yoloflow.config.document import write_yaml
 from yoloflow.config.fitting import naming_the_recipe, recipes_that_fit
-from yoloflow.config.reader import load_config
+from yoloflow.config.reader import check_overrides, load_config
 from yoloflow.config.schema import Config
+from yoloflow.files import similar_paths
 from yoloflow.models import Network, create_model, load_pretrain
 from yoloflow.models.exported import EXPORT_SUFFIX, ExportedNetwork
 from yoloflow.run import file_names
@@ -22,6 +24,10 @@ from yoloflow.weights.onnx_convolutions import METADATA_KEY, read_onnx_metadata
 from yoloflow.weights.published import coco_names, list_published, weights_path
 
 logger = logging.getLogger("yoloflow")
+
+_WHAT_TO_GIVE = (
+    "; give a run such as runs/NAME, a file of weights, an exported file, or a recipe with weight=FILE"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Parts:
         return coco_names()
 
 
-def find_parts(target: str | Path, weight: str | None = None, overrides: Sequence[str] = ()) -> Parts:
+def find_parts(target: str | Path, weight: str | Path | None = None, overrides: Sequence[str] = ()) -> Parts:
     """Finds settings, class names and weights.
 
     Args:
@@ -67,6 +73,9 @@ def find_parts(target: str | Path, weight: str | None = None, overrides: Sequenc
     Raises:
         YoloflowError: there are no weights, or nothing says of which network they are.
     """
+    check_overrides(overrides)
+    if not isinstance(target, str | PathLike):
+        raise YoloflowError(f"{target!r}: a run folder, a file of weights or a recipe's name is expected")
     stated = [text.removeprefix("weight=") for text in overrides if text.startswith("weight=")]
     weight = weight or (stated[-1] if stated else None)
     path = Path(target).expanduser()
@@ -74,8 +83,7 @@ def find_parts(target: str | Path, weight: str | None = None, overrides: Sequenc
         return _parts_of_file(path if weight is None else Path(weight), path, overrides)
     if len(path.parts) > 1 and not path.exists():
         raise YoloflowError(
-            f"{target}: no such file or folder; give a run such as runs/NAME, a file of weights, an exported "
-            "file, or a recipe with weight=FILE"
+            f"{target}: there is no such file or folder{similar_paths(path) or _WHAT_TO_GIVE}"
         )
     config = load_config(target, [*overrides, "finetune=false"])  # the weights are used as they are
     run = path if (path / file_names.CONFIG).is_file() else None
@@ -87,7 +95,7 @@ def find_parts(target: str | Path, weight: str | None = None, overrides: Sequenc
             )
         weights = find_weights(run)
     else:
-        weights = weights_path(weight, config.recipe)
+        weights = weights_path(str(weight), config.recipe)
         if weights.is_dir():
             weights = find_weights(weights)
     exported = _is_exported(weights)
@@ -101,7 +109,7 @@ def _parts_of_file(weights: Path, target: Path, overrides: Sequence[str]) -> Par
         if (folder / file_names.CONFIG).is_file() and target.suffix != EXPORT_SUFFIX:
             config = load_config(folder, overrides)
             return Parts(config, names_of_run(folder) or config.data.stated_names, weights, folder)
-    if target.suffix == EXPORT_SUFFIX:
+    if _is_exported(target):
         info = ExportedNetwork(target).info
         settings, names = info.config, info.names
     else:
@@ -110,9 +118,10 @@ def _parts_of_file(weights: Path, target: Path, overrides: Sequence[str]) -> Par
         if file.class_names is None or not isinstance(facts.get("config"), dict):
             fitting = recipes_that_fit(target)
             advice = f"; it fits the recipe {' or '.join(fitting)}" if fitting else ""
+            place = "" if target.suffix == EXPORT_SUFFIX else ", and lies in no run folder"
             raise YoloflowError(
-                f"{target}: the file does not say of which network it is, and lies in no run folder; give "
-                f"the recipe before it: {(fitting or ['RECIPE'])[0]} weight={target}{advice}"
+                f"{target}: the file does not say of which network it is{place}; give the recipe before it: "
+                f"{(fitting or ['RECIPE'])[0]} weight={target}{advice}"
             )
         settings, names = write_yaml(facts["config"]), file.class_names
     with TemporaryDirectory() as temporary:

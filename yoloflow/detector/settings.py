@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
 from yoloflow.structures import YoloflowError
 
@@ -30,5 +30,11 @@ class DetectSettings:
             value = getattr(self, name)
             if not (isinstance(value, Real) and 0 <= float(value) <= 1):
                 raise YoloflowError(f"{name}={value!r}: must be a number between 0 and 1")
-        if self.max_det is not None and self.max_det < 1:
-            raise YoloflowError(f"max_det={self.max_det}: must be 1 or more")
+        if self.max_det is not None:
+            check_count("max_det", self.max_det)
+
+
+def check_count(name: str, value: object) -> None:
+    """Raises YoloflowError where the value of an argument is no whole number above 0."""
+    if not (isinstance(value, Integral) and int(value) >= 1):
+        raise YoloflowError(f"{name}={value!r}: must be a whole number, 1 or more")

@@ -127,9 +127,8 @@ def test(
 ) -> EvaluationResult:
     """Evaluates a network with COCO's protocol: its boxes, and its masks where it predicts any.
 
-    Of a `Network` a fused copy is evaluated (see `prepare_for_inference`), the network itself is not touched.
-    Any other is in evaluation mode meanwhile and each of its modules is afterwards in the mode it was in.
-    An image that comes twice (a loader may fill up its last batch) counts once.
+    Of a `Network` a fused copy is evaluated (see `prepare_for_inference`); any other is in evaluation mode
+    meanwhile. An image that comes twice (a loader may fill up its last batch) counts once.
 
     Args:
         network: takes the batches' images, uint8 RGB, as they are. Its `output_kind` says what its first
@@ -148,7 +147,7 @@ def test(
         YoloflowError: the loader gives nothing, or network and data set do not fit together.
     """
     kind = cast(HeadOutput, network.output_kind)
-    num_masks: int = getattr(kind, "mask_channels", 0)
+    num_masks = int(getattr(kind, "mask_channels", 0))
     thresholds: dict[str, Any] = {"conf_thres": conf_thres, "iou_thres": iou_thres, "max_det": max_det}
     suppress = partial(
         non_max_suppression,

@@ -48,7 +48,9 @@ class _PlainHandler(logging.Handler):
 
 
 def fit_width(text: str, width: int, hang: int | None = None) -> str:
-    """Breaks lines that are too wide at spaces. Words and `quoted commands` stay whole and can be copied.
+    """Breaks lines that are too wide at spaces. Words and commands stay whole and can be copied.
+
+    A command is `quoted` or a line of its own that begins with yoloflow.
 
     Args:
         text: lines.
@@ -59,7 +61,7 @@ def fit_width(text: str, width: int, hang: int | None = None) -> str:
 
     fitted = []
     for line in text.split("\n"):
-        if cell_len(line) > width:
+        if cell_len(line) > width and not line.lstrip().startswith("yoloflow "):
             indent = len(line) - len(line.lstrip()) + 2 if hang is None else hang
             parts = [""]
             # A word is taken with the spaces before it: they keep columns apart, and vanish at a line's end.

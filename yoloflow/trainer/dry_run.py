@@ -6,6 +6,7 @@ import logging
 from contextlib import closing
 from typing import Any
 
+from yoloflow.structures import plural
 from yoloflow.trainer.trainer import Trainer
 
 logger = logging.getLogger("yoloflow")
@@ -32,8 +33,9 @@ def try_first_step(trainer: Trainer) -> dict[str, Any]:
     }
     if context.ranks.is_main:
         logger.info(
-            "dry run: %d epochs x %d steps, %d images of %d px in the first batch; would train in %s. "
+            "dry run: %s x %s, %s of %d px in the first batch; would train in %s. "
             "Nothing was trained or written",
-            *(*found.values(), context.run.path),
+            *(plural(context.epochs, "epoch"), plural(context.steps_per_epoch, "step")),
+            *(plural(len(batch.images), "image"), batch.images.shape[-1], context.run.path),
         )
     return found

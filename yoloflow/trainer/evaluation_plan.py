@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from yoloflow.callbacks import BaseCallback, EvalWhileTrain, RunContext
+from yoloflow.structures import plural
 from yoloflow.trainer.settings import BestBy
 
 logger = logging.getLogger("yoloflow")
@@ -60,9 +61,9 @@ class EvaluationPlan:
             return False
         if context.ranks.is_main:
             logger.info(
-                "%s has not risen for %d epochs (patience=%d; best %.4f after epoch %d): the training ends "
+                "%s has not risen for %s (patience=%d; best %.4f after epoch %d): the training ends "
                 "after epoch %d of %d",
-                *(self._words(best), epochs_done - best["epoch"], patience),
+                *(self._words(best), plural(epochs_done - best["epoch"], "epoch"), patience),
                 *(self.score(best), best["epoch"]),
                 *(epochs_done, context.epochs),
             )

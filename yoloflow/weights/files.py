@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from yoloflow.files import is_utf8, write_atomically
+from yoloflow.files import is_utf8, similar_paths, write_atomically
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.darknet import looks_like_darknet, read_darknet
 from yoloflow.weights.mindspore import looks_like_mindspore, read_mindspore
@@ -100,7 +100,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise YoloflowError(f"{path}: there is no such weights file")
+        raise YoloflowError(f"{path}: there is no such weights file{similar_paths(path)}")
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)

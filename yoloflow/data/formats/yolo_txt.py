@@ -31,7 +31,6 @@ from yoloflow.data.formats.image_search import find_images
 from yoloflow.data.formats.list_file import read_list_file
 from yoloflow.data.formats.other_files import is_image_name, is_of_other_use, other_files
 from yoloflow.data.formats.yolo_lines import Lines, describe_columns, is_known_form
-from yoloflow.data.image_files import IMAGE_SUFFIXES
 from yoloflow.data.threads import map_in_threads
 from yoloflow.files import UTF16_MARKS
 from yoloflow.structures import Problem, YoloflowError

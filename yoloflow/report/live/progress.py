@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from yoloflow.files import read_checked
+from yoloflow.files import read_checked, similar_paths
 from yoloflow.report.metrics import Metrics, TrainingCurves, curves_of, finite, read_metrics
 from yoloflow.run import file_names
 from yoloflow.run.lock import is_training
@@ -148,7 +148,7 @@ class ProgressReader:
 def _what_instead(folder: Path) -> str:
     """What is at a place where no run is, and where one may be."""
     if not folder.exists():
-        return "there is no such run folder"
+        return f"there is no such run folder{similar_paths(folder)}"
     if not folder.is_dir():
         return "is a file; give the folder of a run, such as runs/NAME"
     configs = folder.glob(f"*/{file_names.CONFIG}")

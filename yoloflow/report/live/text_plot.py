@@ -75,7 +75,7 @@ def plot(
             letter = chr(_BRAILLE + code) if code and not ascii_only else "*" if code else " "
             line.append(letter, style=curves[style].style if code else "")
         lines.append(line)
-    left, right = f"{first:.3g}", f"{last:.4g}"
+    left, right = f"{round(first, 1):g}", f"{round(last, 1):g}"
     axis = f"{'':{_LABEL_WIDTH}}{left}{right:>{max(columns - len(left), 1)}}"
     return [*lines, _fit(Text(axis, style="dim"), width)]
 

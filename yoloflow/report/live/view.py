@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +112,7 @@ def _bar(progress: Progress) -> Table:
     row.add_column(no_wrap=True, justify="right")
     row.add_column(no_wrap=True, justify="right")
     row.add_row(
-        f"epoch {done:.4g}/{planned if planned else '?'}",
+        f"epoch {math.floor(done * 10 + 1e-6) / 10:g}/{planned if planned else '?'}",
         ProgressBar(total=1.0, completed=share, complete_style="cyan", finished_style="cyan"),
         f"{share:.0%}",
         "" if left is None else f"{_duration(left)} left",

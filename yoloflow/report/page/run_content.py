@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from yoloflow.files import read_checked, read_names, wrong_places
+from yoloflow.files import read_checked, read_names, similar_paths, wrong_places
 from yoloflow.report.metrics import Column, Metrics, curves_of, read_metrics
 from yoloflow.report.page.diagnostics import read_diagnostics
 from yoloflow.run import file_names
@@ -79,6 +79,8 @@ def read_run(folder: str | Path) -> RunContent:
     """
     path = Path(folder)
     config = path / file_names.CONFIG
+    if not path.exists():
+        raise YoloflowError(f"{path}: there is no such run folder{similar_paths(path)}")
     if not config.is_file():
         raise YoloflowError(f"{path}: no run folder (config.yaml is missing); give the folder of a training")
     metrics = path / file_names.METRICS
