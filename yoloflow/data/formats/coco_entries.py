@@ -18,6 +18,11 @@ from yoloflow.structures import Problem, RunLengthMask, YoloflowError
 
 _INT64_BOUND = 2**63
 
+_OF_LABEL_STUDIO = {"rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels"}
+
+TRUE_WORDS = ("1", "1.0", "true", "yes")
+"""How files write that something holds, in small letters."""
+
 Key = int | str
 """The id of an image in a spelling that equal ids share."""
 
@@ -99,6 +104,13 @@ def foreign_program(content: object) -> str:
     """Returns whose own json a content is: words for a message, "" where it is nobody's that we know."""
     first = content[0] if isinstance(content, list) and content else None
     if isinstance(first, Mapping):
+        if "name" in first and {"labels", "attributes"} & first.keys():
+            return "BDD100K's json (its bdd100k.label.to_coco makes COCO json of it)"
+        values = (value[0] for value in first.values() if isinstance(value, list) and value)
+        if {"annotation_id", "lead_time"} <= first.keys() or any(
+            isinstance(one, Mapping) and _OF_LABEL_STUDIO & one.keys() for one in values
+        ):
+            return "Label Studio's JSON_MIN"
         if isinstance(first.get("data"), Mapping) and ("annotations" in first or "predictions" in first):
             return "Label Studio's own json"
         return "CreateML's json" if "image" in first and "annotations" in first else ""
@@ -293,11 +305,15 @@ def read_objects(
         boxes.numbers.append(position if number is None else number)
         boxes.boxes_xywh.append(box)
         boxes.categories.append(category_id)
-        boxes.is_crowd.append(entry.get("iscrowd") in (1, "1"))
+        boxes.is_crowd.append((crowd := entry.get("iscrowd")) == 1 or _is_true_word(crowd))
         area = entry.get("area")
         boxes.areas.append(float(area) if isinstance(area, (int, float)) and 0 <= area < 1e18 else math.nan)
         boxes.add_outline(outline)
     return boxes
+
+
+def _is_true_word(value: object) -> bool:
+    return isinstance(value, str) and value.strip().lower() in TRUE_WORDS
 
 
 def _what_is_wrong(entry: object, error: Exception) -> tuple[str, str]:

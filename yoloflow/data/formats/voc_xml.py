@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from yoloflow.data.formats.annotations import Annotations
+from yoloflow.data.formats.coco_entries import TRUE_WORDS
 from yoloflow.data.formats.other_files import other_files
 from yoloflow.data.formats.voc_files import (
     ImageFinder,
@@ -39,7 +40,6 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _OBJECT_FIELDS = ("name", *(f"bndbox/{corner}" for corner in _CORNERS))
 _FILE_FIELDS = ("filename", "size/width", "size/height", "source/database")
 _PASCAL_SOURCE = "The VOC"
-_TRUE = ("1", "1.0", "true", "yes")
 
 
 def recognises(source: str) -> bool:
@@ -238,7 +238,7 @@ def _flatten(
                 images.append(image)
                 numbers.append(item.line)
                 numbers_in_file.append(number)
-                difficult.append(item.fields.get("difficult", "").lower() in _TRUE)
+                difficult.append(item.fields.get("difficult", "").lower() in TRUE_WORDS)
     num_images, num_boxes = len(files), len(boxes)
     annotations = Annotations(
         image_paths=paths,
