@@ -38,6 +38,15 @@ def nearest_names(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
 
 
+def fault_of_class_name(name: str) -> str:
+    """Returns what is wrong with a class name, the end of a sentence; "" for nothing."""
+    if not name.strip():
+        return "is empty; give it a name"
+    if name.splitlines() != [name]:
+        return f"{name!r} has a line break, and files of names have one a line; write it in one line"
+    return ""
+
+
 @dataclass(slots=True)
 class Batch:
     """B samples as the device takes them.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from yoloflow.data.formats.outlines import NO_POLYGON, join_parts, outline_of_mask, read_mask
 from yoloflow.files import read_json
-from yoloflow.structures import Problem, RunLengthMask, YoloflowError
+from yoloflow.structures import Problem, RunLengthMask, YoloflowError, fault_of_class_name
 
 _INT64_BOUND = 2**63
 
@@ -134,6 +134,8 @@ def read_categories(source: str, entries: Sequence[Any]) -> dict[int, str]:
         number = whole(entry.get("id")) if isinstance(entry, Mapping) else None
         if number is None or not isinstance(entry.get("name"), str):
             raise YoloflowError(f"{source}: categories[{position}] needs a whole number id and a name")
+        if fault := fault_of_class_name(entry["name"]):
+            raise YoloflowError(f"{source}: categories[{position}] (id {number}): its name {fault}")
         if number in found:
             raise YoloflowError(
                 f"{source}: category id {number} is given to {found[number]} and to {entry['name']}"

@@ -34,7 +34,7 @@ from yoloflow.data.formats.voc_files import (
 )
 from yoloflow.data.formats.voc_masks import add_masks
 from yoloflow.data.threads import map_in_threads
-from yoloflow.structures import Problem, YoloflowError
+from yoloflow.structures import Problem, YoloflowError, fault_of_class_name
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _OBJECT_FIELDS = ("name", *(f"bndbox/{corner}" for corner in _CORNERS))
@@ -274,6 +274,8 @@ def _corners(path: str, image: str, item: _Object, problems: list[Problem]) -> l
         detail = f"{unclear[0]}; give each box an <object> of its own, with one <name>"
     elif missing := [name for name in _OBJECT_FIELDS if name not in item.fields]:
         detail = f"the object has no <{missing[0].replace('/', '><')}>"
+    elif fault := fault_of_class_name(item.fields["name"]):
+        detail = f"its <name> {fault}"
     if detail:
         problems.append(Problem(path, item.line, "malformed-entry", "drop-box", detail, image))
         return None
