@@ -348,8 +348,8 @@ def test_files_without_the_name_of_an_image_are_counted_and_named(tmp_path: Path
         assert f"{images}/a.png.bak (PNG by its content)" in others
         orphans = [one.detail for one in index.problems if one.kind == "orphan-label"]
         assert [one.partition("; ")[2] for one in orphans] == [
-            "b.png_large there has no name of an image",
-            "c there has no name of an image",
+            "b.png_large there does not end as an image's name does",
+            "c there does not end as an image's name does",
         ]
     (images / "a.png").unlink()
     with pytest.raises(YoloflowError, match=r"lists no images.*; 4 files are not read"):

@@ -272,7 +272,7 @@ def _orphans(labels: list[_LabelFile], kpt_shape: Sequence[int] | None) -> list[
             if stem not in stems and _is_label(path, kpt_shape):
                 detail = f"there is no image {stem} in {' or '.join(sorted(folders_of_images))}"
                 if stem in unread:
-                    detail += f"; {unread[stem]} there has no name of an image"
+                    detail += f"; {unread[stem]} there does not end as an image's name does"
                 problems.append(Problem(path, None, "orphan-label", "keep", detail))
     return problems
 
