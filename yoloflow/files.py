@@ -153,15 +153,6 @@ def require_local(path: str, place: str) -> None:
         )
 
 
-def require_text(name: str, place: str) -> None:
-    """Raises an error that begins with `place` where a name is one that no file can hold."""
-    if not is_utf8(name):
-        raise YoloflowError(
-            f"{place}: the name {ascii(name)} is no text: it has half a character, or a byte that is no "
-            "UTF-8; correct it"
-        )
-
-
 def is_utf8(path: str | Path) -> bool:
     """Returns whether a path is UTF-8; OpenCV ends the process where it is given one that is not."""
     try:

@@ -44,6 +44,19 @@ def plural(count: float, noun: str) -> str:
     return f"{count:g} {noun}{ending}" if isinstance(count, float) else f"{count} {noun}{ending}"
 
 
+def fault_of_class_name(name: str) -> str:
+    """Returns what is wrong with a class name, the end of a sentence; "" for nothing."""
+    if not name.strip():
+        return "is empty; give it a name"
+    if name.splitlines() != [name]:
+        return f"{name!r} has a line break, and files of names have one a line; write it in one line"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"{ascii(name)} is no text: it has half a character, or a byte that is no UTF-8; correct it"
+    return ""
+
+
 @dataclass(slots=True)
 class Batch:
     """B samples as the device takes them.

@@ -134,6 +134,9 @@ def test_a_set_that_is_nowhere_is_told_with_its_line(export: Path, caplog: pytes
         ("nc: true", "yaml:3: nc: a whole number from 1 is expected, not True"),
         ("nc: 0", "yaml:3: nc: a whole number from 1 is expected, not 0"),
         ("nc: 1\nkpt_shape: 4", "yaml:4: kpt_shape: [number of keypoints, 2 or 3 figures of each] is"),
+        ("nc: 1\nkpt_shape: [8, 1]", "yaml:4: kpt_shape: [number of keypoints, 2 or 3 figures of each] is"),
+        ("names: ['']", "yaml:3: names: the name of class 0 is empty"),
+        ('names: [a, "b\\nc"]', "yaml:3: names: the name of class 1 'b\\nc' has a line break"),
         ("nc: 1\npath: [a]", "yaml:4: path: a folder is expected, not ['a']"),
         ("nc: 1\nchannels: 4", "yaml:4: channels: 4: networks take 3 channels"),
         ("nc: 1\nch: 4", "yaml:4: ch: 4: networks take 3 channels"),
@@ -240,5 +243,5 @@ def test_characters_that_json_writes_as_two_escapes_are_one_and_halves_are_refus
     assert read_set(data, "val_set").names == ["\N{CAT FACE}"]
     convert([str(file)], "voc", export / "out")
     file.write_text(text.format(r'"\udc31"'))
-    with pytest.raises(YoloflowError, match=r"data\.yaml:3: names: the name '\\udc31' is no text"):
+    with pytest.raises(YoloflowError, match=r"data\.yaml:3: names: the name of class 0 .*is no text"):
         load_config("yolov8n", [f"data={file}"])

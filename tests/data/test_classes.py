@@ -190,6 +190,23 @@ def test_category_ids_that_are_all_off_by_one_are_recognised(tmp_path: Path) -> 
         read_index(str(source))
 
 
+@pytest.mark.parametrize(
+    ("name", "fault"), [(" ", "is empty"), ("a\nb", "has a line break"), ("a\u2028b", "has a")]
+)
+def test_a_class_name_that_is_empty_or_has_two_lines_is_refused_with_its_place(
+    tmp_path: Path, name: str, fault: str
+) -> None:
+    source = str(write_categories(tmp_path / "coco", ["cat", name], [1]))
+    with pytest.raises(YoloflowError, match=rf"set.json: categories\[1\] \(id 2\): its name .*{fault}"):
+        read_index(source)
+    labels = str(write_yolo(tmp_path / "yolo", {"a": f"0 {BOX}"}))
+    with pytest.raises(YoloflowError, match=f"data.names: the name of class 1 .*{fault}"):
+        read_index(labels, ["cat", name])
+    rows = voc_object("dog", 1, 2, 30, 40) + voc_object(name, 10, 20, 30, 40)
+    index = read_index(str(write_voc(tmp_path / "voc", {"a": rows})))
+    assert (index.names, index.num_boxes_listed) == (["dog"], 2)
+
+
 def test_a_category_of_a_joined_json_that_the_first_lacks_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     sources = [
         str(write_categories(tmp_path / "one", ["cat"], [1])),
@@ -274,7 +291,7 @@ def test_with_one_class_whatever_the_tested_set_has_is_that_class(
 
 def test_a_name_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
     source = write_categories(tmp_path, ["cat", "x\udce9"], [1])
-    with pytest.raises(YoloflowError, match=r"set\.json: categories\[1\]: the name 'x\\udce9' is no text"):
+    with pytest.raises(YoloflowError, match=r"set\.json: categories\[1\] .*'x\\udce9' is no text"):
         read_index(str(source))
-    with pytest.raises(YoloflowError, match=r"data\.names: the name 'x\\udce9' is no text"):
+    with pytest.raises(YoloflowError, match=r"data\.names: .*'x\\udce9' is no text"):
         read_index(str(write_yolo(tmp_path / "yolo", {"a": f"0 {BOX}"})), names=["x\udce9"])

@@ -69,6 +69,23 @@ def test_areas_and_crowds_are_kept(tmp_path: Path) -> None:
     assert_no_problems(index)
 
 
+@pytest.mark.parametrize("value", [1, True, 1.0, "1", "1.0", "true", "True", "yes"])
+def test_crowd_is_written_in_several_ways(tmp_path: Path, value: object) -> None:
+    rows = [annotation(iscrowd=value), annotation(20)]
+    assert read_index(str(write_coco(tmp_path, rows))).is_crowd.tolist() == [True, False]
+    others: list[object] = [0, "0", "false", None, [], 2]
+    for other in others:
+        rows[0]["iscrowd"] = other
+        assert not read_index(str(write_coco(tmp_path, rows))).is_crowd.any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_box_that_ends_beyond_all_numbers_is_named(tmp_path: Path) -> None:
+    rows = [annotation(bbox=[1e308, 1, 1e308, 3]), annotation(20)]
+    index = read_index(str(write_coco(tmp_path, rows)))
+    assert [problem.kind for problem in index.problems] == ["box-nan"]
+
+
 def test_polygons_stay_with_their_boxes(tmp_path: Path) -> None:
     triangle, square = [10, 10, 30, 10, 10, 40], [50, 50, 60, 50, 60, 60, 50, 60]
     rows = [
@@ -331,8 +348,8 @@ def test_files_without_the_name_of_an_image_are_counted_and_named(tmp_path: Path
         assert f"{images}/a.png.bak (PNG by its content)" in others
         orphans = [one.detail for one in index.problems if one.kind == "orphan-label"]
         assert [one.partition("; ")[2] for one in orphans] == [
-            "b.png_large there has no name of an image",
-            "c there has no name of an image",
+            "b.png_large there does not end as an image's name does",
+            "c there does not end as an image's name does",
         ]
     (images / "a.png").unlink()
     with pytest.raises(YoloflowError, match=r"lists no images.*; 4 files are not read"):

@@ -292,3 +292,13 @@ def test_a_list_may_have_names_that_are_no_utf_8_if_there_are_such_files(tmp_pat
     (tmp_path / "train.txt").write_bytes(lines.replace(b"b.png", b"\xe9.png"))
     with pytest.raises(YoloflowError, match="train.txt: cannot be read as UTF-8 text .*save it as UTF-8"):
         read_index(str(tmp_path / "train.txt"), nc=1)
+
+
+@pytest.mark.parametrize("name", ["sub/../a.png", "./sub/low/../../a.png", "sub\\..\\a.png"])
+def test_a_name_with_a_way_there_and_back_is_the_image_itself(tmp_path: Path, name: str) -> None:
+    write_picture(tmp_path / "a.png")
+    write_picture(tmp_path / "b.png")
+    index = read_index(write_json(tmp_path / "set.json", ["a.png", "b.png", name]))
+    assert files(index, tmp_path) == ["a.png", "b.png"]
+    assert "image-path-unclear" not in kinds(index)
+    assert len(index.classes) == 2  # the boxes of both entries are equal

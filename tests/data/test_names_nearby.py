@@ -1,6 +1,7 @@
 """Messages about labels that lie nearby in a format that is not read, or under another name."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from yoloflow.structures import YoloflowError
 _LABELME = {"shapes": [{"label": "cat", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}]}
 _LABEL_STUDIO = [{"id": 1, "data": {"image": "/data/upload/1/a.jpg"}, "annotations": []}]
 _CREATE_ML = [{"image": "a.jpg", "annotations": []}]
+_JSON_MIN = [{"image": "/data/upload/a.jpg", "id": 1, "label": [{"x": 1, "rectanglelabels": ["cat"]}]}]
+_JSON_MIN_EMPTY = [{"image": "a.jpg", "id": 1, "annotator": 1, "annotation_id": 1, "lead_time": 7.2}]
+_BDD = [{"name": "a.jpg", "labels": [{"category": "cat", "box2d": {"x1": 1, "y1": 1, "x2": 9, "y2": 9}}]}]
 _VIA = {"a.jpg12": {"filename": "a.jpg", "regions": []}}
 
 
@@ -21,6 +25,9 @@ _VIA = {"a.jpg12": {"filename": "a.jpg", "regions": []}}
         (_LABELME, "LabelMe's json of one image"),
         (_LABEL_STUDIO, "Label Studio's own json"),
         (_CREATE_ML, "CreateML's json"),
+        (_JSON_MIN, "Label Studio's JSON_MIN"),
+        (_JSON_MIN_EMPTY, "Label Studio's JSON_MIN"),
+        (_BDD, "BDD100K's json (its bdd100k.label.to_coco makes COCO json of it)"),
         (_VIA, "VIA's own json"),
     ],
 )
@@ -29,7 +36,7 @@ def test_a_json_of_another_program_is_named_as_a_source_and_beside_images(
 ) -> None:
     write_picture(tmp_path / "a.jpg")
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(YoloflowError, match=f"a.json: is {program}, which is not read; export COCO json"):
+    with pytest.raises(YoloflowError, match=f"a.json: is {re.escape(program)}, which is not read; export"):
         read_index(str(tmp_path / "a.json"))
     with pytest.raises(YoloflowError) as error:
         read_index(str(tmp_path))

@@ -44,6 +44,12 @@ def test_lines_that_contradict_kpt_shape_are_named(tmp_path: Path) -> None:
     assert "9 columns, not 5 (class cx cy w h) or 11" in index.problems[0].detail
 
 
+@pytest.mark.parametrize("shape", ["[4]", "[8,1]", "4", "[4,2,1]"])
+def test_kpt_shape_is_two_numbers(shape: str) -> None:
+    with pytest.raises(YoloflowError, match=r"kpt_shape: \[number of keypoints, 2 or 3 figures of each\] is"):
+        load_config("yolov8n", [f"data.kpt_shape={shape}"])
+
+
 def test_keypoints_that_nobody_announced_are_said(tmp_path: Path) -> None:
     index = read_lines(tmp_path, f"{BOX}{IN_2D}\n1 .3 .3 .2 .2 .25 .35 .31 .29")
     assert kinds_of(index) == [("maybe-keypoints", "keep")]

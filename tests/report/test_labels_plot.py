@@ -11,11 +11,22 @@ from yoloflow.data.index import read_index
 from yoloflow.report.labels_plot import plot_labels
 from yoloflow.report.page.document import render_page
 from yoloflow.report.page.run_content import read_run
+from yoloflow.report.plot_fonts import families_for
 
 LABELS = "0 .5 .5 .2 .2\n1 .2 .3 .4 .1\n"
 
 
-@pytest.mark.parametrize("names", [["cat", "dog"], ["$x^2$", "n" * 300], [str(k) for k in range(90)]])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat", "dog"],
+        ["$x^2$", "n" * 300],
+        [str(k) for k in range(90)],
+        ["\u732b", "\u72d7"],
+        ["\U00012000", "\u05d0"],
+    ],
+)
 def test_the_labels_of_a_set_are_drawn(tmp_path: Path, names: list[str]) -> None:
     index = read_index(str(write_yolo(tmp_path, {"a": LABELS, "b": ""})), names)
     plot_labels(index, tmp_path / "labels.png")
@@ -23,6 +34,16 @@ def test_the_labels_of_a_set_are_drawn(tmp_path: Path, names: list[str]) -> None
         assert image.size == (1300, 420)
         assert len(np.unique(np.asarray(image.convert("L")))) > 20
     assert {path.name for path in tmp_path.iterdir()} == {"images", "labels", "list.txt", "labels.png"}
+
+
+def test_letters_are_drawn_by_a_font_that_has_them() -> None:
+    families, missing = families_for(["cat", "dog\n"])
+    assert not missing
+    assert families_for(["cat \U00012000"]) == (families, {"\U00012000"})
+    chinese = {"\u732b", "\u72d7"}
+    more, missing = families_for([*chinese, "\u043a"])
+    assert more[: len(families)] == families
+    assert missing == (set() if len(more) > len(families) else chinese)
 
 
 def test_a_plot_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from yoloflow.config.dataset_paths import locate_sets
 from yoloflow.config.document import Located, read_yaml
 from yoloflow.data.formats.list_file import read_list_file
-from yoloflow.files import require_text
-from yoloflow.structures import YoloflowError, nearest_names
+from yoloflow.structures import YoloflowError, fault_of_class_name, nearest_names
 
 logger = logging.getLogger("yoloflow")
 
@@ -166,9 +165,10 @@ def _names(node: Located) -> Located:
         if isinstance(child.value, bool) or not isinstance(child.value, str | int):
             text = f"names: a class name is expected, not {child.plain()!r}; put a name in quotes"
             raise YoloflowError(f"{child.place}: {text}")
+        if fault := fault_of_class_name(str(child.value)):
+            raise YoloflowError(f"{child.place}: names: the name of class {len(seen)} {fault}")
         if str(child.value) in seen:
             raise YoloflowError(f"{child.place}: names: {child.value} stands there twice")
-        require_text(str(child.value), f"{child.place}: names")
         seen.add(str(child.value))
     return Located([Located(str(child.value), child.place) for child in children], node.place)
 
@@ -198,10 +198,11 @@ def _whole_number(node: Located, key: str) -> Located:
 
 def _kpt_shape(node: Located) -> Located:
     children = node.value if isinstance(node.value, list) else []
-    if len(children) != 2:
+    numbers = [_whole_number(child, "kpt_shape") for child in children]
+    if len(numbers) != 2 or numbers[1].value not in (2, 3):
         text = "[number of keypoints, 2 or 3 figures of each] is expected"
         raise YoloflowError(f"{node.place}: kpt_shape: {text}, not {node.plain()!r}")
-    return Located([_whole_number(child, "kpt_shape") for child in children], node.place)
+    return Located(numbers, node.place)
 
 
 def _check_count(keys: dict[str, Located]) -> None:

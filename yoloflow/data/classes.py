@@ -11,8 +11,7 @@ import numpy as np
 
 from yoloflow.data.coco_truth import category_ids_of
 from yoloflow.data.formats.annotations import Annotations
-from yoloflow.files import require_text
-from yoloflow.structures import Int64Array, Problem, YoloflowError, nearest_names
+from yoloflow.structures import Int64Array, Problem, YoloflowError, fault_of_class_name, nearest_names
 
 _NAMED = 20
 
@@ -149,8 +148,9 @@ def _check_given(names: Sequence[str], nc: int | None) -> None:
     repeated = [name for number, name in enumerate(names) if name in names[:number]]
     if repeated:
         raise YoloflowError(f"data.names: {repeated[0]} stands there twice")
-    for name in names:
-        require_text(name, "data.names")
+    for number, name in enumerate(names):
+        if fault := fault_of_class_name(name):
+            raise YoloflowError(f"data.names: the name of class {number} {fault}")
     if not names:
         raise YoloflowError("data.names: is empty; name the classes or leave it out")
     if nc is not None and nc != len(names):

@@ -107,7 +107,9 @@ KINDS: dict[str, Kind] = {
     "stale-filename": Kind(
         "an xml whose <filename> is another image than that of the xml's own name, which is taken", _NOTED
     ),
-    "malformed-entry": Kind("an entry of an object without the fields that it needs", _BAD_LINE),
+    "malformed-entry": Kind(
+        "an entry of an object without the fields that it needs, or with two of one", _BAD_LINE
+    ),
     "unknown-image-id": Kind("an annotation of an image that the file does not list", ("drop-box", "error")),
     "polygon-malformed": Kind(
         "an outline that is neither a list of at least three x y pairs nor a run-length mask; the box is "

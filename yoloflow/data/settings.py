@@ -105,6 +105,18 @@ CPU_WORKERS, CPU_TEST_WORKERS = 4, 2
 """Loader processes where the network takes the cores too."""
 
 
+def _two_numbers(value: object) -> object:
+    if not isinstance(value, list) or len(value) != 2 or value[1] not in (2, 3):
+        raise ValueError(
+            "[number of keypoints, 2 or 3 figures of each] is expected, such as [17, 3] for 17 keypoints of "
+            f"x, y and visibility, not {value}"
+        )
+    return value
+
+
+KeypointShape = Annotated[list[Count], BeforeValidator(_two_numbers)]
+
+
 class DataSettings(Section):
     """Settings of images and labels, and of what is done to them before they reach the network."""
 
@@ -128,10 +140,8 @@ class DataSettings(Section):
     )
     nc: Count | None = Field(None, description="number of classes (null: as many as the data names)")
     names: Words | None = Field(None, description="class names in class order (null: the data's own)")
-    kpt_shape: list[Count] | None = Field(
+    kpt_shape: KeypointShape | None = Field(
         None,
-        min_length=2,
-        max_length=2,
         description="[keypoints, figures of each] that follow the box in a line of YOLO labels; they are "
         "read over (null: further figures are an outline)",
     )

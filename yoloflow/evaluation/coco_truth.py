@@ -34,7 +34,7 @@ from yoloflow.data.problems import Policy, account
 from yoloflow.data.repairs import EDGE_TOLERANCE_PX, BoxRepair
 from yoloflow.data.statistics import why_no_object
 from yoloflow.evaluation.coco_outlines import box_outlines, read_outlines, with_sizes
-from yoloflow.structures import Int64Array, Problem, YoloflowError
+from yoloflow.structures import Int64Array, Problem, YoloflowError, fault_of_class_name
 
 Float64Array = NDArray[np.float64]
 
@@ -252,7 +252,11 @@ def _need_a_word(rows: Float64Array, images: Sequence[Mapping[str, Any]]) -> boo
 
 
 def _with_a_name(entry: Any) -> Any:
-    return {**entry, "name": str(entry.get("name", entry.get("id")))} if isinstance(entry, Mapping) else entry
+    """Returns a category with a name in one line; nothing is written by it, so its id serves as well."""
+    if not isinstance(entry, Mapping):
+        return entry
+    name, identity = str(entry.get("name", "")), str(entry.get("id"))
+    return {**entry, "name": identity if fault_of_class_name(name) else name}
 
 
 def _same_ids(name: str, entries: ImageEntries) -> list[Problem]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.files import write_atomically
+from yoloflow.report.plot_fonts import families_for
 from yoloflow.structures import DatasetIndex
 
 if TYPE_CHECKING:
@@ -62,11 +63,15 @@ def plot_labels(index: DatasetIndex, path: Path) -> None:
 def _plot_classes(axes: Axes, names: list[str], counts: NDArray[np.int64]) -> None:
     order = np.argsort(-counts, kind="stable")[:_MOST_CLASSES]
     shown = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names]
-    # Names are no formulas, whatever dollar signs they have.
-    labels = [shown[number].replace("$", r"\$") for number in order]
+    families, missing = families_for(shown[number] for number in order)
+    # Names are no formulas, whatever dollar signs they have; letters that no font has would be empty boxes.
+    labels = [
+        f"class {number}" if missing & {*shown[number]} else shown[number].replace("$", r"\$")
+        for number in order
+    ]
     places = np.arange(len(order))
     axes.barh(places, counts[order], color=_BAR, height=0.75)
-    axes.set_yticks(places, labels)
+    axes.set_yticks(places, labels, fontfamily=families)
     axes.set_ylim(max(len(order), _LEAST_ROWS) - 0.5, -0.5)
     for place, number in zip(places, order, strict=True):
         axes.annotate(

@@ -13,10 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.data.formats.outlines import NO_POLYGON, join_parts, outline_of_mask, read_mask
-from yoloflow.files import read_json, require_text
-from yoloflow.structures import Problem, RunLengthMask, YoloflowError
+from yoloflow.files import read_json
+from yoloflow.structures import Problem, RunLengthMask, YoloflowError, fault_of_class_name
 
 _INT64_BOUND = 2**63
+
+_OF_LABEL_STUDIO = {"rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels"}
+
+TRUE_WORDS = ("1", "1.0", "true", "yes")
+"""How files write that something holds, in small letters."""
 
 Key = int | str
 """The id of an image in a spelling that equal ids share."""
@@ -99,6 +104,13 @@ def foreign_program(content: object) -> str:
     """Returns whose own json a content is: words for a message, "" where it is nobody's that we know."""
     first = content[0] if isinstance(content, list) and content else None
     if isinstance(first, Mapping):
+        if "name" in first and {"labels", "attributes"} & first.keys():
+            return "BDD100K's json (its bdd100k.label.to_coco makes COCO json of it)"
+        values = (value[0] for value in first.values() if isinstance(value, list) and value)
+        if {"annotation_id", "lead_time"} <= first.keys() or any(
+            isinstance(one, Mapping) and _OF_LABEL_STUDIO & one.keys() for one in values
+        ):
+            return "Label Studio's JSON_MIN"
         if isinstance(first.get("data"), Mapping) and ("annotations" in first or "predictions" in first):
             return "Label Studio's own json"
         return "CreateML's json" if "image" in first and "annotations" in first else ""
@@ -122,11 +134,12 @@ def read_categories(source: str, entries: Sequence[Any]) -> dict[int, str]:
         number = whole(entry.get("id")) if isinstance(entry, Mapping) else None
         if number is None or not isinstance(entry.get("name"), str):
             raise YoloflowError(f"{source}: categories[{position}] needs a whole number id and a name")
+        if fault := fault_of_class_name(entry["name"]):
+            raise YoloflowError(f"{source}: categories[{position}] (id {number}): its name {fault}")
         if number in found:
             raise YoloflowError(
                 f"{source}: category id {number} is given to {found[number]} and to {entry['name']}"
             )
-        require_text(entry["name"], f"{source}: categories[{position}]")
         found[number] = entry["name"]
     if not found:
         raise YoloflowError(f"{source}: lists no categories, so its boxes can have no class")
@@ -294,11 +307,15 @@ def read_objects(
         boxes.numbers.append(position if number is None else number)
         boxes.boxes_xywh.append(box)
         boxes.categories.append(category_id)
-        boxes.is_crowd.append(entry.get("iscrowd") in (1, "1"))
+        boxes.is_crowd.append((crowd := entry.get("iscrowd")) == 1 or _is_true_word(crowd))
         area = entry.get("area")
         boxes.areas.append(float(area) if isinstance(area, (int, float)) and 0 <= area < 1e18 else math.nan)
         boxes.add_outline(outline)
     return boxes
+
+
+def _is_true_word(value: object) -> bool:
+    return isinstance(value, str) and value.strip().lower() in TRUE_WORDS
 
 
 def _what_is_wrong(entry: object, error: Exception) -> tuple[str, str]:

@@ -194,6 +194,8 @@ def flatten(
     """Returns the entries of a file, whose paths are settled, as flat arrays."""
     num_images, num_boxes = len(images.paths), len(boxes.images)
     xywh = np.array(boxes.boxes_xywh, np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore"):  # what is infinite then is named as such
+        corners = np.hstack((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]))
     return Annotations(
         image_paths=images.paths,
         listed_in=[source] * num_images,
@@ -207,7 +209,7 @@ def flatten(
         image_dropped=np.zeros(num_images, bool),
         box_images=np.array(boxes.images, np.int64),
         box_numbers=np.array(boxes.numbers, np.int64),
-        boxes_xyxy=np.hstack((xywh[:, :2], xywh[:, :2] + xywh[:, 2:])),
+        boxes_xyxy=corners,
         is_normalised=np.zeros(num_boxes, bool),
         class_ids=np.array(boxes.categories, np.int64),
         categories=categories,

@@ -43,6 +43,9 @@ class FoundImages:
     problems: list[Problem] = field(default_factory=list)
 
 
+_DETOUR = re.compile(r"(?:^|(?<=[\\/]))(?!\.\.?[\\/])[^\\/]+[\\/]+\.\.[\\/]+")
+
+
 def find_images(
     source: str, names: Sequence[str], folders: Sequence[str], below: str | None = None
 ) -> FoundImages:
@@ -54,6 +57,7 @@ def find_images(
         folders: where they may begin; of folders that have equally many of them the first counts.
         below: a folder that may have them anywhere below it.
     """
+    names = [_without_detours(name) for name in names]
     folders = _fullest_first(names, folders)
     paths: list[str | None] = [_first_file(folders, [name]) for name in names]
     lost: dict[str, list[int]] = defaultdict(list)
@@ -208,6 +212,13 @@ def parts_of(name: str) -> list[str]:
     """Returns the folders and the file name of a path of any system, without a drive."""
     parts = [part for part in re.split(r"[\\/]+", name) if part not in ("", ".", "..")]
     return parts[1:] if parts and re.fullmatch(r"[A-Za-z]:|[a-z0-9]+:", parts[0]) else parts
+
+
+def _without_detours(name: str) -> str:
+    """Returns `sub/../a.jpg` as `a.jpg`: such a folder need not be there."""
+    while (plain := _DETOUR.sub("", name)) != name:
+        name = plain
+    return name
 
 
 def _folder_of(name: str) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from yoloflow.data.formats.annotations import Annotations
+from yoloflow.data.formats.coco_entries import TRUE_WORDS
 from yoloflow.data.formats.other_files import other_files
 from yoloflow.data.formats.voc_files import (
     ImageFinder,
@@ -33,13 +34,12 @@ from yoloflow.data.formats.voc_files import (
 )
 from yoloflow.data.formats.voc_masks import add_masks
 from yoloflow.data.threads import map_in_threads
-from yoloflow.structures import Problem, YoloflowError
+from yoloflow.structures import Problem, YoloflowError, fault_of_class_name
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _OBJECT_FIELDS = ("name", *(f"bndbox/{corner}" for corner in _CORNERS))
 _FILE_FIELDS = ("filename", "size/width", "size/height", "source/database")
 _PASCAL_SOURCE = "The VOC"
-_TRUE = ("1", "1.0", "true", "yes")
 
 
 def recognises(source: str) -> bool:
@@ -238,7 +238,7 @@ def _flatten(
                 images.append(image)
                 numbers.append(item.line)
                 numbers_in_file.append(number)
-                difficult.append(item.fields.get("difficult", "").lower() in _TRUE)
+                difficult.append(item.fields.get("difficult", "").lower() in TRUE_WORDS)
     num_images, num_boxes = len(files), len(boxes)
     annotations = Annotations(
         image_paths=paths,
@@ -274,6 +274,8 @@ def _corners(path: str, image: str, item: _Object, problems: list[Problem]) -> l
         detail = f"{unclear[0]}; give each box an <object> of its own, with one <name>"
     elif missing := [name for name in _OBJECT_FIELDS if name not in item.fields]:
         detail = f"the object has no <{missing[0].replace('/', '><')}>"
+    elif fault := fault_of_class_name(item.fields["name"]):
+        detail = f"its <name> {fault}"
     if detail:
         problems.append(Problem(path, item.line, "malformed-entry", "drop-box", detail, image))
         return None

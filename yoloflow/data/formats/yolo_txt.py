@@ -16,7 +16,6 @@ import glob
 import math
 import mmap
 import os
-import re
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,9 +34,12 @@ from yoloflow.data.threads import map_in_threads
 from yoloflow.files import UTF16_MARKS
 from yoloflow.structures import Problem, YoloflowError
 
-_SEPARATOR = re.escape(os.sep)
-_IN_IMAGES = re.compile(rf"(.*){_SEPARATOR}(images){_SEPARATOR}(.*)", re.IGNORECASE | re.ASCII | re.DOTALL)
-_LABELS = ("labels", "Labels", "LABELS")
+# Folders of labels by the folder of their images: written as that is, then in other letters.
+_FOLDERS = {
+    "images": ("labels", "Labels", "LABELS"),
+    "Images": ("Labels", "labels", "LABELS"),
+    "IMAGES": ("LABELS", "labels", "Labels"),
+}
 _SUFFIXES = (".txt", ".TXT")
 _NAMED = 4
 
@@ -77,9 +79,9 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
 
 def _images_of_labels(source: str) -> str:
     """Returns the end of a sentence about a source without images: what else is there to be given."""
-    for labels in _LABELS:
+    for labels in _FOLDERS["images"]:
         head, part, tail = os.path.abspath(source).rpartition(f"{os.sep}{labels}")
-        places = (f"{head}{os.sep}{name}{tail}" for name in ("images", "Images", "IMAGES"))
+        places = (f"{head}{os.sep}{name}{tail}" for name in _FOLDERS)
         if not part or (images := next(filter(os.path.isdir, places), None)) is None:
             continue
         return f": it is a folder of labels, which are found by their images; give {images}"
@@ -149,11 +151,10 @@ def label_paths(image_path: str) -> list[str]:
     """Returns the paths where the label of an image may lie, in order of preference."""
     stem = os.path.splitext(image_path)[0]
     stems = [stem]
-    if match := _IN_IMAGES.fullmatch(stem):
-        head, images, tail = match.groups()
-        # As the folder of images is written, then in other letters.
-        names = sorted(_LABELS, key=lambda name: _letters(name) != _letters(images))
-        stems = [*(f"{head}{os.sep}{name}{os.sep}{tail}" for name in names), stem]
+    last = max(_FOLDERS, key=lambda images: stem.rfind(f"{os.sep}{images}{os.sep}"))
+    head, part, tail = stem.rpartition(f"{os.sep}{last}{os.sep}")
+    if part:
+        stems = [*(f"{head}{os.sep}{labels}{os.sep}{tail}" for labels in _FOLDERS[last]), stem]
     paths = [f"{one}{suffix}" for suffix in _SUFFIXES for one in stems]
     if os.path.basename(stem).isascii():
         return paths
@@ -163,11 +164,6 @@ def label_paths(image_path: str) -> list[str]:
         os.path.join(folder, normalize(form, name)) for form in ("NFC", "NFD") for folder, name in split
     ]
     return list(dict.fromkeys((*paths, *spelled)))
-
-
-def _letters(name: str) -> list[bool]:
-    """Returns which of the first two letters are capitals."""
-    return [letter.isupper() for letter in name[:2]]
 
 
 def label_file(image_path: str) -> str | None:
@@ -294,7 +290,7 @@ def _orphans(labels: list[_LabelFile], kpt_shape: Sequence[int] | None) -> list[
             if stem not in stems and _is_label(path, kpt_shape):
                 detail = f"there is no image {stem} in {' or '.join(sorted(folders_of_images))}"
                 if stem in unread:
-                    detail += f"; {unread[stem]} there has no name of an image"
+                    detail += f"; {unread[stem]} there does not end as an image's name does"
                 problems.append(Problem(path, None, "orphan-label", "keep", detail))
     return problems
 
