@@ -31,7 +31,7 @@ class DataCheck:
 
     @property
     def can_train(self) -> bool:
-        """Whether a training would start."""
+        """True if a training would start."""
         return not self.errors and not self.lacks_val
 
     def to_json(self) -> dict[str, Any]:

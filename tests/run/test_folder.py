@@ -238,7 +238,9 @@ def test_the_run_folder_that_the_command_names_is_the_one_that_goes_on(
             main()
         assert not end.value.code
         assert f"{tmp_path / 'runs' / 'quickstart-2'} is finished: nothing is left to train" in caplog.text
-        assert ("are not those it was trained with: epochs. A finished run" in caplog.text) == bool(changed)
+        assert ("are not those it was trained with: epochs. Nothing is trained" in caplog.text) == bool(
+            changed
+        )
         caplog.clear()
 
 
