@@ -96,6 +96,26 @@ def test_an_option_of_other_trainers_is_no_setting_where_there_are_none(tmp_path
     assert message.endswith("--imgsz: this command takes no settings")
 
 
+@pytest.mark.parametrize(
+    ("setting", "option"),
+    [
+        (
+            "data.kpt_shape=[4, 3], or kpt_shape in the data set file, says so",
+            "`kpt_shape: [4, 3]` in a data set file says so",
+        ),
+        ("; data.names=[...] can name the classes", "; --name can name the classes"),
+        ("set data.names=[...] to what is meant", "give --name NAME for each class: what is meant"),
+        ("set data.names to the classes", "give --name NAME for each class: the classes"),
+        (
+            "'data.image_folder={train_set: FOLDER, val_set: FOLDER}'",
+            "--image-folder SPLIT=FOLDER in data convert",
+        ),
+    ],
+)
+def test_every_setting_that_is_advised_has_its_option(setting: str, option: str) -> None:
+    assert in_options(setting) == option
+
+
 def test_paths_and_words_stay_as_they_are() -> None:
     for text in ("my/data.names/a.txt: no images", "written: out/data.yaml", "a set of data"):
         assert in_options(text) == text

@@ -2,12 +2,13 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.support.data_sets import write_yolo
+from tests.support.data_sets import annotation, voc_object, write_coco, write_voc, write_yolo
 from yoloflow.config.reader import load_config
 from yoloflow.convert import convert
 from yoloflow.data.index import read_index
@@ -228,11 +229,24 @@ def test_darknet_s_obj_data_is_read_with_its_names_and_lists(export: Path) -> No
 
 
 def test_a_folder_in_the_place_of_its_data_set_file_leads_to_it(export: Path) -> None:
-    with pytest.raises(YoloflowError, match=r"is a folder; give its images as data\.train_set="):
-        load_config("yolov8n", [f"data={export}"])
+    for folder, sets in ((export, ("train/images", "valid/images")), (export / "train", ("",))):
+        given = [f"data.{key}_set={folder / one}" for key, one in zip(("train", "val"), sets, strict=False)]
+        advice = f"is a folder; give {' '.join(given)} 'data.names=[...]'"
+        with pytest.raises(YoloflowError, match=re.escape(advice)):
+            load_config("yolov8n", [f"data={folder}"])
+        assert len(read_set(load_config("yolov8n", [*given, "data.names=[cat]"]).data, "train_set")) == 1
     (export / "data.yaml").write_text("train: train/images\nval: valid/images\nnc: 1\n")
     with pytest.raises(YoloflowError, match=r"is a folder; data=.*data\.yaml is there"):
         load_config("yolov8n", [f"data={export}"])
+
+
+def test_a_folder_of_voc_or_coco_in_the_place_of_a_data_set_file_is_told_as_a_set(tmp_path: Path) -> None:
+    voc = write_voc(tmp_path / "voc", {"a": voc_object("cat", 1, 2, 30, 40)})
+    with pytest.raises(YoloflowError, match=f"is a folder; give data.train_set={voc}$"):
+        load_config("yolov8n", [f"data={voc}"])
+    coco = write_coco(tmp_path / "coco", [annotation(10)])
+    with pytest.raises(YoloflowError, match=f"is a folder; give data.train_set={coco}$"):
+        load_config("yolov8n", [f"data={tmp_path / 'coco'}"])
 
 
 def test_characters_that_json_writes_as_two_escapes_are_one_and_halves_are_refused(export: Path) -> None:

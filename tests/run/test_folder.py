@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,8 @@ def test_the_best_averaged_weights_are_the_ones_to_use(tmp_path: Path) -> None:
 # Claims a folder, says which, and holds it until its standard input ends.
 HOLDER = """
 import sys
+import threading
+import time
 from yoloflow.run.folder import choose_run
 from yoloflow.runtime.ranks import Ranks
 save_dir, name, resume = sys.argv[1:]
@@ -234,7 +238,9 @@ def test_the_run_folder_that_the_command_names_is_the_one_that_goes_on(
             main()
         assert not end.value.code
         assert f"{tmp_path / 'runs' / 'quickstart-2'} is finished: nothing is left to train" in caplog.text
-        assert ("are not those it was trained with: epochs. A finished run" in caplog.text) == bool(changed)
+        assert ("are not those it was trained with: epochs. Nothing is trained" in caplog.text) == bool(
+            changed
+        )
         caplog.clear()
 
 
@@ -299,3 +305,23 @@ def test_what_was_refused_leaves_none_of_the_folders_that_it_needed(tmp_path: Pa
         acquire_run_lock(tmp_path / "d" / "e" / "run")
         (tmp_path / "d" / "kept").touch()
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["kept"]
+
+
+def test_a_run_that_another_training_finishes_meanwhile_is_not_extended(tmp_path: Path) -> None:
+    begin_run(tmp_path, "pets")
+    (tmp_path / "pets" / "summary.json").write_text('{"epochs": 1}')
+    found: list[RunFolder] = []
+
+    def resume() -> None:
+        with release_run_lock():
+            wants = (str(tmp_path), "pets", "yolov8n", "auto", Ranks(), lambda summary: summary["epochs"] < 2)
+            found.append(choose_run(*wants))
+
+    with release_run_lock():
+        acquire_run_lock(tmp_path / "pets")
+        second = threading.Thread(target=resume)
+        second.start()
+        time.sleep(0.2)
+        (tmp_path / "pets" / "summary.json").write_text('{"epochs": 2}')
+    second.join()
+    assert [(run.extends, run.finished_summary) for run in found] == [(False, {"epochs": 2})]

@@ -45,7 +45,7 @@ def _instead(setting: str) -> str:
 def _names(match: re.Match[str]) -> str:
     """Returns the options for a list of class names, or for a list that the user has to think of."""
     names = match[1].split(", ")
-    if names[0] in ("NAME", "..."):
+    if names[0] == "NAME":
         return "--name NAME for each class"
     return " ".join(f"--name {shlex.quote(name)}" for name in names)
 
@@ -59,7 +59,7 @@ def _policy(match: re.Match[str]) -> str:
 _OPTIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (
         r"'data\.image_folder=\{train_set: FOLDER, val_set: FOLDER\}'",
-        "--image-folder SPLIT=FOLDER for each in data convert",
+        "--image-folder SPLIT=FOLDER in data convert",
     ),
     (r"set data\.image_folder to", "give --image-folder:"),
     (r"data\.image_folder=", "--image-folder "),
@@ -67,10 +67,15 @@ _OPTIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"set data\.problems\.([\w-]+) to ([\w-]+)(?: or ([\w -]+))?", _policy),
     (r"data\.problems\.([\w-]+)=([\w-]+)", r"--problems '{\1: \2}'"),
     (r"data\.problems[.=]", "--problems "),
+    (r"set data\.names(=\[\.\.\.\])? to", "give --name NAME for each class:"),
+    (r"data\.names=\[\.\.\.\]", "--name"),
     (r"'?data\.names=\[([^]]+)\]'?", _names),
     (r"data\.names\b", "--name"),
     (r"data\.nc=", "--nc "),
-    (r"data\.kpt_shape=(\[[\w, ]+\]), or kpt_shape in the", r"`kpt_shape: \1` in a"),
+    (
+        r"data\.kpt_shape=(\[[\w, ]+\]), or kpt_shape in the data set file, says",
+        r"`kpt_shape: \1` in a data set file says",
+    ),
     (r"data\.kpt_shape\b", "kpt_shape in a data set file"),
     (r"describes a data set: data=\S+", "describes a data set: give it as the source"),
     (r"set (--\w+)", r"give \1"),

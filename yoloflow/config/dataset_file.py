@@ -8,6 +8,8 @@ from pathlib import Path
 
 from yoloflow.config.dataset_paths import locate_sets
 from yoloflow.config.document import Located, read_yaml
+from yoloflow.data.formats import voc_xml
+from yoloflow.data.formats.coco_entries import coco_files
 from yoloflow.data.formats.list_file import read_list_file
 from yoloflow.structures import YoloflowError, fault_of_class_name, nearest_names
 
@@ -23,6 +25,9 @@ _DARKNET_SUFFIX = ".data"
 DATASET_FILE_SUFFIXES = (*_YAML_SUFFIXES, _DARKNET_SUFFIX)
 """How the names of such files end."""
 
+_SPLIT_FOLDERS = ("images/{}", "{}/images", "{}")
+_NAMES_TOO = " 'data.names=[...]'"
+_MOST_NAMED = 5
 _OF_DARKNET = {"classes": "nc", "valid": "val"}
 _CHANNELS = 3
 _CHANNEL_KEYS = {"channels", "ch"}
@@ -45,9 +50,8 @@ def expand_dataset_file(tree: Located, folder: Path) -> Located:
         return tree
     path = folder / Path(data.value).expanduser()
     if path.is_dir():
-        inside = sorted(one.name for one in path.iterdir() if one.suffix.lower() in DATASET_FILE_SUFFIXES)
-        hint = f"; data={path / inside[0]} is there" if inside else "; give its images as data.train_set=..."
-        raise YoloflowError(f"{data.place}: data: {data.value}: there is no such file: it is a folder{hint}")
+        text = f"there is no such file: it is a folder; {_instead_of_folder(path)}"
+        raise YoloflowError(f"{data.place}: data: {data.value}: {text}")
     if not path.is_file():
         others = [file.name for file in path.parent.glob("*.y*ml")]
         near = f"; {nearest_names(path.name, others)}" if others else ""
@@ -58,6 +62,21 @@ def expand_dataset_file(tree: Located, folder: Path) -> Located:
             "give one, or the section's own keys (data.train_set=..., data.val_set=...)"
         )
     return Located({**tree.value, "data": _section(path)}, tree.place)
+
+
+def _instead_of_folder(folder: Path) -> str:
+    """Returns what to give for a folder, by what lies in it."""
+    inside = sorted(one.name for one in folder.iterdir() if one.suffix.lower() in DATASET_FILE_SUFFIXES)
+    if inside:
+        return f"data={folder / inside[0]} is there"
+    if files := coco_files(str(folder)):
+        found = f" ({', '.join(files[1:_MOST_NAMED])} too)" if len(files) > 1 else ""
+        return f"give data.train_set={files[0]}{found}"
+    pairs = ((form.format("train"), form.format(val)) for form in _SPLIT_FOLDERS for val in ("val", "valid"))
+    parts = next((pair for pair in pairs if all((folder / part).is_dir() for part in pair)), ("",))
+    places = [str(folder / part) for part in parts]
+    sets = " ".join(f"data.{key}_set={place}" for key, place in zip(("train", "val"), places, strict=False))
+    return f"give {sets}{'' if voc_xml.recognises(places[0]) else _NAMES_TOO}"
 
 
 @dataclass(frozen=True, slots=True)

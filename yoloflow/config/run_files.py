@@ -154,8 +154,8 @@ def tell_finished(run: RunFolder, config: Config, summary: dict[str, Any], ranks
         logger.info("%s is finished: nothing is left to train", run.path)
     if changed and ranks.is_main:
         logger.warning(
-            "%s: these settings are not those it was trained with: %s. A finished run goes on with a larger "
-            "epochs=... alone: begin another with name=... (and weight=%s)",
+            "%s: these settings are not those it was trained with: %s. Nothing is trained with them unless "
+            "epochs=... is larger too: give that, or begin another run with name=... (and weight=%s)",
             *(run.path, ", ".join(dict.fromkeys(key.partition(".")[0] for key in changed)), run.path),
         )
     return summary

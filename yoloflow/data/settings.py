@@ -123,8 +123,8 @@ class DataSettings(Section):
     dataset_name: str | None = Field(None, description="a name for reports; nothing depends on it")
     train_set: OneOrMore | None = Field(
         None,
-        description="training images: COCO json, list file of a YOLO data set, folder, or a list of these; "
-        "digits:train is the embedded quick-start set",
+        description="training images: COCO json, list file or folder of images with YOLO labels, folder of "
+        "VOC .xml files, or a list of these; digits:train is the embedded quick-start set",
     )
     val_set: OneOrMore | None = Field(None, description="validation images, as train_set")
     val_fraction: float | None = Field(

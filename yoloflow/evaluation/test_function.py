@@ -158,8 +158,7 @@ def test(
         time_limit_s=nms_time_limit,
     )
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    settings = {**thresholds, "nms_time_limit": nms_time_limit, **_settings_of(network, device, precision)}
-    settings |= _inside(network, conf_thres, max_det)
+    settings = {"nms_time_limit": nms_time_limit, **_settings_of(network, device, precision, thresholds)}
     if isinstance(network, Network):
         network = prepare_for_inference(network, in_float32=settings["precision"] == "float32")
 
@@ -218,26 +217,34 @@ def _evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = was_training
 
 
-def _settings_of(network: nn.Module, device: torch.device, precision: Precision | None) -> dict[str, Any]:
-    """Returns the settings beside the thresholds."""
+def _settings_of(
+    network: nn.Module, device: torch.device, precision: Precision | None, thresholds: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the thresholds that count, and the other settings."""
     dtype = precision.dtype if precision is not None else None
     return {
+        **thresholds,
         "nms": not cast(HeadOutput, network.output_kind).end_to_end,
         "multi_label": True,
         "max_nms": MAX_NMS,
         "device": device.type,
         "precision": str(dtype or torch.float32).removeprefix("torch."),
         "fused": isinstance(network, Network),
+        **_inside(network, thresholds),
     }
 
 
-def _inside(network: nn.Module, conf_thres: float, max_det: int) -> dict[str, Any]:
+def _inside(network: nn.Module, thresholds: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of a suppression inside an exported file; none where that is left to us."""
     nms = network.info.nms if isinstance(network, ExportedNetwork) else None
     if nms is None:
         return {}
-    limits = {"conf_thres": max(conf_thres, nms.conf_thres), "max_det": min(max_det, nms.max_det)}
-    return {**limits, "iou_thres": nms.iou_thres, "nms": True, "nms_inside": True, "multi_label": False}
+    return {
+        "conf_thres": max(thresholds["conf_thres"], nms.conf_thres),
+        "iou_thres": nms.iou_thres,
+        "max_det": min(thresholds["max_det"], nms.max_det),
+        **{"nms": True, "nms_inside": True, "multi_label": False},
+    }
 
 
 def _check_classes(prediction: Tensor, kind: HeadOutput, index: DatasetIndex) -> None:

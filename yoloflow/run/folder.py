@@ -243,8 +243,11 @@ def _to_continue(path: Path, wants_more: Callable[[dict[str, Any]], bool]) -> Ru
     if summary is not None and not wants_more(summary):
         return run
     acquire_run_lock(path, patience_s=_PATIENCE_SECONDS)
+    summary = run.finished_summary  # the training that was waited for may have finished it
     if summary is None:
         return RunFolder(path, resumed=_is_run(path))
+    if not wants_more(summary):
+        return run
     if newest_step(run.weights) is None:
         raise YoloflowError(
             f"{path}: is finished, and no training state is left in {run.weights} to go on from: begin a new "

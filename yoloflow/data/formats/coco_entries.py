@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import marshal
 import math
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,19 @@ def foreign_program(content: object) -> str:
     entries = [entry for entry in content.values() if isinstance(entry, Mapping)]
     is_via = "_via_img_metadata" in content or (entries and all("regions" in entry for entry in entries))
     return "VIA's own json" if is_via else ""
+
+
+def coco_files(folder: str) -> list[str]:
+    """Returns the COCO json files in a folder, or in a folder there."""
+    found = []
+    for path in (path for pattern in ("*.json", "*/*.json") for path in sorted(Path(folder).glob(pattern))):
+        try:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                is_coco = content.find(b'"images"') >= 0 and content.find(b'"categories"') >= 0
+        except (OSError, ValueError):
+            continue
+        found += [str(path)] if is_coco else []
+    return found
 
 
 def read_categories(source: str, entries: Sequence[Any]) -> dict[int, str]:

@@ -138,6 +138,7 @@ def check_not_shared(
         val_paths: of the second.
     """
     shared = sorted(set(train_paths) & set(val_paths))
+    shared = shared[:: max(1, len(shared) // _SAMPLE)]
     given = (os.path.abspath(image_folder), os.path.join(os.path.dirname(source), image_folder))
     folder = os.path.abspath(next(filter(os.path.isdir, given), image_folder))
     parent = os.path.dirname(folder)

@@ -14,18 +14,17 @@ from __future__ import annotations
 import codecs
 import glob
 import math
-import mmap
 import os
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
 
 from yoloflow.data.formats.annotations import Annotations, offsets_of
+from yoloflow.data.formats.coco_entries import coco_files
 from yoloflow.data.formats.image_search import find_images
 from yoloflow.data.formats.list_file import read_list_file
 from yoloflow.data.formats.other_files import is_image_name, is_of_other_use, other_files
@@ -85,23 +84,10 @@ def _images_of_labels(source: str) -> str:
         if not part or (images := next(filter(os.path.isdir, places), None)) is None:
             continue
         return f": it is a folder of labels, which are found by their images; give {images}"
-    if files := _coco_files(source):
+    if files := coco_files(source):
         more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
         return f": holds {', '.join(files[:_NAMED])}{more}; give {'one' if len(files) > 1 else 'it'}"
     return " (looked for .jpg, .png and the like)"
-
-
-def _coco_files(folder: str) -> list[str]:
-    """Returns the COCO json files in a folder, or in a folder there."""
-    found = []
-    for path in (path for pattern in ("*.json", "*/*.json") for path in sorted(Path(folder).glob(pattern))):
-        try:
-            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                is_coco = content.find(b'"images"') >= 0 and content.find(b'"categories"') >= 0
-        except (OSError, ValueError):
-            continue
-        found += [str(path)] if is_coco else []
-    return found
 
 
 def listed_images(source: str, image_folder: str | None = None) -> tuple[list[str], list[int], list[Problem]]:
