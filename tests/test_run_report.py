@@ -321,8 +321,10 @@ def test_runs_that_are_none_and_places_that_are_taken_are_named(tmp_path: Path) 
     run = write_run(tmp_path / "run")
     with pytest.raises(YoloflowError, match="give at least one run folder"):
         write_report([])
-    with pytest.raises(YoloflowError, match=r"nowhere: no run folder \(config\.yaml is missing\)"):
+    with pytest.raises(YoloflowError, match="nowhere: there is no such run folder"):
         write_report([run, tmp_path / "nowhere"])
     (tmp_path / "taken").mkdir()
+    with pytest.raises(YoloflowError, match=r"taken: no run folder \(config\.yaml is missing\)"):
+        write_report([run, tmp_path / "taken"])
     with pytest.raises(YoloflowError, match="taken: cannot be written"):
         write_report([run], tmp_path / "taken", evaluate=False)
