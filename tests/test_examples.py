@@ -178,6 +178,11 @@ def test_the_notebook_runs_and_shows_progress_and_images(
     text = "".join(output.get("text", "") for output in outputs)
     assert "epoch 1/1: AP " in text
     assert [output for output in outputs if output.get("name") == "stderr"] == []
+    training = next(number for number, cell in enumerate(notebook.cells) if "train(config)" in cell.source)
+    with client.setup_kernel():  # again, in a new kernel
+        for number in (*range(place_of_settings, place_of_settings + 3), training):
+            client.execute_cell(notebook.cells[number], number)
+    assert "is finished: nothing is left to train" in str(notebook.cells[training].outputs)
 
 
 @pytest.mark.full

@@ -51,8 +51,8 @@ def test_the_trace_of_a_sample_ends_with_what_training_gets(overrides: list[str]
 
 def test_images_show_a_tile_for_each_step_and_for_each_sample(overrides: list[str]) -> None:
     replay = Replay(load_config("yolov8n", overrides))
-    assert replay.draw_sample(1, 3).shape[:2] == (2 * (64 + 24 + 4) + 4, 4 * (64 + 4) + 4)
-    assert replay.draw_batch(12, 2).shape[:2] == (64 + 24 + 2 * 4, 4 * (64 + 4) + 4)
+    assert replay.draw_sample(1, 3).shape[:2] == (2 * (512 + 28 + 4) + 4, 4 * (512 + 4) + 4)
+    assert replay.draw_batch(12, 2).shape[:2] == (512 + 28 + 2 * 4, 4 * (512 + 4) + 4)
     with pytest.raises(YoloflowError, match="epochs 1 to 12"):
         replay.draw_sample(13, 0)
     with pytest.raises(YoloflowError, match="images 0 to 11"):
@@ -96,7 +96,7 @@ def test_outlines_and_drawn_masks_are_shown(tmp_path: Path) -> None:
     overrides = [f"data.train_set={source}", "img_size=128", "per_batch_size=4", "epochs=1", "run_eval=false"]
     replay = Replay(load_config("yolov8n-seg", [*overrides, f"data.train_transforms={chain}"]))
     shown = replay.draw_sample(1, 0)
-    tiles = np.split(shown[4 : 4 + 24 + 128, 4:], np.arange(1, 3) * 132, axis=1)
+    tiles = np.split(shown[4 : 4 + 28 + 512, 4:], np.arange(1, 3) * 516, axis=1)
     for tile in tiles:
-        middle = tile[24 + 64, 64].astype(int)
+        middle = tile[28 + 256, 256].astype(int)
         assert np.ptp(middle) > 40  # coloured as its mask is

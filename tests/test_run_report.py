@@ -324,5 +324,7 @@ def test_runs_that_are_none_and_places_that_are_taken_are_named(tmp_path: Path) 
     with pytest.raises(YoloflowError, match="nowhere: there is no such run folder"):
         write_report([run, tmp_path / "nowhere"])
     (tmp_path / "taken").mkdir()
+    with pytest.raises(YoloflowError, match=r"taken: no run folder \(config\.yaml is missing\)"):
+        write_report([run, tmp_path / "taken"])
     with pytest.raises(YoloflowError, match="taken: cannot be written"):
         write_report([run], tmp_path / "taken", evaluate=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from yoloflow.config.schema import Config
@@ -14,10 +13,9 @@ from yoloflow.data.sets import read_train_set
 from yoloflow.data.stage_loaders import choose_partners, create_stage_loaders
 from yoloflow.data.transforms import Sample
 from yoloflow.data.worker import BatchKey
-from yoloflow.report.box_drawing import draw_detections, draw_grid
-from yoloflow.structures import Uint8Array, YoloflowError
+from yoloflow.report.box_drawing import cell_of_grid, draw_detections, draw_grid, enlarged, fit_image
+from yoloflow.structures import Uint8Array, YoloflowError, plural
 
-_CAPTION_HEIGHT = 24
 _COLUMNS = 4
 
 
@@ -94,17 +92,15 @@ class Replay:
         return [(stage, planned[id(stage)][step]) for step, stage in enumerate(stages)]
 
     def _draw(self, samples: Sequence[tuple[str, Sample]]) -> Uint8Array:
-        tiles = []
-        for name, sample in samples:
-            masks, names = masks_of_sample(sample), self.index.names
-            drawn = draw_detections(sample.image, sample.boxes_xyxy, sample.classes, None, names, masks)
-            caption = f"{name}  {drawn.shape[1]} x {drawn.shape[0]}, {len(sample.classes)} boxes"
-            tiles.append(_with_caption(drawn, caption))
-        return draw_grid(tiles, min(_COLUMNS, len(tiles)))
-
-
-def _with_caption(image: Uint8Array, text: str) -> Uint8Array:
-    bar = np.full((_CAPTION_HEIGHT, max(image.shape[1], 1), 3), 32, np.uint8)
-    size = min(0.5, image.shape[1] / (len(text) * 20))
-    cv2.putText(bar, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA)
-    return np.concatenate((bar, image))
+        """Draws samples at the size at which they are shown, so that texts on all are of one size."""
+        tiles, captions = [], []
+        images = [enlarged(sample.image) for _, sample in samples]
+        cell = cell_of_grid(images)
+        for (name, sample), image in zip(samples, images, strict=True):
+            shown = fit_image(image, *cell)
+            boxes = sample.boxes_xyxy * (shown.shape[1] / sample.image.shape[1])
+            about = (sample.classes, None, self.index.names, masks_of_sample(sample), min(cell))
+            tiles.append(draw_detections(shown, boxes.astype(np.float32), *about))
+            size = f"{sample.image.shape[1]} x {sample.image.shape[0]}"
+            captions.append(f"{name}  {size}, {plural(len(boxes), 'box')}")
+        return draw_grid(tiles, min(_COLUMNS, len(tiles)), captions)

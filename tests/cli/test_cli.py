@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tests.support.coco_oracle import pycocotools_stats, random_mask_case, run_pycocotools
 from tests.support.command import run
+from tests.support.report_data import write_run
 from tests.support.tiny_run import NAMES, tiny_run, write_images
 from yoloflow.cli import app, main
 from yoloflow.cli.evaluation import CLASS_FIGURES, _show_classes, _table
@@ -64,6 +65,40 @@ def test_a_misspelt_run_or_file_is_answered_with_the_one_that_is_there(
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, *arguments) == 2
     assert f"did you mean {meant}" in capfd.readouterr().err
+
+
+def in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+
+
+def test_the_path_of_a_result_is_shown_once_in_a_terminal_and_on_stdout_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = write_run(tmp_path / "run") / "report.html"
+    command = ["report", str(page.parent), "--no-evaluate"]
+    assert run(monkeypatch, *command) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    in_a_terminal(monkeypatch)
+    assert run(monkeypatch, *command) == 0
+    assert capsys.readouterr().out == ""
+    assert run(monkeypatch, "--log-level", "warning", *command) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+
+
+def test_errors_are_broken_between_words_in_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["test", "--predictions", "a.json", "--against", "b.json"]
+    assert run(monkeypatch, *command) == 2
+    (in_a_pipe,) = capsys.readouterr().err.splitlines()
+    assert len(in_a_pipe) > 80
+    in_a_terminal(monkeypatch)
+    assert run(monkeypatch, *command) == 2
+    shown = capsys.readouterr().err
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.split() == in_a_pipe.split()
 
 
 @pytest.mark.process

@@ -276,6 +276,21 @@ def test_a_result_of_pixels_is_drawn_on_them(detector: Detector, tmp_path: Path)
     assert cv2.imread(str(found.save(tmp_path))) is not None
 
 
+def test_a_notebook_shows_a_result_as_a_small_picture(detector: Detector, tmp_path: Path) -> None:
+    pixels = np.full((900, 1280, 3), 90, np.uint8)
+    (found,) = detector(pixels)
+    shown = found._repr_png_()
+    assert shown is not None
+    picture = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert picture.shape == (450, 640, 3)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels[:30, :20])
+    (found,) = detector(tmp_path / "a.png")
+    assert found._repr_png_() is not None
+    (tmp_path / "a.png").unlink()
+    assert found._repr_png_() is None
+
+
 def test_weights_that_are_evaluated_do_not_change_the_recipe_as_a_finetuning_would(tmp_path: Path) -> None:
     weights = tiny_run(tmp_path / "run") / "weights" / "best.safetensors"
     parts = find_parts("yolov5n", overrides=[f"weight={weights}"])

@@ -73,6 +73,18 @@ def test_a_grid_holds_every_image_in_reading_order() -> None:
     assert draw_grid(images[:2], 4).shape == (38, 92, 3)
 
 
+def test_captions_lie_above_images_at_one_size_whatever_the_images_have() -> None:
+    images = [np.full(shape, 90, np.uint8) for shape in ((200, 320, 3), (200, 320, 3), (400, 640, 3))]
+    grid = draw_grid(images, 3, ["truth"] * 3)
+    assert grid.shape == (24 + 200 + 8, 3 * 324 + 4, 3)
+    bars = [grid[4:28, 4 + 324 * k : 324 * (k + 1)] for k in range(3)]
+    assert (bars[0] == bars[1]).all()
+    assert (bars[0] == bars[2]).all()
+    assert bars[0].max() > 200
+    long = draw_grid(images, 3, ["truth", "found " * 40, "found"])[4:28, 328:648]
+    assert long[:, -4:].max() == 0, "a long text is shrunk to fit"
+
+
 def test_a_grid_fits_images_of_other_sizes_in_proportion() -> None:
     images = [np.full(shape, 200, np.uint8) for shape in ((40, 40, 3), (40, 40, 3), (400, 100, 3))]
     last = draw_grid(images, 3)[:, 92:]

@@ -312,6 +312,17 @@ def test_runs_that_are_equal_at_printed_precision_share_the_best_ap(browser: Bro
         assert texts(browser, ".standfirst") == [said]
 
 
+def test_names_of_classes_stay_on_a_line(browser: Browser, folder: Path) -> None:
+    names = ["motorcycle", "baseball glove", "a class with a rather long name that is cut"]
+    browser.open(write_page(folder / "names.html", write_run(folder / "names", names)), 1200)
+    cells = "[...document.querySelectorAll('#classes tbody th .name')]"
+    heights = browser.run(f"{cells}.map((cell) => cell.offsetHeight)")
+    assert len(heights) == 3
+    assert max(heights) < 30
+    cut = browser.run(f"{cells}.filter((cell) => cell.scrollWidth > cell.clientWidth).map((c) => c.title)")
+    assert cut == [f"{names[2]}: its images"]
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "long words " * 27])
 def test_a_class_or_run_with_a_very_long_name_does_not_spoil_the_page(
     browser: Browser, folder: Path, name: str

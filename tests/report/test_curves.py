@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.tiny_run import read_image
-from yoloflow.report.curves_plot import plot_curves
+from yoloflow.report.curves_plot import draw_curves, plot_curves
 from yoloflow.report.metrics import curves_of, read_metrics
 
 
@@ -71,6 +71,25 @@ def test_curves_of_a_run_that_has_just_begun_are_drawn(tmp_path: Path, count: in
     path = write(tmp_path / "metrics.jsonl", records()[:count])
     plot_curves(path, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_no_name_of_a_stage_or_figure_of_an_ap_lies_on_a_curve(tmp_path: Path) -> None:
+    rows = records()
+    for row in rows[-3:]:
+        row |= {"map": 1.0, "map50": 1.0} if row["kind"] == "evaluation" else {"loss": 9.0}
+    figure = draw_curves(read_metrics(write(tmp_path / "metrics.jsonl", rows)))
+    for axes in figure.axes:
+        assert [text.get_text() for text in axes.texts] == ["stage 2"]
+        highest = max(
+            float(np.max(line.get_ydata()))
+            for line in axes.lines
+            if not str(line.get_label()).startswith("_")
+        )
+        assert highest <= axes.get_ylim()[1] * 0.86 * 1.001
+    legend = figure.axes[2].get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["AP50, best 1.000", "AP, best 1.000"]
 
 
 def test_values_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:

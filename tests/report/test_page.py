@@ -235,6 +235,18 @@ def test_settings_that_differ_are_found_at_any_depth(tmp_path: Path) -> None:
     assert row["values"][0] == "a" * 120 + " … (500 letters)"
 
 
+def test_lengths_of_stages_are_shown_as_they_were_trained() -> None:
+    key = "data.train_transforms.stage_epochs"
+    runs = [
+        {"epochs": "2", key: "[490, 10]"},
+        {"epochs": "50", key: "[40, 10]"},
+        {"epochs": "1", key: "[490, 10]"},
+        {"epochs": "x", key: "word"},
+    ]
+    (_, row) = differing_settings(runs)
+    assert row["values"] == ["[1, 1] (of [490, 10])", "[40, 10]", "[490, 10]", "word"]
+
+
 def test_values_that_are_not_finite_are_gaps(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     lines = (folder / "metrics.jsonl").read_text().splitlines()

@@ -13,14 +13,11 @@ import numpy as np
 from yoloflow.callbacks.base import BaseCallback, RunContext
 from yoloflow.data.decoder_messages import decode_again
 from yoloflow.data.object_masks import masks_of_image, separate_masks
-from yoloflow.report.box_drawing import draw_detections, draw_grid
+from yoloflow.report.box_drawing import draw_detections, draw_grid, enlarged
 from yoloflow.report.curves_plot import plot_curves
 from yoloflow.structures import Batch, DatasetIndex, Detections, Uint8Array
 
 logger = logging.getLogger("yoloflow")
-
-_READABLE_SIDE = 480
-"""Pixels of the longer side of a drawn image at least."""
 
 _CURVES_SHARE = 0.02
 """Share of a training's time that drawing its curves may take; the last ones are drawn in any case."""
@@ -64,8 +61,9 @@ class PicturesCallback(BaseCallback):
             tiles.append(draw_truth(image.path, index))
             tiles.append(draw_image_file(image.path, image.detections, names, self.min_score))
         if tiles:
-            columns = max(self.columns // 2, 1) * 2  # truth on the left of each pair
-            _write_jpeg(context.run.plots / "detections.jpg", draw_grid(tiles, columns))
+            columns = max(self.columns // 2, 1) * 2
+            captions = ["truth", f"found, scores from {self.min_score:g}"] * (len(tiles) // 2)
+            _write_jpeg(context.run.plots / "detections.jpg", draw_grid(tiles, columns, captions))
 
     def on_train_end(self, context: RunContext) -> None:
         """Writes the whole curves."""
@@ -91,7 +89,7 @@ def draw_truth(path: Path, index: DatasetIndex) -> Uint8Array:
     """Draws the labels of an image file of a data set; returns it as BGR."""
     place = int(np.flatnonzero(index.image_paths == str(path))[0])
     boxes = slice(*index.box_offsets[place : place + 2])
-    image = _enlarged(decode_again(str(path)))
+    image = enlarged(decode_again(str(path)))
     factor = image.shape[1] / index.sizes_hw[place, 1]
     corners = (index.boxes_xyxy[boxes] * factor).astype(np.float32)
     masks = masks_of_image(index, place)
@@ -102,10 +100,10 @@ def draw_image_file(path: Path, detections: Detections, names: list[str], min_sc
     """Draws the detections of at least `min_score` on an image file; returns it as BGR."""
     chosen, masks = detections.scores >= min_score, detections.masks
     image = decode_again(str(path))
-    enlarged = _enlarged(image)
+    larger = enlarged(image)
     return draw_detections(
-        enlarged,
-        detections.boxes_xyxy[chosen] * (enlarged.shape[1] / image.shape[1]),
+        larger,
+        detections.boxes_xyxy[chosen] * (larger.shape[1] / image.shape[1]),
         detections.classes[chosen],
         detections.scores[chosen],
         names,
@@ -118,7 +116,7 @@ def draw_batch_images(batch: Batch, names: list[str]) -> list[Uint8Array]:
     drawn = []
     pairs = zip(batch.images.cpu().numpy(), batch.labels.cpu().numpy(), strict=True)
     for number, (image, labels) in enumerate(pairs):
-        bgr = _enlarged(np.ascontiguousarray(image[::-1].transpose(1, 2, 0)))
+        bgr = enlarged(np.ascontiguousarray(image[::-1].transpose(1, 2, 0)))
         rows = labels[labels[:, 1] >= 0]
         height, width = bgr.shape[:2]
         centre, half = rows[:, 2:4], rows[:, 4:6] / 2
@@ -137,12 +135,3 @@ def _write_jpeg(path: Path, image_bgr: Uint8Array) -> None:
     except OSError as error:
         path.unlink(missing_ok=True)
         logger.warning("%s: cannot be written (%s); the training goes on", path, error.strerror)
-
-
-def _enlarged(image: Uint8Array) -> Uint8Array:
-    """A small image so much larger, by a whole factor, that captions on it can be read."""
-    factor = -(-_READABLE_SIDE // max(image.shape[:2]))
-    if factor == 1:
-        return image
-    size = (image.shape[1] * factor, image.shape[0] * factor)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), np.uint8)

@@ -53,7 +53,7 @@ class Commands(TyperGroup):
             from yoloflow.config.foreign_names import COMMANDS
 
             if "=" in args[0]:
-                raise mistake(f"{args[0]}: a command comes first: yoloflow train RECIPE {args[0]}")
+                raise mistake(f"{args[0]}: a command comes first: `yoloflow train RECIPE {args[0]}`")
             if args[0] in COMMANDS:
                 raise mistake(f"there is no command {args[0]}; here it is: yoloflow {COMMANDS[args[0]]}")
         return super().resolve_command(ctx, args)

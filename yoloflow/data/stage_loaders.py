@@ -90,7 +90,9 @@ def _open_cache(
     shrink = "linear" if settings.decode_reduced else "linear, decoded in full"
     reserved_bytes = sum(cache.memory_bytes for cache in others if cache)
     sizes_hw = resized_sizes(index.sizes_hw, side)
-    return open_image_cache(settings.cache, index, sizes_hw, shrink, reserved_bytes=reserved_bytes)
+    return open_image_cache(
+        settings.cache, index, sizes_hw, shrink, reserved_bytes=reserved_bytes, owner="training"
+    )
 
 
 def choose_partners(
@@ -174,7 +176,9 @@ def create_test_loader(
     # Without a training every image is looked at once: only a file that a training left can help.
     if reserved_bytes is not None or settings.cache == "disk":
         cache = open_image_cache(
-            settings.cache, index, sizes_hw, settings.test_shrink, reserved_bytes=reserved_bytes or 0
+            *(settings.cache, index, sizes_hw, settings.test_shrink),
+            reserved_bytes=reserved_bytes or 0,
+            owner="validation",
         )
     dataset = COCODataset(
         index, batches.img_size, settings.test_rows, cache=cache or "none", shrink=settings.test_shrink

@@ -22,7 +22,7 @@ from yoloflow.data.sources import Frame, open_sources
 from yoloflow.data.transforms import Sample, TransformContext, create_transforms
 from yoloflow.data.transforms.canvas import Canvas
 from yoloflow.data.transforms.transform import Pipeline
-from yoloflow.detector.images import ImageInput, read_images
+from yoloflow.detector.images import ImageInput, read_images, source_names
 from yoloflow.detector.loading import find_parts, input_shape, load_network
 from yoloflow.detector.result import Result
 from yoloflow.detector.settings import DetectSettings, check_count
@@ -174,7 +174,7 @@ class Detector:
 
     def stream(
         self,
-        sources: str | Path | Sequence[str | Path],
+        sources: str | Path | Iterable[str | Path],
         *,
         conf_thres: float = 0.25,
         iou_thres: float = 0.7,
@@ -199,13 +199,7 @@ class Detector:
         Raises:
             YoloflowError: a source or an argument is not usable.
         """
-        several = [sources] if isinstance(sources, str | Path) else sources
-        if not (isinstance(several, Sequence) and all(isinstance(source, str | Path) for source in several)):
-            raise YoloflowError(
-                f"sources={sources!r}: give files, folders, patterns, 'camera:0' or addresses; images in "
-                "memory are for the detector itself: detector(images)"
-            )
-        opened = open_sources([str(source) for source in several])
+        opened = open_sources(source_names(sources))
         settings = DetectSettings(conf_thres, iou_thres, self.class_numbers(classes), max_det)
         frames = read_frames(opened, [] if problems is None else problems, ahead=2 * batch_size)
         return self.detect_all(frames, settings, batch_size)

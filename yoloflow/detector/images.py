@@ -46,6 +46,23 @@ def read_images(images: ImageInput | Iterable[ImageInput]) -> Iterator[Frame]:
         yield from _frames(image, f"images[{place}]")
 
 
+def source_names(sources: str | Path | Iterable[str | Path]) -> list[str]:
+    """Returns one or several sources of a stream as texts.
+
+    Raises:
+        YoloflowError: something given is no name of a source.
+    """
+    several = (
+        [sources] if isinstance(sources, str | Path) or not isinstance(sources, Iterable) else [*sources]
+    )
+    if not all(isinstance(source, str | Path) for source in several):
+        raise YoloflowError(
+            f"sources: {type(sources).__name__} holds no names of sources; give files, folders, patterns, "
+            "'camera:0' or addresses; images in memory are for the detector itself: detector(images)"
+        )
+    return [str(source) for source in several]
+
+
 def _frames(image: object, place: str) -> Iterator[Frame]:
     if isinstance(image, str | Path):
         yield from _of_name(str(image))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +20,8 @@ from yoloflow.report.box_drawing import draw_detections
 from yoloflow.report.image_writer import image_suffix, save_image
 from yoloflow.report.prediction_formats import detection_rows
 from yoloflow.structures import Detections, RunLengthMask, Uint8Array, YoloflowError
+
+_NOTEBOOK_SIDE = 640
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Detection:
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Result(Detections):
     """The detections of one image; iterating over it gives each object as a `Detection`, best first.
+
+    A notebook shows it as the image with the boxes drawn.
 
     An image that was read from a file is read again where its pixels are needed, so that a list of results
     holds none.
@@ -139,6 +144,16 @@ class Result(Detections):
         """
         image = decode_again(self.source) if self.pixels is None else self.pixels
         return draw_detections(image, self.boxes_xyxy, self.classes, self.scores, self.names, self.masks)
+
+    def _repr_png_(self) -> bytes | None:
+        """Returns what a notebook shows of a result: the drawn image, shrunk; None where it is gone."""
+        try:
+            image = self.plot()
+        except YoloflowError:
+            return None
+        factor = min(_NOTEBOOK_SIDE / max(image.shape[:2]), 1)
+        size_wh = (max(round(image.shape[1] * factor), 1), max(round(image.shape[0] * factor), 1))
+        return cv2.imencode(".png", cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA))[1].tobytes()
 
     def save(self, path: str | Path) -> Path:
         """Writes the image with boxes and masks drawn; returns the path of the file.

@@ -175,7 +175,7 @@ class COCODataset(ours.COCODataset):
         refuse(
             found.image_paths.tolist() != self.index.image_paths.tolist(),
             f"anno_json_path={path}",
-            f"{len(found)} of the {len(self.index)} images can be used; see yoloflow data check",
+            f"{len(found)} of the {len(self.index)} images can be used; see `yoloflow data check`",
         )
         self._truths[key] = as_one_class(found) if self.single_cls else found
         return self._truths[key]

@@ -46,7 +46,7 @@ class _Section:
         refuse(
             bool(keys.get("checkpoint_path")),
             f"checkpoint_path={keys.get('checkpoint_path')}",
-            "an optimizer's state goes on with its run alone: yoloflow train resume=auto name=...",
+            "an optimizer's state goes on with its run alone: `yoloflow train RECIPE resume=auto name=...`",
         )
         own = {key: value for key, value in keys.items() if key in OptimizerSettings.model_fields}
         length = {key: keys[key] for key in _LENGTH_KEYS if keys.get(key) is not None}

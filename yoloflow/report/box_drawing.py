@@ -18,8 +18,12 @@ Colour = tuple[int, int, int]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # Height of a capital letter of that font at scale 1, in pixels.
 _FONT_HEIGHT = 21.0
+_READABLE_SIDE = 480
+"""Pixels of the longer side of a drawn image at least."""
 _GRID_GAP = 4
 _GRID_COLOUR = 40
+_LEAST_CAPTION = 24
+_WHITE = (255, 255, 255)
 # Share of a mask's colour in its pixels.
 _OPACITY = 0.45
 
@@ -45,6 +49,7 @@ def draw_detections(
     scores: Float32Array | None,
     names: Sequence[str],
     masks: Sequence[RunLengthMask] | None = None,
+    text_side: int | None = None,
 ) -> Uint8Array:
     """Returns a copy of an image with labelled boxes over their masks; the best detection lies on top.
 
@@ -58,12 +63,15 @@ def draw_detections(
         scores: (N,) in 0..1, or None for ground truth.
         names: class names in class order; a class beyond them is labelled by its number.
         masks: of each box, at the image's size or another of its proportions; None draws none.
+        text_side: pixels that line width and text size follow, such as those of the cell that images of
+            several sizes are shown in; the shorter side of the image by default.
 
     Returns:
         (H, W, 3) uint8, BGR.
     """
     canvas = image_bgr.copy()
-    line_width = max(1, round(min(canvas.shape[:2]) / 300))
+    side = min(canvas.shape[:2]) if text_side is None else text_side
+    line_width = max(1, round(side / 300))
     order = range(len(boxes_xyxy)) if scores is None else np.argsort(scores, kind="stable").tolist()
     if masks is not None:
         for k in order:
@@ -76,7 +84,7 @@ def draw_detections(
         colour = class_colour(number)
         corners = _pixel_corners(boxes_xyxy[k], canvas)
         cv2.rectangle(canvas, corners[:2], corners[2:], colour, line_width)
-        _draw_label(canvas, text, corners, colour, line_width)
+        _draw_label(canvas, text, corners, colour, side)
     return canvas
 
 
@@ -115,11 +123,11 @@ def _pixel_corners(box: NDArray[np.floating], canvas: Uint8Array) -> tuple[int, 
 
 
 def _draw_label(
-    canvas: Uint8Array, text: str, corners: tuple[int, int, int, int], colour: Colour, line_width: int
+    canvas: Uint8Array, text: str, corners: tuple[int, int, int, int], colour: Colour, side: int
 ) -> None:
     """Writes text on a filled strip above the box, or inside it where there is no room above."""
-    height, width = canvas.shape[:2]
-    letter_height = min(max(min(height, width) / 45, 7.0), 40.0)
+    width, line_width = canvas.shape[1], max(1, round(side / 300))
+    letter_height = min(max(side / 45, 7.0), 40.0)
     scale = letter_height / _FONT_HEIGHT
     thickness = max(1, round(letter_height / 9))
     # OpenCV's stroke fonts hold ASCII alone: others would all become question marks of the same look.
@@ -134,7 +142,24 @@ def _draw_label(
     cv2.putText(canvas, ascii_text, origin, _FONT, scale, text_colour(colour), thickness, cv2.LINE_AA)
 
 
-def draw_grid(images: Sequence[Uint8Array], columns: int) -> Uint8Array:
+def enlarged(image: Uint8Array) -> Uint8Array:
+    """Returns a small image so much larger, by a whole factor, that captions on it can be read."""
+    factor = -(-_READABLE_SIDE // max(image.shape[:2]))
+    if factor == 1:
+        return image
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def cell_of_grid(images: Sequence[Uint8Array]) -> tuple[int, int]:
+    """Returns height and width of the median image, to which a grid fits all."""
+    height, width = (int(np.median([image.shape[axis] for image in images])) for axis in (0, 1))
+    return height, width
+
+
+def draw_grid(
+    images: Sequence[Uint8Array], columns: int, captions: Sequence[str] | None = None
+) -> Uint8Array:
     """Places images side by side in equal cells, in reading order.
 
     A cell has the size of the median image; the others are shrunk or enlarged to fit it, in proportion.
@@ -142,26 +167,41 @@ def draw_grid(images: Sequence[Uint8Array], columns: int) -> Uint8Array:
     Args:
         images: (H, W, 3) uint8, of any sizes, at least one.
         columns: images in a row at most.
+        captions: texts above the images; None for none.
 
     Returns:
         one (H, W, 3) uint8 image.
     """
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    cell_height, cell_width = (int(np.median([image.shape[axis] for image in images])) for axis in (0, 1))
-    pitch_y, pitch_x = cell_height + _GRID_GAP, cell_width + _GRID_GAP
+    cell_height, cell_width = cell_of_grid(images)
+    bar_height = 0 if captions is None else max(_LEAST_CAPTION, round(cell_width / 18))
+    pitch_y, pitch_x = bar_height + cell_height + _GRID_GAP, cell_width + _GRID_GAP
     shape = (rows * pitch_y + _GRID_GAP, columns * pitch_x + _GRID_GAP, 3)
     grid: Uint8Array = np.full(shape, _GRID_COLOUR, np.uint8)
     for k, image in enumerate(images):
-        tile = _fit(image, cell_height, cell_width)
+        tile = fit_image(image, cell_height, cell_width)
         height, width = tile.shape[:2]
-        y = k // columns * pitch_y + _GRID_GAP + (cell_height - height) // 2
-        x = k % columns * pitch_x + _GRID_GAP + (cell_width - width) // 2
+        top, left = k // columns * pitch_y + _GRID_GAP, k % columns * pitch_x + _GRID_GAP
+        if captions is not None:
+            _write_caption(grid[top : top + bar_height, left : left + cell_width], captions[k])
+        y, x = top + bar_height + (cell_height - height) // 2, left + (cell_width - width) // 2
         grid[y : y + height, x : x + width] = tile
     return grid
 
 
-def _fit(image: Uint8Array, cell_height: int, cell_width: int) -> Uint8Array:
+def _write_caption(bar: Uint8Array, text: str) -> None:
+    """Writes text on a dark bar, as large as it fits."""
+    height, width = bar.shape[:2]
+    bar[:] = 0
+    margin = height // 4
+    (text_width, _), _ = cv2.getTextSize(text, _FONT, 1, 1)
+    scale = min(height / 2 / _FONT_HEIGHT, (width - 2 * margin) / max(text_width, 1))
+    thickness = max(1, round(scale * _FONT_HEIGHT / 9))
+    cv2.putText(bar, text, (margin, height * 3 // 4), _FONT, scale, _WHITE, thickness, cv2.LINE_AA)
+
+
+def fit_image(image: Uint8Array, cell_height: int, cell_width: int) -> Uint8Array:
     """Resizes an image to the greatest size that fits a cell, in proportion."""
     height, width = image.shape[:2]
     ratio = min(cell_height / height, cell_width / width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from yoloflow.report.metrics import (
     NO_OBJECTS,
+    Metrics,
     TrainingCurves,
     curves_of,
     known_points,
@@ -19,10 +21,13 @@ from yoloflow.report.metrics import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Colour-blind safe (Okabe and Ito 2008), darkest first.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _INK, _MUTED, _LIGHT = "#222222", "#777777", "#e4e4e4"
+_STRIP = 0.14
+"""Part of the height that names of stages need."""
 
 
 def plot_curves(metrics_path: str | Path, plot_path: str | Path) -> None:
@@ -34,10 +39,20 @@ def plot_curves(metrics_path: str | Path, plot_path: str | Path) -> None:
         metrics_path: `metrics.jsonl` of a run folder; it may end in the middle of a line.
         plot_path: PNG to write.
     """
+    figure = draw_curves(read_metrics(metrics_path))
+    target = Path(plot_path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    with unfinished.open("wb") as file:
+        figure.savefig(file, format="png")
+    unfinished.replace(target)
+
+
+def draw_curves(metrics: Metrics) -> Figure:
+    """Draws the curves of a training side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    metrics = read_metrics(metrics_path)
     curves = curves_of(metrics)
     figure = Figure(figsize=(13, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -51,14 +66,8 @@ def plot_curves(metrics_path: str | Path, plot_path: str | Path) -> None:
         (ap_axes, "Validation AP"),
     ):
         _style(axes, title)
-        # Curves of AP rise into the upper right corner, the others fall away from it.
-        _mark_stages(axes, curves, at_top=axes is not ap_axes)
-    target = Path(plot_path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    with unfinished.open("wb") as file:
-        figure.savefig(file, format="png")
-    unfinished.replace(target)
+        _mark_stages(axes, curves)
+    return figure
 
 
 def _plot_losses(axes: Axes, curves: TrainingCurves) -> None:
@@ -68,7 +77,8 @@ def _plot_losses(axes: Axes, curves: TrainingCurves) -> None:
         noisy = len(values) > 20
         if noisy:
             axes.plot(epochs, values, color=colour, linewidth=0.8, alpha=0.25)
-        axes.plot(epochs, smooth(values) if noisy else values, color=colour, linewidth=1.8, label=name)
+        shown = smooth(values) if noisy else values
+        axes.plot(epochs, shown, color=colour, linewidth=1.8, marker=_marker(values), label=name)
         validation = known_points(curves.evaluated, curves.val_losses.get(name, []))
         axes.plot(*validation, color=colour, linewidth=1.4, linestyle="--")
     if curves.val_losses:
@@ -79,35 +89,28 @@ def _plot_losses(axes: Axes, curves: TrainingCurves) -> None:
 def _plot_rates(axes: Axes, curves: TrainingCurves) -> None:
     for k, (label, column) in enumerate(curves.rates.items()):
         colour = _COLOURS[k % len(_COLOURS)]
-        axes.plot(*known_points(curves.epochs, column), color=colour, linewidth=1.8, label=label)
+        epochs, rates = known_points(curves.epochs, column)
+        axes.plot(epochs, rates, color=colour, linewidth=1.8, marker=_marker(rates), label=label)
     _finish(axes, "no steps logged yet")
+
+
+def _marker(values: Sized) -> str | None:
+    """Returns the mark of a curve's points: one alone would not be seen as a line."""
+    return "o" if len(values) == 1 else None
 
 
 def _plot_ap(axes: Axes, curves: TrainingCurves, if_empty: str) -> None:
     columns = (curves.ap50, curves.ap, curves.mask_ap50, curves.mask_ap)
     names = ("AP50", "AP", "mask AP50", "mask AP")
-    has_masks = bool(known_points(curves.evaluated, curves.mask_ap)[0])
     for name, column, colour in zip(names, columns, (_COLOURS[k] for k in (1, 0, 5, 4)), strict=True):
         epochs, values = known_points(curves.evaluated, column)
         if not epochs:
             continue
         marker = "o" if len(values) <= 30 else None
         best = int(np.argmax(values))
-        label = f"{name} {values[best]:.3f}" if has_masks else name
+        label = f"{name}, best {values[best]:.3f}"
         axes.plot(epochs, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=label)
         axes.plot(epochs[best], values[best], "o", color=colour, markersize=8, fillstyle="none")
-        if has_masks:  # the figures of boxes and masks would lie over each other
-            continue
-        axes.annotate(
-            f"{values[best]:.3f}",
-            (epochs[best], values[best]),
-            xytext=(0, -9),
-            textcoords="offset points",
-            ha="right" if best > len(values) / 2 else "left",
-            va="top",
-            color=colour,
-            fontsize=9,
-        )
     _finish(axes, if_empty, top=1.02)
 
 
@@ -137,18 +140,20 @@ def _style(axes: Axes, title: str) -> None:
     axes.locator_params(axis="x", integer=True)
 
 
-def _mark_stages(axes: Axes, curves: TrainingCurves, *, at_top: bool) -> None:
-    """Draws a dashed line where each stage but the first begins."""
+def _mark_stages(axes: Axes, curves: TrainingCurves) -> None:
+    """Draws a dashed line where each stage but the first begins, its name in a strip above the curves."""
+    if curves.stages:
+        axes.set_ylim(top=axes.get_ylim()[1] / (1 - _STRIP))
     for number, epoch in curves.stages:
         axes.axvline(epoch, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
             f"stage {number}",
-            (epoch, 1.0 if at_top else 0.0),
+            (epoch, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(-3, -2 if at_top else 4),
+            xytext=(-3, -1),
             textcoords="offset points",
             ha="right",
-            va="top" if at_top else "bottom",
+            va="top",
             rotation=90,
             color=_MUTED,
             fontsize=8,

@@ -96,10 +96,27 @@ def _plot_classes(axes: Axes, names: list[str], counts: NDArray[np.int64]) -> No
 
 
 def _plot_density(axes: Axes, points: NDArray[np.float64]) -> None:
-    """Draws (M, 2) points in 0..1 as cells, darker where more of them lie."""
+    """Draws (M, 2) points in 0..1 as cells, darker where more of them lie, and a key of the colours."""
+    from matplotlib.colors import LogNorm
+
     counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=_CELLS, range=[[0, 1], [0, 1]])
-    shades = np.ma.masked_equal(np.log1p(counts.T), 0)
-    axes.imshow(shades, origin="lower", extent=(0, 1, 0, 1), cmap="viridis_r", aspect="auto")
+    most = int(counts.max(initial=0))
+    shades = axes.imshow(
+        np.ma.masked_equal(counts.T, 0),
+        origin="lower",
+        extent=(0, 1, 0, 1),
+        cmap="viridis_r",
+        aspect="auto",
+        norm=LogNorm(1, max(most, 2)),
+    )
+    figure = axes.get_figure()
+    if figure is None or not most:
+        return
+    ticks = np.unique(np.geomspace(1, max(most, 2), 4).round().astype(int))
+    key = figure.colorbar(shades, ax=axes, ticks=ticks, format="%d", fraction=0.05, pad=0.02)
+    key.set_label("boxes in a cell", color=_MUTED, fontsize=9)
+    key.minorticks_off()
+    key.ax.tick_params(colors=_MUTED, labelsize=9)
 
 
 def _style(axes: Axes, title: str, x: str, y: str) -> None:

@@ -79,7 +79,7 @@ def require_unfolded(path: str | Path, is_folded: bool) -> None:
             f"{path}: the file has BatchNorm folded into its convolutions: good for `yoloflow test`, "
             "`predict` and `export`, but a training from it would learn little (AP 0.12 instead of 0.52 "
             "in five epochs). Take the weights as they were trained, or have BatchNorm's statistics measured "
-            f"on your images: yoloflow weights convert RECIPE new.safetensors weight={path} --images FOLDER"
+            f"on your images: `yoloflow weights convert RECIPE new.safetensors weight={path} --images FOLDER`"
         )
 
 

@@ -113,6 +113,7 @@ def open_image_cache(
     shrink: str,
     folder: Path | None = None,
     reserved_bytes: int = 0,
+    owner: str = "",
 ) -> ImageCache | None:
     """Returns the cache that `data.cache` asks for; the log says what room it takes.
 
@@ -124,12 +125,13 @@ def open_image_cache(
         shrink: how they are made smaller.
         folder: of the files; by default $XDG_CACHE_HOME/yoloflow or ~/.cache/yoloflow.
         reserved_bytes: bytes of memory that other caches will fill.
+        owner: whose images they are, for the log.
 
     Raises:
         YoloflowError: there is not so much memory or disk.
     """
     needed = int((sizes_hw.prod(1) * 3).sum())
-    what = f"image cache: {len(sizes_hw)} images, {_size(needed)} when full"
+    what = f"image cache{owner and f' ({owner})'}: {len(sizes_hw)} images, {_size(needed)} when full"
     if storage == "disk":
         words = (_FORMAT, cv2.__version__, shrink, sizes_hw.tobytes(), "\n".join(index.image_paths.tolist()))
         name = digest(*words, file_identities(index.image_paths.tolist()).tobytes())

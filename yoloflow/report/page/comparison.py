@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from yoloflow.data.stages import fit_stages
 from yoloflow.report.metrics import NO_OBJECTS, has_ap
 from yoloflow.report.page.run_content import RunContent
 
 # Settings of the place of a run say nothing of how it was trained.
 _PLACE_SETTINGS = {"name", "save_dir", "resume"}
+_STAGES = "data.train_transforms.stage_epochs"
 _MOST_LETTERS = 120
 
 
@@ -25,7 +28,7 @@ def differing_settings(settings: Sequence[Mapping[str, str]]) -> list[dict[str, 
     keys = dict.fromkeys(key for run in settings for key in run)
     rows = []
     for key in keys:
-        values = [run.get(key) for run in settings]
+        values = [_as_trained(run) if key == _STAGES else run.get(key) for run in settings]
         if key not in _PLACE_SETTINGS and len(set(values)) > 1:
             rows.append({"key": key, "values": [_short(value) for value in values]})
     return rows
@@ -53,6 +56,18 @@ def best_figures(run: RunContent) -> dict[str, Any]:
         "intervals": diagnostics.get("intervals") if diagnostics else None,
         "why": NO_OBJECTS if is_empty else None,
     }
+
+
+def _as_trained(run: Mapping[str, str]) -> str | None:
+    """Returns the lengths of the stages as they were fitted to the epochs of the training."""
+    planned, epochs = run.get(_STAGES), run.get("epochs", "")
+    try:
+        lengths = json.loads(planned or "")
+        if not epochs.isdecimal() or len(lengths) > int(epochs) or sum(lengths) == int(epochs):
+            return planned
+        return f"{fit_stages(lengths, int(epochs))} (of {planned})"
+    except (TypeError, ValueError):  # the settings of another version
+        return planned
 
 
 def _short(value: str | None) -> str | None:
