@@ -89,9 +89,12 @@ def read(source: str) -> None:
     folder = str(Path(source).parent / "images") if is_json else None
     index = read_index(source, nc=None if is_json else CLASSES, image_folder=folder, cache=True)
     seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    # That of `getrusage` counts the process that started this one. Torch, which a training has too, is not here.
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = int(next(line.split()[1] for line in status if line.startswith("VmHWM"))) / 1000
     print(
         f"{len(index):,} images, {len(index.classes):,} boxes: {seconds:.1f} s "
-        f"({used.ru_utime + used.ru_stime:.1f} CPU s with imports), peak {used.ru_maxrss / 1e3:.0f} MB"
+        f"({used.ru_utime + used.ru_stime:.1f} CPU s with imports), peak {peak:.0f} MB"
     )
 
 
