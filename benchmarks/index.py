@@ -89,7 +89,7 @@ def read(source: str) -> None:
     folder = str(Path(source).parent / "images") if is_json else None
     index = read_index(source, nc=None if is_json else CLASSES, image_folder=folder, cache=True)
     seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
-    # That of `getrusage` counts the process that started this one. Torch, which a training has too, is not here.
+    # The peak of `getrusage` would count the process that started this one.
     status = Path("/proc/self/status").read_text().splitlines()
     peak = int(next(line.split()[1] for line in status if line.startswith("VmHWM"))) / 1000
     print(
