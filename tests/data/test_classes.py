@@ -295,3 +295,10 @@ def test_a_name_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
         read_index(str(source))
     with pytest.raises(YoloflowError, match=r"data\.names: .*'x\\udce9' is no text"):
         read_index(str(write_yolo(tmp_path / "yolo", {"a": f"0 {BOX}"})), names=["x\udce9"])
+
+
+def test_a_json_whose_only_image_is_no_entry_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    path.write_text('{"images": [null], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}')
+    with pytest.raises(YoloflowError, match=r"set\.json: none of its 1 images can be used: .*images\[0\]"):
+        read_index(str(path))

@@ -316,8 +316,9 @@ def _check_not_empty(index: DatasetIndex, annotations: Annotations) -> None:
         raise YoloflowError(f"{source}: lists no images")
     if len(index) == 0:
         is_elsewhere = {problem.kind for problem in index.problems} == {"missing-image"}
-        image = annotations.image_paths[0]
-        advice = f"; {folder_advice(source.partition(', ')[0], image)}" if is_elsewhere else ""
+        advice = ""
+        if is_elsewhere and annotations.image_paths:
+            advice = f"; {folder_advice(source.partition(', ')[0], annotations.image_paths[0])}"
         raise YoloflowError(
             f"{source}: none of its {index.num_images_listed} images can be used{first}{advice}"
         )
