@@ -24,6 +24,7 @@ from yoloflow.config.schema import Config
 from yoloflow.optim.schedule import create_schedule
 from yoloflow.runtime.allocator import keep_freed_memory
 from yoloflow.runtime.memory import peak_memory
+from yoloflow.train_step.compilation import Jit
 from yoloflow.train_step.step import StepSettings, TrainStep
 
 LAYOUTS: dict[str, bool | Literal["auto"]] = {"nchw": False, "channels_last": True, "auto": "auto"}
@@ -33,7 +34,7 @@ def build_step(
     config: Config,
     classes: int,
     channels_last: bool | Literal["auto"],
-    jit: bool = False,
+    jit: Jit = "auto",
     amp_level: str = "O0",
 ) -> TrainStep:
     torch.manual_seed(0)
@@ -73,6 +74,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--only", choices=LAYOUTS, help="one layout; auto is the default setting")
     parser.add_argument("--half", action="store_true", help="also with amp_level=O2, bfloat16 on a CPU")
+    parser.add_argument("--kernels", action="store_true", help="also with torch's kernels alone (jit=false)")
     parser.add_argument("--jit", action="store_true", help="also compiled; its first step takes minutes")
     arguments = parser.parse_args()
     keep_freed_memory()  # as a training does
@@ -82,6 +84,8 @@ def main() -> None:
     steps = {layout: build_step(config, arguments.classes, LAYOUTS[layout]) for layout in chosen}
     if arguments.half:
         steps["half"] = build_step(config, arguments.classes, channels_last=True, amp_level="O2")
+    if arguments.kernels:
+        steps["jit=false"] = build_step(config, arguments.classes, "auto", jit=False)
     if arguments.jit:
         compiled = build_step(config, arguments.classes, channels_last=True, jit=True)
         start = time.perf_counter()

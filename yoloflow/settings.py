@@ -41,7 +41,7 @@ class Section(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise YoloflowError("\n".join(_lines(error))) from error
+            raise YoloflowError("\n".join(_lines(error, values))) from error
 
     # Tells pydantic that sections which are read from YAML, and sections in sections, need not call this.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -90,6 +90,11 @@ def dotted_name(keys: Keys) -> str:
     return ".".join(str(key) for key in keys)
 
 
-def _lines(error: ValidationError) -> list[str]:
-    faults = error.errors(include_url=False)
-    return [": ".join(filter(None, (dotted_name(location(fault)), describe(fault)))) for fault in faults]
+def _lines(error: ValidationError, values: dict[str, Any]) -> list[str]:
+    found: dict[str, list[str]] = {}
+    for fault in error.errors(include_url=False):
+        keys = location(fault)
+        # A value that fits no type of a union is a fault of each, whose name follows the key.
+        is_of_union = len(keys) > 1 and fault["input"] is values.get(str(keys[-2]))
+        found.setdefault(dotted_name(keys[:-1] if is_of_union else keys), []).append(describe(fault))
+    return [": ".join(filter(None, (key, "; or: ".join(texts)))) for key, texts in found.items()]

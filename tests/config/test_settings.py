@@ -65,7 +65,10 @@ def test_the_keys_of_a_run_begin_with_its_place_and_end_with_the_nested_sections
     ("make", "message"),
     [
         (lambda: StepSettings(accumulate=0), "accumulate: should be greater than or equal to 1, not 0"),
-        (lambda: StepSettings(jit="yes"), "jit: should be a valid boolean, not 'yes'"),  # type: ignore[arg-type]
+        (
+            lambda: StepSettings(jit="yes"),  # type: ignore[arg-type]
+            "jit: should be a valid boolean, not 'yes'; or: should be 'auto' or 'norm', not 'yes'",
+        ),
         (lambda: StepSettings(jitt=True), "jitt: unknown key"),  # type: ignore[call-arg]
         (lambda: LossSettings(), "name: is required"),  # type: ignore[call-arg]
         (

@@ -105,7 +105,7 @@ def advice(step: StepProfile, spent: Mapping[str, float], context: RunContext) -
             "maps lie NCHW: channels_last=auto takes the faster layout",
         ),
         (
-            not settings.jit and step.convolutions < 0.7 * step.seconds,
+            settings.jit is not True and step.convolutions < 0.7 * step.seconds,
             f"{1 - step.convolutions / step.seconds:.0%} of the step are no convolutions: "
             "jit=true compiles them (the first step then takes minutes)",
         ),

@@ -102,7 +102,7 @@ def _name_the_rows(step: TrainStep, ran: set[str]) -> list[RemovableHandle]:
 
     Each is one range of a step: the backward pass may run a row again. `ran` holds those of the present step.
     """
-    if step.settings.jit:
+    if step.settings.jit is True:
         return []
     named = [(step.forward_loss.loss_fn, _LOSS)]
     for name, layer in step.network.named_children():

@@ -10,6 +10,7 @@ from yoloflow.data.settings import CPU_TEST_WORKERS, CPU_WORKERS
 from yoloflow.models.precision import level_of
 from yoloflow.runtime.device import Machine, float32_convolutions, prefers_channels_last
 from yoloflow.runtime.ranks import Ranks
+from yoloflow.train_step.compilation import settle_jit
 
 logger = logging.getLogger("yoloflow")
 
@@ -31,6 +32,14 @@ def resolve_auto(config: Config, machine: Machine, ranks: Ranks, is_training: bo
     found = _precision(config, machine) | _data(config, machine, ranks)
     if config.channels_last == "auto":
         found["channels_last"] = prefers_channels_last(machine.device_type)
+    if is_training and config.jit == "auto":
+        found["jit"] = settle_jit(
+            config.jit,
+            machine.device_type,
+            channels_last=bool(found.get("channels_last", config.channels_last)),
+            is_float32=found.get("amp_level", config.amp_level) == "O0",
+            is_told=ranks.is_main,
+        )
     if config.datasink == "auto":
         found["datasink"] = machine.device_type != "cpu"
     if ranks.is_main and is_training and found and machine.device_type != "cpu":

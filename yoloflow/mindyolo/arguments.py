@@ -114,7 +114,7 @@ def load_args(recipe_or_path: str, overrides: Sequence[str] = ()) -> Arguments:
             "ms_amp_level": config.amp_level,
             "ms_loss_scaler": config.loss_scaler,
             "ms_loss_scaler_value": config.loss_scaler_value,
-            **{"ms_jit": config.jit, "ms_datasink": config.datasink},
+            **{"ms_jit": config.jit is True, "ms_datasink": config.datasink},
             "keep_checkpoint_max": config.keep_latest,
             "conf_free": not _has_objectness(config),
             "nms_time_limit": config.nms_time_limit or -1.0,

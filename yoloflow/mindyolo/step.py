@@ -131,7 +131,7 @@ def create_train_step_fn(
         overflow_still_update=overflow_still_update,
         clip_grad=clip_grad,
         clip_grad_value=float(clip_grad_value),
-        jit=ms_jit,
+        jit=ms_jit or "auto",
     )
     step = ours.create_train_step_fn(
         network,

@@ -251,7 +251,7 @@ class Trainer:
         refuse_difference("main_device", bool(wishes.main_device), ranks.is_main, "the rank of this process")
         for name, given, known in (
             ("overflow_still_update", wishes.overflow_still_update, settings.overflow_still_update),
-            ("ms_jit", wishes.ms_jit, settings.jit),
+            ("ms_jit", wishes.ms_jit, settings.jit is True),
         ):
             if given is not None:
                 refuse_difference(name, given, known, "the train step")

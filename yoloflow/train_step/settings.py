@@ -26,5 +26,9 @@ class StepSettings(Section):
         "auto",
         description="memory layout of maps and weights: auto takes it where convolutions are faster so",
     )
-    jit: bool = Field(False, description="compile the training step")
+    jit: bool | Literal["auto", "norm"] = Field(
+        "auto",
+        description="what of the step is compiled: true all, by torch.compile; norm BatchNorm and SiLU, by "
+        "the machine's C++ compiler (CPU only); auto is norm where that works, else false",
+    )
     jit_backend: str = Field("inductor", description="torch.compile's back end")

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from yoloflow.losses.loss import Loss, full_masks
+from yoloflow.models.layers.convolution import join_norms
 from yoloflow.models.precision import Precision, auto_mixed_precision
 from yoloflow.optim.ema import EMA
 from yoloflow.optim.optimizer import is_skippable_on_device, zero_state
 from yoloflow.optim.schedule import Schedule
 from yoloflow.runtime.device import prefers_channels_last, require_jit_backend, require_training_kernels
+from yoloflow.train_step.compilation import settle_jit
 from yoloflow.train_step.forward_loss import ForwardLoss
 from yoloflow.train_step.grad_reducer import GradReducer, get_gradreducer
 from yoloflow.train_step.loss_scaler import LossScaler, get_loss_scaler
@@ -76,7 +78,7 @@ class TrainStep:
         schedule: learning rates and momentum of every update.
         scaler: the loss scaler.
         settings: as it was made.
-        forward_loss: network and loss as one module, which is compiled where `settings.jit`.
+        forward_loss: network and loss as one module, which is compiled where `settings.jit` is true.
         updates: updates so far, skipped ones included.
         skipped_updates: () int64, on the device, those whose loss or gradient was not finite.
         non_finite: may hold back all updates from the first faulty one on; a trainer switches it on.
@@ -100,6 +102,8 @@ class TrainStep:
         self.device = next(network.parameters()).device
         if settings.channels_last == "auto":
             settings = settings.model_copy(update={"channels_last": prefers_channels_last(self.device.type)})
+        how = {"channels_last": bool(settings.channels_last), "is_float32": precision.dtype is None}
+        settings = settings.model_copy(update={"jit": settle_jit(settings.jit, self.device.type, **how)})
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         for module in (network, *([ema.network] if ema is not None else [])):
             module.to(memory_format=memory_format)
@@ -125,7 +129,8 @@ class TrainStep:
             reducer,
         )
         self.forward_loss = ForwardLoss(network, loss_fn, precision, memory_format)
-        if settings.jit:
+        join_norms(network, settings.jit == "norm")
+        if settings.jit is True:
             self.forward_loss.compile(fullgraph=True, backend=settings.jit_backend, **_MANY)
         self._forward = reducer.wrap(self.forward_loss)
 
@@ -285,7 +290,8 @@ def create_train_step_fn(
             need; 1 / accumulate makes both means (see `Loss`).
 
     Raises:
-        YoloflowError: torch has no such `jit_backend` here, or lacks what the network's device needs.
+        YoloflowError: torch has no such `jit_backend` here, or lacks what the network's device needs; the
+            kernel of jit="norm" cannot be built.
     """
     settings = settings or StepSettings()
     require_training_kernels(next(network.parameters()).device)

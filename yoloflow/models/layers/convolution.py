@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from yoloflow.models.layers.contract import Layer, LayerRow
+from yoloflow.models.layers.norm_silu import can_join, norm_silu
 from yoloflow.models.layers.normalization import batch_norm
 
 Activation = Callable[[], nn.Module] | bool | None
@@ -31,7 +32,12 @@ class ConvNormAct(Layer):
         groups: groups of the convolution.
         dilation: distance between the cells of the kernel.
         act: True for SiLU, False for none, or a constructor.
+
+    Attributes:
+        joins_norm: whether BatchNorm and SiLU run in one kernel where they can; see `join_norms`.
     """
+
+    joins_norm = False
 
     def __init__(
         self,
@@ -71,7 +77,10 @@ class ConvNormAct(Layer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H', W')."""
-        result: Tensor = self.act(self.bn(self.conv(features)))
+        features = self.conv(features)
+        if self.joins_norm and can_join(features, self.bn, self.act):
+            return norm_silu(features, self.bn)
+        result: Tensor = self.act(self.bn(features))
         return result
 
     def fold_norm(self) -> None:
@@ -79,6 +88,13 @@ class ConvNormAct(Layer):
         if isinstance(self.bn, nn.BatchNorm2d):
             self.conv = fuse_conv_bn_eval(self.conv.eval(), self.bn.eval())
             self.bn = nn.Identity()
+
+
+def join_norms(network: nn.Module, joined: bool = True) -> None:
+    """Sets whether the blocks of a network run BatchNorm and SiLU in one kernel (`require_norm_silu`)."""
+    for module in network.modules():
+        if isinstance(module, ConvNormAct):
+            module.joins_norm = joined
 
 
 class DepthwiseSeparable(Layer):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +45,40 @@ class Upsample(Layer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C, scale * H, scale * W)."""
-        return F.interpolate(features, scale_factor=float(self.scale), mode="nearest")
+        if self.training and _adds_up_faster(features):
+            repeated: Tensor = _Repeat.apply(features, self.scale)
+            return repeated
+        return _repeat(features, self.scale)
+
+
+def _repeat(features: Tensor, scale: int) -> Tensor:
+    return F.interpolate(features, scale_factor=float(scale), mode="nearest")
+
+
+def _adds_up_faster(features: Tensor) -> bool:
+    """Returns whether torch's own gradient of a repeated map is slow: it copies the map, on a CPU."""
+    return (
+        type(features) is Tensor
+        and features.device.type == "cpu"
+        and features.dtype == torch.float32
+        and features.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _Repeat(torch.autograd.Function):
+    """Repeated cells, whose gradient is the sum over each cell's repetitions."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, scale: int) -> Tensor:
+        ctx.scale = scale
+        return _repeat(features, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        starts = itertools.product(range(ctx.scale), repeat=2)
+        first, *others = (gradients[0][..., row :: ctx.scale, column :: ctx.scale] for row, column in starts)
+        return sum(others, start=first), None
 
 
 class Concat(Layer):
