@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from yoloflow.models.class_rows import fit_classes
 from yoloflow.models.darknet import name_values
 from yoloflow.models.layers.contract import neutral_tensors
-from yoloflow.models.unfolded import is_folded, unfold
+from yoloflow.models.unfolded import is_folded, unfold, with_norms
 from yoloflow.parameter_choice import choose_parameters
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.dialects import Translated, describe_kind, translate
@@ -229,7 +229,7 @@ def _by_our_names(network: nn.Module, file: WeightsFile) -> Translated:
         return translate(network, unfold(network, file.convolutions))
     if file.values is not None:
         return translate(network, name_values(network, file.values))
-    return translate(network, file.tensors)
+    return translate(network, with_norms(file.tensors))
 
 
 def fits_but_for_classes(network: nn.Module, file: WeightsFile) -> bool:

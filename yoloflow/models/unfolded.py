@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from yoloflow.models.layers.convolution import ConvNormAct
 from yoloflow.models.layers.csp import C3
+from yoloflow.models.layers.normalization import EPS
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.onnx_convolutions import Convolution
 
@@ -50,6 +51,23 @@ def unfold(network: nn.Module, convolutions: Sequence[Convolution]) -> dict[str,
         else:
             state |= {f"{name}.weight": kernel, f"{name}.bias": shift}
     return state
+
+
+def with_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replaces the biases that a fused network has in place of BatchNorms by the BatchNorms of `unfold`.
+
+    Args:
+        tensors: with names that end in conv.weight, conv.bias and bn.weight, as PyTorch's projects have them.
+    """
+    found = dict(tensors)
+    for name, bias in tensors.items():
+        block = name.removesuffix("conv.bias")
+        if block != name and f"{block}conv.weight" in tensors and f"{block}bn.weight" not in tensors:
+            del found[name]
+            ones = torch.ones_like(bias)
+            found |= {f"{block}bn.bias": bias, f"{block}bn.weight": ones * (1 + EPS) ** 0.5}
+            found |= {f"{block}bn.running_var": ones, f"{block}bn.running_mean": torch.zeros_like(bias)}
+    return found
 
 
 def is_folded(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
