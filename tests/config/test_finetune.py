@@ -19,13 +19,13 @@ def rate(recipe: str | Path, *overrides: str) -> float:
 
 
 def test_weights_to_start_from_bring_the_settings_of_the_finetuning() -> None:
-    config, plain = load_config("yolov8n", [START]), load_config("yolov8n")
+    config, plain = load_config("yolov9t", [START]), load_config("yolov9t")
     assert (config.epochs, config.optimizer.lr_init, config.optimizer.warmup_bias_lr) == (50, RATE, 0.0)
     assert (plain.epochs, plain.optimizer.lr_init, plain.optimizer.warmup_bias_lr) == (500, 0.01, 0.1)
     assert config.network.backbone == plain.network.backbone
-    assert load_config("yolov8n", [START, "finetune=false"]).model_copy(
+    assert load_config("yolov9t", [START, "finetune=false"]).model_copy(
         update={"weight": None, "finetune": "auto"}
-    ) == load_config("yolov8n")
+    ) == load_config("yolov9t")
 
 
 @pytest.mark.parametrize(
@@ -44,19 +44,19 @@ def test_weights_to_start_from_bring_the_settings_of_the_finetuning() -> None:
     ],
 )
 def test_when_it_finetunes(overrides: list[str], expected: float) -> None:
-    assert rate("yolov8n", *overrides) == expected
+    assert rate("yolov9t", *overrides) == expected
 
 
 def test_finetuning_without_weights_is_refused() -> None:
     with pytest.raises(
         YoloflowError, match=r"finetune=true: finetune: true needs the weights .* add weight=FILE"
     ):
-        load_config("yolov8n", ["finetune=true"])
+        load_config("yolov9t", ["finetune=true"])
 
 
 def test_what_a_file_of_the_user_says_stays(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
-    mine.write_text("__BASE__: yolov8n\nepochs: 7\noptimizer: {lr_init: 0.004}\nweight: start.safetensors\n")
+    mine.write_text("__BASE__: yolov9t\nepochs: 7\noptimizer: {lr_init: 0.004}\nweight: start.safetensors\n")
     config = load_config(mine)
     assert (config.epochs, config.optimizer.lr_init) == (7, 0.004)
     assert config.optimizer.max_warmup_fraction == 0.1
@@ -84,7 +84,7 @@ def test_a_finetune_recipe_is_its_recipe_from_published_weights(name: str) -> No
 
 
 def test_the_dump_of_a_finetuning_is_read_back_as_it_is(tmp_path: Path) -> None:
-    config = load_config("yolov8n", [START, "epochs=9", "optimizer.warmup_bias_lr=0.05"])
+    config = load_config("yolov9t", [START, "epochs=9", "optimizer.warmup_bias_lr=0.05"])
     (tmp_path / "config.yaml").write_text(dump_config(config))
     assert load_config(tmp_path) == config
 
@@ -97,36 +97,36 @@ def begin(folder: Path, config: Config) -> list[str]:
 
 
 def test_a_run_from_random_weights_goes_on_as_it_began(tmp_path: Path) -> None:
-    resume = begin(tmp_path, load_config("yolov8n"))
-    assert rate("yolov8n", *resume, START) == 0.01
-    assert rate("yolov8n", *resume, START, "finetune=true") == RATE
+    resume = begin(tmp_path, load_config("yolov9t"))
+    assert rate("yolov9t", *resume, START) == 0.01
+    assert rate("yolov9t", *resume, START, "finetune=true") == RATE
 
 
 def test_a_finetuning_goes_on_as_it_began(tmp_path: Path) -> None:
-    resume = begin(tmp_path, load_config("yolov8n", [START]))
-    assert rate("yolov8n", *resume) == rate("yolov8n", *resume, START) == RATE
-    assert load_config("yolov8n", [*resume, START]).model_copy(
+    resume = begin(tmp_path, load_config("yolov9t", [START]))
+    assert rate("yolov9t", *resume) == rate("yolov9t", *resume, START) == RATE
+    assert load_config("yolov9t", [*resume, START]).model_copy(
         update={"save_dir": "runs", "name": None, "resume": "never"}
-    ) == load_config("yolov8n", [START])
+    ) == load_config("yolov9t", [START])
 
 
 def test_a_finetuning_that_goes_on_twice_without_its_weights_stays_one(tmp_path: Path) -> None:
-    resume = begin(tmp_path, load_config("yolov8n", [START]))
-    second = load_config("yolov8n", [*resume, "epochs=60"])
+    resume = begin(tmp_path, load_config("yolov9t", [START]))
+    second = load_config("yolov9t", [*resume, "epochs=60"])
     assert second.weight == "start.safetensors"
     (tmp_path / "pets" / "config.yaml").write_text(dump_config(second))
-    assert rate("yolov8n", *resume, "epochs=70") == RATE
+    assert rate("yolov9t", *resume, "epochs=70") == RATE
 
 
 def test_a_run_of_before_the_setting_did_not_finetune(tmp_path: Path) -> None:
-    resume = begin(tmp_path, load_config("yolov8n", [START, "finetune=false"]))
+    resume = begin(tmp_path, load_config("yolov9t", [START, "finetune=false"]))
     config = tmp_path / "pets" / "config.yaml"
     config.write_text(config.read_text().replace("finetune: false\n", ""))
-    assert rate("yolov8n", *resume, START) == 0.01
+    assert rate("yolov9t", *resume, START) == 0.01
 
 
 def test_a_run_that_does_not_exist_yet_may_be_asked_to_go_on(tmp_path: Path) -> None:
-    assert rate("yolov8n", f"save_dir={tmp_path}", "resume=auto", START) == RATE
+    assert rate("yolov9t", f"save_dir={tmp_path}", "resume=auto", START) == RATE
 
 
 def test_a_wrong_value_is_named_as_without_finetuning(tmp_path: Path) -> None:
@@ -138,19 +138,19 @@ def test_a_wrong_value_is_named_as_without_finetuning(tmp_path: Path) -> None:
 
 
 def test_the_line_says_what_is_taken_what_is_not_and_how_to_switch_it_off() -> None:
-    (line,) = describe_finetune(load_config("yolov8n", [START, "epochs=9"]))
+    (line,) = describe_finetune(load_config("yolov9t", [START, "epochs=9"]))
     assert line.startswith("finetuning with recipes/finetune.yaml: per_batch_size=16, ")
     assert f"optimizer.lr_init={RATE}" in line
     assert "; kept: epochs=9 (finetune=false keeps the recipe's own)" in line
-    assert describe_finetune(load_config("yolov8n")) == []
-    assert describe_finetune(load_config("yolov8n", [START, "finetune=false"])) == []
+    assert describe_finetune(load_config("yolov9t")) == []
+    assert describe_finetune(load_config("yolov9t", [START, "finetune=false"])) == []
 
 
 def test_the_plan_shows_each_setting_beside_the_recipe_s() -> None:
     overrides = [START, "optimizer.lr_init=0.005"]
     lines = describe_finetune(
-        load_config("yolov8n", overrides),
-        load_config("yolov8n", [*overrides, "finetune=false"]),
+        load_config("yolov9t", overrides),
+        load_config("yolov9t", [*overrides, "finetune=false"]),
         as_list=True,
     )
     assert "  epochs                         50 (without: 500)" in lines
@@ -168,7 +168,7 @@ def test_settings_that_a_finetuning_leaves_as_they_are_go_without_saying() -> No
 
 
 def test_the_settings_of_a_run_count_as_the_user_s_own(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(dump_config(load_config("yolov8n", ["per_batch_size=8"])))
+    (tmp_path / "config.yaml").write_text(dump_config(load_config("yolov9t", ["per_batch_size=8"])))
     config = load_config(tmp_path, [START])
     assert config.optimizer.lr_init == 0.01
     (line,) = describe_finetune(config)
@@ -181,3 +181,11 @@ def test_every_block_holds_settings_that_exist() -> None:
         name = next(recipe.name for recipe in list_recipes() if recipe.family == family)
         (line, *_) = describe_finetune(load_config(name, [START]))
         assert "kept" not in line or family == "yolox"
+
+
+@pytest.mark.parametrize("recipe", ["yolov8n", "yolov8x-seg", "yolov11n"])
+def test_families_whose_first_gradients_are_large_are_limited_and_keep_their_rate(recipe: str) -> None:
+    config = load_config(recipe, [START])
+    assert (config.clip_grad, config.clip_grad_value) == (True, 30)
+    assert (config.optimizer.lr_init, config.optimizer.max_warmup_fraction) == (0.01, 0.3)
+    assert (config.epochs, config.optimizer.warmup_bias_lr) == (50, 0)
