@@ -201,6 +201,20 @@ def test_without_a_compiler_auto_is_torch_and_norm_is_refused(tmp_path: Path) ->
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("command", ["env g++", "'g++"])
+def test_the_compiler_may_be_a_command_with_arguments(command: str) -> None:
+    code = (
+        "from yoloflow.train_step.compilation import settle_jit\n"
+        "print(settle_jit('auto', 'cpu', channels_last=True))\n"
+    )
+    environment = {**os.environ, "CXX": command}
+    ended = subprocess.run(
+        (sys.executable, "-c", code), capture_output=True, text=True, env=environment, check=False
+    )
+    assert (ended.stdout.strip(), ended.stderr) == ("norm" if command == "env g++" else "False", "")
+
+
+@pytest.mark.process
 def test_a_process_without_a_compiler_says_so_and_goes_on() -> None:
     code = (
         "import logging, sys; logging.basicConfig(level='INFO', stream=sys.stdout, format='%(message)s')\n"

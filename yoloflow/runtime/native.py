@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,11 @@ def _build(source: Path) -> ctypes.CDLL | str:
     if sys.platform != "linux":
         return "kernels are built on Linux only"
     named = os.environ.get("CXX")
-    compiler = next(filter(None, map(shutil.which, (named,) if named else _COMPILERS)), None)
+    try:
+        commands = [shlex.split(named)] if named else [[name] for name in _COMPILERS]
+    except ValueError:  # quotes that do not end
+        commands = []
+    compiler = next((command for command in commands if command and shutil.which(command[0])), None)
     if compiler is None:
         return f"no C++ compiler was found ({named or ', '.join(_COMPILERS)})"
     with tempfile.TemporaryDirectory(prefix="yoloflow-") as folder:
@@ -50,11 +55,11 @@ def _build(source: Path) -> ctypes.CDLL | str:
         try:
             for command in ((*_COMPILE, source, "-o", compiled), ("-shared", compiled, "-o", library)):
                 subprocess.run(
-                    (compiler, *command), check=True, capture_output=True, text=True, timeout=_SECONDS
+                    (*compiler, *command), check=True, capture_output=True, text=True, timeout=_SECONDS
                 )
             return ctypes.CDLL(str(library))
         except subprocess.CalledProcessError as error:
             told = next(iter(error.stderr.strip().splitlines()), f"exit status {error.returncode}")
-            return f"{compiler} could not build {source.name}: {told}"
+            return f"{shlex.join(compiler)} could not build {source.name}: {told}"
         except (OSError, subprocess.TimeoutExpired) as error:
-            return f"{source.name}, built by {compiler}, cannot be used: {error}"
+            return f"{source.name}, built by {shlex.join(compiler)}, cannot be used: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from typing import Literal
 
@@ -32,7 +33,9 @@ def settle_jit(
     Raises:
         YoloflowError: "norm" is asked for, and the kernel cannot be built here.
     """
-    if jit == "auto" and not (device_type == "cpu" and channels_last and is_float32):
+    if jit == "auto" and not (
+        device_type == "cpu" and channels_last and is_float32 and sys.platform == "linux"
+    ):
         return False
     if jit not in ("auto", "norm"):
         return bool(jit)
