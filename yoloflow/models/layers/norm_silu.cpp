@@ -1,7 +1,7 @@
 // BatchNorm in training mode (Ioffe and Szegedy 2015) followed by SiLU, on float32 maps in channels_last.
 //
 // A map is a matrix here: a row for each cell of each image, a column for each channel; the number of channels is a
-// multiple of kLanes. Sums are made in tiles of a fixed number of rows, which are added in float64 and in their order:
+// multiple of 16. Sums are made in tiles of a fixed number of rows, which are added in float64 and in their order:
 // the results do not depend on the number of threads.
 
 #include <cmath>
@@ -10,7 +10,14 @@
 
 namespace {
 
-constexpr int64_t kLanes = 16;  // compilers split vectors that are wider than the processor's
+// Vectors as wide as the processor's: compilers make slow code of wider ones.
+#ifdef __AVX512F__
+constexpr int64_t kLanes = 16;
+#elif defined(__AVX__)
+constexpr int64_t kLanes = 8;
+#else
+constexpr int64_t kLanes = 4;
+#endif
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 
