@@ -183,8 +183,11 @@ def test_folded_weights_are_refused_as_a_start_in_any_format(
         load_start(network, tmp_path / f"again{suffix}", "auto", ["cat", "dog"])
 
 
-def test_a_torch_file_of_a_fused_network_gives_its_function_and_is_known_as_folded(tmp_path: Path) -> None:
-    network = network_of("yolov8n", 2, *NARROW)
+@pytest.mark.parametrize("recipe", ["yolov8n", "yolov11n", "yolox-nano"])
+def test_a_torch_file_of_a_fused_network_gives_its_function_and_is_known_as_folded(
+    recipe: str, tmp_path: Path
+) -> None:
+    network = network_of(recipe, 2, *NARROW)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
@@ -192,11 +195,11 @@ def test_a_torch_file_of_a_fused_network_gives_its_function_and_is_known_as_fold
     images = torch.rand(1, 3, 64, 64)
     expected = network.eval()(images)
     torch.save(network.fuse().state_dict(), tmp_path / "fused.pt")
-    loaded = network_of("yolov8n", 2, *NARROW)
+    loaded = network_of(recipe, 2, *NARROW)
     assert load_pretrain(loaded, tmp_path / "fused.pt", strict=True).is_folded
     torch.testing.assert_close(loaded.eval()(images), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(YoloflowError, match="folded into its convolutions"):
-        load_start(network_of("yolov8n", 2, *NARROW), tmp_path / "fused.pt", "auto", ["cat", "dog"])
+        load_start(network_of(recipe, 2, *NARROW), tmp_path / "fused.pt", "auto", ["cat", "dog"])
 
 
 def test_statistics_from_images_make_folded_weights_a_start(tmp_path: Path) -> None:

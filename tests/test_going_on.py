@@ -257,7 +257,7 @@ def test_a_training_from_weights_finetunes_and_shows_what_they_were_worth(
         run(settings, tmp_path, "epochs=1", "name=tuned", f"weight={finished}")
     assert "finetuning with recipes/finetune.yaml: " in caplog.text
     assert "epoch 0/1: AP " in caplog.text
-    assert load_config(tmp_path / "tuned").optimizer.max_warmup_fraction == 0.1
+    assert load_config(tmp_path / "tuned").optimizer.max_warmup_fraction == 0.3
     lines = (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()
     evaluations = [record for record in map(json.loads, lines) if record["kind"] == "evaluation"]
     assert [record["epoch"] for record in evaluations] == [0, 1]

@@ -229,7 +229,9 @@ def _by_our_names(network: nn.Module, file: WeightsFile) -> Translated:
         return translate(network, unfold(network, file.convolutions))
     if file.values is not None:
         return translate(network, name_values(network, file.values))
-    return translate(network, with_norms(file.tensors))
+    found = translate(network, file.tensors)
+    fused = [name for name in found.unexpected if name.endswith("conv.bias") and name in file.tensors]
+    return translate(network, with_norms(file.tensors, fused)) if fused else found
 
 
 def fits_but_for_classes(network: nn.Module, file: WeightsFile) -> bool:

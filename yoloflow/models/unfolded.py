@@ -53,16 +53,17 @@ def unfold(network: nn.Module, convolutions: Sequence[Convolution]) -> dict[str,
     return state
 
 
-def with_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_norms(tensors: Mapping[str, Tensor], surplus: Iterable[str]) -> dict[str, Tensor]:
     """Replaces the biases that a fused network has in place of BatchNorms by the BatchNorms of `unfold`.
 
     Args:
-        tensors: with names that end in conv.weight, conv.bias and bn.weight, as PyTorch's projects have them.
+        tensors: with names that end in conv.bias and bn.weight, as PyTorch's projects have them.
+        surplus: names of `tensors` that the network does not have; others keep their bias.
     """
     found = dict(tensors)
-    for name, bias in tensors.items():
-        block = name.removesuffix("conv.bias")
-        if block != name and f"{block}conv.weight" in tensors and f"{block}bn.weight" not in tensors:
+    for name in surplus:
+        block, bias = name.removesuffix("conv.bias"), tensors[name]
+        if block != name and f"{block}bn.weight" not in tensors:
             del found[name]
             ones = torch.ones_like(bias)
             found |= {f"{block}bn.bias": bias, f"{block}bn.weight": ones * (1 + EPS) ** 0.5}
