@@ -58,12 +58,12 @@ def with_norms(tensors: Mapping[str, Tensor], surplus: Iterable[str]) -> dict[st
 
     Args:
         tensors: with names that end in conv.bias and bn.weight, as PyTorch's projects have them.
-        surplus: names of `tensors` that the network does not have; others keep their bias.
+        surplus: those ending in conv.bias that the network does not have; others keep their bias.
     """
     found = dict(tensors)
     for name in surplus:
         block, bias = name.removesuffix("conv.bias"), tensors[name]
-        if block != name and f"{block}bn.weight" not in tensors:
+        if f"{block}bn.weight" not in tensors:
             del found[name]
             ones = torch.ones_like(bias)
             found |= {f"{block}bn.bias": bias, f"{block}bn.weight": ones * (1 + EPS) ** 0.5}
