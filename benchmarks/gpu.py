@@ -84,6 +84,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bfloat16": {"precision": "bfloat16"},
     "bfloat16, channels_last": {"precision": "bfloat16", "channels_last": True},
     "bfloat16, channels_last, sink": {"precision": "bfloat16", "channels_last": True, "sink": True},
+    "bfloat16, channels_last, sink, graphs": {
+        "precision": "bfloat16",
+        "channels_last": True,
+        "sink": True,
+        "cuda_graphs": True,
+    },
     "bfloat16, channels_last, sink, jit": {
         "precision": "bfloat16",
         "channels_last": True,
@@ -208,8 +214,9 @@ def check_families(run: Run) -> bool:
         for precision, (_, _, is_tf32) in PRECISIONS.items():
             if is_tf32 and run.device.type != "cuda":
                 continue
+            has_graphs = precision == "bfloat16" and run.device.type == "cuda"
             with tf32(is_tf32):
-                found = figures_of(config, run.device, precision, steps)
+                found = figures_of(config, run.device, precision, steps, StepSettings(cuda_graphs=has_graphs))
             pairs = zip(found, exact, strict=True)
             if precision == "bfloat16":  # directions of small gradients are lost in its 8 bits
                 pairs = zip(
@@ -232,10 +239,10 @@ def check_families(run: Run) -> bool:
 
 
 def figures_of(
-    config: Config, device: torch.device, precision: str, steps: int
+    config: Config, device: torch.device, precision: str, steps: int, settings: StepSettings | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss of a batch, its gradient as one vector, and the loss after some steps."""
-    step = make_step(config, 4, device, precision)
+    step = make_step(config, 4, device, precision, settings)
     parts = batch_for(step, IMAGES, 4 * max(config.network.stride), 4, device)
     kept = copy.deepcopy(step.network.state_dict())
     loss, scaled = step.compute_loss(*parts)
@@ -266,6 +273,9 @@ def measure_steps(run: Run, recipes: list[str], batches: list[int], size: int) -
                 if run.small and setting.get("jit"):
                     run.left_out.append(f"{name}: --small")
                     continue
+                if setting.get("cuda_graphs") and run.device.type != "cuda":
+                    run.left_out.append(f"{name}: no CUDA device")
+                    continue
                 what = f"step of {recipe}, batch {batch}, {name}"
                 slow = 150 if setting.get("jit") else 15
                 if run.has_time(what, 5 if run.small else slow):
@@ -279,7 +289,7 @@ def measure_step(
     run: Run, recipe: str, batch: int, size: int, setting: dict[str, Any], counts: tuple[int, int]
 ) -> dict[str, Any]:
     """One row: medians of the second half of the counted steps, too, for what drifts."""
-    chosen = {key: setting[key] for key in ("channels_last", "jit") if key in setting}
+    chosen = {key: setting[key] for key in ("channels_last", "jit", "cuda_graphs") if key in setting}
     warm_up, steps = counts
     forget_peak_memory(run.device)
     try:

@@ -24,7 +24,7 @@ ACCELERATOR = {"datasink": True, "num_parallel_workers": 16, "test_workers": 16}
 
 
 def decided(config: Config) -> dict[str, Any]:
-    keys = ("amp_level", "amp_dtype", "loss_scaler", "datasink", "channels_last")
+    keys = ("amp_level", "amp_dtype", "loss_scaler", "datasink", "channels_last", "cuda_graphs")
     data = {key: getattr(config.data, key) for key in ("num_parallel_workers", "test_workers")}
     return {key: getattr(config, key) for key in keys} | data
 
@@ -48,6 +48,12 @@ def decided(config: Config) -> dict[str, Any]:
         (Machine("mps", False, 8), [], {"channels_last": False}),
         (CPU, ["channels_last=false"], {"channels_last": False}),
         (HOPPER, ["datasink=false"], {"datasink": False}),
+        (HOPPER, [], {"cuda_graphs": True}),
+        (HOPPER, ["datasink=false"], {"cuda_graphs": False}),
+        (HOPPER, ["jit=true"], {"cuda_graphs": False}),
+        (HOPPER, ["recompute=true"], {"cuda_graphs": False}),
+        (HOPPER, ["cuda_graphs=false"], {"cuda_graphs": False}),
+        (CPU, ["datasink=true"], {"cuda_graphs": False}),
         (HOPPER, ["data.num_parallel_workers=3"], {"num_parallel_workers": 3, "test_workers": 3}),
         (HOPPER, ["data.test_workers=0"], {"num_parallel_workers": 16, "test_workers": 0}),
         (Machine("mps", False, 8), [], {"amp_level": "O0", "loss_scaler": "none", "datasink": True}),
@@ -63,6 +69,12 @@ def test_ranks_of_a_machine_share_its_cores(local_size: int, workers: int) -> No
     ranks = Ranks(local_size=local_size, world_size=local_size)
     data = resolve_auto(load_config("yolov8n"), HOPPER, ranks).data
     assert (data.num_parallel_workers, data.test_workers) == (workers, workers)
+
+
+def test_several_processes_have_no_cuda_graphs() -> None:
+    assert (
+        resolve_auto(load_config("yolov8n"), HOPPER, Ranks(world_size=2, local_size=2)).cuda_graphs is False
+    )
 
 
 def test_what_was_decided_stands_in_the_settings_of_the_run_and_is_told_in_a_line(

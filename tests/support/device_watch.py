@@ -22,13 +22,13 @@ from torch.utils._pytree import tree_flatten
 
 CUDA = torch.device("cuda", 0)
 
-_WAITING = {
+WAITING = {
     *("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal"),
     *("aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::bincount"),
     *("torchvision::nms", "aten::repeat_interleave"),
 }
 _COPYING = {"aten::_to_copy", "aten::copy_", "aten::_foreach_copy_"}
-_WITHOUT_KERNEL = {
+WITHOUT_KERNEL = {
     *("aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided"),
     *("aten::lift_fresh", "aten::_unsafe_view", "aten::resize_", "aten::set_", "aten::is_same_size"),
     *("prim::device", "prim::layout", "aten::sym_size", "aten::sym_numel"),
@@ -69,9 +69,9 @@ class Watch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         kinds = {tensor.device.type for tensor in (*inputs, *_tensors(result))}
         if "cuda" in kinds:
-            if name in _WAITING or is_by_value or (name in _COPYING and len(kinds) > 1):
+            if name in WAITING or is_by_value or (name in _COPYING and len(kinds) > 1):
                 self.waits[f"{name} at {_place()}"] += 1
-            self.operations += not (_is_view(func) or name in _WITHOUT_KERNEL)
+            self.operations += not (_is_view(func) or name in WITHOUT_KERNEL)
         return result
 
 

@@ -11,6 +11,7 @@ from yoloflow.models.precision import level_of
 from yoloflow.runtime.device import Machine, float32_convolutions, prefers_channels_last
 from yoloflow.runtime.ranks import Ranks
 from yoloflow.train_step.compilation import settle_jit
+from yoloflow.train_step.graphed_pass import why_no_graphs
 
 logger = logging.getLogger("yoloflow")
 
@@ -42,6 +43,11 @@ def resolve_auto(config: Config, machine: Machine, ranks: Ranks, is_training: bo
         )
     if config.datasink == "auto":
         found["datasink"] = machine.device_type != "cpu"
+    if is_training and config.cuda_graphs == "auto":
+        can_have = (
+            not why_no_graphs(machine.device_type, ranks.world_size, config.jit) and not config.recompute
+        )
+        found["cuda_graphs"] = can_have and bool(found.get("datasink", config.datasink))
     if ranks.is_main and is_training and found and machine.device_type != "cpu":
         logger.info("%s", _told(found, config, machine))
     if ranks.is_main and is_training and (hint := _hint_about_bfloat16(config.amp_level, machine)):

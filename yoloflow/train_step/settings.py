@@ -32,3 +32,8 @@ class StepSettings(Section):
         "the machine's C++ compiler (CPU only); auto is norm where that works, else false",
     )
     jit_backend: str = Field("inductor", description="torch.compile's back end")
+    cuda_graphs: bool | Literal["auto"] = Field(
+        "auto",
+        description="start forward and backward of a batch as one CUDA graph; auto does with a data sink on "
+        "one CUDA device where nothing is compiled",
+    )

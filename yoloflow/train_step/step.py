@@ -20,6 +20,7 @@ from yoloflow.runtime.device import prefers_channels_last, require_jit_backend, 
 from yoloflow.train_step.compilation import settle_jit
 from yoloflow.train_step.forward_loss import ForwardLoss
 from yoloflow.train_step.grad_reducer import GradReducer, get_gradreducer
+from yoloflow.train_step.graphed_pass import GraphedPass, require_graphs
 from yoloflow.train_step.loss_scaler import LossScaler, get_loss_scaler
 from yoloflow.train_step.non_finite import NonFiniteState
 from yoloflow.train_step.running_statistics import RunningStatistics
@@ -133,6 +134,8 @@ class TrainStep:
         if settings.jit is True:
             self.forward_loss.compile(fullgraph=True, backend=settings.jit_backend, **_MANY)
         self._forward = reducer.wrap(self.forward_loss)
+        has_graphs = settings.cuda_graphs is True
+        self._graphed = GraphedPass(self._differentiate, self.forward_loss) if has_graphs else None
 
     @property
     def micro_batches_per_update(self) -> int:
@@ -143,6 +146,8 @@ class TrainStep:
         """Tells the loss which stage (from 0) the steps to come belong to."""
         if isinstance(self._loss_fn, Loss):
             self._loss_fn.begin_stage(stage)
+        if self._graphed is not None:
+            self._graphed.forget()
 
     def __call__(self, images: Tensor, labels: Tensor, *masks: Tensor) -> StepResult:
         """Takes one micro-batch.
@@ -157,16 +162,21 @@ class TrainStep:
         is_last = self._micro_batches + 1 == self.settings.accumulate
         images, *targets = self._transfer((images, labels, *masks))
         with self._reducer.micro_batch(self._forward, is_last):
-            with record_function("forward and loss"):
-                loss, loss_items = self._forward(images, *targets)
-            with record_function("backward"):
-                torch.autograd.backward(self.scaler.scale_loss(loss * self._loss_ratio))
+            loss, loss_items = (self._graphed or self._differentiate)(images, *targets)
         self._micro_batches += 1
-        finite, grad_norm = self.non_finite.note_loss(loss.detach()), None
+        finite, grad_norm = self.non_finite.note_loss(loss), None
         if is_last:
             with record_function("update"):
                 finite, grad_norm = self._update()
         return StepResult(loss_items, is_last, finite, grad_norm)
+
+    def _differentiate(self, images: Tensor, *targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds to the gradients; returns loss and loss items."""
+        with record_function("forward and loss"):
+            loss, loss_items = self._forward(images, *targets)
+        with record_function("backward"):
+            torch.autograd.backward(self.scaler.scale_loss(loss * self._loss_ratio))
+        return loss.detach(), loss_items
 
     @torch.no_grad()
     def _update(self) -> tuple[Tensor, Tensor]:
@@ -197,7 +207,7 @@ class TrainStep:
 
     def _begin_update(self, number: int) -> None:
         """Counts from update `number` on, with nothing of it done."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self._graphed is None)
         self.updates, self._micro_batches = number, 0
         self.non_finite.losses_finite.fill_(True)
 
@@ -257,6 +267,8 @@ class TrainStep:
             YoloflowError: a tensor is missing, unexpected or of another shape.
         """
         self._state.load_state_dict(tensors)
+        if self._graphed is not None:
+            self._graphed.forget()
         self.updates, self._micro_batches = numbers["updates"], numbers["micro_batches"]
 
 
@@ -291,10 +303,14 @@ def create_train_step_fn(
 
     Raises:
         YoloflowError: torch has no such `jit_backend` here, or lacks what the network's device needs; the
-            kernel of jit="norm" cannot be built.
+            kernel of jit="norm" cannot be built; `cuda_graphs` is true where there can be none.
     """
     settings = settings or StepSettings()
     require_training_kernels(next(network.parameters()).device)
+    if settings.cuda_graphs is True:
+        require_graphs(
+            next(network.parameters()).device.type, reducer.world_size if reducer else 1, settings.jit
+        )
     # Not for the default, which is always there: the list of back ends takes seconds to import.
     if settings.jit_backend != StepSettings().jit_backend:
         require_jit_backend(settings.jit_backend)
