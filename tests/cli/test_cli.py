@@ -102,6 +102,30 @@ def test_errors_are_broken_between_words_in_a_terminal(
 
 
 @pytest.mark.process
+def test_an_evaluation_of_a_network_does_not_import_torch_s_compiler(tmp_path: Path) -> None:
+    code = (
+        "import sys, yoloflow.cli\n"
+        "from yoloflow import create_model, load_config\n"
+        "from yoloflow.data.digits import SceneRecipe, digits_dataset\n"
+        "from yoloflow.weights.files import save_weights\n"
+        "folder = sys.argv[1]\n"
+        "scenes = digits_dataset('val', SceneRecipe(num_train=4, num_val=4, side=64), folder)\n"
+        "settings = ['network.width_multiple=0.125', 'img_size=64', 'data.num_parallel_workers=0']\n"
+        "settings += ['per_batch_size=4', f'data.val_set={scenes}']\n"
+        "config = load_config('quickstart', settings)\n"
+        "network = create_model(config.network.model_name, config.network_table(), 10)\n"
+        "save_weights(folder + '/w.safetensors', network.state_dict())\n"
+        "weight = '--weight=' + folder + '/w.safetensors'\n"
+        "sys.argv = ['yoloflow', 'test', 'quickstart', weight, *settings]\n"
+        "try: yoloflow.cli.main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' in sys.modules\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=tmp_path)
+
+
+@pytest.mark.process
 def test_predictions_are_evaluated_without_torch(tmp_path: Path) -> None:
     truth = {
         "images": [{"id": 1, "width": 100, "height": 100}],

@@ -165,6 +165,27 @@ def test_the_line_through_two_small_batches_tells_what_a_large_one_needs_and_wha
     assert peak_of(64) == pytest.approx(told.peak, rel=0.15)
 
 
+@pytest.mark.training
+@pytest.mark.skipif(peak_memory() is None, reason="only Linux tells a process's memory")
+def test_a_batch_that_takes_little_of_the_memory_is_not_tried_whole() -> None:
+    step, tried = yolov8_step(), []
+
+    def compute(batch_size: int) -> None:
+        tried.append(batch_size)
+        compute_batch(step, BatchExtent(batch_size=32, side=160, label_rows=64), batch_size)
+
+    told = forecast_batch(compute, 32, CPU, 2**40)
+    assert tried == [4, 8]
+    assert told.fits == 32
+    assert told.peak is not None
+    forget_peak_memory()
+    compute(32)
+    assert told.peak == pytest.approx(peak_memory(), rel=0.15)
+    tried.clear()
+    assert forecast_batch(compute, 32, CPU, int(1.5 * told.peak)).fits == 32
+    assert tried == [4, 8, 32]
+
+
 @dataclass
 class Crowded:
     """What a forecast asks of a loader, whose caches leave no room."""

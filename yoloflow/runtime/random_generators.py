@@ -40,7 +40,7 @@ def set_determinism(level: str, seed: int, has_one_shape: bool = False) -> None:
     if is_bitwise:
         # Read by cuBLAS when it starts: without a fixed workspace its sums depend on the stream.
         os.environ.setdefault(_CUBLAS_WORKSPACE, ":4096:8")
-    torch.use_deterministic_algorithms(is_bitwise)
+    _use_deterministic_algorithms(is_bitwise, warn_only=False)
     # It would fill all new memory, which costs a fifth of a step and matters only to a read of it by mistake.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = is_bitwise
@@ -61,13 +61,23 @@ def determinism_restorer() -> Callable[[], None]:
     workspace = os.environ.get(_CUBLAS_WORKSPACE)
 
     def restore() -> None:
-        torch.use_deterministic_algorithms(is_on, warn_only=is_warning)
+        _use_deterministic_algorithms(is_on, is_warning)
         for (owner, name), value in zip(switches, values, strict=True):
             setattr(owner, name, value)
         if workspace is None:
             os.environ.pop(_CUBLAS_WORKSPACE, None)
 
     return restore
+
+
+def _use_deterministic_algorithms(is_on: bool, warn_only: bool) -> None:
+    """Calls torch's function where it changes something: it imports torch's compiler, a second's work."""
+    now = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    if now != (is_on, warn_only):
+        torch.use_deterministic_algorithms(is_on, warn_only=warn_only)
 
 
 def seed_everything(seed: int) -> None:

@@ -234,7 +234,9 @@ class DFL(nn.Module):
         self.bins = bins
         self.conv = nn.Conv2d(bins, 1, 1, bias=False).requires_grad_(False)
         with torch.no_grad():
-            self.conv.weight.copy_(torch.arange(bins, dtype=torch.float32).view(1, bins, 1, 1))
+            # On the CPU: on the meta device torch imports its compiler for this, which takes a second.
+            numbers = torch.arange(bins, dtype=torch.float32, device="cpu")
+            self.conv.weight.copy_(numbers.view(1, bins, 1, 1))
 
     def forward(self, logits: Tensor) -> Tensor:
         """Maps (B, 4 * bins, N) float32 logits to (B, N, 4) distances in cells."""

@@ -103,7 +103,7 @@ def forecast_memory(train_step: TrainStep, loader: ConcatLoader, ranks: Ranks) -
         what += f", need {forecast.peak / _GIB:.1f} GiB"
     if forecast.fits >= extent.batch_size:
         if ranks.is_main:
-            logger.info("largest batch tried: %s", what)
+            logger.info("largest batch: %s", what)
         return
     device = gather_over_ranks(str(train_step.device))[forecast.rank]
     where = f"{device} of rank {forecast.rank}" if ranks.world_size > 1 else device
@@ -138,10 +138,13 @@ def forecast_batch(
         if rank is not None:
             return _halve(compute, size, device, rank)
         peaks.append([outcome.peak for outcome in outcomes])
-    lines = zip(*peaks, gather_over_ranks(available), strict=True)
+    rooms = gather_over_ranks(available)
+    lines = zip(*peaks, rooms, strict=True)
     forecasts = [_along_the_line(rank, batch_size, *line) for rank, line in enumerate(lines)]
-    least = min(forecasts, key=lambda forecast: forecast.fits)
-    if least.fits >= batch_size:
+    least = min(forecasts, key=lambda forecast: (forecast.fits, -(forecast.peak or 0)))
+    # Where it would take less than half of the memory, the line is enough: the trial costs as much as a step.
+    is_roomy = all(told.peak and 2 * told.peak < room for told, room in zip(forecasts, rooms, strict=True))
+    if least.fits >= batch_size and not is_roomy:
         return largest_that_fits(compute, batch_size, device)
     return least
 
