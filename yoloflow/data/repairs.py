@@ -41,6 +41,8 @@ VOID_BAND_PX = 6.0
 LEAST_AREA_PX = 0.01
 """An outline around less than this is a line or a point."""
 
+_OUTLINES_AT_ONCE = 2**15
+
 
 def boxes_to_pixels(
     annotations: Annotations, sizes_hw: Int64Array | NDArray[np.float64]
@@ -48,10 +50,11 @@ def boxes_to_pixels(
     """Returns (M, 4) boxes and (P, 2) polygon points in pixels of their images, of (I, 2) sizes."""
     sizes_wh = sizes_hw[annotations.box_images][:, ::-1]
     scales = np.where(annotations.is_normalised[:, None], sizes_wh, 1)
-    point_scales = np.repeat(scales, np.diff(annotations.polygon_offsets), axis=0)
+    # A product of two float32 numbers is the same in either type, rounded to float32.
+    point_scales = np.repeat(scales.astype(np.float32), np.diff(annotations.polygon_offsets), axis=0)
     with np.errstate(over="ignore", invalid="ignore"):
         boxes = annotations.boxes_xyxy * np.tile(scales, 2)
-        return boxes, (annotations.polygon_points * point_scales).astype(np.float32)
+        return boxes, annotations.polygon_points * point_scales
 
 
 class BoxRepair:
@@ -136,13 +139,9 @@ class BoxRepair:
         if not len(boxes):
             self._leave_outlines("outline-empty", is_flat)
             return
-        inside = np.clip(self.polygon_points, 0, np.repeat(self._limits[:, 2:], counts, axis=0))
-        beyond = np.any(np.abs(inside - self.polygon_points) > EDGE_TOLERANCE_PX, axis=1)
-        if not self._as_they_stand:
-            self.polygon_points[beyond] = inside[beyond]
-        starts = self._annotations.polygon_offsets[:-1][boxes]
-        extents = np.hstack((np.minimum.reduceat(inside, starts), np.maximum.reduceat(inside, starts)))
-        is_flat[boxes] = _fan_areas(inside, starts, counts[boxes]) < LEAST_AREA_PX
+        groups = np.split(boxes, range(_OUTLINES_AT_ONCE, len(boxes), _OUTLINES_AT_ONCE))
+        extents, areas = map(np.concatenate, zip(*map(self._clip_outlines, groups), strict=True))
+        is_flat[boxes] = areas < LEAST_AREA_PX
         self._leave_outlines("outline-empty", is_flat)
         if self._as_they_stand:
             return
@@ -152,6 +151,19 @@ class BoxRepair:
         far[boxes] = np.any(np.abs(extents - self.boxes_xyxy[boxes]) > allowed, axis=1)
         far &= ~is_flat
         self._leave_outlines("outline-mismatch", far, dict(zip(boxes.tolist(), extents, strict=True)))
+
+    def _clip_outlines(self, boxes: Int64Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Clips outlines of successive boxes to their images; returns (N, 4) extents and (N,) areas."""
+        offsets = self._annotations.polygon_offsets
+        begin, counts = offsets[boxes[0]], offsets[boxes + 1] - offsets[boxes]
+        points = self.polygon_points[begin : offsets[boxes[-1] + 1]]
+        inside = np.clip(points, 0, np.repeat(self._limits[boxes, 2:], counts, axis=0))
+        beyond = np.any(np.abs(inside - points) > EDGE_TOLERANCE_PX, axis=1)
+        if not self._as_they_stand:
+            points[beyond] = inside[beyond]
+        starts = offsets[boxes] - begin
+        extents = np.hstack((np.minimum.reduceat(inside, starts), np.maximum.reduceat(inside, starts)))
+        return extents, _fan_areas(inside, starts, counts)
 
     def _tolerances_px(self) -> NDArray[np.float64]:
         tolerances = np.full(len(self.kept), OUTLINE_TOLERANCE_PX)

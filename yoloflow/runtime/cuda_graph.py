@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
@@ -9,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 Result = TypeVar("Result")
+# Of the device's memory, that steps may take: a graph keeps as much, and evaluations need some beside it.
+_LARGEST_SHARE = 0.4
 
 
 class CudaGraph:
@@ -24,8 +27,11 @@ class CudaGraph:
             What the function does. Its tensors have no values before `replay`, and other values after each.
 
         Raises:
-            RuntimeError: an operation cannot be recorded, or there is no memory.
+            RuntimeError: an operation cannot be recorded, or there is no memory for it.
         """
+        if torch.cuda.max_memory_allocated() > _LARGEST_SHARE * torch.cuda.mem_get_info()[1]:
+            raise RuntimeError("steps take more than 40 % of the memory, and a graph would keep as much")
+        gc.collect()  # an older autograd graph that lives on would add gradients in another stream
         # Only this thread's calls are restricted: another one brings batches into page-locked memory.
         with torch.cuda.graph(self._graph, pool=_shared_pool(), capture_error_mode="thread_local"):
             return function()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import math
 import mmap
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,14 +61,30 @@ def _packed(entry: dict[str, Any]) -> dict[str, Any] | bytes:
     """Returns an annotation as bytes, anything else as it is."""
     if "bbox" not in entry or "image_id" not in entry:
         return entry
+    parts = entry.get("segmentation")
+    if type(parts) is list:
+        entry["segmentation"] = [_packed_numbers(part) for part in parts]
     try:
         return marshal.dumps(entry)
     except ValueError:  # nested too deeply, or with such an entry within
         return entry
 
 
+def _packed_numbers(part: object) -> object:
+    """Returns a list of numbers as an array, which is a third of it in size; anything else as it is."""
+    if type(part) is not list:
+        return part
+    try:
+        return array("f", part)
+    except (TypeError, OverflowError):
+        return part
+
+
 def unpacked(entries: Sequence[Any]) -> Iterator[Any]:
-    """Yields annotations as the file has them; of those that `load` has packed each once."""
+    """Yields annotations as the file has them; of those that `load` has packed each once.
+
+    Lists of numbers in a packed segmentation are the bytes of float32.
+    """
     for position, entry in enumerate(entries):
         # Only what was packed is of bytes; its memory is free as soon as it is read.
         if isinstance(entry, bytes) and isinstance(entries, list):
@@ -254,18 +271,20 @@ class ObjectEntries:
 
     Attributes:
         images: position of the image; numbers: its own id, else its position in the file.
-        areas: NaN where none is stated.
+        boxes_xywh: four numbers for each; areas: NaN where none is stated.
+        points: x and y of all outlines, in a row; polygon_lengths: points of each outline.
         problems: annotations that cannot be used, or not as they stand.
         num_listed: annotations in the file.
     """
 
     images: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
-    boxes_xywh: list[tuple[float, float, float, float]] = field(default_factory=list)
+    boxes_xywh: array[float] = field(default_factory=lambda: array("d"))
     categories: list[int] = field(default_factory=list)
     is_crowd: list[bool] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)
-    polygons: list[NDArray[np.float32]] = field(default_factory=list)
+    areas: array[float] = field(default_factory=lambda: array("d"))
+    points: array[float] = field(default_factory=lambda: array("f"))
+    polygon_lengths: list[int] = field(default_factory=list)
     polygon_parts: dict[int, list[int]] = field(default_factory=dict)
     masks: dict[int, RunLengthMask] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -273,15 +292,16 @@ class ObjectEntries:
 
     def add_outline(self, outline: Outline) -> None:
         """The outline of the next box; crowd regions, which nobody trains on, keep their mask only."""
-        box = len(self.polygons)
+        box = len(self.polygon_lengths)
         parts, mask = outline
+        polygon = join_parts(parts) if parts else NO_POLYGON
         if mask is not None:
             self.masks[box] = mask
-            self.polygons.append(NO_POLYGON if self.is_crowd[box] else outline_of_mask(mask))
-            return
-        self.polygons.append(join_parts(parts) if parts else NO_POLYGON)
-        if len(parts) > 1:
+            polygon = NO_POLYGON if self.is_crowd[box] else outline_of_mask(mask)
+        elif len(parts) > 1:
             self.polygon_parts[box] = [len(part) for part in parts]
+        self.points.frombytes(polygon.tobytes())
+        self.polygon_lengths.append(len(polygon))
 
 
 def read_objects(
@@ -319,7 +339,7 @@ def read_objects(
             note("polygon-malformed", "keep", f"its segmentation {fault}", image_number)
         boxes.images.append(image_number)
         boxes.numbers.append(position if number is None else number)
-        boxes.boxes_xywh.append(box)
+        boxes.boxes_xywh.extend(box)
         boxes.categories.append(category_id)
         boxes.is_crowd.append((crowd := entry.get("iscrowd")) == 1 or _is_true_word(crowd))
         area = entry.get("area")
@@ -371,11 +391,14 @@ def read_segmentation(value: object, size_hw: tuple[int, int]) -> tuple[Outline,
 
 
 def _polygon(value: object) -> NDArray[np.float32] | None:
-    """Returns (K, 2) points of a list x1, y1, x2, y2, ...; None if it is no polygon."""
+    """Returns (K, 2) points of a list x1, y1, x2, y2, ..., packed or not; None if it is no polygon."""
     try:
-        points = np.array(value, np.float64)
+        points = np.frombuffer(value, np.float32) if isinstance(value, bytes) else np.array(value, np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
-    if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not (np.abs(points) < 1e9).all():
+    if points.ndim != 1 or len(points) < 6 or len(points) % 2:
         return None
-    return points.reshape(-1, 2).astype(np.float32)
+    # One product is faster than a comparison of each; it tells nothing only where numbers are large.
+    if not (points.dot(points) < 1e17 or (np.abs(points) < 1e9).all()):
+        return None
+    return points.reshape(-1, 2).astype(np.float32, copy=False)

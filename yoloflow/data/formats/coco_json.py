@@ -31,7 +31,6 @@ from yoloflow.data.formats.coco_entries import (
     unpacked,
 )
 from yoloflow.data.formats.image_search import check_same_images, find_images, folder_advice
-from yoloflow.data.formats.outlines import NO_POLYGON
 from yoloflow.structures import Problem, YoloflowError
 
 _OWN_ID = "give each image its own id"
@@ -215,8 +214,8 @@ def flatten(
         categories=categories,
         is_crowd=np.array(boxes.is_crowd, bool),
         areas=np.array(boxes.areas, np.float64),
-        polygon_offsets=offsets_of([len(polygon) for polygon in boxes.polygons]),
-        polygon_points=np.concatenate([NO_POLYGON, *boxes.polygons]),
+        polygon_offsets=offsets_of(boxes.polygon_lengths),
+        polygon_points=np.array(boxes.points, np.float32).reshape(-1, 2),
         polygon_parts=boxes.polygon_parts,
         masks=boxes.masks,
         problems=images.problems + boxes.problems,
