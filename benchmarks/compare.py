@@ -72,6 +72,16 @@ def measurements(images: Path, seconds: float) -> list[Measurement]:
         )
         for size in (320, 640)
     ]
+    script, data = str(Path(__file__).parent / "commands.py"), ["--data", str(images / "data.yaml")]
+    seconds_of = {"time": r"seconds: ([\d.]+)"}
+    for what, name in (
+        ("first-step", "from the command of a training to the end of its first step, 320 px"),
+        ("test", "evaluation, YOLOv8n, 320 px, one thread, 512 images, whole process"),
+    ):
+        ours = [script, what, *data, "--weight", str(images / "w.safetensors")]
+        theirs = [script, what, *data, "--weight", str(images / "w.pt"), "--peer"]
+        sides = (Source(ours, seconds_of), Source(theirs, seconds_of))
+        found.append(Measurement(name, {"time": "s"}, *sides))
     for size in (320, 640):
         for cache in ("none", "ram"):
             own = ["benchmarks/loader.py", "--data", str(images), "--modes", "train", "--repeats", "1"]
@@ -145,9 +155,11 @@ def table(rows: Sequence[Measurement], figures: Mapping[str, list[float]]) -> li
 def _spread(values: Sequence[float], unit: str) -> str:
     if not values:
         return "not measured"
-    return f"{statistics.median(values):.0f} {unit} ({min(values):.0f} to {max(values):.0f})".replace(
-        " (", " ("
+    middle, least, most = (
+        f"{value:.2f}" if unit == "s" else f"{value:.0f}"
+        for value in (statistics.median(values), min(values), max(values))
     )
+    return f"{middle} {unit} ({least} to {most})"
 
 
 def write_data_file(images: Path) -> None:
@@ -178,6 +190,10 @@ def main() -> None:
     figures: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         write_data_file(Path(folder))
+        weights = [str(here / "benchmarks" / "commands.py"), "weights", "--weight"]
+        subprocess.run([sys.executable, *weights, f"{folder}/w.safetensors"], check=True, cwd=here)
+        if has_peer:
+            subprocess.run([arguments.peer_python, *weights, f"{folder}/w.pt", "--peer"], check=True)
         rows = measurements(Path(folder), arguments.seconds)
         for number in range(arguments.rounds):
             for name, value in limits().items():
