@@ -67,7 +67,10 @@ def predict(network: nn.Module, images: Tensor) -> Prediction:
     at_once = len(images)
     if images.device.type == "cpu":
         images = images.contiguous(memory_format=torch.channels_last)
-        at_once = max(_CPU_PIXELS // (images.shape[2] * images.shape[3]), 1)
+        most = max(_CPU_PIXELS // (images.shape[2] * images.shape[3]), 1)
+        # In groups of one size, as far as that goes: for another the weights are arranged anew.
+        num_groups = -(-len(images) // most)
+        at_once = -(-len(images) // num_groups)
     parts = [prediction_of(network(some), kind) for some in torch.split(images, at_once)]
     prototypes = [part.prototypes for part in parts if part.prototypes is not None]
     return Prediction(_joined([part.rows for part in parts]), _joined(prototypes) if prototypes else None)
@@ -90,9 +93,11 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _pack(module: nn.Module) -> None:
-    """Pack the convolution of each unit of convolution and activation below a module."""
+    """Packs the convolutions below a module: those of units with an activation, and those that end a head."""
     for name, child in module.named_children():
-        if not isinstance(child, ConvNormAct):
+        if type(child) is nn.Conv2d and isinstance(module, nn.Sequential):
+            setattr(module, name, _PackedConv(child, with_silu=False))
+        elif not isinstance(child, ConvNormAct):
             _pack(child)
         elif isinstance(child.bn, nn.Identity) and isinstance(child.act, nn.SiLU):
             setattr(module, name, _PackedConv(child.conv, with_silu=True))

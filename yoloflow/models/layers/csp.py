@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.convolution import Bottleneck, ConvNormAct
 from yoloflow.models.layers.reparameterized import RepVGGDW
+from yoloflow.models.layers.routing import halves
 
 MakeBlock = Callable[[int], nn.Module]
 """Makes a block that keeps the given number of channels."""
@@ -138,9 +139,10 @@ class SplitChain(CrossStage):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
-        links = list(self.split(features).chunk(2, 1))
+        links, last = halves(self.split(features))
         for block in self.blocks:
-            links.append(block(links[-1]))
+            last = block(last)
+            links.append(last)
         result: Tensor = self.merge(torch.cat(links, 1))
         return result
 

@@ -11,6 +11,7 @@ from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.convolution import ConvNormAct
 from yoloflow.models.layers.csp import C3
 from yoloflow.models.layers.reparameterized import RepConv
+from yoloflow.models.layers.routing import halves
 
 
 class RepNBottleneck(nn.Module):
@@ -69,9 +70,10 @@ class ELAN1(Layer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
-        links = list(self.split(features).chunk(2, 1))
+        links, last = halves(self.split(features))
         for layer in (self.first, self.second):
-            links.append(layer(links[-1]))
+            last = layer(last)
+            links.append(last)
         result: Tensor = self.merge(torch.cat(links, 1))
         return result
 

@@ -81,6 +81,15 @@ class _Repeat(torch.autograd.Function):
         return sum(others, start=first), None
 
 
+def halves(features: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Returns what is to be joined later of a map (B, 2 C, H, W) and its links, and the second half.
+
+    Where nothing is differentiated that is the map itself, which is copied faster than two halves.
+    """
+    first, second = features.chunk(2, 1)
+    return [first, second] if features.requires_grad else [features], second
+
+
 class Concat(Layer):
     """Maps of one stride, joined along the channels."""
 
