@@ -99,18 +99,12 @@ class MindYOLOv8Head(YOLOv8Head):
         return max(first_channels, self.num_classes)
 
 
-class MindYOLOv8SegHead(YOLOv8SegHead):
+class MindYOLOv8SegHead(MindYOLOv8Head, YOLOv8SegHead):
     """A YOLOv8 head with masks whose class branches are as wide as the number of classes."""
 
-    def _class_branch_width(self, first_channels: int) -> int:
-        return max(first_channels, self.num_classes)
 
-
-class MindYOLOv11Head(YOLOv11Head):
+class MindYOLOv11Head(MindYOLOv8Head, YOLOv11Head):
     """A YOLOv11 head whose class branches are as wide as the number of classes."""
-
-    def _class_branch_width(self, first_channels: int) -> int:
-        return max(first_channels, self.num_classes)
 
 
 class MindYOLOXHead(YOLOXHead):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.heads.yolov8 import YOLOv8Head, check_strides, plain_branch
+from yoloflow.models.heads.yolov8 import YOLOv8Head, plain_branch
 from yoloflow.models.layers.contract import HeadOutput, LayerRow
 from yoloflow.models.layers.convolution import ConvNormAct
 
@@ -19,10 +19,7 @@ class YOLOv8SegHead(YOLOv8Head):
     The mask of a cell is the sigmoid of the sum of K prototypes, each times the cell's coefficient for it.
 
     Args:
-        in_channels: channels of the L maps.
-        stride: their strides in pixels.
-        num_classes: C.
-        reg_max: bins of each distribution.
+        in_channels, stride, num_classes, reg_max: as of `YOLOv8Head`.
         num_masks: K.
         prototype_channels: channels inside the prototype branch.
     """
@@ -67,10 +64,8 @@ class YOLOv8SegHead(YOLOv8Head):
         Raises:
             ValueError: the maps' strides are not those that the table states.
         """
-        check_strides(row, stride)
-        channels = [shape.channels for shape in row.inputs]
         hidden = row.scaling.channels(prototype_channels)
-        return cls(channels, stride, num_classes, reg_max, num_masks, hidden)
+        return cls(row.channels_at(stride), stride, num_classes, reg_max, num_masks, hidden)
 
     def forward(self, features: list[Tensor]) -> Any:
         """Turns L maps into raw maps as `YOLOv8Head`, coefficients (B, K, N) and prototypes (B, K, h, w).
@@ -108,5 +103,4 @@ class Prototypes(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, K, 2 H, 2 W)."""
-        prototypes: Tensor = self.last(self.fine(self.upsample(self.coarse(features))))
-        return prototypes
+        return self.last(self.fine(self.upsample(self.coarse(features))))

@@ -30,6 +30,7 @@ class YOLOv8Head(Head):
 
     output_kind = HeadOutput()
     inputs_a_level: ClassVar[int] = 1
+    box_groups: ClassVar[int] = 1
     mindyolo_names: ClassVar[dict[str, str]] = {"box_branches": "cv2", "class_branches": "cv3"}
     class_parts: ClassVar[tuple[str, ...]] = ("class_branches",)
 
@@ -50,9 +51,7 @@ class YOLOv8Head(Head):
         Raises:
             ValueError: the maps' strides are not those that the table states, for each set of branches.
         """
-        check_strides(row, [*stride] * cls.inputs_a_level)
-        channels = [shape.channels for shape in row.inputs]
-        return cls(channels, stride, num_classes, reg_max)
+        return cls(row.channels_at([*stride] * cls.inputs_a_level), stride, num_classes, reg_max)
 
     def _branches(self, in_channels: Sequence[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
         """Makes the box and class branches of all levels.
@@ -69,8 +68,9 @@ class YOLOv8Head(Head):
         return boxes, scores
 
     def _box_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
-        hidden = max(16, first_channels // 4, 4 * self.reg_max)
-        return plain_branch(in_channels, hidden, 4 * self.reg_max)
+        groups = self.box_groups
+        hidden = math.ceil(max(16, first_channels // 4, 4 * self.reg_max) / groups) * groups
+        return plain_branch(in_channels, hidden, 4 * self.reg_max, groups)
 
     def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
         hidden = self._class_branch_width(first_channels)
@@ -168,6 +168,7 @@ class YOLOv9Head(YOLOv8Head):
     """
 
     inputs_a_level = 2
+    box_groups = 4
     mindyolo_names: ClassVar[dict[str, str]] = {
         "auxiliary_box_branches": "cv2",
         "auxiliary_class_branches": "cv3",
@@ -190,13 +191,8 @@ class YOLOv9Head(YOLOv8Head):
         self.auxiliary_dfl: nn.Module | None = DFL(reg_max)
         self.is_trimmed = False
 
-    def _box_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
-        width = max(16, first_channels // 4, 4 * self.reg_max)
-        return plain_branch(in_channels, math.ceil(width / 4) * 4, 4 * self.reg_max, groups=4)
-
-    def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
-        hidden = max(first_channels, min(2 * self.num_classes, 128))
-        return plain_branch(in_channels, hidden, self.num_classes)
+    def _class_branch_width(self, first_channels: int) -> int:
+        return max(first_channels, min(2 * self.num_classes, 128))
 
     def forward(self, features: list[Tensor]) -> Any:
         """Turns 2 L maps into the raw maps of both branches, as `YOLOv8Head` gives for one."""
@@ -243,13 +239,6 @@ class DFL(nn.Module):
         # Not len(logits): that makes the batch a constant of an exported file.
         sides = logits.view(logits.shape[0], 4, self.bins, -1)
         return expected_distances(sides, self.conv.weight.float().flatten())
-
-
-def check_strides(row: LayerRow, stride: Sequence[int]) -> None:
-    """Raise ValueError unless a head's maps have the strides that the table states."""
-    found = [shape.stride for shape in row.inputs]
-    if found != list(stride):
-        raise ValueError(f"network.stride gives {list(stride)}, but the maps in `from` have strides {found}")
 
 
 def run_branches(features: list[Tensor], boxes: nn.ModuleList, scores: nn.ModuleList) -> list[Tensor]:

@@ -41,8 +41,7 @@ class Attention(nn.Module):
         weights = (query.transpose(-2, -1) @ key * self.key_width**-0.5).softmax(-1)
         shape = (batch, channels, height, width)
         attended = (value @ weights.transpose(-2, -1)).view(shape)
-        result: Tensor = self.project(attended + self.position(value.reshape(shape)))
-        return result
+        return self.project(attended + self.position(value.reshape(shape)))
 
 
 class AttentionBlock(nn.Module):
@@ -89,8 +88,7 @@ class PSA(Layer):
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape."""
         side, main = self.split(features).chunk(2, 1)
-        result: Tensor = self.merge(torch.cat((side, self.block(main)), 1))
-        return result
+        return self.merge(torch.cat((side, self.block(main)), 1))
 
 
 class C2PSA(PSA):

@@ -63,6 +63,19 @@ class LayerRow:
         """Returns the channels of the map of a layer that takes one."""
         return self.inputs[0].channels
 
+    def channels_at(self, stride: Sequence[int]) -> list[int]:
+        """Returns the channels of a head's maps.
+
+        Raises:
+            ValueError: the maps have other strides than the table states.
+        """
+        found = [shape.stride for shape in self.inputs]
+        if found != list(stride):
+            raise ValueError(
+                f"network.stride gives {list(stride)}, but the maps in `from` have strides {found}"
+            )
+        return [shape.channels for shape in self.inputs]
+
     def kept_channels(self, channels: int) -> int:
         """Returns the channels of a layer that gives as many as it takes.
 
@@ -95,6 +108,7 @@ class Layer(nn.Module, ABC):
     out_channels: int | None = None
     step: int = 1
     from_row: ClassVar[Callable[..., Layer]]
+    __call__: Callable[..., Tensor]
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Returns the shape of the map it gives for the maps it takes."""
@@ -151,6 +165,7 @@ class Head(Layer):
     """The last row of a table: it makes raw predictions and decodes them into boxes and scores."""
 
     takes_several = True
+    __call__: Callable[..., Any]
     output_kind: HeadOutput
     stride: list[int]
     class_parts: ClassVar[tuple[str, ...]] = ()

@@ -119,8 +119,7 @@ class DepthwiseSeparable(Layer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H', W')."""
-        result: Tensor = self.pointwise(self.depthwise(features))
-        return result
+        return self.pointwise(self.depthwise(features))
 
 
 class Bottleneck(Layer):
@@ -191,5 +190,4 @@ class Residualblock(Layer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape."""
-        result: Tensor = self.block(features)
-        return result
+        return self.block(features)

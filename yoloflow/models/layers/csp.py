@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -108,8 +109,7 @@ class C3(CrossStage):
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
         main = self._run_blocks(self.main(features))
-        result: Tensor = self.merge(torch.cat((main, self.side(features)), 1))
-        return result
+        return self.merge(torch.cat((main, self.side(features)), 1))
 
 
 class DWC3(C3):
@@ -118,10 +118,7 @@ class DWC3(C3):
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> DWC3:
         """Takes the row arguments channels (scaled), shortcut."""
-
-        def make_block(hidden: int) -> nn.Module:
-            return Bottleneck(hidden, hidden, shortcut=shortcut, expansion=1.0, separable=True)
-
+        make_block = _bottleneck((1, 3), shortcut, separable=True)
         return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block)
 
 
@@ -141,8 +138,7 @@ class SplitChain(CrossStage):
         links = list(self.split(features).chunk(2, 1))
         for block in self.blocks:
             links.append(block(links[-1]))
-        result: Tensor = self.merge(torch.cat(links, 1))
-        return result
+        return self.merge(torch.cat(links, 1))
 
 
 class C2(SplitChain):
@@ -160,8 +156,7 @@ class C2(SplitChain):
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
         main, side = self.split(features).chunk(2, 1)
-        result: Tensor = self.merge(torch.cat((self._run_blocks(main), side), 1))
-        return result
+        return self.merge(torch.cat((self._run_blocks(main), side), 1))
 
 
 class C2f(SplitChain):
@@ -182,10 +177,7 @@ class C2fCIB(SplitChain):
         cls, row: LayerRow, channels: int, shortcut: bool = False, large_kernel: bool = False
     ) -> C2fCIB:
         """Takes the row arguments channels (scaled), shortcut, large_kernel."""
-
-        def make_block(hidden: int) -> nn.Module:
-            return InvertedBlock(hidden, shortcut=shortcut, large_kernel=large_kernel)
-
+        make_block = partial(InvertedBlock, shortcut=shortcut, large_kernel=large_kernel)
         return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block)
 
 
@@ -212,8 +204,9 @@ class C3k2(SplitChain):
         return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block, expansion)
 
 
-def _bottleneck(kernels: tuple[int, int], shortcut: bool) -> MakeBlock:
+def _bottleneck(kernels: tuple[int, int], shortcut: bool, separable: bool = False) -> MakeBlock:
     def make_block(hidden: int) -> nn.Module:
-        return Bottleneck(hidden, hidden, shortcut=shortcut, kernels=kernels, expansion=1.0)
+        choices = {"shortcut": shortcut, "separable": separable}
+        return Bottleneck(hidden, hidden, kernels=kernels, expansion=1.0, **choices)
 
     return make_block

@@ -53,8 +53,7 @@ class Focus(Layer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
-        result: Tensor = self.conv(space_to_channels(features))
-        return result
+        return self.conv(space_to_channels(features))
 
 
 class HalvingLayer(Layer):
@@ -101,8 +100,7 @@ class AConv(HalvingLayer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
-        result: Tensor = self.conv(self.mean(features))
-        return result
+        return self.conv(self.mean(features))
 
 
 class ADown(HalvingLayer):
@@ -143,5 +141,4 @@ class SCDown(Layer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H', W')."""
-        result: Tensor = self.space(self.channels(features))
-        return result
+        return self.space(self.channels(features))

@@ -25,8 +25,7 @@ class RepNBottleneck(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape."""
-        result: Tensor = features + self.conv(self.rep(features))
-        return result
+        return features + self.conv(self.rep(features))
 
 
 class RepNCSP(C3):
@@ -72,8 +71,7 @@ class ELAN1(Layer):
         links = list(self.split(features).chunk(2, 1))
         for layer in (self.first, self.second):
             links.append(layer(links[-1]))
-        result: Tensor = self.merge(torch.cat(links, 1))
-        return result
+        return self.merge(torch.cat(links, 1))
 
 
 class RepNCSPELAN4(ELAN1):

@@ -102,8 +102,7 @@ class SPPF(Layer):
         links = [self.reduce(features)]
         for _ in range(3):
             links.append(self.pool(links[-1]))
-        result: Tensor = self.merge(torch.cat(links, 1))
-        return result
+        return self.merge(torch.cat(links, 1))
 
 
 class SPPELAN(SPPF):
@@ -155,5 +154,4 @@ class SPPCSPC(Layer):
         main = self.before_2(self.before_1(self.before_0(features)))
         pyramid = torch.cat([main, *(pool(main) for pool in self.pools)], 1)
         main = self.after_1(self.after_0(pyramid))
-        result: Tensor = self.merge(torch.cat((main, self.side(features)), 1))
-        return result
+        return self.merge(torch.cat((main, self.side(features)), 1))
