@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -127,7 +127,8 @@ class Network(nn.Module):
         # A compiled graph updates running statistics once of its own.
         if torch.compiler.is_compiling():
             return recomputed()
-        return recomputed(context_fn=partial(_recompute_contexts, layer))
+        # The contexts of the first run, and of its repetition in the backward pass.
+        return recomputed(context_fn=lambda: (nullcontext(), running_statistics_kept(layer)))
 
     @property
     def head_layer(self) -> Head:
@@ -286,10 +287,3 @@ def _last_uses(sources: Sequence[tuple[int, ...]]) -> list[list[int]]:
     """Returns, for each row, the maps that no later row takes."""
     last = {source: position for position, entry in enumerate(sources) for source in entry}
     return [[source for source, user in last.items() if user == position] for position in range(len(sources))]
-
-
-def _recompute_contexts(
-    layer: nn.Module,
-) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Makes the contexts of a checkpointed layer's first run and of its repetition in the backward pass."""
-    return nullcontext(), running_statistics_kept(layer)

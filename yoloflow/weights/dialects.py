@@ -10,15 +10,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.mindyolo import constants_of, mindyolo_names
+from yoloflow.weights.mindyolo import BATCH_NORM_LEAVES, constants_of, mindyolo_names
 from yoloflow.weights.multimedia_tech_lab import multimedia_tech_lab_names, with_one_kernel_of_bins
 
-_TORCH_LEAVES = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
+_TORCH_LEAVES = {theirs: ours for ours, theirs in BATCH_NORM_LEAVES.items()}
 _COUNTER = "num_batches_tracked"
 _MULTIMEDIA = "MultimediaTechLab's YOLO"
 FOR_INFERENCE = "numbered rows, for inference alone"
@@ -125,7 +120,8 @@ def translate(network: nn.Module, tensors: Mapping[str, Tensor]) -> Translated:
     if dialect == _MULTIMEDIA:
         tensors = with_one_kernel_of_bins(tensors)
     found = Translated({}, dialect, {})
-    fixed = {_theirs(dialect, name): value for name, value in constants_of(network).items()}
+    before_rows = "model.model." if dialect == "numbered rows" else ""
+    fixed = {name.removeprefix(before_rows): value for name, value in constants_of(network).items()}
     for name, tensor in tensors.items():
         bare = name.removeprefix(prefix) if name.startswith(prefix) else None
         if bare in names:
@@ -190,13 +186,8 @@ def _with_row(name: str, rows: Mapping[str, str]) -> str:
 
 
 def _torch_leaf(name: str) -> str:
-    path, _, leaf = name.rpartition(".")
-    return f"{path}.{_TORCH_LEAVES.get(leaf, leaf)}" if path else _TORCH_LEAVES.get(leaf, leaf)
-
-
-def _theirs(dialect: str, mindyolo: str) -> str:
-    """Returns a constant's name in a dialect."""
-    return mindyolo.removeprefix("model.model.") if dialect == "numbered rows" else mindyolo
+    path, dot, leaf = name.rpartition(".")
+    return f"{path}{dot}{_TORCH_LEAVES.get(leaf, leaf)}"
 
 
 def _numbered_names(network: nn.Module, mindyolo: Mapping[str, str]) -> dict[str, str]:
@@ -267,8 +258,7 @@ def _yolox_names(network: nn.Module, mindyolo: Mapping[str, str]) -> dict[str, s
             base, _, first = path.rpartition(".")
             path, inner = f"{base}.{int(first) + int(block[1])}", inner[block.end() :]
         if rows is _YOLOX_DARKNET_ROWS and row in ("p1", "p2", "p3", "p4", "p5_blocks"):
-            inner = inner.replace("conv1.", "layer1.", 1) if inner.startswith("conv1.") else inner
-            inner = inner.replace("conv2.", "layer2.", 1) if inner.startswith("conv2.") else inner
+            inner = re.sub(r"^conv([12])\.", r"layer\1.", inner)
         found[ours] = f"{path}.{inner}"
     return found
 

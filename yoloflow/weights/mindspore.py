@@ -17,7 +17,7 @@ from torch import Tensor
 
 from yoloflow.files import write_atomically
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.protobuf import VARINT, Field, block, read_fields, read_varint, tagged, varint
+from yoloflow.weights.protobuf import VARINT, Field, block, read_fields, read_numbers, tagged, varint
 
 DTYPES = {
     "Int8": torch.int8,
@@ -129,13 +129,8 @@ def _tensor(content: bytes, message: Field) -> tuple[str, list[int], str, bytes]
     dims: list[int] = []
     kind, piece = "", None
     for field in read_fields(content, parts[2].start, parts[2].end):
-        if field.number == 1 and field.start == field.end:
-            dims.append(field.value)
-        elif field.number == 1:  # the packed form
-            position = field.start
-            while position < field.end:
-                size, position = read_varint(content, position, field.end)
-                dims.append(size)
+        if field.number == 1:
+            dims += read_numbers(content, field)
         elif field.number == 2:
             kind = _text(content, field)
         elif field.number == 3:

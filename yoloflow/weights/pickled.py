@@ -85,13 +85,9 @@ class _Inert:
         return _Inert()
 
     def append(self, _: object) -> None:
-        """Ignores an item of a list."""
+        """Ignores items of a list or set."""
 
-    def extend(self, _: object) -> None:
-        """Ignores items of a list."""
-
-    def add(self, _: object) -> None:
-        """Ignores an item of a set."""
+    extend = add = append
 
     def __setitem__(self, _: object, __: object) -> None:
         """Ignores an item of a mapping."""
