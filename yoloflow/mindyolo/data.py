@@ -275,10 +275,8 @@ def create_loader(
     """
     _check_collation(dataset, batch_collate_fn)
     dataset.require_columns(dataset_column_names, column_names_collate, column_names_getitem)
-    known, stated = (
-        f"the data set was made for batches of {dataset.stated_batch_size}",
-        dataset.stated_batch_size,
-    )
+    stated = dataset.stated_batch_size
+    known = f"the data set was made for batches of {stated}"
     refuse(stated not in (None, batch_size, batch_size * rank_size), f"batch_size={batch_size}", known)
     workers = min(num_parallel_workers, (os.cpu_count() or 1) // rank_size) if python_multiprocessing else 0
     loader = create_stage_loader(

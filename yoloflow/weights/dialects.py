@@ -19,9 +19,8 @@ _MULTIMEDIA = "MultimediaTechLab's YOLO"
 FOR_INFERENCE = "numbered rows, for inference alone"
 """The dialect of files without the parts that only training needs."""
 
-# Our row -> Megvii's path, for the sizes nano to x; inside the rows its names are MindYOLO's.
-_YOLOX_ROWS = {
-    "stem": "backbone.backbone.stem",
+# Our row -> Megvii's path, in networks of all sizes; inside the rows its names are MindYOLO's.
+_YOLOX_COMMON_ROWS = {
     "p2_down": "backbone.backbone.dark2.0",
     "p2": "backbone.backbone.dark2.1",
     "p3_down": "backbone.backbone.dark3.0",
@@ -29,6 +28,12 @@ _YOLOX_ROWS = {
     "p4_down": "backbone.backbone.dark4.0",
     "p4": "backbone.backbone.dark4.1",
     "p5_down": "backbone.backbone.dark5.0",
+    "head": "head",
+}
+# Likewise for the sizes nano to x.
+_YOLOX_ROWS = {
+    **_YOLOX_COMMON_ROWS,
+    "stem": "backbone.backbone.stem",
     "p5_spp": "backbone.backbone.dark5.1",
     "p5": "backbone.backbone.dark5.2",
     "neck_p5": "backbone.lateral_conv0",
@@ -39,20 +44,13 @@ _YOLOX_ROWS = {
     "out_p4": "backbone.C3_n3",
     "pan_p5_down": "backbone.bu_conv1",
     "out_p5": "backbone.C3_n4",
-    "head": "head",
 }
 # Likewise for darknet53. A row of several blocks begins at the number that its path ends in.
 _YOLOX_DARKNET_ROWS = {
+    **_YOLOX_COMMON_ROWS,
     "stem": "backbone.backbone.stem.0",
     "p1_down": "backbone.backbone.stem.1",
     "p1": "backbone.backbone.stem.2",
-    "p2_down": "backbone.backbone.dark2.0",
-    "p2": "backbone.backbone.dark2.1",
-    "p3_down": "backbone.backbone.dark3.0",
-    "p3": "backbone.backbone.dark3.1",
-    "p4_down": "backbone.backbone.dark4.0",
-    "p4": "backbone.backbone.dark4.1",
-    "p5_down": "backbone.backbone.dark5.0",
     "p5_blocks": "backbone.backbone.dark5.1",
     "p5_conv1": "backbone.backbone.dark5.5",
     "p5_conv2": "backbone.backbone.dark5.6",
@@ -71,7 +69,6 @@ _YOLOX_DARKNET_ROWS = {
     "neck_p3_conv3": "backbone.out2.2",
     "neck_p3_conv4": "backbone.out2.3",
     "out_p3": "backbone.out2.4",
-    "head": "head",
 }
 
 
