@@ -131,9 +131,8 @@ class AnchorLoss(Loss):
 
     def _total(self, terms: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """The results of `forward` of the terms of `_level_sums`."""
-        items = terms * filled(self._gains(images), terms)
-        loss = items.sum()
-        return loss * len(images), torch.cat((loss[None], items)).detach()
+        loss, items = self.with_items(terms * filled(self._gains(images), terms))
+        return loss * len(images), items
 
     def _gains(self, images: Tensor) -> tuple[float, float, float]:
         """The gains, scaled to the number of levels and classes and to the size of the images."""

@@ -134,10 +134,8 @@ class MindYOLOv8Loss(DeviceMean, YOLOv8Loss):
     assigner_class = MindYOLOAssigner
 
 
-class MindYOLOv8SegLoss(DeviceMean, YOLOv8SegLoss):
+class MindYOLOv8SegLoss(MindYOLOv8Loss, YOLOv8SegLoss):
     """Anchors are assigned by `MindYOLOAssigner`."""
-
-    assigner_class = MindYOLOAssigner
 
 
 class MindYOLOv9Loss(YOLOv9Loss):

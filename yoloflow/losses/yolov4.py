@@ -75,9 +75,7 @@ class YOLOv4Loss(Loss):
             [self._level_terms(level, fit, objects) for level, fit in zip(outputs, fits, strict=True)]
         ).sum(0)
         gains = (self.settings.box, self.settings.obj, self.settings.cls)
-        items = terms * filled(gains, terms) / len(images)
-        total = items.sum()
-        return total, torch.cat((total[None], items)).detach()
+        return self.with_items(terms * filled(gains, terms) / len(images))
 
     def _size_weights(self, truth: Tensor) -> Tensor:
         """Weights (...) of the box terms of objects (..., 4) cx, cy, w, h in 0..1."""

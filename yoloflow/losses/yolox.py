@@ -71,9 +71,7 @@ class YOLOXLoss(Loss):
         l1 = torch.zeros_like(obj)
         if self.settings.use_l1:
             l1 = self._l1_sum(boxes, wanted, centres, strides, found)
-        items = torch.stack((box, obj, cls, l1)) / number
-        total = items.sum()
-        return total, torch.cat((total[None], items)).detach()
+        return self.with_items(torch.stack((box, obj, cls, l1)) / number)
 
     def _truth(self, boxes_cxcywh: Tensor, images: Tensor) -> Tensor:
         """The boxes (B, G, 4) in pixels that are learnt for those of the labels."""
