@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from yoloflow.models.layers.contract import Foldable, Head, HeadOutput, Layer
+from yoloflow.models.layers.contract import Foldable, Head, HeadOutput, Layer, Scaling
 from yoloflow.models.layers.normalization import (
     EPS,
     MOMENTUM,
@@ -22,7 +22,7 @@ from yoloflow.models.layers.normalization import (
     running_statistics_kept,
     synchronize_batch_norm,
 )
-from yoloflow.models.mindyolo import MINDYOLO_LAYERS
+from yoloflow.models.mindyolo import MINDYOLO_LAYERS, MindYOLOScaling
 from yoloflow.models.pretrain import load_pretrain
 from yoloflow.models.settings import Pixels
 from yoloflow.models.table import IMAGES, BuiltRow, build_rows
@@ -230,7 +230,8 @@ def create_model(
         YoloflowError: a key or a row is not understood; the message names it.
     """
     settings = _check_settings(model_name, model_cfg, num_classes, variant)
-    rows = build_rows(settings, num_classes, MINDYOLO_LAYERS if variant == "mindyolo" else {})
+    deviations = (MINDYOLO_LAYERS, MindYOLOScaling) if variant == "mindyolo" else ({}, Scaling)
+    rows = build_rows(settings, num_classes, *deviations)
     recompute_layers = _recompute_layers(settings, len(rows))
     network = Network(rows, model_name, num_classes, recompute_layers, settings.get("pixels", "rgb_unit"))
     network.num_backbone_rows = len(settings["backbone"])

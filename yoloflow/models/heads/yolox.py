@@ -87,12 +87,8 @@ class YOLOXHead(Head):
             ValueError: the maps' strides are not those that the table states.
         """
         channels = row.channels_at(stride)
-        hidden = channels[-1] // 4 if is_standard_backbone else cls._darknet_hidden(row)
+        hidden = channels[-1] // 4 if is_standard_backbone else row.scaling.inner_channels(DARKNET_HIDDEN)
         return cls(channels, stride, num_classes, hidden, act, depth_wise)
-
-    @staticmethod
-    def _darknet_hidden(row: LayerRow) -> int:
-        return row.scaling.channels(DARKNET_HIDDEN)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Turns L maps (B, C_l, H_l, W_l) into (B, N, 5 + C) float32: cx, cy, w, h in pixels, logits."""

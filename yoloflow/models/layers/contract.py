@@ -39,6 +39,10 @@ class Scaling:
         """Returns the channels of a row after scaling: a multiple of 8, rounded up."""
         return math.ceil(min(channels, self.max_channels) * self.width / 8) * 8
 
+    def inner_channels(self, channels: int) -> int:
+        """Returns the channels inside of a block, where its row states them, after scaling."""
+        return self.channels(channels)
+
     def repeats(self, number: int) -> int:
         """Returns the repeats of a row after scaling, at least 1; a single one stays single."""
         return max(round(number * self.depth), 1) if number > 1 else number

@@ -63,8 +63,8 @@ class ELAN1(Layer):
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, split: int, link: int) -> ELAN1:
         """Takes the row arguments channels, split, link (all scaled)."""
-        scale = row.scaling.channels
-        return cls(row.in_channels, scale(channels), scale(split), scale(link))
+        inner = row.scaling.inner_channels
+        return cls(row.in_channels, row.scaling.channels(channels), inner(split), inner(link))
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
@@ -91,5 +91,5 @@ class RepNCSPELAN4(ELAN1):
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, split: int, link: int, repeats: int = 1) -> RepNCSPELAN4:
         """Takes the row arguments channels, split, link (all scaled), repeats."""
-        scale = row.scaling.channels
-        return cls(row.in_channels, scale(channels), scale(split), scale(link), repeats)
+        inner = row.scaling.inner_channels
+        return cls(row.in_channels, row.scaling.channels(channels), inner(split), inner(link), repeats)

@@ -113,7 +113,7 @@ class SPPELAN(SPPF):
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, hidden: int) -> SPPELAN:  # type: ignore[override]
         """Takes the row arguments channels and hidden (both scaled)."""
-        return cls(row.in_channels, row.scaling.channels(channels), row.scaling.channels(hidden))
+        return cls(row.in_channels, row.scaling.channels(channels), row.scaling.inner_channels(hidden))
 
 
 class SPPCSPC(Layer):
