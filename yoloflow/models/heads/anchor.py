@@ -31,7 +31,7 @@ class AnchorHead(Head):
 
     output_kind = HeadOutput(has_objectness=True)
     inputs_a_level: ClassVar[int] = 1
-    mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m"}
+    mindyolo_names = {"convs": "m"}
     class_parts: ClassVar[tuple[str, ...]] = ("convs",)
     rows_before_classes = 5
     anchor_grid: Tensor
@@ -100,9 +100,9 @@ class YOLOv7Head(AnchorHead):
     """An anchor head with learnt vectors around its convolutions (YOLOR, Wang et al. 2021)."""
 
     factor_mean: ClassVar[float] = 1.0
-    mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m", "added": "ia", "factors": "im"}
+    mindyolo_names = {"convs": "m", "added": "ia", "factors": "im"}
     class_parts: ClassVar[tuple[str, ...]] = ("convs", "factors")
-    neutral: ClassVar[dict[str, float]] = {"added": 0.0, "factors": 1.0}
+    neutral = {"added": 0.0, "factors": 1.0}
 
     def __init__(
         self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int
@@ -150,8 +150,8 @@ class YOLOv7AuxHead(YOLOv7Head):
     """
 
     inputs_a_level = 2
-    mindyolo_names: ClassVar[dict[str, str]] = {**YOLOv7Head.mindyolo_names, "auxiliary_convs": "m2"}
-    class_parts: ClassVar[tuple[str, ...]] = (*YOLOv7Head.class_parts, "auxiliary_convs")
+    mindyolo_names = {**YOLOv7Head.mindyolo_names, "auxiliary_convs": "m2"}
+    class_parts = (*YOLOv7Head.class_parts, "auxiliary_convs")
 
     def __init__(
         self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int

@@ -25,11 +25,7 @@ class YOLOv8SegHead(YOLOv8Head):
     """
 
     output_kind = HeadOutput(mask_channels=32)
-    mindyolo_names: ClassVar[dict[str, str]] = {
-        **YOLOv8Head.mindyolo_names,
-        "mask_branches": "cv4",
-        "prototypes": "proto",
-    }
+    mindyolo_names = {**YOLOv8Head.mindyolo_names, "mask_branches": "cv4", "prototypes": "proto"}
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,8 @@ class YOLOv4Head(Head):
     """
 
     output_kind = HeadOutput(has_objectness=True)
-    mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m"}
-    class_parts: ClassVar[tuple[str, ...]] = ("convs",)
+    mindyolo_names = {"convs": "m"}
+    class_parts = ("convs",)
     rows_before_classes = 5
     anchors_wh: Tensor
 

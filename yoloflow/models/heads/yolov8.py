@@ -31,7 +31,7 @@ class YOLOv8Head(Head):
     output_kind = HeadOutput()
     inputs_a_level: ClassVar[int] = 1
     box_groups: ClassVar[int] = 1
-    mindyolo_names: ClassVar[dict[str, str]] = {"box_branches": "cv2", "class_branches": "cv3"}
+    mindyolo_names = {"box_branches": "cv2", "class_branches": "cv3"}
     class_parts: ClassVar[tuple[str, ...]] = ("class_branches",)
 
     def __init__(
@@ -114,12 +114,12 @@ class YOLOv10Head(YOLOv11Head):
     """
 
     output_kind = HeadOutput(end_to_end=True)
-    mindyolo_names: ClassVar[dict[str, str]] = {
+    mindyolo_names = {
         **YOLOv8Head.mindyolo_names,
         "single_box_branches": "one2one_cv2",
         "single_class_branches": "one2one_cv3",
     }
-    class_parts: ClassVar[tuple[str, ...]] = ("class_branches", "single_class_branches")
+    class_parts = ("class_branches", "single_class_branches")
 
     def __init__(
         self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16
@@ -169,7 +169,7 @@ class YOLOv9Head(YOLOv8Head):
 
     inputs_a_level = 2
     box_groups = 4
-    mindyolo_names: ClassVar[dict[str, str]] = {
+    mindyolo_names = {
         "auxiliary_box_branches": "cv2",
         "auxiliary_class_branches": "cv3",
         "box_branches": "cv4",
@@ -177,8 +177,8 @@ class YOLOv9Head(YOLOv8Head):
         "dfl": "dfl2",
         "auxiliary_dfl": "dfl",
     }
-    inference_names: ClassVar[dict[str, str]] = {**YOLOv8Head.mindyolo_names, "dfl": "dfl"}
-    class_parts: ClassVar[tuple[str, ...]] = ("class_branches", "auxiliary_class_branches")
+    inference_names = {**YOLOv8Head.mindyolo_names, "dfl": "dfl"}
+    class_parts = ("class_branches", "auxiliary_class_branches")
 
     def __init__(
         self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16

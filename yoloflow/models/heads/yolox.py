@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +31,14 @@ class YOLOXHead(Head):
     """
 
     output_kind = HeadOutput(has_objectness=True)
-    mindyolo_names: ClassVar[dict[str, str]] = {
+    mindyolo_names = {
         "class_convs": "cls_convs",
         "box_convs": "reg_convs",
         "class_outputs": "cls_preds",
         "box_outputs": "reg_preds",
         "object_outputs": "obj_preds",
     }
-    class_parts: ClassVar[tuple[str, ...]] = ("class_outputs",)
+    class_parts = ("class_outputs",)
 
     def __init__(
         self,

@@ -67,7 +67,7 @@ class AttentionBlock(nn.Module):
 class PSA(Layer):
     """Partial self-attention: a block of attention on half of the channels (YOLOv10, figure 3c)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"split": "cv1", "merge": "cv2", "block": ""}
+    mindyolo_names = {"split": "cv1", "merge": "cv2", "block": ""}
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class C2PSA(PSA):
     """Several blocks of attention on half of the channels (YOLOv11)."""
 
     takes_repeats = True
-    mindyolo_names: ClassVar[dict[str, str]] = {"split": "cv1", "merge": "cv2", "block": "m"}
+    mindyolo_names = {"split": "cv1", "merge": "cv2", "block": "m"}
 
     def __init__(self, channels: int, repeats: int = 1) -> None:
         super().__init__(channels)

@@ -105,10 +105,12 @@ class Layer(nn.Module, ABC):
         takes_several: its input is a list of maps; else it is one map.
         out_channels: channels of the map it gives, None for those that it takes.
         step: cells of the map it takes from one cell of the map it gives to the next.
+        mindyolo_names: names of children -> their paths in MindYOLO, see `yoloflow.weights.mindyolo`.
     """
 
     takes_repeats: ClassVar[bool] = False
     takes_several: ClassVar[bool] = False
+    mindyolo_names: ClassVar[dict[str, str]] = {}
     out_channels: int | None = None
     step: int = 1
     from_row: ClassVar[Callable[..., Layer]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -100,7 +99,7 @@ def join_norms(network: nn.Module, joined: bool = True) -> None:
 class DepthwiseSeparable(Layer):
     """A convolution of each channel by itself, then one over the channels (MobileNet, Howard et al. 2017)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"depthwise": "dconv", "pointwise": "pconv"}
+    mindyolo_names = {"depthwise": "dconv", "pointwise": "pconv"}
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, act: Activation = True
@@ -173,7 +172,7 @@ class Bottleneck(Layer):
 class Residualblock(Layer):
     """A bottleneck that narrows nothing: 1x1 and 3x3 at full width, added to the input (YOLOv4)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"block": ""}
+    mindyolo_names = {"block": ""}
 
     def __init__(self, channels: int, act: Activation = True) -> None:
         super().__init__()

@@ -89,12 +89,7 @@ class CrossStage(Layer):
 class C3(CrossStage):
     """Two 1x1 convolutions side by side, one followed by the chain; both merged by a third (YOLOv5)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {
-        "main": "conv1",
-        "side": "conv2",
-        "merge": "conv3",
-        "blocks": "m",
-    }
+    mindyolo_names = {"main": "conv1", "side": "conv2", "merge": "conv3", "blocks": "m"}
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C3:
@@ -125,7 +120,7 @@ class DWC3(C3):
 class SplitChain(CrossStage):
     """The chain on half of the channels of one convolution, every link of which is kept."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"split": "cv1", "merge": "cv2", "blocks": "m"}
+    mindyolo_names = {"split": "cv1", "merge": "cv2", "blocks": "m"}
 
     def _add_entry(self, in_channels: int, hidden: int) -> None:
         self.split = ConvNormAct(in_channels, 2 * hidden)

@@ -31,7 +31,7 @@ class RepNBottleneck(nn.Module):
 class RepNCSP(C3):
     """A C3 of re-parameterised bottlenecks."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"main": "cv1", "side": "cv2", "merge": "cv3", "blocks": "m"}
+    mindyolo_names = {"main": "cv1", "side": "cv2", "merge": "cv3", "blocks": "m"}
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int) -> None:
         super().__init__(in_channels, out_channels, repeats, RepNBottleneck)
@@ -45,12 +45,7 @@ class ELAN1(Layer):
         link: channels of each further link.
     """
 
-    mindyolo_names: ClassVar[dict[str, str]] = {
-        "split": "cv1",
-        "first": "cv2",
-        "second": "cv3",
-        "merge": "cv4",
-    }
+    mindyolo_names = {"split": "cv1", "first": "cv2", "second": "cv3", "merge": "cv4"}
 
     def __init__(self, in_channels: int, out_channels: int, split: int, link: int) -> None:
         super().__init__()

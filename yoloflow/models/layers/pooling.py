@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +22,7 @@ class Pool(Layer):
         stride: its step.
     """
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"pool": "m"}
+    mindyolo_names = {"pool": "m"}
 
     def __init__(self, pool: nn.Module, stride: int) -> None:
         super().__init__()
@@ -81,7 +79,7 @@ class SPPF(Layer):
     """
 
     max_pool = staticmethod(padded_max_pool)
-    mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "conv1", "merge": "conv2"}
+    mindyolo_names = {"reduce": "conv1", "merge": "conv2"}
 
     def __init__(
         self, in_channels: int, out_channels: int, hidden: int, kernel: int = 5, act: Activation = True
@@ -108,7 +106,7 @@ class SPPF(Layer):
 class SPPELAN(SPPF):
     """Spatial pyramid pooling with links of a width of their own (YOLOv9)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "cv1", "merge": "cv5"}
+    mindyolo_names = {"reduce": "cv1", "merge": "cv5"}
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, hidden: int) -> SPPELAN:  # type: ignore[override]
@@ -119,7 +117,7 @@ class SPPELAN(SPPF):
 class SPPCSPC(Layer):
     """Spatial pyramid pooling on one side of a cross-stage split (YOLOv7)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {
+    mindyolo_names = {
         "side": "cv2",
         "merge": "cv7",
         "before_0": "cv1",

@@ -22,11 +22,7 @@ class RepConv(Layer):
         identity: add the normalised input too, where channels and stride allow it (YOLOv7; not YOLOv9).
     """
 
-    mindyolo_names: ClassVar[dict[str, str]] = {
-        "dense": "rbr_dense",
-        "pointwise": "rbr_1x1",
-        "identity": "rbr_identity",
-    }
+    mindyolo_names = {"dense": "rbr_dense", "pointwise": "rbr_1x1", "identity": "rbr_identity"}
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int = 1, *, identity: bool = True
