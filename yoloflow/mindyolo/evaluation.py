@@ -94,13 +94,11 @@ def _check_head(
     network: Network, conf_free: bool | None, exec_nms: bool | None, num_class: int | None
 ) -> None:
     """Refuses what the network's head says otherwise."""
-    kind = network.output_kind
+    kind, head = network.output_kind, f"the head of {network.model_name}"
     if conf_free is not None and not kind.end_to_end:
-        refuse_difference(
-            "conf_free", conf_free, not kind.has_objectness, f"the head of {network.model_name}"
-        )
+        refuse_difference("conf_free", conf_free, not kind.has_objectness, head)
     if exec_nms is not None:
-        refuse_difference("exec_nms", exec_nms, not kind.end_to_end, f"the head of {network.model_name}")
+        refuse_difference("exec_nms", exec_nms, not kind.end_to_end, head)
     if num_class is not None:
         refuse_difference("num_class", num_class, network.num_classes, "the network")
 

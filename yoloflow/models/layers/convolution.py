@@ -127,7 +127,6 @@ class Bottleneck(Layer):
     Args:
         shortcut: whether to add the input.
         kernels: sides of the two kernels.
-        groups: groups of the second convolution.
         expansion: channels between the two, as a share of `out_channels`.
         act: see `ConvNormAct`.
         separable: make the second convolution a `DepthwiseSeparable` (YOLOX-Nano).
@@ -140,7 +139,6 @@ class Bottleneck(Layer):
         *,
         shortcut: bool = True,
         kernels: tuple[int, int] = (1, 3),
-        groups: int = 1,
         expansion: float = 0.5,
         act: Activation = True,
         separable: bool = False,
@@ -148,11 +146,8 @@ class Bottleneck(Layer):
         super().__init__()
         hidden = int(out_channels * expansion)
         self.conv1 = ConvNormAct(in_channels, hidden, kernels[0], act=act)
-        self.conv2: Layer
-        if separable:
-            self.conv2 = DepthwiseSeparable(hidden, out_channels, kernels[1], act=act)
-        else:
-            self.conv2 = ConvNormAct(hidden, out_channels, kernels[1], groups=groups, act=act)
+        second = DepthwiseSeparable if separable else ConvNormAct
+        self.conv2: Layer = second(hidden, out_channels, kernels[1], act=act)
         self.adds = shortcut and in_channels == out_channels
         self.out_channels = out_channels
 
