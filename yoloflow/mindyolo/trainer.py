@@ -170,10 +170,10 @@ class Trainer:
         *,
         task: str = "detect",
     ) -> dict[str, Any]:
-        """Trains as `train`, but the host looks at the device once an epoch, or at a logged step.
+        """Does as `train`, but the host looks at the device once an epoch, or at a logged step.
 
-        The arguments are those of `train`, with `warmup_epoch`, the epochs of the momentum's warm-up, which
-        goes on within them step by step, and `task`, "detect", or "segment" with a loss that takes masks.
+        `warmup_epoch` has the epochs of the momentum's warm-up, which goes on within them step by step;
+        `task` is "detect", or "segment" with a loss that takes masks.
 
         Raises:
             YoloflowError: as `train`.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloflow.decoding import cell_corners, decode_anchor_boxes
+from yoloflow.models.heads.yolov8 import check_strides
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 
 Anchors = Sequence[Sequence[float]]
@@ -57,7 +58,8 @@ class AnchorHead(Head):
         Raises:
             ValueError: the maps' strides are not those that the table states, for each set of branches.
         """
-        return cls(row.channels_at([*stride] * cls.inputs_a_level), anchors, stride, num_classes)
+        check_strides(row, [*stride] * cls.inputs_a_level)
+        return cls([shape.channels for shape in row.inputs], anchors, stride, num_classes)
 
     @property
     def anchors(self) -> Tensor:

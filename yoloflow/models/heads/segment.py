@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.heads.yolov8 import YOLOv8Head, plain_branch
+from yoloflow.models.heads.yolov8 import YOLOv8Head, check_strides, plain_branch
 from yoloflow.models.layers.contract import HeadOutput, LayerRow
 from yoloflow.models.layers.convolution import ConvNormAct
 
@@ -60,8 +60,10 @@ class YOLOv8SegHead(YOLOv8Head):
         Raises:
             ValueError: the maps' strides are not those that the table states.
         """
+        check_strides(row, stride)
+        channels = [shape.channels for shape in row.inputs]
         hidden = row.scaling.channels(prototype_channels)
-        return cls(row.channels_at(stride), stride, num_classes, reg_max, num_masks, hidden)
+        return cls(channels, stride, num_classes, reg_max, num_masks, hidden)
 
     def forward(self, features: list[Tensor]) -> Any:
         """Turns L maps into raw maps as `YOLOv8Head`, coefficients (B, K, N) and prototypes (B, K, h, w).

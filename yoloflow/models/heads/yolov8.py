@@ -51,7 +51,9 @@ class YOLOv8Head(Head):
         Raises:
             ValueError: the maps' strides are not those that the table states, for each set of branches.
         """
-        return cls(row.channels_at([*stride] * cls.inputs_a_level), stride, num_classes, reg_max)
+        check_strides(row, [*stride] * cls.inputs_a_level)
+        channels = [shape.channels for shape in row.inputs]
+        return cls(channels, stride, num_classes, reg_max)
 
     def _branches(self, in_channels: Sequence[int]) -> tuple[nn.ModuleList, nn.ModuleList]:
         """Makes the box and class branches of all levels.
@@ -239,6 +241,13 @@ class DFL(nn.Module):
         # Not len(logits): that makes the batch a constant of an exported file.
         sides = logits.view(logits.shape[0], 4, self.bins, -1)
         return expected_distances(sides, self.conv.weight.float().flatten())
+
+
+def check_strides(row: LayerRow, stride: Sequence[int]) -> None:
+    """Raise ValueError unless a head's maps have the strides that the table states."""
+    found = [shape.stride for shape in row.inputs]
+    if found != list(stride):
+        raise ValueError(f"network.stride gives {list(stride)}, but the maps in `from` have strides {found}")
 
 
 def run_branches(features: list[Tensor], boxes: nn.ModuleList, scores: nn.ModuleList) -> list[Tensor]:

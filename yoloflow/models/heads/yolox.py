@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloflow.decoding import bounded_exp, cell_centres
+from yoloflow.models.heads.yolov8 import check_strides
 from yoloflow.models.layers.contract import Head, HeadOutput, LayerRow
 from yoloflow.models.layers.convolution import Activation, ConvNormAct, DepthwiseSeparable
 
@@ -85,7 +86,8 @@ class YOLOXHead(Head):
         Raises:
             ValueError: the maps' strides are not those that the table states.
         """
-        channels = row.channels_at(stride)
+        check_strides(row, stride)
+        channels = [shape.channels for shape in row.inputs]
         hidden = channels[-1] // 4 if is_standard_backbone else row.scaling.inner_channels(DARKNET_HIDDEN)
         return cls(channels, stride, num_classes, hidden, act, depth_wise)
 

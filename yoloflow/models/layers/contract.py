@@ -67,19 +67,6 @@ class LayerRow:
         """Returns the channels of the map of a layer that takes one."""
         return self.inputs[0].channels
 
-    def channels_at(self, stride: Sequence[int]) -> list[int]:
-        """Returns the channels of a head's maps.
-
-        Raises:
-            ValueError: the maps have other strides than the table states.
-        """
-        found = [shape.stride for shape in self.inputs]
-        if found != list(stride):
-            raise ValueError(
-                f"network.stride gives {list(stride)}, but the maps in `from` have strides {found}"
-            )
-        return [shape.channels for shape in self.inputs]
-
     def kept_channels(self, channels: int) -> int:
         """Returns the channels of a layer that gives as many as it takes.
 
