@@ -76,12 +76,9 @@ class AnchorLoss(Loss):
         self.register_buffer("anchors", cells, persistent=False)
 
     def forward(self, outputs: Sequence[Tensor], labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the loss of a batch (the sum of the items times B) and its items.
+        """Returns the loss of a batch (the sum of the items times B) and its items, see `Loss.forward`.
 
-        Args:
-            outputs: per level (B, A, H, W, 5 + nc): box corrections, objectness, class logits.
-            labels: as `Loss.forward`.
-            images: as `Loss.forward`.
+        Outputs are, per level, (B, A, H, W, 5 + nc): box corrections, objectness, class logits.
 
         Raises:
             YoloflowError: the outputs do not fit anchors, stride and nc.

@@ -58,12 +58,9 @@ class YOLOv8Loss(Loss):
         self.assign = self.assigner_class(settings.tal_topk)
 
     def forward(self, outputs: Sequence[Tensor], labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the loss of a batch (the sum of the items times B) and its items.
+        """Returns the loss of a batch (the sum of the items times B) and its items, see `Loss.forward`.
 
-        Args:
-            outputs: per level (B, 4 * reg_max + nc, H, W), box logits first.
-            labels: as `Loss.forward`.
-            images: as `Loss.forward`.
+        Outputs are, per level, (B, 4 * reg_max + nc, H, W), box logits first.
 
         Raises:
             YoloflowError: the outputs do not fit stride, nc and reg_max.

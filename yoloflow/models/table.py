@@ -176,10 +176,9 @@ def _build_layer(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Laye
     layers: list[Layer] = []
     for _ in range(context.repeats):
         layer = _build_one(row, context, words)
-        shape = layer.output_shape(context.inputs)
-        context = replace(context, inputs=[shape])
+        context = replace(context, inputs=[layer.output_shape(context.inputs)])
         layers.append(layer)
-    return Stack(layers)
+    return Stack(*layers)
 
 
 def _build_one(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Layer:

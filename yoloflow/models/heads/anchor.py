@@ -21,10 +21,7 @@ class AnchorHead(Head):
     """A head that predicts four corrections, an object logit and class logits for each cell and anchor.
 
     Args:
-        in_channels: channels of the L maps.
         anchors: see `Anchors`.
-        stride: strides of the maps in pixels.
-        num_classes: C.
 
     Raises:
         ValueError: not as many levels of anchors as of maps, or not equally many in each.

@@ -19,7 +19,7 @@ class YOLOv8SegHead(YOLOv8Head):
     The mask of a cell is the sigmoid of the sum of K prototypes, each times the cell's coefficient for it.
 
     Args:
-        in_channels, stride, num_classes, reg_max: as of `YOLOv8Head`.
+        reg_max: bins of each distribution.
         num_masks: K.
         prototype_channels: channels inside the prototype branch.
     """

@@ -19,10 +19,7 @@ class YOLOv4Head(Head):
     """A head that predicts a box, an object logit and class logits for each cell and anchor.
 
     Args:
-        in_channels: channels of the L maps.
         anchors: (w, h) in pixels of all levels, in the order of the maps.
-        stride: strides of the maps in pixels.
-        num_classes: C.
         reach: width of the range of a cell's centres in cells, level by level (Darknet's scale_x_y); by
             default that of `REACH`.
     """

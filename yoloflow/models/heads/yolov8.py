@@ -22,9 +22,6 @@ class YOLOv8Head(Head):
     """A head that predicts four distributions of distances to the box sides and class logits for each cell.
 
     Args:
-        in_channels: channels of the L maps.
-        stride: their strides in pixels.
-        num_classes: C.
         reg_max: bins of each distribution.
     """
 

@@ -23,9 +23,6 @@ class YOLOXHead(Head):
     """A head that predicts a box, an object logit and class logits for each cell.
 
     Args:
-        in_channels: channels of the L maps.
-        stride: their strides in pixels.
-        num_classes: C.
         hidden: channels inside.
         act: see `ConvNormAct`.
         separable: use depthwise separable convolutions (YOLOX-Nano).

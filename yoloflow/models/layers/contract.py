@@ -108,19 +108,8 @@ class Layer(nn.Module, ABC):
         return MapShape(self.out_channels or inputs[0].channels, inputs[0].stride * self.step)
 
 
-class Stack(Layer):
+class Stack(Layer, nn.Sequential):
     """A chain of layers that one row describes."""
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        super().__init__()
-        for number, layer in enumerate(layers):
-            self.add_module(str(number), layer)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Leads (B, C, H, W) through all layers."""
-        for layer in self.children():
-            features = layer(features)
-        return features
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Returns the shape that the last layer gives."""
@@ -155,7 +144,11 @@ class HeadOutput:
 
 
 class Head(Layer):
-    """The last row of a table: it makes raw predictions and decodes them into boxes and scores."""
+    """The last row of a table: it makes raw predictions and decodes them into boxes and scores.
+
+    Constructors call the channels of the L maps they take `in_channels`, the strides of the maps in pixels
+    `stride`, and the number of classes, C, `num_classes`.
+    """
 
     takes_several = True
     __call__: Callable[..., Any]
