@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -61,22 +62,12 @@ def read_mindspore(path: Path) -> dict[str, Tensor]:
     content = path.read_bytes()
     end = _end_of_messages(path, content)
     tensors: dict[str, Tensor] = {}
-    pieces: list[bytes] = []
-    current: tuple[str, list[int], str] | None = None
     try:
-        for message in read_fields(content, 0, end):
-            if message.number != 1:
-                raise YoloflowError(f"field {message.number} at byte {message.start} is of no checkpoint")
-            name, dims, kind, piece = _tensor(content, message)
-            if current is not None and current != (name, dims, kind):
-                tensors[current[0]] = _joined(*current, pieces)
-                pieces = []
+        parts = (_tensor(content, message) for message in read_fields(content, 0, end))
+        for (name, dims, kind), alike in groupby(parts, key=lambda part: part[:3]):
             if name in tensors:
                 raise YoloflowError(f"{name!r} is in it twice")
-            current = (name, dims, kind)
-            pieces.append(piece)
-        if current is not None:
-            tensors[current[0]] = _joined(*current, pieces)
+            tensors[name] = _joined(name, dims, kind, [piece for *_, piece in alike])
     except YoloflowError as error:
         raise YoloflowError(f"{path}: no whole MindSpore checkpoint: {error}; copy it again") from None
     if not tensors:
@@ -120,6 +111,8 @@ def _end_of_messages(path: Path, content: bytes) -> int:
 
 def _tensor(content: bytes, message: Field) -> tuple[str, list[int], str, bytes]:
     """Returns name, dims, type and bytes of a message."""
+    if message.number != 1:
+        raise YoloflowError(f"field {message.number} at byte {message.start} is of no checkpoint")
     parts = {field.number: field for field in read_fields(content, message.start, message.end)}
     if 3 in parts:
         raise YoloflowError(f"the value at byte {message.start} is a map, which networks do not have")
