@@ -25,8 +25,6 @@ from yoloflow.losses.yolox import YOLOXLoss, is_around
 
 DEVICES = 8
 """Devices of the reference's YOLOv4 training, by which its loss is divided."""
-
-
 OUTSIDE_COST = 1e3
 """Price of YOLOX's cells that are not around an object's centre; all that a cell outside all boxes costs."""
 NOT_TAKEN_COST = 2e3

@@ -73,15 +73,9 @@ def _refuse_platform(enable_modelarts: bool, train_url: str) -> None:
 
 @dataclass(eq=False, repr=False)
 class Trainer:
-    """Trains as `yoloflow.Trainer` does, told in MindYOLO's words; `create_trainer` makes one.
+    """Trains as `yoloflow.Trainer` does, told in MindYOLO's words.
 
-    Attributes:
-        model_name: names a run folder that `save_dir` does not name.
-        train_step_fn: of `create_train_step_fn`.
-        loader: of all stages.
-        callback: of `create_callback`.
-        data_sink: whether `train_with_datasink` is to be called, not `train`.
-        profiler: record a profile of some steps.
+    `create_trainer` makes one, and describes its parts; `loader` is of all stages.
     """
 
     model_name: str

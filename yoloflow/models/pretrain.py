@@ -23,8 +23,6 @@ from yoloflow.weights.files import WeightsFile, read_weights
 logger = logging.getLogger("yoloflow")
 
 _COUNTER = "num_batches_tracked"
-
-
 _NAMED = 10
 """Keys of each kind that a message names."""
 

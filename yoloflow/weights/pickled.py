@@ -39,8 +39,6 @@ _DTYPES = {
 _NETWORK_KEYS = ("ema", "model_ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "module")
 _MAX_DEPTH = 64
 _MAX_TEXT = 200
-
-
 # What a damaged pickle raises; it has no code that could fail otherwise.
 _DAMAGED = (
     *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError, KeyError),

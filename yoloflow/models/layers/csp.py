@@ -57,6 +57,8 @@ class CrossStage(Layer):
     """
 
     takes_repeats = True
+    merges_links: ClassVar[bool] = False
+    """Whether what each block gives is merged too, beside two parts."""
 
     def __init__(
         self,
@@ -70,15 +72,13 @@ class CrossStage(Layer):
         self.out_channels = out_channels
         hidden = int(out_channels * expansion)
         self._add_entry(in_channels, hidden)
-        self.merge = ConvNormAct(self._merged_parts(repeats) * hidden, out_channels)
+        merged_parts = 2 + repeats if self.merges_links else 2
+        self.merge = ConvNormAct(merged_parts * hidden, out_channels)
         self.blocks = nn.ModuleList(make_block(hidden) for _ in range(repeats))
 
     @abstractmethod
     def _add_entry(self, in_channels: int, hidden: int) -> None:
         """Adds the convolutions before the blocks."""
-
-    def _merged_parts(self, repeats: int) -> int:
-        return 2
 
     def _run_blocks(self, features: Tensor) -> Tensor:
         for block in self.blocks:
@@ -120,13 +120,11 @@ class DWC3(C3):
 class SplitChain(CrossStage):
     """The chain on half of the channels of one convolution, every link of which is kept."""
 
+    merges_links = True
     mindyolo_names = {"split": "cv1", "merge": "cv2", "blocks": "m"}
 
     def _add_entry(self, in_channels: int, hidden: int) -> None:
         self.split = ConvNormAct(in_channels, 2 * hidden)
-
-    def _merged_parts(self, repeats: int) -> int:
-        return 2 + repeats
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
@@ -139,14 +137,13 @@ class SplitChain(CrossStage):
 class C2(SplitChain):
     """A chain of bottlenecks on the first half of the channels, only the end of which is kept (YOLOv8-P6)."""
 
+    merges_links = False
+
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C2:
         """Takes the row arguments channels (scaled), shortcut."""
         out_channels = row.scaling.channels(channels)
         return cls(row.in_channels, out_channels, row.repeats, _bottleneck((3, 3), shortcut))
-
-    def _merged_parts(self, repeats: int) -> int:
-        return 2
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
