@@ -279,16 +279,9 @@ def create_loader(
     known = f"the data set was made for batches of {stated}"
     refuse(stated not in (None, batch_size, batch_size * rank_size), f"batch_size={batch_size}", known)
     workers = min(num_parallel_workers, (os.cpu_count() or 1) // rank_size) if python_multiprocessing else 0
+    workers = max(workers, 0) if num_parallel_workers >= 0 else num_parallel_workers
     loader = create_stage_loader(
-        dataset,
-        batch_size,
-        epoch_size,
-        rank,
-        rank_size,
-        shuffle,
-        drop_remainder,
-        max(workers, 0) if num_parallel_workers >= 0 else num_parallel_workers,
-        dataset.seed,
+        dataset, batch_size, epoch_size, rank, rank_size, shuffle, drop_remainder, workers, dataset.seed
     )
     parts = {field.name: getattr(loader, field.name) for field in fields(loader)}
     if dataset.rect:

@@ -111,11 +111,8 @@ def _check_loader(
     refuse_difference("rank_size", rank_size, dataloader.world_size, "the loader")
     if per_batch_size != -1:
         refuse_difference("per_batch_size", per_batch_size, dataloader.batch_size, "the loader")
-    refuse(
-        rank_size > 1 and synchronizer is None,
-        "synchronizer=None",
-        "several ranks need Synchronizer(rank_size)",
-    )
+    lacks = rank_size > 1 and synchronizer is None
+    refuse(lacks, "synchronizer=None", "several ranks need Synchronizer(rank_size)")
 
 
 def _dataset_of(dataloader: Loader) -> COCODataset:
