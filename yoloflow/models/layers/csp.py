@@ -198,7 +198,8 @@ class C3k2(SplitChain):
 
 def _bottleneck(kernels: tuple[int, int], shortcut: bool, separable: bool = False) -> MakeBlock:
     def make_block(hidden: int) -> nn.Module:
-        choices = {"shortcut": shortcut, "separable": separable}
-        return Bottleneck(hidden, hidden, kernels=kernels, expansion=1.0, **choices)
+        return Bottleneck(
+            hidden, hidden, shortcut=shortcut, kernels=kernels, expansion=1.0, separable=separable
+        )
 
     return make_block
