@@ -83,7 +83,6 @@ class Result(Detections):
         """Joins detections with their image."""
         is_file = bool(frame.name) and frame.number is None
         height, width = frame.image.shape[:2]
-        pixels = None if is_file else frame.image
         return cls(
             *(found.boxes_xyxy, found.scores, found.classes, found.masks),
             names=names,
@@ -91,7 +90,7 @@ class Result(Detections):
             frame=frame.number,
             height=height,
             width=width,
-            pixels=pixels,
+            pixels=None if is_file else frame.image,
         )
 
     def __iter__(self) -> Iterator[Detection]:

@@ -76,12 +76,9 @@ class AnchorLoss(Loss):
         self.register_buffer("anchors", cells, persistent=False)
 
     def forward(self, outputs: Sequence[Tensor], labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the loss of a batch (the sum of the items times B) and its items.
+        """Returns the loss of a batch (the sum of the items times B) and its items, see `Loss.forward`.
 
-        Args:
-            outputs: per level (B, A, H, W, 5 + nc): box corrections, objectness, class logits.
-            labels: as `Loss.forward`.
-            images: as `Loss.forward`.
+        Outputs are, per level, (B, A, H, W, 5 + nc): box corrections, objectness, class logits.
 
         Raises:
             YoloflowError: the outputs do not fit anchors, stride and nc.
@@ -131,9 +128,8 @@ class AnchorLoss(Loss):
 
     def _total(self, terms: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """The results of `forward` of the terms of `_level_sums`."""
-        items = terms * filled(self._gains(images), terms)
-        loss = items.sum()
-        return loss * len(images), torch.cat((loss[None], items)).detach()
+        loss, items = self.with_items(terms * filled(self._gains(images), terms))
+        return loss * len(images), items
 
     def _gains(self, images: Tensor) -> tuple[float, float, float]:
         """The gains, scaled to the number of levels and classes and to the size of the images."""

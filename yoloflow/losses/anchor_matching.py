@@ -90,20 +90,14 @@ def _moves(centres: Tensor, size: Tensor, reach: float) -> tuple[Tensor, Tensor]
 
     A neighbour counts where the centre is within `reach` of it and more than a cell from that border.
     """
-    is_near = torch.cat(
-        (
-            (centres % 1 < reach) & (centres > 1),
-            ((size - centres) % 1 < reach) & (size - centres > 1),
-        ),
-        -1,
-    )
+    before = (centres % 1 < reach) & (centres > 1)
+    after = ((size - centres) % 1 < reach) & (size - centres > 1)
     steps = torch.stack([filled(step, centres) for step in _STEPS]) * reach
-    stay = torch.ones_like(is_near[..., :1])
+    stay = torch.ones_like(before[..., :1])
     if reach > 0.5:
         chosen = torch.cat((steps.new_zeros(1, 2), steps))[:, None].expand(-1, centres.shape[1], -1)
-        return chosen.expand(len(centres), -1, -1, -1), torch.cat((stay, is_near), -1).transpose(1, 2)
+        return chosen.expand(len(centres), -1, -1, -1), torch.cat((stay, before, after), -1).transpose(1, 2)
     # At most one neighbour on each axis is near.
-    before, after = is_near.chunk(2, -1)
     counts = torch.cat((stay, before | after), -1).transpose(1, 2)
     sideways = torch.where(before[..., :1], steps[0], steps[2])
     upright = torch.where(before[..., 1:], steps[1], steps[3])

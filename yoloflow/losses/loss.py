@@ -63,6 +63,12 @@ class Loss(nn.Module, ABC):
         """
         return sum_over_ranks(number.float()).clamp(min=1) / count_ranks()
 
+    @staticmethod
+    def with_items(items: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the sum of items (I,), and it and the items, detached: (1 + I,)."""
+        total = items.sum()
+        return total, torch.cat((total[None], items)).detach()
+
     def begin_stage(self, stage: int) -> None:
         """Is called before the first step of an epoch with the 0-based stage that the epoch belongs to."""
 

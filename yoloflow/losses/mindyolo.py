@@ -12,7 +12,7 @@ from yoloflow.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from yoloflow.decoding import filled
 from yoloflow.losses.anchor_based import NOMINAL_CLASSES, NOMINAL_LEVELS, AnchorLoss
 from yoloflow.losses.anchor_matching import Match
-from yoloflow.losses.dynamic_k import Matching, match_dynamic_k
+from yoloflow.losses.dynamic_k import Matching
 from yoloflow.losses.loss import Loss, NetworkFacts
 from yoloflow.losses.objects import Objects
 from yoloflow.losses.paired import YOLOv9Loss, YOLOv10Loss
@@ -21,16 +21,37 @@ from yoloflow.losses.task_aligned import TaskAlignedAssigner
 from yoloflow.losses.yolov4 import YOLOv4Loss
 from yoloflow.losses.yolov7 import YOLOv7AuxLoss, YOLOv7Loss
 from yoloflow.losses.yolov8 import DistributionSettings, YOLOv8Loss
-from yoloflow.losses.yolox import LARGEST_K, YOLOXLoss, is_around
+from yoloflow.losses.yolox import YOLOXLoss, is_around
 
 DEVICES = 8
 """Devices of the reference's YOLOv4 training, by which its loss is divided."""
-
-
 OUTSIDE_COST = 1e3
 """Price of YOLOX's cells that are not around an object's centre; all that a cell outside all boxes costs."""
 NOT_TAKEN_COST = 2e3
 """Cost of the objects that do not take a YOLOX cell, where the cell chooses among all."""
+
+
+def up_to_the_kth(cost: Tensor, k: Tensor, largest_k: int) -> Tensor:
+    """As `k_cheapest`, but all candidates that cost as much as the k-th (YOLOv7)."""
+    return cost <= cost.topk(largest_k, largest=False).values.gather(2, k[..., None] - 1)
+
+
+def below_the_next(cost: Tensor, k: Tensor, largest_k: int) -> Tensor:
+    """As `k_cheapest`, but all candidates that are cheaper than the (k + 1)-th (YOLOX)."""
+    ranked = cost.topk(min(largest_k + 1, cost.shape[2]), largest=False).values
+    return cost < ranked.gather(2, k.clamp(max=ranked.shape[2] - 1)[..., None])
+
+
+def if_cheapest(cost: Tensor, is_taken: Tensor) -> Matching:
+    """Gives a candidate to the object that it costs least, if that takes it, else to none (YOLOv7)."""
+    cheapest = cost.argmin(1)
+    return Matching(cheapest, is_taken.gather(1, cheapest[:, None])[:, 0])
+
+
+def cheapest_claimant(cost: Tensor, is_taken: Tensor) -> Matching:
+    """Gives a candidate to the object that it costs least, others than takers at `NOT_TAKEN_COST` (YOLOX)."""
+    cheapest = torch.where(is_taken, cost, NOT_TAKEN_COST).argmin(1)
+    return Matching(cheapest, is_taken.gather(1, cheapest[:, None])[:, 0])
 
 
 class DeviceMean(Loss):
@@ -68,12 +89,11 @@ class MindYOLOv7Loss(MindYOLOAnchorLoss, YOLOv7Loss):
     Where candidates are compared with objects, all four numbers of these are multiplied by images' height.
     """
 
+    rules = (up_to_the_kth, if_cheapest)
+
     def _truth_xyxy(self, objects: Objects, images: Tensor) -> Tensor:
         height = images.shape[2]
         return cxcywh_to_xyxy(objects.boxes_cxcywh((height, height)))
-
-    def _match_best(self, cost: Tensor, overlaps: Tensor, is_possible: Tensor) -> Matching:
-        return match_dynamic_k(cost, overlaps, is_possible, self.largest_k, up_to_the_kth, if_cheapest)
 
     def _writing_order(self, match: Match, objects: Objects) -> Tensor:
         return torch.arange(match.cells.numel(), device=match.cells.device).view_as(match.cells)
@@ -134,10 +154,8 @@ class MindYOLOv8Loss(DeviceMean, YOLOv8Loss):
     assigner_class = MindYOLOAssigner
 
 
-class MindYOLOv8SegLoss(DeviceMean, YOLOv8SegLoss):
+class MindYOLOv8SegLoss(MindYOLOv8Loss, YOLOv8SegLoss):
     """Anchors are assigned by `MindYOLOAssigner`."""
-
-    assigner_class = MindYOLOAssigner
 
 
 class MindYOLOv9Loss(YOLOv9Loss):
@@ -163,6 +181,7 @@ class MindYOLOXLoss(DeviceMean, YOLOXLoss):
     """
 
     reduction: Literal["sum", "mean"] = "sum"
+    rules = (below_the_next, cheapest_claimant, OUTSIDE_COST)
 
     def _truth(self, boxes_cxcywh: Tensor, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -178,10 +197,6 @@ class MindYOLOXLoss(DeviceMean, YOLOXLoss):
         is_allowed = is_inside.any(1, keepdim=True) & is_object[..., None]
         return is_allowed, torch.where(is_inside & is_central, 0.0, OUTSIDE_COST)
 
-    def _match_best(self, cost: Tensor, overlaps: Tensor, is_allowed: Tensor) -> Matching:
-        rule = (below_the_next, cheapest_claimant, OUTSIDE_COST)
-        return match_dynamic_k(cost, overlaps, is_allowed, LARGEST_K, *rule)
-
 
 MINDYOLO_LOSSES: dict[type[Loss], type[Loss]] = {
     AnchorLoss: MindYOLOAnchorLoss,
@@ -195,26 +210,3 @@ MINDYOLO_LOSSES: dict[type[Loss], type[Loss]] = {
     YOLOXLoss: MindYOLOXLoss,
 }
 """Published loss -> the reference's; a loss that is not here does not deviate."""
-
-
-def up_to_the_kth(cost: Tensor, k: Tensor, largest_k: int) -> Tensor:
-    """As `k_cheapest`, but all candidates that cost as much as the k-th (YOLOv7)."""
-    return cost <= cost.topk(largest_k, largest=False).values.gather(2, k[..., None] - 1)
-
-
-def below_the_next(cost: Tensor, k: Tensor, largest_k: int) -> Tensor:
-    """As `k_cheapest`, but all candidates that are cheaper than the (k + 1)-th (YOLOX)."""
-    ranked = cost.topk(min(largest_k + 1, cost.shape[2]), largest=False).values
-    return cost < ranked.gather(2, k.clamp(max=ranked.shape[2] - 1)[..., None])
-
-
-def if_cheapest(cost: Tensor, is_taken: Tensor) -> Matching:
-    """Gives a candidate to the object that it costs least, if that takes it, else to none (YOLOv7)."""
-    cheapest = cost.argmin(1)
-    return Matching(cheapest, is_taken.gather(1, cheapest[:, None])[:, 0])
-
-
-def cheapest_claimant(cost: Tensor, is_taken: Tensor) -> Matching:
-    """Gives a candidate to the object that it costs least, others than takers at `NOT_TAKEN_COST` (YOLOX)."""
-    cheapest = torch.where(is_taken, cost, NOT_TAKEN_COST).argmin(1)
-    return Matching(cheapest, is_taken.gather(1, cheapest[:, None])[:, 0])

@@ -49,14 +49,10 @@ class YOLOv8SegLoss(YOLOv8Loss):
     def forward(
         self, outputs: Any, labels: Tensor, images: Tensor, masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Returns the loss of a batch (the sum of the items times B) and its items.
+        """Returns the loss of a batch (the sum of the items times B) and its items, see `Loss.forward`.
 
-        Args:
-            outputs: levels as `YOLOv8Loss.forward`, coefficients (B, K, N) and prototypes (B, K, h, w).
-            labels: as `Loss.forward`.
-            images: as `Loss.forward`.
-            masks: as `Batch.masks`, of the prototypes' size: (B, h, w), or (B, G, h, w) where `overlap` is
-                off.
+        Outputs are levels as `YOLOv8Loss.forward`, coefficients (B, K, N) and prototypes (B, K, h, w); masks
+        as `Batch.masks`, of the prototypes' size: (B, h, w), or (B, G, h, w) where `overlap` is off.
 
         Raises:
             YoloflowError: outputs or masks do not fit the settings.

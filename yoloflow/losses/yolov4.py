@@ -64,10 +64,8 @@ class YOLOv4Loss(Loss):
     def forward(self, outputs: Any, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the loss of a batch (the mean over the images) and its items, which are the same means.
 
-        Args:
-            outputs: per level raw (B, H, W, A, 5 + nc), and centres and sizes (B, H, W, A, 2) in 0..1.
-            labels: as `Loss.forward`.
-            images: as `Loss.forward`.
+        See `Loss.forward`. Outputs are, per level, raw (B, H, W, A, 5 + nc), and centres and sizes
+        (B, H, W, A, 2) in 0..1.
         """
         objects = read_objects(labels)
         fits = self._fitting_anchors(objects, images).chunk(len(self.stride), 1)
@@ -75,9 +73,7 @@ class YOLOv4Loss(Loss):
             [self._level_terms(level, fit, objects) for level, fit in zip(outputs, fits, strict=True)]
         ).sum(0)
         gains = (self.settings.box, self.settings.obj, self.settings.cls)
-        items = terms * filled(gains, terms) / len(images)
-        total = items.sum()
-        return total, torch.cat((total[None], items)).detach()
+        return self.with_items(terms * filled(gains, terms) / len(images))
 
     def _size_weights(self, truth: Tensor) -> Tensor:
         """Weights (...) of the box terms of objects (..., 4) cx, cy, w, h in 0..1."""

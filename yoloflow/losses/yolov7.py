@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from yoloflow.boxes import box_iou, cxcywh_to_xyxy
 from yoloflow.decoding import decode_anchor_boxes
 from yoloflow.losses.anchor_based import AnchorLoss
 from yoloflow.losses.anchor_matching import Match
-from yoloflow.losses.dynamic_k import Matching, class_cost, match_dynamic_k
+from yoloflow.losses.dynamic_k import class_cost, match_dynamic_k
 from yoloflow.losses.objects import Objects, read_objects
 from yoloflow.losses.tables import rows_at
 
@@ -23,6 +24,8 @@ class YOLOv7Loss(AnchorLoss):
     """YOLOv5's loss on the candidates that dynamic-k matching keeps (YOLOv7, section 5.1; OTA)."""
 
     largest_k = 10
+    rules: ClassVar[tuple[Any, ...]] = ()
+    """Further arguments of `match_dynamic_k`."""
 
     def _matches(self, outputs: Sequence[Tensor], objects: Objects, images: Tensor) -> list[Match]:
         return self._keep_best(outputs, self._by_shape(outputs, objects, reach=0.5), objects, images)
@@ -43,7 +46,7 @@ class YOLOv7Loss(AnchorLoss):
         overlaps = box_iou(truth_xyxy[:, :, None], boxes_xyxy[:, None])
         overlaps = torch.where(is_possible, overlaps, 0)
         cost = class_cost(scores, objects.classes) - 3 * (overlaps + 1e-7).log()
-        found = self._match_best(cost, overlaps, is_possible)
+        found = match_dynamic_k(cost, overlaps, is_possible, self.largest_k, *self.rules)
 
         sizes = [match.cells.shape[1] for match in matches]
         chosen = torch.split(found.objects, sizes, 1)
@@ -53,9 +56,6 @@ class YOLOv7Loss(AnchorLoss):
     def _truth_xyxy(self, objects: Objects, images: Tensor) -> Tensor:
         """Corner boxes (B, G, 4) of the objects in pixels."""
         return cxcywh_to_xyxy(objects.boxes_cxcywh(images.shape[2:]))
-
-    def _match_best(self, cost: Tensor, overlaps: Tensor, is_possible: Tensor) -> Matching:
-        return match_dynamic_k(cost, overlaps, is_possible, self.largest_k)
 
     def _candidates(self, raw: Tensor, match: Match, stride: int) -> tuple[Tensor, Tensor]:
         """Boxes (B, M, 4) in pixels and scores (B, M, nc) that a level's candidates predict."""

@@ -58,12 +58,9 @@ class YOLOv8Loss(Loss):
         self.assign = self.assigner_class(settings.tal_topk)
 
     def forward(self, outputs: Sequence[Tensor], labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the loss of a batch (the sum of the items times B) and its items.
+        """Returns the loss of a batch (the sum of the items times B) and its items, see `Loss.forward`.
 
-        Args:
-            outputs: per level (B, 4 * reg_max + nc, H, W), box logits first.
-            labels: as `Loss.forward`.
-            images: as `Loss.forward`.
+        Outputs are, per level, (B, 4 * reg_max + nc, H, W), box logits first.
 
         Raises:
             YoloflowError: the outputs do not fit stride, nc and reg_max.
@@ -71,14 +68,15 @@ class YOLOv8Loss(Loss):
         return self._sum_up(self._detection_terms(outputs, labels, images).terms, len(images))
 
     def _sum_up(self, terms: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
-        total = terms.sum()
-        return total * num_images, torch.cat((total[None], terms)).detach()
+        total, items = self.with_items(terms)
+        return total * num_images, items
 
     def _detection_terms(self, outputs: Sequence[Tensor], labels: Tensor, images: Tensor) -> DetectionTerms:
         self._check_outputs(outputs)
         raw = torch.cat([level.flatten(2).float() for level in outputs], 2)
         box_logits, class_logits = torch.split(raw, [4 * self.reg_max, self.nc], 1)
-        grid = _anchor_grid(outputs, self.stride)
+        centres, strides = cell_centres([level.shape[2:] for level in outputs], self.stride, raw.device)
+        grid = _Grid(centres * strides, strides[:, 0])
         objects = read_objects(labels)
         truth_xyxy = objects.boxes_xyxy(images.shape[2:])
         with torch.no_grad():
@@ -147,11 +145,6 @@ class _Grid(NamedTuple):
 
     centres_xy: Tensor
     strides: Tensor
-
-
-def _anchor_grid(levels: Sequence[Tensor], stride: Sequence[int]) -> _Grid:
-    centres, strides = cell_centres([level.shape[2:] for level in levels], stride, levels[0].device)
-    return _Grid(centres * strides, strides[:, 0])
 
 
 def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:

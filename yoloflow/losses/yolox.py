@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -39,15 +39,14 @@ class YOLOXLoss(Loss):
     settings_class = YOLOXSettings
     loss_item_name = ["loss", "lbox", "lobj", "lcls", "lboxl1"]
     reduction: Literal["sum", "mean"] = "mean"
+    rules: ClassVar[tuple[Any, ...]] = ()
+    """Further arguments of `match_dynamic_k`."""
     settings: YOLOXSettings
 
     def forward(self, outputs: Tensor, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the loss of a batch (not multiplied by B) and its items.
+        """Returns the loss of a batch (not multiplied by B) and its items, see `Loss.forward`.
 
-        Args:
-            outputs: (B, N, 5 + nc): boxes cx, cy, w, h in pixels, then logits of objectness and classes.
-            labels: as `Loss.forward`.
-            images: as `Loss.forward`.
+        Outputs are (B, N, 5 + nc): boxes cx, cy, w, h in pixels, then logits of objectness and classes.
 
         Raises:
             YoloflowError: the outputs do not fit the images, stride and nc.
@@ -71,9 +70,7 @@ class YOLOXLoss(Loss):
         l1 = torch.zeros_like(obj)
         if self.settings.use_l1:
             l1 = self._l1_sum(boxes, wanted, centres, strides, found)
-        items = torch.stack((box, obj, cls, l1)) / number
-        total = items.sum()
-        return total, torch.cat((total[None], items)).detach()
+        return self.with_items(torch.stack((box, obj, cls, l1)) / number)
 
     def _truth(self, boxes_cxcywh: Tensor, images: Tensor) -> Tensor:
         """The boxes (B, G, 4) in pixels that are learnt for those of the labels."""
@@ -86,9 +83,6 @@ class YOLOXLoss(Loss):
         is_central = is_around(centres, truth[..., :2], CENTRE_RADIUS * strides)
         rows = is_object[..., None]
         return (is_central & rows).any(1, keepdim=True) & rows, torch.where(is_central, 0.0, 1e6)
-
-    def _match_best(self, cost: Tensor, overlaps: Tensor, is_allowed: Tensor) -> Matching:
-        return match_dynamic_k(cost, overlaps, is_allowed, LARGEST_K)
 
     def _cells(self, outputs: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Centres (N, 2) and strides (N, 1) of all cells in pixels."""
@@ -120,7 +114,7 @@ class YOLOXLoss(Loss):
             overlaps = torch.where(is_allowed, overlaps, 0)
             scores = (outputs[..., 5:].sigmoid() * outputs[..., 4:5].sigmoid()).sqrt()
             cost = class_cost(scores, classes) - 3 * (overlaps + 1e-8).log() + price
-            return self._match_best(cost, overlaps, is_allowed)
+            return match_dynamic_k(cost, overlaps, is_allowed, LARGEST_K, *self.rules)
 
         at_once = LARGEST_TABLE // (truth.shape[1] * outputs.shape[1])
         return Matching(*in_groups(match, at_once, outputs, truth, classes, is_object))

@@ -103,16 +103,9 @@ class RunContext:
     @property
     def trainer(self) -> TrainerState:
         """Returns the parts of the training."""
-        context = self.context
-        step = context.train_step
-        return TrainerState(
-            step.network,
-            step.ema,
-            step.optimizer,
-            context.steps_per_epoch,
-            context.loss_item_names,
-            context.ranks.is_main,
-        )
+        context, step = self.context, self.context.train_step
+        further = (context.steps_per_epoch, context.loss_item_names, context.ranks.is_main)
+        return TrainerState(step.network, step.ema, step.optimizer, *further)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.context, name)

@@ -275,22 +275,13 @@ def create_loader(
     """
     _check_collation(dataset, batch_collate_fn)
     dataset.require_columns(dataset_column_names, column_names_collate, column_names_getitem)
-    known, stated = (
-        f"the data set was made for batches of {dataset.stated_batch_size}",
-        dataset.stated_batch_size,
-    )
+    stated = dataset.stated_batch_size
+    known = f"the data set was made for batches of {stated}"
     refuse(stated not in (None, batch_size, batch_size * rank_size), f"batch_size={batch_size}", known)
     workers = min(num_parallel_workers, (os.cpu_count() or 1) // rank_size) if python_multiprocessing else 0
+    workers = max(workers, 0) if num_parallel_workers >= 0 else num_parallel_workers
     loader = create_stage_loader(
-        dataset,
-        batch_size,
-        epoch_size,
-        rank,
-        rank_size,
-        shuffle,
-        drop_remainder,
-        max(workers, 0) if num_parallel_workers >= 0 else num_parallel_workers,
-        dataset.seed,
+        dataset, batch_size, epoch_size, rank, rank_size, shuffle, drop_remainder, workers, dataset.seed
     )
     parts = {field.name: getattr(loader, field.name) for field in fields(loader)}
     if dataset.rect:

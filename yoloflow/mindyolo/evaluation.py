@@ -94,13 +94,11 @@ def _check_head(
     network: Network, conf_free: bool | None, exec_nms: bool | None, num_class: int | None
 ) -> None:
     """Refuses what the network's head says otherwise."""
-    kind = network.output_kind
+    kind, head = network.output_kind, f"the head of {network.model_name}"
     if conf_free is not None and not kind.end_to_end:
-        refuse_difference(
-            "conf_free", conf_free, not kind.has_objectness, f"the head of {network.model_name}"
-        )
+        refuse_difference("conf_free", conf_free, not kind.has_objectness, head)
     if exec_nms is not None:
-        refuse_difference("exec_nms", exec_nms, not kind.end_to_end, f"the head of {network.model_name}")
+        refuse_difference("exec_nms", exec_nms, not kind.end_to_end, head)
     if num_class is not None:
         refuse_difference("num_class", num_class, network.num_classes, "the network")
 
@@ -113,11 +111,8 @@ def _check_loader(
     refuse_difference("rank_size", rank_size, dataloader.world_size, "the loader")
     if per_batch_size != -1:
         refuse_difference("per_batch_size", per_batch_size, dataloader.batch_size, "the loader")
-    refuse(
-        rank_size > 1 and synchronizer is None,
-        "synchronizer=None",
-        "several ranks need Synchronizer(rank_size)",
-    )
+    lacks = rank_size > 1 and synchronizer is None
+    refuse(lacks, "synchronizer=None", "several ranks need Synchronizer(rank_size)")
 
 
 def _dataset_of(dataloader: Loader) -> COCODataset:

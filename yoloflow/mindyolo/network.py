@@ -50,14 +50,8 @@ def create_model(
     assert model_cfg is not None
     own = {key: value for key, value in model_cfg.items() if key in _OWN_KEYS}
     table = {key: value for key, value in model_cfg.items() if key not in _OWN_KEYS}
-    network = models.create_model(
-        model_name,
-        table,
-        num_classes,
-        sync_bn,
-        checkpoint_path or None,
-        own.get("variant", "published"),
-    )
+    variant = own.get("variant", "published")
+    network = models.create_model(model_name, table, num_classes, sync_bn, checkpoint_path or None, variant)
     vars(network)[_TABLE] = {**table, "model_name": model_name}
     vars(network)[_OWN] = own
     return network.to(select_device(own.get("device", "auto")))

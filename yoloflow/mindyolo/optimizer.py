@@ -26,35 +26,25 @@ _LENGTH_KEYS = ("epochs", "steps_per_epoch", "total_batch_size", "accumulate", "
 _OTHER_KEYS = ("variant", "checkpoint_path")
 
 
-@dataclass(frozen=True, slots=True)
-class _Section:
-    """`args.optimizer`, taken apart."""
-
-    settings: OptimizerSettings
-    length: RunLength
-    variant: Any
-
-    @classmethod
-    def of(cls, keys: Mapping[str, Any]) -> _Section:
-        known = [*OptimizerSettings.model_fields, *_LENGTH_KEYS, *_OTHER_KEYS]
-        for key in keys:
-            if key not in known:
-                raise YoloflowError(f"optimizer.{key}: unknown; {nearest_names(key, known)}")
-        for key in ("epochs", "steps_per_epoch", "total_batch_size"):
-            if keys.get(key) is None:
-                raise YoloflowError(f"optimizer.{key}: is not set; set args.optimizer.{key} first")
-        refuse(
-            bool(keys.get("checkpoint_path")),
-            f"checkpoint_path={keys.get('checkpoint_path')}",
-            "an optimizer's state goes on with its run alone: `yoloflow train RECIPE resume=auto name=...`",
-        )
-        own = {key: value for key, value in keys.items() if key in OptimizerSettings.model_fields}
-        length = {key: keys[key] for key in _LENGTH_KEYS if keys.get(key) is not None}
-        return cls(
-            OptimizerSettings(**{key: value for key, value in own.items() if value is not None}),
-            RunLength(**length),
-            keys.get("variant", "published"),
-        )
+def _taken_apart(section: Mapping[str, Any]) -> tuple[OptimizerSettings, RunLength, Any]:
+    """Returns the settings, the training's length and the variant of `args.optimizer`."""
+    own = OptimizerSettings.model_fields
+    known = [*own, *_LENGTH_KEYS, *_OTHER_KEYS]
+    for key in section:
+        if key not in known:
+            raise YoloflowError(f"optimizer.{key}: unknown; {nearest_names(key, known)}")
+    stated = {key: value for key, value in section.items() if value is not None}
+    for key in ("epochs", "steps_per_epoch", "total_batch_size"):
+        if key not in stated:
+            raise YoloflowError(f"optimizer.{key}: is not set; set args.optimizer.{key} first")
+    refuse(
+        bool(stated.get("checkpoint_path")),
+        f"checkpoint_path={stated.get('checkpoint_path')}",
+        "an optimizer's state goes on with its run alone: `yoloflow train RECIPE resume=auto name=...`",
+    )
+    settings = OptimizerSettings(**{key: value for key, value in stated.items() if key in own})
+    length = RunLength(**{key: value for key, value in stated.items() if key in _LENGTH_KEYS})
+    return settings, length, section.get("variant", "published")
 
 
 @dataclass(slots=True)
@@ -124,8 +114,7 @@ def create_lr_scheduler(**section: Any) -> Rates:
     Raises:
         YoloflowError: a key is unknown, missing or of the wrong kind.
     """
-    found = _Section.of(section)
-    return schedule.create_lr_scheduler(found.settings, found.length, found.variant)
+    return schedule.create_lr_scheduler(*_taken_apart(section))
 
 
 def create_group_param(params: TrainedParameters, **section: Any) -> list[dict[str, Any]]:
@@ -144,8 +133,8 @@ def create_group_param(params: TrainedParameters, **section: Any) -> list[dict[s
         "give network.trainable_params() as it is, which knows the layers that the parameters belong to; "
         "freeze_layers leaves some out",
     )
-    found = _Section.of(section)
-    return groups.create_group_param(params.network, found.settings, found.length)
+    settings, length, _ = _taken_apart(section)
+    return groups.create_group_param(params.network, settings, length)
 
 
 def create_optimizer(
@@ -166,17 +155,11 @@ def create_optimizer(
         YoloflowError: as `create_lr_scheduler`, or learning rates that are too few or not of these groups.
     """
     section = {**section, "optimizer": optimizer}
-    found = _Section.of(section)
+    settings, length, variant = _taken_apart(section)
     if isinstance(params, TrainedParameters):
         params = create_group_param(params, **section)
-    names = [str(group["name"]) for group in params]
-    return Optimizer(
-        ours.create_optimizer(params, found.settings),
-        _rates(lr, names, found.length.num_updates),
-        found.settings,
-        found.length,
-        found.variant,
-    )
+    rates = _rates(lr, [str(group["name"]) for group in params], length.num_updates)
+    return Optimizer(ours.create_optimizer(params, settings), rates, settings, length, variant)
 
 
 def _rates(lr: float | Sequence[float] | Rates, names: Sequence[str], num_updates: int) -> Rates:
@@ -199,8 +182,8 @@ def create_warmup_momentum_scheduler(**section: Any) -> list[float] | None:
     Raises:
         YoloflowError: as `create_lr_scheduler`.
     """
-    found = _Section.of(section)
-    if found.settings.warmup_momentum is None:
+    settings, length, variant = _taken_apart(section)
+    if settings.warmup_momentum is None:
         return None
-    table = schedule.create_warmup_momentum_scheduler(found.settings, found.length, found.variant)
-    return [float(value) for value in table]
+    table: list[float] = schedule.create_warmup_momentum_scheduler(settings, length, variant).tolist()
+    return table

@@ -71,31 +71,19 @@ def _refuse_platform(enable_modelarts: bool, train_url: str) -> None:
     )
 
 
+@dataclass(eq=False, repr=False)
 class Trainer:
-    """Trains as `yoloflow.Trainer` does, told in MindYOLO's words; `create_trainer` makes one."""
+    """Trains as `yoloflow.Trainer` does, told in MindYOLO's words.
 
-    def __init__(
-        self,
-        model_name: str,
-        train_step_fn: TrainStepFn,
-        loader: ConcatLoader,
-        callback: list[BaseCallback],
-        data_sink: bool,
-        profiler: bool,
-    ) -> None:
-        """Takes the parts.
+    `create_trainer` makes one, and describes its parts; `loader` is of all stages.
+    """
 
-        Args:
-            model_name: names a run folder that `save_dir` does not name.
-            train_step_fn: of `create_train_step_fn`.
-            loader: of all stages.
-            callback: of `create_callback`.
-            data_sink: whether `train_with_datasink` is to be called, not `train`.
-            profiler: record a profile of some steps.
-        """
-        self.model_name, self.train_step_fn = model_name, train_step_fn
-        self.loader, self.callback = loader, callback
-        self.data_sink, self.profiler = data_sink, profiler
+    model_name: str
+    train_step_fn: TrainStepFn
+    loader: ConcatLoader
+    callback: list[BaseCallback]
+    data_sink: bool
+    profiler: bool
 
     def train(
         self,
@@ -176,27 +164,10 @@ class Trainer:
         *,
         task: str = "detect",
     ) -> dict[str, Any]:
-        """Trains as `train`, but the host looks at the device once an epoch, or at a logged step.
+        """Does as `train`, but the host looks at the device once an epoch, or at a logged step.
 
-        Args:
-            epochs: see `train`, as for all that are not named here.
-            main_device: see `train`.
-            warmup_epoch: epochs of the momentum's warm-up, which goes on within them step by step.
-            warmup_momentum: see `train`.
-            keep_checkpoint_max: see `train`.
-            log_interval: see `train`.
-            loss_item_name: see `train`.
-            save_dir: see `train`.
-            enable_modelarts: see `train`.
-            train_url: see `train`.
-            run_eval: see `train`.
-            run_eval_interval: see `train`.
-            test_fn: see `train`.
-            overflow_still_update: see `train`.
-            ms_jit: see `train`.
-            rank_size: see `train`.
-            profiler_step_num: see `train`.
-            task: "detect", or "segment" with a loss that takes masks.
+        `warmup_epoch` has the epochs of the momentum's warm-up, which goes on within them step by step;
+        `task` is "detect", or "segment" with a loss that takes masks.
 
         Raises:
             YoloflowError: as `train`.

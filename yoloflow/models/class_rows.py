@@ -63,13 +63,11 @@ def fit_classes(
             continue
         if name in outputs:
             rows = _fit_rows(head, theirs, own, pairs)
-            if rows is theirs:
-                continue
+        else:
+            rows = theirs if theirs.shape == own.shape else None
+        if rows is not theirs:
             fit.weights[prefix + name] = own if rows is None else rows
             (fit.anew if rows is None else fit.partly).append(prefix + name)
-        elif theirs.shape != own.shape:
-            fit.weights[prefix + name] = own
-            fit.anew.append(prefix + name)
     return fit
 
 

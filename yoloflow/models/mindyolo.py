@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from yoloflow.models.heads.anchor import YOLOv7AuxHead, YOLOv7Head
 from yoloflow.models.heads.segment import YOLOv8SegHead
 from yoloflow.models.heads.yolov8 import YOLOv8Head, YOLOv11Head
-from yoloflow.models.heads.yolox import DARKNET_HIDDEN, YOLOXHead
-from yoloflow.models.layers.contract import Layer, LayerRow
+from yoloflow.models.layers.contract import Layer, Scaling
 from yoloflow.models.layers.downsampling import ADown
-from yoloflow.models.layers.elan import ELAN1, RepNCSPELAN4
 from yoloflow.models.layers.pooling import SP, SPPCSPC, SPPELAN
-from yoloflow.models.layers.routing import CBLinear
+
+
+class MindYOLOScaling(Scaling):
+    """A scaling that leaves the channels inside of blocks as they are written."""
+
+    def inner_channels(self, channels: int) -> int:
+        """Returns the channels."""
+        return channels
 
 
 def zero_padded_max_pool(kernel: int, stride: int = 1) -> nn.Module:
@@ -35,43 +38,9 @@ class MindYOLOSPPCSPC(SPPCSPC):
 
 
 class MindYOLOSPPELAN(SPPELAN):
-    """An SPPELAN padded with zeros, its links as wide as written."""
+    """An SPPELAN padded with zeros."""
 
     max_pool = staticmethod(zero_padded_max_pool)
-
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int, hidden: int) -> MindYOLOSPPELAN:  # type: ignore[override]
-        """Takes the row arguments channels (scaled) and hidden."""
-        return cls(row.in_channels, row.scaling.channels(channels), hidden)
-
-
-class MindYOLOELAN1(ELAN1):
-    """An ELAN1 whose inner channels are as written."""
-
-    @classmethod
-    def from_row(cls, row: LayerRow, channels: int, split: int, link: int) -> MindYOLOELAN1:
-        """Takes the row arguments channels (scaled), split, link."""
-        return cls(row.in_channels, row.scaling.channels(channels), split, link)
-
-
-class MindYOLORepNCSPELAN4(RepNCSPELAN4):
-    """A RepNCSPELAN4 whose inner channels are as written."""
-
-    @classmethod
-    def from_row(
-        cls, row: LayerRow, channels: int, split: int, link: int, repeats: int = 1
-    ) -> MindYOLORepNCSPELAN4:
-        """Takes the row arguments channels (scaled), split, link, repeats."""
-        return cls(row.in_channels, row.scaling.channels(channels), split, link, repeats)
-
-
-class MindYOLOCBLinear(CBLinear):
-    """A CBLinear whose parts are as written."""
-
-    @classmethod
-    def from_row(cls, row: LayerRow, parts: Sequence[int]) -> MindYOLOCBLinear:
-        """Takes the row arguments parts."""
-        return cls(row.in_channels, parts)
 
 
 class MindYOLOADown(ADown):
@@ -99,33 +68,16 @@ class MindYOLOv8Head(YOLOv8Head):
         return max(first_channels, self.num_classes)
 
 
-class MindYOLOv8SegHead(YOLOv8SegHead):
+class MindYOLOv8SegHead(MindYOLOv8Head, YOLOv8SegHead):
     """A YOLOv8 head with masks whose class branches are as wide as the number of classes."""
 
-    def _class_branch_width(self, first_channels: int) -> int:
-        return max(first_channels, self.num_classes)
 
-
-class MindYOLOv11Head(YOLOv11Head):
+class MindYOLOv11Head(MindYOLOv8Head, YOLOv11Head):
     """A YOLOv11 head whose class branches are as wide as the number of classes."""
-
-    def _class_branch_width(self, first_channels: int) -> int:
-        return max(first_channels, self.num_classes)
-
-
-class MindYOLOXHead(YOLOXHead):
-    """A YOLOX head that is 256 wide behind other backbones, whatever the size."""
-
-    @staticmethod
-    def _darknet_hidden(row: LayerRow) -> int:
-        return DARKNET_HIDDEN
 
 
 MINDYOLO_LAYERS: dict[type[Layer], type[Layer]] = {
     ADown: MindYOLOADown,
-    CBLinear: MindYOLOCBLinear,
-    ELAN1: MindYOLOELAN1,
-    RepNCSPELAN4: MindYOLORepNCSPELAN4,
     SP: MindYOLOSP,
     SPPCSPC: MindYOLOSPPCSPC,
     SPPELAN: MindYOLOSPPELAN,
@@ -134,6 +86,5 @@ MINDYOLO_LAYERS: dict[type[Layer], type[Layer]] = {
     YOLOv8Head: MindYOLOv8Head,
     YOLOv8SegHead: MindYOLOv8SegHead,
     YOLOv11Head: MindYOLOv11Head,
-    YOLOXHead: MindYOLOXHead,
 }
 """Class of a layer table -> class that variant "mindyolo" builds instead."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from yoloflow.models.layers.contract import Foldable, Head, HeadOutput, Layer
+from yoloflow.models.layers.contract import Foldable, Head, HeadOutput, Layer, Scaling
 from yoloflow.models.layers.normalization import (
     EPS,
     MOMENTUM,
@@ -22,7 +22,7 @@ from yoloflow.models.layers.normalization import (
     running_statistics_kept,
     synchronize_batch_norm,
 )
-from yoloflow.models.mindyolo import MINDYOLO_LAYERS
+from yoloflow.models.mindyolo import MINDYOLO_LAYERS, MindYOLOScaling
 from yoloflow.models.pretrain import load_pretrain
 from yoloflow.models.settings import Pixels
 from yoloflow.models.table import IMAGES, BuiltRow, build_rows
@@ -127,7 +127,8 @@ class Network(nn.Module):
         # A compiled graph updates running statistics once of its own.
         if torch.compiler.is_compiling():
             return recomputed()
-        return recomputed(context_fn=partial(_recompute_contexts, layer))
+        # The contexts of the first run, and of its repetition in the backward pass.
+        return recomputed(context_fn=lambda: (nullcontext(), running_statistics_kept(layer)))
 
     @property
     def head_layer(self) -> Head:
@@ -229,7 +230,8 @@ def create_model(
         YoloflowError: a key or a row is not understood; the message names it.
     """
     settings = _check_settings(model_name, model_cfg, num_classes, variant)
-    rows = build_rows(settings, num_classes, MINDYOLO_LAYERS if variant == "mindyolo" else {})
+    deviations = (MINDYOLO_LAYERS, MindYOLOScaling) if variant == "mindyolo" else ({}, Scaling)
+    rows = build_rows(settings, num_classes, *deviations)
     recompute_layers = _recompute_layers(settings, len(rows))
     network = Network(rows, model_name, num_classes, recompute_layers, settings.get("pixels", "rgb_unit"))
     network.num_backbone_rows = len(settings["backbone"])
@@ -286,10 +288,3 @@ def _last_uses(sources: Sequence[tuple[int, ...]]) -> list[list[int]]:
     """Returns, for each row, the maps that no later row takes."""
     last = {source: position for position, entry in enumerate(sources) for source in entry}
     return [[source for source, user in last.items() if user == position] for position in range(len(sources))]
-
-
-def _recompute_contexts(
-    layer: nn.Module,
-) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Makes the contexts of a checkpointed layer's first run and of its repetition in the backward pass."""
-    return nullcontext(), running_statistics_kept(layer)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from yoloflow.models.class_rows import fit_classes
+from yoloflow.models.class_rows import ClassFit, fit_classes
 from yoloflow.models.darknet import name_values
 from yoloflow.models.layers.contract import neutral_tensors
 from yoloflow.models.unfolded import is_folded, unfold, with_norms
@@ -23,8 +23,6 @@ from yoloflow.weights.files import WeightsFile, read_weights
 logger = logging.getLogger("yoloflow")
 
 _COUNTER = "num_batches_tracked"
-
-
 _NAMED = 10
 """Keys of each kind that a message names."""
 
@@ -193,8 +191,14 @@ def _fitted(
     except YoloflowError as error:
         raise WeightsMismatchError(path, str(error)) from error
     _require_finite(path, found.tensors, found.file_names)
+    fit = ClassFit(found.tensors)
+    if strict is not True:
+        fit = fit_classes(network, found.tensors, file.class_names, class_names)
     has_names = not file.convolutions and file.values is None
     report = LoadReport(
+        partly=fit.partly,
+        anew=fit.anew,
+        kept_classes=fit.kept_classes,
         unexpected=found.unexpected,
         constants=found.constants,
         dialect=found.dialect if has_names else "",
@@ -204,12 +208,7 @@ def _fitted(
         producer=file.producer,
         is_folded=is_folded(network, found.tensors),
     )
-    weights: Mapping[str, Tensor] = found.tensors
-    if strict is not True:
-        fit = fit_classes(network, weights, file.class_names, class_names)
-        weights = fit.weights
-        report.partly, report.anew, report.kept_classes = fit.partly, fit.anew, fit.kept_classes
-    _account(report, weights, network)
+    _account(report, fit.weights, network)
     faults = report.faults()
     if not report.loaded:
         raise WeightsMismatchError(path, f"none of its {len(found.tensors)} keys fits the network:{faults}")
@@ -220,7 +219,7 @@ def _fitted(
             f"does not fit the network; strict_load=false takes over the {len(report.loaded)} keys that do:"
             f"{faults}" + (f"\n  {kind}" if kind else ""),
         )
-    return report, weights
+    return report, fit.weights
 
 
 def _by_our_names(network: nn.Module, file: WeightsFile) -> Translated:
@@ -240,9 +239,8 @@ def fits_but_for_classes(network: nn.Module, file: WeightsFile) -> bool:
         found = _by_our_names(network, file)
     except YoloflowError:
         return False
-    report = LoadReport(unexpected=found.unexpected)
     fit = fit_classes(network, found.tensors, None, None)
-    report.partly, report.anew = fit.partly, fit.anew
+    report = LoadReport(partly=fit.partly, anew=fit.anew, unexpected=found.unexpected)
     _account(report, fit.weights, network)
     return not report.faults()
 

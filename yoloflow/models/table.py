@@ -67,7 +67,10 @@ class _Row:
 
 
 def build_rows(
-    model_cfg: Mapping[str, Any], num_classes: int, replacements: Mapping[type[Layer], type[Layer]]
+    model_cfg: Mapping[str, Any],
+    num_classes: int,
+    replacements: Mapping[type[Layer], type[Layer]],
+    scaling_class: type[Scaling] = Scaling,
 ) -> list[BuiltRow]:
     """Builds all rows of `model_cfg["backbone"]` and `model_cfg["head"]`.
 
@@ -75,6 +78,7 @@ def build_rows(
         model_cfg: the network section; see the module's text for the rows.
         num_classes: what the word `nc` means.
         replacements: classes to build instead of a row's own.
+        scaling_class: rule for the channels.
 
     Returns:
         the rows with their layers, a `Head` last and nowhere else.
@@ -82,7 +86,7 @@ def build_rows(
     Raises:
         YoloflowError: a row is not understood; the message names it.
     """
-    scaling = Scaling(
+    scaling = scaling_class(
         model_cfg.get("depth_multiple", 1.0),
         model_cfg.get("width_multiple", 1.0),
         model_cfg.get("max_channels", float("inf")),
@@ -172,10 +176,9 @@ def _build_layer(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Laye
     layers: list[Layer] = []
     for _ in range(context.repeats):
         layer = _build_one(row, context, words)
-        shape = layer.output_shape(context.inputs)
-        context = replace(context, inputs=[shape])
+        context = replace(context, inputs=[layer.output_shape(context.inputs)])
         layers.append(layer)
-    return Stack(layers)
+    return Stack(*layers)
 
 
 def _build_one(row: _Row, context: LayerRow, words: Mapping[str, Any]) -> Layer:

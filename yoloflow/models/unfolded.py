@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from yoloflow.models.layers.convolution import ConvNormAct
 from yoloflow.models.layers.csp import C3
-from yoloflow.models.layers.normalization import EPS
+from yoloflow.models.layers.normalization import EPS, scale_and_shift
 from yoloflow.structures import YoloflowError
 from yoloflow.weights.onnx_convolutions import Convolution
 
@@ -42,12 +42,8 @@ def unfold(network: nn.Module, convolutions: Sequence[Convolution]) -> dict[str,
             )
         shift = torch.zeros(len(kernel)) if bias is None else bias
         if isinstance(module, ConvNormAct):
-            state |= {f"{name}.conv.weight": kernel, f"{name}.bn.bias": shift}
-            norm = module.bn
-            assert isinstance(norm, nn.BatchNorm2d)
-            ones = torch.ones(len(kernel))
-            state |= {f"{name}.bn.weight": ones * (1 + norm.eps) ** 0.5, f"{name}.bn.running_var": ones}
-            state[f"{name}.bn.running_mean"] = torch.zeros(len(kernel))
+            assert isinstance(module.bn, nn.BatchNorm2d)
+            state |= {f"{name}.conv.weight": kernel, **_mere_shift(f"{name}.bn", shift, module.bn.eps)}
         else:
             state |= {f"{name}.weight": kernel, f"{name}.bias": shift}
     return state
@@ -65,10 +61,19 @@ def with_norms(tensors: Mapping[str, Tensor], surplus: Iterable[str]) -> dict[st
         block, bias = name.removesuffix("conv.bias"), tensors[name]
         if f"{block}bn.weight" not in tensors:
             del found[name]
-            ones = torch.ones_like(bias)
-            found |= {f"{block}bn.bias": bias, f"{block}bn.weight": ones * (1 + EPS) ** 0.5}
-            found |= {f"{block}bn.running_var": ones, f"{block}bn.running_mean": torch.zeros_like(bias)}
+            found |= _mere_shift(f"{block}bn", bias, EPS)
     return found
+
+
+def _mere_shift(name: str, bias: Tensor, eps: float) -> dict[str, Tensor]:
+    """Returns the tensors of a BatchNorm that adds `bias` and does nothing else."""
+    ones = torch.ones_like(bias)
+    return {
+        f"{name}.bias": bias,
+        f"{name}.weight": ones * (1 + eps) ** 0.5,
+        f"{name}.running_var": ones,
+        f"{name}.running_mean": torch.zeros_like(bias),
+    }
 
 
 def is_folded(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
@@ -124,8 +129,7 @@ def _set_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> Non
     """Gives a BatchNorm other running statistics, and the scale and shift with which its function stays."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    shift = norm.bias - norm.running_mean * scale
+    scale, shift = scale_and_shift(norm)
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
     norm.weight.copy_(scale * (variance + norm.eps).sqrt())

@@ -10,23 +10,17 @@ import numpy as np
 from torch import Tensor, nn
 
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.mindyolo import constants_of, mindyolo_names
+from yoloflow.weights.mindyolo import BATCH_NORM_LEAVES, constants_of, mindyolo_names
 from yoloflow.weights.multimedia_tech_lab import multimedia_tech_lab_names, with_one_kernel_of_bins
 
-_TORCH_LEAVES = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
+_TORCH_LEAVES = {theirs: ours for ours, theirs in BATCH_NORM_LEAVES.items()}
 _COUNTER = "num_batches_tracked"
 _MULTIMEDIA = "MultimediaTechLab's YOLO"
 FOR_INFERENCE = "numbered rows, for inference alone"
 """The dialect of files without the parts that only training needs."""
 
-# Our row -> Megvii's path, for the sizes nano to x; inside the rows its names are MindYOLO's.
-_YOLOX_ROWS = {
-    "stem": "backbone.backbone.stem",
+# Our row -> Megvii's path, in networks of all sizes; inside the rows its names are MindYOLO's.
+_YOLOX_COMMON_ROWS = {
     "p2_down": "backbone.backbone.dark2.0",
     "p2": "backbone.backbone.dark2.1",
     "p3_down": "backbone.backbone.dark3.0",
@@ -34,6 +28,12 @@ _YOLOX_ROWS = {
     "p4_down": "backbone.backbone.dark4.0",
     "p4": "backbone.backbone.dark4.1",
     "p5_down": "backbone.backbone.dark5.0",
+    "head": "head",
+}
+# Likewise for the sizes nano to x.
+_YOLOX_ROWS = {
+    **_YOLOX_COMMON_ROWS,
+    "stem": "backbone.backbone.stem",
     "p5_spp": "backbone.backbone.dark5.1",
     "p5": "backbone.backbone.dark5.2",
     "neck_p5": "backbone.lateral_conv0",
@@ -44,20 +44,13 @@ _YOLOX_ROWS = {
     "out_p4": "backbone.C3_n3",
     "pan_p5_down": "backbone.bu_conv1",
     "out_p5": "backbone.C3_n4",
-    "head": "head",
 }
 # Likewise for darknet53. A row of several blocks begins at the number that its path ends in.
 _YOLOX_DARKNET_ROWS = {
+    **_YOLOX_COMMON_ROWS,
     "stem": "backbone.backbone.stem.0",
     "p1_down": "backbone.backbone.stem.1",
     "p1": "backbone.backbone.stem.2",
-    "p2_down": "backbone.backbone.dark2.0",
-    "p2": "backbone.backbone.dark2.1",
-    "p3_down": "backbone.backbone.dark3.0",
-    "p3": "backbone.backbone.dark3.1",
-    "p4_down": "backbone.backbone.dark4.0",
-    "p4": "backbone.backbone.dark4.1",
-    "p5_down": "backbone.backbone.dark5.0",
     "p5_blocks": "backbone.backbone.dark5.1",
     "p5_conv1": "backbone.backbone.dark5.5",
     "p5_conv2": "backbone.backbone.dark5.6",
@@ -76,7 +69,6 @@ _YOLOX_DARKNET_ROWS = {
     "neck_p3_conv3": "backbone.out2.2",
     "neck_p3_conv4": "backbone.out2.3",
     "out_p3": "backbone.out2.4",
-    "head": "head",
 }
 
 
@@ -125,7 +117,8 @@ def translate(network: nn.Module, tensors: Mapping[str, Tensor]) -> Translated:
     if dialect == _MULTIMEDIA:
         tensors = with_one_kernel_of_bins(tensors)
     found = Translated({}, dialect, {})
-    fixed = {_theirs(dialect, name): value for name, value in constants_of(network).items()}
+    before_rows = "model.model." if dialect == "numbered rows" else ""
+    fixed = {name.removeprefix(before_rows): value for name, value in constants_of(network).items()}
     for name, tensor in tensors.items():
         bare = name.removeprefix(prefix) if name.startswith(prefix) else None
         if bare in names:
@@ -190,13 +183,8 @@ def _with_row(name: str, rows: Mapping[str, str]) -> str:
 
 
 def _torch_leaf(name: str) -> str:
-    path, _, leaf = name.rpartition(".")
-    return f"{path}.{_TORCH_LEAVES.get(leaf, leaf)}" if path else _TORCH_LEAVES.get(leaf, leaf)
-
-
-def _theirs(dialect: str, mindyolo: str) -> str:
-    """Returns a constant's name in a dialect."""
-    return mindyolo.removeprefix("model.model.") if dialect == "numbered rows" else mindyolo
+    path, dot, leaf = name.rpartition(".")
+    return f"{path}{dot}{_TORCH_LEAVES.get(leaf, leaf)}"
 
 
 def _numbered_names(network: nn.Module, mindyolo: Mapping[str, str]) -> dict[str, str]:
@@ -267,8 +255,7 @@ def _yolox_names(network: nn.Module, mindyolo: Mapping[str, str]) -> dict[str, s
             base, _, first = path.rpartition(".")
             path, inner = f"{base}.{int(first) + int(block[1])}", inner[block.end() :]
         if rows is _YOLOX_DARKNET_ROWS and row in ("p1", "p2", "p3", "p4", "p5_blocks"):
-            inner = inner.replace("conv1.", "layer1.", 1) if inner.startswith("conv1.") else inner
-            inner = inner.replace("conv2.", "layer2.", 1) if inner.startswith("conv2.") else inner
+            inner = re.sub(r"^conv([12])\.", r"layer\1.", inner)
         found[ours] = f"{path}.{inner}"
     return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from yoloflow.files import write_atomically
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.protobuf import VARINT, Field, block, read_fields, read_varint, tagged, varint
+from yoloflow.weights.protobuf import VARINT, Field, block, read_fields, read_numbers, tagged, varint
 
 DTYPES = {
     "Int8": torch.int8,
@@ -61,22 +62,12 @@ def read_mindspore(path: Path) -> dict[str, Tensor]:
     content = path.read_bytes()
     end = _end_of_messages(path, content)
     tensors: dict[str, Tensor] = {}
-    pieces: list[bytes] = []
-    current: tuple[str, list[int], str] | None = None
     try:
-        for message in read_fields(content, 0, end):
-            if message.number != 1:
-                raise YoloflowError(f"field {message.number} at byte {message.start} is of no checkpoint")
-            name, dims, kind, piece = _tensor(content, message)
-            if current is not None and current != (name, dims, kind):
-                tensors[current[0]] = _joined(*current, pieces)
-                pieces = []
+        parts = (_tensor(content, message) for message in read_fields(content, 0, end))
+        for (name, dims, kind), alike in groupby(parts, key=lambda part: part[:3]):
             if name in tensors:
                 raise YoloflowError(f"{name!r} is in it twice")
-            current = (name, dims, kind)
-            pieces.append(piece)
-        if current is not None:
-            tensors[current[0]] = _joined(*current, pieces)
+            tensors[name] = _joined(name, dims, kind, [piece for *_, piece in alike])
     except YoloflowError as error:
         raise YoloflowError(f"{path}: no whole MindSpore checkpoint: {error}; copy it again") from None
     if not tensors:
@@ -120,6 +111,8 @@ def _end_of_messages(path: Path, content: bytes) -> int:
 
 def _tensor(content: bytes, message: Field) -> tuple[str, list[int], str, bytes]:
     """Returns name, dims, type and bytes of a message."""
+    if message.number != 1:
+        raise YoloflowError(f"field {message.number} at byte {message.start} is of no checkpoint")
     parts = {field.number: field for field in read_fields(content, message.start, message.end)}
     if 3 in parts:
         raise YoloflowError(f"the value at byte {message.start} is a map, which networks do not have")
@@ -129,13 +122,8 @@ def _tensor(content: bytes, message: Field) -> tuple[str, list[int], str, bytes]
     dims: list[int] = []
     kind, piece = "", None
     for field in read_fields(content, parts[2].start, parts[2].end):
-        if field.number == 1 and field.start == field.end:
-            dims.append(field.value)
-        elif field.number == 1:  # the packed form
-            position = field.start
-            while position < field.end:
-                size, position = read_varint(content, position, field.end)
-                dims.append(size)
+        if field.number == 1:
+            dims += read_numbers(content, field)
         elif field.number == 2:
             kind = _text(content, field)
         elif field.number == 3:

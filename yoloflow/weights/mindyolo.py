@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from yoloflow.structures import YoloflowError
 
-_BATCH_NORM_LEAVES = {
+BATCH_NORM_LEAVES = {
     "weight": "gamma",
     "bias": "beta",
     "running_mean": "moving_mean",
@@ -40,7 +40,7 @@ def mindyolo_names(model: nn.Module) -> dict[str, str]:
         unsaved = module._non_persistent_buffers_set | {"num_batches_tracked"}
         leaves += [name for name, _ in module.named_buffers(recurse=False) if name not in unsaved]
         for leaf in leaves:
-            their_leaf = _BATCH_NORM_LEAVES[leaf] if isinstance(module, _BatchNorm) else leaf
+            their_leaf = BATCH_NORM_LEAVES[leaf] if isinstance(module, _BatchNorm) else leaf
             names[our_prefix + leaf] = their_prefix + their_leaf
     return names
 

@@ -11,14 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-# The heads' branches -> path of the head, by whether it is the auxiliary one, and name inside a level.
-_BRANCHES = {
-    "box_branches": (False, "anchor_conv"),
-    "class_branches": (False, "class_conv"),
-    "auxiliary_box_branches": (True, "anchor_conv"),
-    "auxiliary_class_branches": (True, "class_conv"),
-}
-_BINS = {"dfl": False, "auxiliary_dfl": True}
+# The heads' branches -> name inside a level.
+_BRANCHES = {"box_branches": "anchor_conv", "class_branches": "class_conv"}
 _LEAF = "anc2vec.anc2vec.weight"
 
 
@@ -62,11 +56,12 @@ def _inner(path: str) -> str:
 def _of_head(ours: str, main: int, auxiliary: int) -> str:
     """Returns their name of a head's tensor."""
     _, child, rest = ours.split(".", 2)
-    if child in _BINS:
-        return f"{auxiliary if _BINS[child] else main}.heads.0.{_LEAF}"
-    is_auxiliary, branch = _BRANCHES[child]
+    place = auxiliary if child.startswith("auxiliary_") else main
+    child = child.removeprefix("auxiliary_")
+    if child == "dfl":
+        return f"{place}.heads.0.{_LEAF}"
     level, _, leaf = rest.partition(".")
-    return f"{auxiliary if is_auxiliary else main}.heads.{level}.{branch}.{leaf}"
+    return f"{place}.heads.{level}.{_BRANCHES[child]}.{leaf}"
 
 
 def with_one_kernel_of_bins(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

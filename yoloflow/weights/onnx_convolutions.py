@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from yoloflow.structures import YoloflowError
-from yoloflow.weights.protobuf import Field, read_fields, read_varint
+from yoloflow.weights.protobuf import Field, read_fields, read_numbers
 
 Convolution = tuple[Tensor, Tensor | None]
 """Kernel (out, in / groups, kh, kw) and bias (out,)."""
@@ -105,13 +105,8 @@ def _tensor(content: bytes, message: Field) -> tuple[bytes, Tensor | None]:
     dims: list[int] = []
     name, kind, data = b"", 0, b""
     for field in read_fields(content, message.start, message.end):
-        if field.number == _DIMS and field.start == field.end:
-            dims.append(field.value)
-        elif field.number == _DIMS:
-            position = field.start
-            while position < field.end:
-                size, position = read_varint(content, position, field.end)
-                dims.append(size)
+        if field.number == _DIMS:
+            dims += read_numbers(content, field)
         elif field.number == _TYPE:
             kind = field.value
         elif field.number == _NAME:

@@ -39,8 +39,6 @@ _DTYPES = {
 _NETWORK_KEYS = ("ema", "model_ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "module")
 _MAX_DEPTH = 64
 _MAX_TEXT = 200
-
-
 # What a damaged pickle raises; it has no code that could fail otherwise.
 _DAMAGED = (
     *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError, KeyError),
@@ -85,13 +83,9 @@ class _Inert:
         return _Inert()
 
     def append(self, _: object) -> None:
-        """Ignores an item of a list."""
+        """Ignores items of a list or set."""
 
-    def extend(self, _: object) -> None:
-        """Ignores items of a list."""
-
-    def add(self, _: object) -> None:
-        """Ignores an item of a set."""
+    extend = add = append
 
     def __setitem__(self, _: object, __: object) -> None:
         """Ignores an item of a mapping."""

@@ -53,6 +53,17 @@ def read_fields(content: bytes, start: int, end: int, is_whole: bool = True) -> 
             raise YoloflowError(f"byte {position} does not belong there")
 
 
+def read_numbers(content: bytes, field: Field) -> list[int]:
+    """Returns the whole numbers of a repeated field: one by itself, or all in the packed form."""
+    if field.start == field.end:
+        return [field.value]
+    numbers, position = [], field.start
+    while position < field.end:
+        number, position = read_varint(content, position, field.end)
+        numbers.append(number)
+    return numbers
+
+
 def read_varint(content: bytes, position: int, end: int) -> tuple[int, int]:
     """Returns a whole number of up to 63 bits, and the place after it."""
     value = shift = 0

@@ -21,10 +21,7 @@ class AnchorHead(Head):
     """A head that predicts four corrections, an object logit and class logits for each cell and anchor.
 
     Args:
-        in_channels: channels of the L maps.
         anchors: see `Anchors`.
-        stride: strides of the maps in pixels.
-        num_classes: C.
 
     Raises:
         ValueError: not as many levels of anchors as of maps, or not equally many in each.
@@ -32,7 +29,7 @@ class AnchorHead(Head):
 
     output_kind = HeadOutput(has_objectness=True)
     inputs_a_level: ClassVar[int] = 1
-    mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m"}
+    mindyolo_names = {"convs": "m"}
     class_parts: ClassVar[tuple[str, ...]] = ("convs",)
     rows_before_classes = 5
     anchor_grid: Tensor
@@ -102,9 +99,9 @@ class YOLOv7Head(AnchorHead):
     """An anchor head with learnt vectors around its convolutions (YOLOR, Wang et al. 2021)."""
 
     factor_mean: ClassVar[float] = 1.0
-    mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m", "added": "ia", "factors": "im"}
+    mindyolo_names = {"convs": "m", "added": "ia", "factors": "im"}
     class_parts: ClassVar[tuple[str, ...]] = ("convs", "factors")
-    neutral: ClassVar[dict[str, float]] = {"added": 0.0, "factors": 1.0}
+    neutral = {"added": 0.0, "factors": 1.0}
 
     def __init__(
         self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int
@@ -152,8 +149,8 @@ class YOLOv7AuxHead(YOLOv7Head):
     """
 
     inputs_a_level = 2
-    mindyolo_names: ClassVar[dict[str, str]] = {**YOLOv7Head.mindyolo_names, "auxiliary_convs": "m2"}
-    class_parts: ClassVar[tuple[str, ...]] = (*YOLOv7Head.class_parts, "auxiliary_convs")
+    mindyolo_names = {**YOLOv7Head.mindyolo_names, "auxiliary_convs": "m2"}
+    class_parts = (*YOLOv7Head.class_parts, "auxiliary_convs")
 
     def __init__(
         self, in_channels: Sequence[int], anchors: Anchors, stride: Sequence[int], num_classes: int

@@ -19,20 +19,13 @@ class YOLOv8SegHead(YOLOv8Head):
     The mask of a cell is the sigmoid of the sum of K prototypes, each times the cell's coefficient for it.
 
     Args:
-        in_channels: channels of the L maps.
-        stride: their strides in pixels.
-        num_classes: C.
         reg_max: bins of each distribution.
         num_masks: K.
         prototype_channels: channels inside the prototype branch.
     """
 
     output_kind = HeadOutput(mask_channels=32)
-    mindyolo_names: ClassVar[dict[str, str]] = {
-        **YOLOv8Head.mindyolo_names,
-        "mask_branches": "cv4",
-        "prototypes": "proto",
-    }
+    mindyolo_names = {**YOLOv8Head.mindyolo_names, "mask_branches": "cv4", "prototypes": "proto"}
 
     def __init__(
         self,
@@ -108,5 +101,4 @@ class Prototypes(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, K, 2 H, 2 W)."""
-        prototypes: Tensor = self.last(self.fine(self.upsample(self.coarse(features))))
-        return prototypes
+        return self.last(self.fine(self.upsample(self.coarse(features))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,14 @@ class YOLOv4Head(Head):
     """A head that predicts a box, an object logit and class logits for each cell and anchor.
 
     Args:
-        in_channels: channels of the L maps.
         anchors: (w, h) in pixels of all levels, in the order of the maps.
-        stride: strides of the maps in pixels.
-        num_classes: C.
         reach: width of the range of a cell's centres in cells, level by level (Darknet's scale_x_y); by
             default that of `REACH`.
     """
 
     output_kind = HeadOutput(has_objectness=True)
-    mindyolo_names: ClassVar[dict[str, str]] = {"convs": "m"}
-    class_parts: ClassVar[tuple[str, ...]] = ("convs",)
+    mindyolo_names = {"convs": "m"}
+    class_parts = ("convs",)
     rows_before_classes = 5
     anchors_wh: Tensor
 

@@ -22,15 +22,13 @@ class YOLOv8Head(Head):
     """A head that predicts four distributions of distances to the box sides and class logits for each cell.
 
     Args:
-        in_channels: channels of the L maps.
-        stride: their strides in pixels.
-        num_classes: C.
         reg_max: bins of each distribution.
     """
 
     output_kind = HeadOutput()
     inputs_a_level: ClassVar[int] = 1
-    mindyolo_names: ClassVar[dict[str, str]] = {"box_branches": "cv2", "class_branches": "cv3"}
+    box_groups: ClassVar[int] = 1
+    mindyolo_names = {"box_branches": "cv2", "class_branches": "cv3"}
     class_parts: ClassVar[tuple[str, ...]] = ("class_branches",)
 
     def __init__(
@@ -69,8 +67,9 @@ class YOLOv8Head(Head):
         return boxes, scores
 
     def _box_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
-        hidden = max(16, first_channels // 4, 4 * self.reg_max)
-        return plain_branch(in_channels, hidden, 4 * self.reg_max)
+        groups = self.box_groups
+        hidden = math.ceil(max(16, first_channels // 4, 4 * self.reg_max) / groups) * groups
+        return plain_branch(in_channels, hidden, 4 * self.reg_max, groups)
 
     def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
         hidden = self._class_branch_width(first_channels)
@@ -114,12 +113,12 @@ class YOLOv10Head(YOLOv11Head):
     """
 
     output_kind = HeadOutput(end_to_end=True)
-    mindyolo_names: ClassVar[dict[str, str]] = {
+    mindyolo_names = {
         **YOLOv8Head.mindyolo_names,
         "single_box_branches": "one2one_cv2",
         "single_class_branches": "one2one_cv3",
     }
-    class_parts: ClassVar[tuple[str, ...]] = ("class_branches", "single_class_branches")
+    class_parts = ("class_branches", "single_class_branches")
 
     def __init__(
         self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16
@@ -168,7 +167,8 @@ class YOLOv9Head(YOLOv8Head):
     """
 
     inputs_a_level = 2
-    mindyolo_names: ClassVar[dict[str, str]] = {
+    box_groups = 4
+    mindyolo_names = {
         "auxiliary_box_branches": "cv2",
         "auxiliary_class_branches": "cv3",
         "box_branches": "cv4",
@@ -176,8 +176,8 @@ class YOLOv9Head(YOLOv8Head):
         "dfl": "dfl2",
         "auxiliary_dfl": "dfl",
     }
-    inference_names: ClassVar[dict[str, str]] = {**YOLOv8Head.mindyolo_names, "dfl": "dfl"}
-    class_parts: ClassVar[tuple[str, ...]] = ("class_branches", "auxiliary_class_branches")
+    inference_names = {**YOLOv8Head.mindyolo_names, "dfl": "dfl"}
+    class_parts = ("class_branches", "auxiliary_class_branches")
 
     def __init__(
         self, in_channels: Sequence[int], stride: Sequence[int], num_classes: int, reg_max: int = 16
@@ -190,13 +190,8 @@ class YOLOv9Head(YOLOv8Head):
         self.auxiliary_dfl: nn.Module | None = DFL(reg_max)
         self.is_trimmed = False
 
-    def _box_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
-        width = max(16, first_channels // 4, 4 * self.reg_max)
-        return plain_branch(in_channels, math.ceil(width / 4) * 4, 4 * self.reg_max, groups=4)
-
-    def _class_branch(self, in_channels: int, first_channels: int) -> nn.Sequential:
-        hidden = max(first_channels, min(2 * self.num_classes, 128))
-        return plain_branch(in_channels, hidden, self.num_classes)
+    def _class_branch_width(self, first_channels: int) -> int:
+        return max(first_channels, min(2 * self.num_classes, 128))
 
     def forward(self, features: list[Tensor]) -> Any:
         """Turns 2 L maps into the raw maps of both branches, as `YOLOv8Head` gives for one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,23 +23,20 @@ class YOLOXHead(Head):
     """A head that predicts a box, an object logit and class logits for each cell.
 
     Args:
-        in_channels: channels of the L maps.
-        stride: their strides in pixels.
-        num_classes: C.
         hidden: channels inside.
         act: see `ConvNormAct`.
         separable: use depthwise separable convolutions (YOLOX-Nano).
     """
 
     output_kind = HeadOutput(has_objectness=True)
-    mindyolo_names: ClassVar[dict[str, str]] = {
+    mindyolo_names = {
         "class_convs": "cls_convs",
         "box_convs": "reg_convs",
         "class_outputs": "cls_preds",
         "box_outputs": "reg_preds",
         "object_outputs": "obj_preds",
     }
-    class_parts: ClassVar[tuple[str, ...]] = ("class_outputs",)
+    class_parts = ("class_outputs",)
 
     def __init__(
         self,
@@ -89,12 +85,8 @@ class YOLOXHead(Head):
         """
         check_strides(row, stride)
         channels = [shape.channels for shape in row.inputs]
-        hidden = channels[-1] // 4 if is_standard_backbone else cls._darknet_hidden(row)
+        hidden = channels[-1] // 4 if is_standard_backbone else row.scaling.inner_channels(DARKNET_HIDDEN)
         return cls(channels, stride, num_classes, hidden, act, depth_wise)
-
-    @staticmethod
-    def _darknet_hidden(row: LayerRow) -> int:
-        return row.scaling.channels(DARKNET_HIDDEN)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Turns L maps (B, C_l, H_l, W_l) into (B, N, 5 + C) float32: cx, cy, w, h in pixels, logits."""

@@ -41,8 +41,7 @@ class Attention(nn.Module):
         weights = (query.transpose(-2, -1) @ key * self.key_width**-0.5).softmax(-1)
         shape = (batch, channels, height, width)
         attended = (value @ weights.transpose(-2, -1)).view(shape)
-        result: Tensor = self.project(attended + self.position(value.reshape(shape)))
-        return result
+        return self.project(attended + self.position(value.reshape(shape)))
 
 
 class AttentionBlock(nn.Module):
@@ -68,7 +67,7 @@ class AttentionBlock(nn.Module):
 class PSA(Layer):
     """Partial self-attention: a block of attention on half of the channels (YOLOv10, figure 3c)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"split": "cv1", "merge": "cv2", "block": ""}
+    mindyolo_names = {"split": "cv1", "merge": "cv2", "block": ""}
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -89,15 +88,14 @@ class PSA(Layer):
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape."""
         side, main = self.split(features).chunk(2, 1)
-        result: Tensor = self.merge(torch.cat((side, self.block(main)), 1))
-        return result
+        return self.merge(torch.cat((side, self.block(main)), 1))
 
 
 class C2PSA(PSA):
     """Several blocks of attention on half of the channels (YOLOv11)."""
 
     takes_repeats = True
-    mindyolo_names: ClassVar[dict[str, str]] = {"split": "cv1", "merge": "cv2", "block": "m"}
+    mindyolo_names = {"split": "cv1", "merge": "cv2", "block": "m"}
 
     def __init__(self, channels: int, repeats: int = 1) -> None:
         super().__init__(channels)

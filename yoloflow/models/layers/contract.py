@@ -39,6 +39,10 @@ class Scaling:
         """Returns the channels of a row after scaling: a multiple of 8, rounded up."""
         return math.ceil(min(channels, self.max_channels) * self.width / 8) * 8
 
+    def inner_channels(self, channels: int) -> int:
+        """Returns the channels inside of a block, where its row states them, after scaling."""
+        return self.channels(channels)
+
     def repeats(self, number: int) -> int:
         """Returns the repeats of a row after scaling, at least 1; a single one stays single."""
         return max(round(number * self.depth), 1) if number > 1 else number
@@ -88,32 +92,24 @@ class Layer(nn.Module, ABC):
         takes_several: its input is a list of maps; else it is one map.
         out_channels: channels of the map it gives, None for those that it takes.
         step: cells of the map it takes from one cell of the map it gives to the next.
+        mindyolo_names: names of children -> their paths in MindYOLO, see `yoloflow.weights.mindyolo`.
     """
 
     takes_repeats: ClassVar[bool] = False
     takes_several: ClassVar[bool] = False
+    mindyolo_names: ClassVar[dict[str, str]] = {}
     out_channels: int | None = None
     step: int = 1
     from_row: ClassVar[Callable[..., Layer]]
+    __call__: Callable[..., Tensor]
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Returns the shape of the map it gives for the maps it takes."""
         return MapShape(self.out_channels or inputs[0].channels, inputs[0].stride * self.step)
 
 
-class Stack(Layer):
+class Stack(Layer, nn.Sequential):
     """A chain of layers that one row describes."""
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        super().__init__()
-        for number, layer in enumerate(layers):
-            self.add_module(str(number), layer)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Leads (B, C, H, W) through all layers."""
-        for layer in self.children():
-            features = layer(features)
-        return features
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Returns the shape that the last layer gives."""
@@ -148,9 +144,14 @@ class HeadOutput:
 
 
 class Head(Layer):
-    """The last row of a table: it makes raw predictions and decodes them into boxes and scores."""
+    """The last row of a table: it makes raw predictions and decodes them into boxes and scores.
+
+    Constructors call the channels of the L maps they take `in_channels`, the strides of the maps in pixels
+    `stride`, and the number of classes, C, `num_classes`.
+    """
 
     takes_several = True
+    __call__: Callable[..., Any]
     output_kind: HeadOutput
     stride: list[int]
     class_parts: ClassVar[tuple[str, ...]] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -100,7 +99,7 @@ def join_norms(network: nn.Module, joined: bool = True) -> None:
 class DepthwiseSeparable(Layer):
     """A convolution of each channel by itself, then one over the channels (MobileNet, Howard et al. 2017)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"depthwise": "dconv", "pointwise": "pconv"}
+    mindyolo_names = {"depthwise": "dconv", "pointwise": "pconv"}
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, act: Activation = True
@@ -119,8 +118,7 @@ class DepthwiseSeparable(Layer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H', W')."""
-        result: Tensor = self.pointwise(self.depthwise(features))
-        return result
+        return self.pointwise(self.depthwise(features))
 
 
 class Bottleneck(Layer):
@@ -129,7 +127,6 @@ class Bottleneck(Layer):
     Args:
         shortcut: whether to add the input.
         kernels: sides of the two kernels.
-        groups: groups of the second convolution.
         expansion: channels between the two, as a share of `out_channels`.
         act: see `ConvNormAct`.
         separable: make the second convolution a `DepthwiseSeparable` (YOLOX-Nano).
@@ -142,7 +139,6 @@ class Bottleneck(Layer):
         *,
         shortcut: bool = True,
         kernels: tuple[int, int] = (1, 3),
-        groups: int = 1,
         expansion: float = 0.5,
         act: Activation = True,
         separable: bool = False,
@@ -150,11 +146,8 @@ class Bottleneck(Layer):
         super().__init__()
         hidden = int(out_channels * expansion)
         self.conv1 = ConvNormAct(in_channels, hidden, kernels[0], act=act)
-        self.conv2: Layer
-        if separable:
-            self.conv2 = DepthwiseSeparable(hidden, out_channels, kernels[1], act=act)
-        else:
-            self.conv2 = ConvNormAct(hidden, out_channels, kernels[1], groups=groups, act=act)
+        second = DepthwiseSeparable if separable else ConvNormAct
+        self.conv2: Layer = second(hidden, out_channels, kernels[1], act=act)
         self.adds = shortcut and in_channels == out_channels
         self.out_channels = out_channels
 
@@ -174,7 +167,7 @@ class Bottleneck(Layer):
 class Residualblock(Layer):
     """A bottleneck that narrows nothing: 1x1 and 3x3 at full width, added to the input (YOLOv4)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"block": ""}
+    mindyolo_names = {"block": ""}
 
     def __init__(self, channels: int, act: Activation = True) -> None:
         super().__init__()
@@ -191,5 +184,4 @@ class Residualblock(Layer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape."""
-        result: Tensor = self.block(features)
-        return result
+        return self.block(features)

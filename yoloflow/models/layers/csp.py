@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -57,6 +58,8 @@ class CrossStage(Layer):
     """
 
     takes_repeats = True
+    merges_links: ClassVar[bool] = False
+    """Whether what each block gives is merged too, beside two parts."""
 
     def __init__(
         self,
@@ -70,15 +73,13 @@ class CrossStage(Layer):
         self.out_channels = out_channels
         hidden = int(out_channels * expansion)
         self._add_entry(in_channels, hidden)
-        self.merge = ConvNormAct(self._merged_parts(repeats) * hidden, out_channels)
+        merged_parts = 2 + repeats if self.merges_links else 2
+        self.merge = ConvNormAct(merged_parts * hidden, out_channels)
         self.blocks = nn.ModuleList(make_block(hidden) for _ in range(repeats))
 
     @abstractmethod
     def _add_entry(self, in_channels: int, hidden: int) -> None:
         """Adds the convolutions before the blocks."""
-
-    def _merged_parts(self, repeats: int) -> int:
-        return 2
 
     def _run_blocks(self, features: Tensor) -> Tensor:
         for block in self.blocks:
@@ -89,12 +90,7 @@ class CrossStage(Layer):
 class C3(CrossStage):
     """Two 1x1 convolutions side by side, one followed by the chain; both merged by a third (YOLOv5)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {
-        "main": "conv1",
-        "side": "conv2",
-        "merge": "conv3",
-        "blocks": "m",
-    }
+    mindyolo_names = {"main": "conv1", "side": "conv2", "merge": "conv3", "blocks": "m"}
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C3:
@@ -109,8 +105,7 @@ class C3(CrossStage):
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
         main = self._run_blocks(self.main(features))
-        result: Tensor = self.merge(torch.cat((main, self.side(features)), 1))
-        return result
+        return self.merge(torch.cat((main, self.side(features)), 1))
 
 
 class DWC3(C3):
@@ -119,23 +114,18 @@ class DWC3(C3):
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> DWC3:
         """Takes the row arguments channels (scaled), shortcut."""
-
-        def make_block(hidden: int) -> nn.Module:
-            return Bottleneck(hidden, hidden, shortcut=shortcut, expansion=1.0, separable=True)
-
+        make_block = _bottleneck((1, 3), shortcut, separable=True)
         return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block)
 
 
 class SplitChain(CrossStage):
     """The chain on half of the channels of one convolution, every link of which is kept."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"split": "cv1", "merge": "cv2", "blocks": "m"}
+    merges_links = True
+    mindyolo_names = {"split": "cv1", "merge": "cv2", "blocks": "m"}
 
     def _add_entry(self, in_channels: int, hidden: int) -> None:
         self.split = ConvNormAct(in_channels, 2 * hidden)
-
-    def _merged_parts(self, repeats: int) -> int:
-        return 2 + repeats
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
@@ -143,12 +133,13 @@ class SplitChain(CrossStage):
         for block in self.blocks:
             last = block(last)
             links.append(last)
-        result: Tensor = self.merge(torch.cat(links, 1))
-        return result
+        return self.merge(torch.cat(links, 1))
 
 
 class C2(SplitChain):
     """A chain of bottlenecks on the first half of the channels, only the end of which is kept (YOLOv8-P6)."""
+
+    merges_links = False
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, shortcut: bool = True) -> C2:
@@ -156,14 +147,10 @@ class C2(SplitChain):
         out_channels = row.scaling.channels(channels)
         return cls(row.in_channels, out_channels, row.repeats, _bottleneck((3, 3), shortcut))
 
-    def _merged_parts(self, repeats: int) -> int:
-        return 2
-
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
         main, side = self.split(features).chunk(2, 1)
-        result: Tensor = self.merge(torch.cat((self._run_blocks(main), side), 1))
-        return result
+        return self.merge(torch.cat((self._run_blocks(main), side), 1))
 
 
 class C2f(SplitChain):
@@ -184,10 +171,7 @@ class C2fCIB(SplitChain):
         cls, row: LayerRow, channels: int, shortcut: bool = False, large_kernel: bool = False
     ) -> C2fCIB:
         """Takes the row arguments channels (scaled), shortcut, large_kernel."""
-
-        def make_block(hidden: int) -> nn.Module:
-            return InvertedBlock(hidden, shortcut=shortcut, large_kernel=large_kernel)
-
+        make_block = partial(InvertedBlock, shortcut=shortcut, large_kernel=large_kernel)
         return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block)
 
 
@@ -214,8 +198,10 @@ class C3k2(SplitChain):
         return cls(row.in_channels, row.scaling.channels(channels), row.repeats, make_block, expansion)
 
 
-def _bottleneck(kernels: tuple[int, int], shortcut: bool) -> MakeBlock:
+def _bottleneck(kernels: tuple[int, int], shortcut: bool, separable: bool = False) -> MakeBlock:
     def make_block(hidden: int) -> nn.Module:
-        return Bottleneck(hidden, hidden, shortcut=shortcut, kernels=kernels, expansion=1.0)
+        return Bottleneck(
+            hidden, hidden, shortcut=shortcut, kernels=kernels, expansion=1.0, separable=separable
+        )
 
     return make_block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +53,7 @@ class Focus(Layer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
-        result: Tensor = self.conv(space_to_channels(features))
-        return result
+        return self.conv(space_to_channels(features))
 
 
 class HalvingLayer(Layer):
@@ -75,7 +74,7 @@ class HalvingLayer(Layer):
 class DownC(HalvingLayer):
     """Half of the channels from a convolution of stride 2, half from a max-pool (YOLOv7's large sizes)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "cv1", "conv": "cv2", "pooled": "cv3"}
+    mindyolo_names = {"reduce": "cv1", "conv": "cv2", "pooled": "cv3"}
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels)
@@ -92,7 +91,7 @@ class DownC(HalvingLayer):
 class AConv(HalvingLayer):
     """The mean of neighbours, then a convolution of stride 2 (YOLOv9)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"conv": "cv1"}
+    mindyolo_names = {"conv": "cv1"}
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels)
@@ -101,14 +100,13 @@ class AConv(HalvingLayer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H / 2, W / 2)."""
-        result: Tensor = self.conv(self.mean(features))
-        return result
+        return self.conv(self.mean(features))
 
 
 class ADown(HalvingLayer):
     """The mean of neighbours; then a convolution on half of the channels, a max-pool on the rest (YOLOv9)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"conv": "cv1", "pooled": "cv2"}
+    mindyolo_names = {"conv": "cv1", "pooled": "cv2"}
 
     max_pool = staticmethod(padded_max_pool)
 
@@ -128,7 +126,7 @@ class ADown(HalvingLayer):
 class SCDown(Layer):
     """Channels first, by 1x1; then space, by a depthwise convolution (YOLOv10, section 3.2)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"channels": "cv1", "space": "cv2"}
+    mindyolo_names = {"channels": "cv1", "space": "cv2"}
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -143,5 +141,4 @@ class SCDown(Layer):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H', W')."""
-        result: Tensor = self.space(self.channels(features))
-        return result
+        return self.space(self.channels(features))

@@ -26,14 +26,13 @@ class RepNBottleneck(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape."""
-        result: Tensor = features + self.conv(self.rep(features))
-        return result
+        return features + self.conv(self.rep(features))
 
 
 class RepNCSP(C3):
     """A C3 of re-parameterised bottlenecks."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"main": "cv1", "side": "cv2", "merge": "cv3", "blocks": "m"}
+    mindyolo_names = {"main": "cv1", "side": "cv2", "merge": "cv3", "blocks": "m"}
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int) -> None:
         super().__init__(in_channels, out_channels, repeats, RepNBottleneck)
@@ -47,12 +46,7 @@ class ELAN1(Layer):
         link: channels of each further link.
     """
 
-    mindyolo_names: ClassVar[dict[str, str]] = {
-        "split": "cv1",
-        "first": "cv2",
-        "second": "cv3",
-        "merge": "cv4",
-    }
+    mindyolo_names = {"split": "cv1", "first": "cv2", "second": "cv3", "merge": "cv4"}
 
     def __init__(self, in_channels: int, out_channels: int, split: int, link: int) -> None:
         super().__init__()
@@ -65,8 +59,8 @@ class ELAN1(Layer):
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, split: int, link: int) -> ELAN1:
         """Takes the row arguments channels, split, link (all scaled)."""
-        scale = row.scaling.channels
-        return cls(row.in_channels, scale(channels), scale(split), scale(link))
+        inner = row.scaling.inner_channels
+        return cls(row.in_channels, row.scaling.channels(channels), inner(split), inner(link))
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C', H, W)."""
@@ -74,8 +68,7 @@ class ELAN1(Layer):
         for layer in (self.first, self.second):
             last = layer(last)
             links.append(last)
-        result: Tensor = self.merge(torch.cat(links, 1))
-        return result
+        return self.merge(torch.cat(links, 1))
 
 
 class RepNCSPELAN4(ELAN1):
@@ -95,5 +88,5 @@ class RepNCSPELAN4(ELAN1):
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, split: int, link: int, repeats: int = 1) -> RepNCSPELAN4:
         """Takes the row arguments channels, split, link (all scaled), repeats."""
-        scale = row.scaling.channels
-        return cls(row.in_channels, scale(channels), scale(split), scale(link), repeats)
+        inner = row.scaling.inner_channels
+        return cls(row.in_channels, row.scaling.channels(channels), inner(split), inner(link), repeats)

@@ -23,6 +23,14 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM)
 
 
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Returns the factor and the summand of a BatchNorm in eval mode."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
 class SyncBatchNorm(nn.BatchNorm2d):
     """BatchNorm over the joined batch of all ranks, on any device and backend.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +22,7 @@ class Pool(Layer):
         stride: its step.
     """
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"pool": "m"}
+    mindyolo_names = {"pool": "m"}
 
     def __init__(self, pool: nn.Module, stride: int) -> None:
         super().__init__()
@@ -81,7 +79,7 @@ class SPPF(Layer):
     """
 
     max_pool = staticmethod(padded_max_pool)
-    mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "conv1", "merge": "conv2"}
+    mindyolo_names = {"reduce": "conv1", "merge": "conv2"}
 
     def __init__(
         self, in_channels: int, out_channels: int, hidden: int, kernel: int = 5, act: Activation = True
@@ -102,25 +100,24 @@ class SPPF(Layer):
         links = [self.reduce(features)]
         for _ in range(3):
             links.append(self.pool(links[-1]))
-        result: Tensor = self.merge(torch.cat(links, 1))
-        return result
+        return self.merge(torch.cat(links, 1))
 
 
 class SPPELAN(SPPF):
     """Spatial pyramid pooling with links of a width of their own (YOLOv9)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {"reduce": "cv1", "merge": "cv5"}
+    mindyolo_names = {"reduce": "cv1", "merge": "cv5"}
 
     @classmethod
     def from_row(cls, row: LayerRow, channels: int, hidden: int) -> SPPELAN:  # type: ignore[override]
         """Takes the row arguments channels and hidden (both scaled)."""
-        return cls(row.in_channels, row.scaling.channels(channels), row.scaling.channels(hidden))
+        return cls(row.in_channels, row.scaling.channels(channels), row.scaling.inner_channels(hidden))
 
 
 class SPPCSPC(Layer):
     """Spatial pyramid pooling on one side of a cross-stage split (YOLOv7)."""
 
-    mindyolo_names: ClassVar[dict[str, str]] = {
+    mindyolo_names = {
         "side": "cv2",
         "merge": "cv7",
         "before_0": "cv1",
@@ -155,5 +152,4 @@ class SPPCSPC(Layer):
         main = self.before_2(self.before_1(self.before_0(features)))
         pyramid = torch.cat([main, *(pool(main) for pool in self.pools)], 1)
         main = self.after_1(self.after_0(pyramid))
-        result: Tensor = self.merge(torch.cat((main, self.side(features)), 1))
-        return result
+        return self.merge(torch.cat((main, self.side(features)), 1))

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from yoloflow.models.layers.contract import Layer, LayerRow
 from yoloflow.models.layers.convolution import ConvNormAct
-from yoloflow.models.layers.normalization import batch_norm
+from yoloflow.models.layers.normalization import batch_norm, scale_and_shift
 
 
 class RepConv(Layer):
@@ -22,11 +22,7 @@ class RepConv(Layer):
         identity: add the normalised input too, where channels and stride allow it (YOLOv7; not YOLOv9).
     """
 
-    mindyolo_names: ClassVar[dict[str, str]] = {
-        "dense": "rbr_dense",
-        "pointwise": "rbr_1x1",
-        "identity": "rbr_identity",
-    }
+    mindyolo_names = {"dense": "rbr_dense", "pointwise": "rbr_1x1", "identity": "rbr_identity"}
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int = 1, *, identity: bool = True
@@ -75,7 +71,7 @@ class RepConv(Layer):
             dense.weight += F.pad(pointwise.weight, (1, 1, 1, 1))
             dense.bias += pointwise.bias
             if isinstance(self.identity, nn.BatchNorm2d):
-                scale, shift = _scale_and_shift(self.identity)
+                scale, shift = scale_and_shift(self.identity)
                 channels = torch.arange(len(scale), device=scale.device)
                 dense.weight[channels, channels, 1, 1] += scale
                 dense.bias += shift
@@ -123,11 +119,3 @@ def _folded(branch: nn.Module) -> nn.Conv2d:
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     return fuse_conv_bn_eval(conv.eval(), norm.eval())
-
-
-def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Returns the factor and the summand of a BatchNorm in eval mode."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return scale, norm.bias - norm.running_mean * scale

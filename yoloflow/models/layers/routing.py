@@ -169,7 +169,7 @@ class CBLinear(Layer):
     @classmethod
     def from_row(cls, row: LayerRow, parts: Sequence[int]) -> CBLinear:
         """Takes the row arguments parts (each scaled by the width)."""
-        return cls(row.in_channels, [row.scaling.channels(part) for part in parts])
+        return cls(row.in_channels, [row.scaling.inner_channels(part) for part in parts])
 
     def output_shape(self, inputs: Sequence[MapShape]) -> MapShape:
         """Returns all parts at the same stride."""
