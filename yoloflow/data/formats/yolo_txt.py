@@ -317,7 +317,7 @@ def _flatten(
         detail = f"class {raw_classes[row]:g} is no whole number"
         problems.append(problem_of(row, "class-not-a-number", "drop-box", detail))
     rows = np.flatnonzero(sound)
-    lines = Lines.of(values, starts[rows], columns[rows], kpt_shape)
+    lines = Lines(values, starts[rows], columns[rows], kpt_shape)
     for fault in lines.settle():
         if fault.row is None:
             problems.append(Problem(source, None, fault.kind, fault.action, fault.detail))
