@@ -45,12 +45,10 @@ def read_numbers(path: str) -> Uint8Array | str:
     """Returns (H, W) the numbers of a PNG's pixels, or what is wrong with it."""
     try:
         with Image.open(path) as image:
-            if image.mode in ("P", "L"):
+            if image.mode in ("P", "L", "1"):
                 return np.array(image, np.uint8)
             if image.mode in ("RGB", "RGBA"):
                 return numbers_of_colours(np.array(image.convert("RGB"), np.uint8))
-            if image.mode == "1":
-                return np.array(image, np.uint8)
             return f"has pixels of the kind {image.mode}, which are neither numbers nor colours"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return f"cannot be read ({error})"
