@@ -42,12 +42,6 @@ class Content:
                     (content.images if is_image_name(path) else content.others).append(path)
         return content
 
-    def num_labelled(self) -> tuple[int, int]:
-        """Returns how many of the images have an annotation file of their name, and a YOLO label."""
-        stems = {stem_of(path) for path in self.xmls}
-        with_text = sum(label_file(image) is not None for image in self.images)
-        return sum(stem_of(image) in stems for image in self.images), with_text
-
 
 def annotation_files(source: str) -> Content:
     """Returns the annotation files of a folder; of a folder of images those in `annotations` beside it."""
@@ -67,7 +61,9 @@ def is_annotated(source: str) -> bool:
     content = annotation_files(source)
     if not content.xmls:
         return False
-    with_xml, with_text = content.num_labelled()
+    stems = {stem_of(path) for path in content.xmls}
+    with_xml = sum(stem_of(image) in stems for image in content.images)
+    with_text = sum(label_file(image) is not None for image in content.images)
     if with_text and with_xml == with_text:
         places = [os.path.abspath(source), *folders_named(source, _ANNOTATION_FOLDERS[:1])]
         return any(os.path.dirname(path) in places for path in content.xmls)

@@ -228,12 +228,11 @@ class Lines:
                 advice = _advice(keypoints.count, keypoints.figures)
             detail = f"{len(figures) + 1} columns are no outline ({why}); keypoints after the box? {advice}"
             return Fault(row, "wrong-column-count", "drop-box", detail)
-        is_percent = 1 < np.abs(figures).max() <= _PERCENT
+        may_be_percent = 1 < np.abs(figures).max() <= _PERCENT
+        percent = " (or percent? divide them by 100)" if may_be_percent else ""
         detail = (
             f"column {far[0] + 2} is {figures[far[0]]:g}, but coordinates are shares of the image, from 0 to "
-            "1; are these pixels? divide them by the width and height of the image"
-            + " (or percent? divide them by 100)"
-            * bool(is_percent)
+            f"1; are these pixels? divide them by the width and height of the image{percent}"
         )
         return Fault(row, "not-normalised", "drop-box", detail)
 
