@@ -82,17 +82,16 @@ def resolve_classes(
     Raises:
         YoloflowError: names, nc and sources contradict each other.
     """
-    own = _own_classes(parts, sources, choice)
-    for part, source in zip(parts, sources, strict=True):
+    rows = list(zip(parts, sources, strict=True))
+    own = _own_classes(rows, choice)
+    for part, source in rows:
         if choice.names is None and choice.wanted and part.categories and len(part.class_ids):
             _check_shares_a_class(source, list(part.categories.values()), own)
     classes = own if choice.wanted is None else _with_ids(choice.wanted, parts, choice.owner)
     raw_ids = [part.class_ids for part in parts]
-    problems = [
-        problem for part, source in zip(parts, sources, strict=True) for problem in _equal(part, source)
-    ]
+    problems = [problem for part, source in rows for problem in _equal(part, source)]
     if choice.names is None and choice.wanted is None:
-        problems += _numbers_beside_names(parts, sources, choice, own)
+        problems += _numbers_beside_names(rows, choice, own)
     problems += [problem for part in parts for problem in _map_ids(part, own)]
     if own.names == classes.names:
         return own, problems
@@ -113,8 +112,9 @@ def resolve_classes(
     return classes, problems
 
 
-def _own_classes(parts: Sequence[Annotations], sources: Sequence[str], choice: ClassChoice) -> ClassList:
+def _own_classes(rows: Sequence[tuple[Annotations, str]], choice: ClassChoice) -> ClassList:
     """The classes that the numbers and names of the set mean, before they are mapped to the wanted ones."""
+    parts = [part for part, _ in rows]
     if choice.names is not None:
         _check_given(choice.names, choice.stated_nc)
         return _with_ids(choice.names, parts, "data.names")
@@ -122,15 +122,11 @@ def _own_classes(parts: Sequence[Annotations], sources: Sequence[str], choice: C
         nc, known = choice.stated_nc, choice.wanted
         if nc is not None and nc != len(known) and any(part.categories is None for part in parts):
             raise YoloflowError(
-                f"{', '.join(sources)}: data.nc={nc} but {choice.owner} are {len(known)} "
-                f"({_some(known)}); set data.names=[...] to what the numbers of the labels mean"
+                f"{', '.join(source for _, source in rows)}: data.nc={nc} but {choice.owner} are "
+                f"{len(known)} ({_some(known)}); set data.names=[...] to what the numbers of the labels mean"
             )
         return _with_ids(known, parts, choice.owner)
-    stated = [
-        (part, source)
-        for part, source in zip(parts, sources, strict=True)
-        if part.categories and part.has_own_ids
-    ]
+    stated = [(part, source) for part, source in rows if part.categories and part.has_own_ids]
     if not stated:
         return _with_ids(_found_names(parts, choice.nc), parts, "data.names")
     part, source = stated[0]
@@ -173,14 +169,13 @@ def _equal(part: Annotations, source: str) -> Iterator[Problem]:
 
 
 def _numbers_beside_names(
-    parts: Sequence[Annotations], sources: Sequence[str], choice: ClassChoice, own: ClassList
+    rows: Sequence[tuple[Annotations, str]], choice: ClassChoice, own: ClassList
 ) -> Iterator[Problem]:
     """Looks for labels with numbers for classes beside sources with names: nobody said which is which.
 
     Raises:
         YoloflowError: there are such, and the classes are not just counted.
     """
-    rows = [*zip(parts, sources, strict=True)]
     numbered = [source for part, source in rows if part.categories is None and len(part.class_ids)]
     named = [source for part, source in rows if part.categories]
     if not numbered or not named:
@@ -316,9 +311,8 @@ def _unknown_class(
         hint: for the end of the message about an id that the source does not define.
     """
     file, line, prefix = part.place_of_box(row)
-    lacking = wanted or own
     if part.categories is not None and number in part.categories:
-        name = part.categories[number]
+        name, lacking = part.categories[number], wanted or own
         near = nearest_names(name, lacking.names)
         what = f"class {name} is not in {lacking.owner} ({near}){lacking.advice}"
     elif part.categories is not None:

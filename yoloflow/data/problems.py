@@ -14,6 +14,7 @@ Action = Literal["error", "clip-box", "drop-box", "drop-image", "keep"]
 _UNUSABLE: tuple[Action, ...] = ("drop-image", "error")
 _NOTED: tuple[Action, ...] = ("keep", "drop-image", "error")
 _SET_WIDE: tuple[Action, ...] = ("keep", "error")
+_KEPT_BOX: tuple[Action, ...] = ("keep", "drop-box", "drop-image", "error")
 _BAD_LINE: tuple[Action, ...] = ("drop-box", "drop-image", "error")
 _BEYOND_EDGE: tuple[Action, ...] = ("clip-box", "drop-box", "drop-image", "error")
 
@@ -33,6 +34,11 @@ class Kind:
     actions: tuple[Action, ...]
     needs_pixels: bool = False
     is_remark: bool = False
+
+
+def _remark(meaning: str) -> Kind:
+    """Returns a remark on a source as a whole."""
+    return Kind(meaning, _SET_WIDE, is_remark=True)
 
 
 KINDS: dict[str, Kind] = {
@@ -87,20 +93,16 @@ KINDS: dict[str, Kind] = {
         "the stated sizes say; its boxes are turned with the image",
         _NOTED,
     ),
-    "image-ids-renumbered": Kind(
-        "image ids that are no whole numbers; files of predictions have them as they stand",
-        _SET_WIDE,
-        is_remark=True,
+    "image-ids-renumbered": _remark(
+        "image ids that are no whole numbers; files of predictions have them as they stand"
     ),
     "malformed-image-entry": Kind("an entry of an image without the fields that it needs", _UNUSABLE),
     "missing-label": Kind("an image without label file; taken as background", _NOTED),
     "orphan-label": Kind("a label file whose image does not exist", _SET_WIDE),
     "other-labels": Kind("labels of another format in the same folder, which are not read", _SET_WIDE),
-    "other-files": Kind(
+    "other-files": _remark(
         "files among the images whose names end like no image's, and whose content, label or suffix says "
-        "that they may be meant; they are not read",
-        _SET_WIDE,
-        is_remark=True,
+        "that they may be meant; they are not read"
     ),
     "label-not-text": Kind("a label file that is no readable text", _UNUSABLE),
     "xml-malformed": Kind("an annotation file that is no well-formed XML of PASCAL VOC's form", _UNUSABLE),
@@ -117,8 +119,7 @@ KINDS: dict[str, Kind] = {
         _NOTED,
     ),
     "outline-empty": Kind(
-        "an outline without area, or a mask without a pixel; the box is kept without it",
-        ("keep", "drop-box", "drop-image", "error"),
+        "an outline without area, or a mask without a pixel; the box is kept without it", _KEPT_BOX
     ),
     "mask-unusable": Kind(
         "a mask that cannot be read (PNG of SegmentationObject) or has another size than its image; the "
@@ -129,30 +130,24 @@ KINDS: dict[str, Kind] = {
     "images-without-png": Kind(
         "images beside SegmentationObject that have no PNG there, nor xml; they are not used", _SET_WIDE
     ),
-    "outline-crosses-itself": Kind(
-        "outlines that cross themselves (looked for by data check); what they go round counts",
-        _SET_WIDE,
-        is_remark=True,
+    "outline-crosses-itself": _remark(
+        "outlines that cross themselves (looked for by data check); what they go round counts"
     ),
     "outline-mismatch": Kind(
         "an outline that ends elsewhere than its box, by over 2 px and over 2 % of the box's side; the "
         "box is kept without it",
-        ("keep", "drop-box", "drop-image", "error"),
+        _KEPT_BOX,
     ),
     "wrong-column-count": Kind("a label line that is neither a box nor a polygon", _BAD_LINE),
     "extra-columns": Kind(
         "a label line with a tracker's confidence and id after the box; they are not used", _NOTED
     ),
-    "unused-keypoints": Kind(
-        "label lines with keypoints, as kpt_shape says; they are not used", _SET_WIDE, is_remark=True
-    ),
+    "unused-keypoints": _remark("label lines with keypoints, as kpt_shape says; they are not used"),
     "maybe-keypoints": Kind(
         "label lines read as outlines that can be boxes with keypoints; data.kpt_shape says which", _SET_WIDE
     ),
-    "maybe-tracks": Kind(
-        "label lines read as outlines that can be boxes with a tracker's confidence and id of 0 or 1",
-        _SET_WIDE,
-        is_remark=True,
+    "maybe-tracks": _remark(
+        "label lines read as outlines that can be boxes with a tracker's confidence and id of 0 or 1"
     ),
     "class-not-a-number": Kind("a class that is no whole number", _BAD_LINE),
     "class-out-of-range": Kind(
@@ -161,10 +156,8 @@ KINDS: dict[str, Kind] = {
     "equal-class-names": Kind(
         "categories of a json with the same name, and objects of each; they are one class", _SET_WIDE
     ),
-    "class-order-assumed": Kind(
-        "classes that are matched by their order, as one of the lists has no names",
-        _SET_WIDE,
-        is_remark=True,
+    "class-order-assumed": _remark(
+        "classes that are matched by their order, as one of the lists has no names"
     ),
     "box-not-a-number": Kind("a coordinate that is no number", _BAD_LINE),
     "not-normalised": Kind("a coordinate that is no share of the image, such as one in pixels", _BAD_LINE),
@@ -191,22 +184,14 @@ KINDS: dict[str, Kind] = {
     "nothing-to-segment": Kind(
         "a training set without one outline or mask, for a network that learns masks", ("error", "keep")
     ),
-    "box-without-outline": Kind(
-        "objects without outline or mask where masks are learnt; each fills its box",
-        _SET_WIDE,
-        is_remark=True,
+    "box-without-outline": _remark(
+        "objects without outline or mask where masks are learnt; each fills its box"
     ),
-    "tiny-masks": Kind(
-        "objects of less than a pixel of the masks at the network's image size", _SET_WIDE, is_remark=True
-    ),
-    "few-objects": Kind("classes of which the training set has few objects", _SET_WIDE, is_remark=True),
-    "unused-class": Kind("classes of which the set has no object", _SET_WIDE, is_remark=True),
-    "class-imbalance": Kind(
-        "the most frequent class has over 100 times the objects of the rarest", _SET_WIDE, is_remark=True
-    ),
-    "tiny-boxes": Kind(
-        "objects less than 2 px wide or high at the network's image size", _SET_WIDE, is_remark=True
-    ),
+    "tiny-masks": _remark("objects of less than a pixel of the masks at the network's image size"),
+    "few-objects": _remark("classes of which the training set has few objects"),
+    "unused-class": _remark("classes of which the set has no object"),
+    "class-imbalance": _remark("the most frequent class has over 100 times the objects of the rarest"),
+    "tiny-boxes": _remark("objects less than 2 px wide or high at the network's image size"),
 }
 """Every kind of problem."""
 
@@ -290,8 +275,7 @@ class Policy:
         Raises:
             YoloflowError: with the first of them and the number of all.
         """
-        errors = self.errors(problems)
-        if errors:
+        if errors := self.errors(problems):
             first, more = errors[0], and_more(len(errors) - 1)
             repairs = " or ".join(repairs_of(first.kind))
             raise YoloflowError(
@@ -364,12 +348,10 @@ def summarise_problems(index: DatasetIndex) -> list[str]:
 def describe_account(report: Mapping[str, Any], problems: Sequence[Problem]) -> list[str]:
     """Returns lines for people: an account as `problems_report` has it, and examples of the problems."""
     images, boxes = report["images"], report["boxes"]
-    lines = [
-        f"images: {images['listed']} listed = {images['used']} used + {_total(images['dropped'])} dropped"
-        + _by_kind(images["dropped"]),
-        f"boxes: {boxes['listed']} listed = {boxes['used']} used + {_total(boxes['dropped'])} dropped"
-        + _by_kind(boxes["dropped"]),
-    ]
+    lines = []
+    for what in ("images", "boxes"):
+        listed, used, dropped = (report[what][key] for key in ("listed", "used", "dropped"))
+        lines.append(f"{what}: {listed} listed = {used} used + {_total(dropped)} dropped{_by_kind(dropped)}")
     if images["background"]:
         without_file = images["background_without_label_file"]
         lines.append(

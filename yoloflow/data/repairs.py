@@ -255,10 +255,9 @@ class BoxRepair:
 
 def _with_equal_sums(keys: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Returns which rows have the checksum of another row, as equal rows have: far fewer are to be sorted."""
-    factors = np.random.default_rng(0).integers(2**63, size=keys.shape[1], dtype=np.uint64) * np.uint64(
-        2
-    ) + np.uint64(1)
-    sums = (keys.view(np.uint64) * factors).sum(1, dtype=np.uint64)
+    halves = np.random.default_rng(0).integers(2**63, size=keys.shape[1], dtype=np.uint64)
+    odd_factors = halves * np.uint64(2) + np.uint64(1)
+    sums = (keys.view(np.uint64) * odd_factors).sum(1, dtype=np.uint64)
     ordered = np.sort(sums)
     return np.isin(sums, ordered[1:][ordered[1:] == ordered[:-1]])
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -105,9 +106,8 @@ class Camera:
     @property
     def is_live(self) -> bool:
         """True if it has no end of its own: a device, or a stream of unknown length."""
-        if self.device.isdecimal():
-            return True
-        return bool(_STREAM.match(self.device)) and self.capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0
+        is_stream = bool(_STREAM.match(self.device))
+        return self.device.isdecimal() or (is_stream and self.capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0)
 
 
 Source = Path | PathList | Camera
@@ -240,50 +240,38 @@ def readings(sources: Sequence[Source]) -> Iterator[Reading]:
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 yield from _video_readings(path)
             else:
-                yield _ImageReading(path)
+                yield partial(_read_image, path)
 
 
-@dataclass(frozen=True, slots=True)
-class _ImageReading:
-    """Decodes an image when called."""
-
-    path: Path
-
-    def __call__(self) -> Frame | Problem:
-        try:
-            return Frame(self.path, decode_named(str(self.path)))
-        except YoloflowError as error:
-            detail = str(error).removeprefix(f"{self.path}: ")
-            return Problem(str(self.path), None, "unreadable-image", "drop-image", detail)
+def _read_image(path: Path) -> Frame | Problem:
+    try:
+        return Frame(path, decode_named(str(path)))
+    except YoloflowError as error:
+        detail = str(error).removeprefix(f"{path}: ")
+        return Problem(str(path), None, "unreadable-image", "drop-image", detail)
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """Gives what is there already."""
-
-    result: Frame | Problem
-
-    def __call__(self) -> Frame | Problem:
-        return self.result
+def _known(result: Frame | Problem) -> Reading:
+    return lambda: result
 
 
 def _video_readings(path: Path) -> Iterator[Reading]:
     if not is_utf8(path):
         detail = "its name is no UTF-8, and OpenCV opens no such video; rename it"
-        yield _Known(Problem(str(path), None, "unreadable-video", "drop-image", detail))
+        yield _known(Problem(str(path), None, "unreadable-video", "drop-image", detail))
         return
     capture = _open_capture(str(path))
     announced = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     count = 0
     for image, fps in _frames(capture):
-        yield _Known(Frame(path, image, count, fps))
+        yield _known(Frame(path, image, count, fps))
         count += 1
     if count == 0:
         detail = "not a video that can be read: missing, damaged, empty or of an unknown codec"
-        yield _Known(Problem(str(path), None, "unreadable-video", "drop-image", detail))
+        yield _known(Problem(str(path), None, "unreadable-video", "drop-image", detail))
     elif count < announced:
         detail = f"ends after {count} of the {announced} frames that it announces"
-        yield _Known(Problem(str(path), None, "short-video", "keep", detail))
+        yield _known(Problem(str(path), None, "short-video", "keep", detail))
 
 
 def _camera_readings(camera: Camera) -> Iterator[Reading]:
@@ -292,7 +280,7 @@ def _camera_readings(camera: Camera) -> Iterator[Reading]:
     count = tries = 0
     while True:
         for image, fps in _frames(capture):
-            yield _Known(Frame(Path(camera.name), image, count, fps, camera.name))
+            yield _known(Frame(Path(camera.name), image, count, fps, camera.name))
             count, tries = count + 1, 0
         if not is_live or tries == len(_WAITS_SECONDS):
             break
@@ -303,7 +291,7 @@ def _camera_readings(camera: Camera) -> Iterator[Reading]:
         capture = _open_capture(camera.device)
     tried = f", and {tries} tries to open it again failed" if tries else ""
     detail = f"gives no more images after {count}{tried}"
-    yield _Known(Problem(camera.name, None, "camera-ended", "keep", detail))
+    yield _known(Problem(camera.name, None, "camera-ended", "keep", detail))
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[tuple[Uint8Array, float]]:

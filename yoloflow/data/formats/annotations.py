@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -91,51 +92,40 @@ class Annotations:
 
 _PER_IMAGE = ("listed_lines", "image_ids", "stated_sizes_hw", "label_missing", "image_dropped")
 _PER_BOX = ("box_numbers", "boxes_xyxy", "is_normalised", "class_ids", "is_crowd", "areas", "polygon_points")
+_LISTS = ("image_paths", "listed_in", "label_files", "problems")
+_BY_BOX = ("polygon_parts", "masks")
+_COUNTS = ("num_images_listed", "num_boxes_listed")
 
 
 def join_annotations(parts: Sequence[Annotations]) -> Annotations:
     """Several sources one after the other; their class ids must mean the same already."""
     if len(parts) == 1:
         return parts[0]
-    first_image = np.cumsum([0] + [len(part.image_paths) for part in parts])
-    arrays: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_IMAGE + _PER_BOX
-    }
-    first_images = first_image.tolist()
-    first_box = np.cumsum([0] + [len(part.box_images) for part in parts]).tolist()
-    polygon_sizes = [np.diff(part.polygon_offsets) for part in parts]
+    first_images = offsets_of([len(part.image_paths) for part in parts])[:-1].tolist()
+    first_boxes = offsets_of([len(part.box_images) for part in parts])[:-1].tolist()
+
+    def values(name: str) -> list[Any]:
+        return [getattr(part, name) for part in parts]
+
+    def renumbered(name: str, first_numbers: Sequence[int]) -> dict[int, Any]:
+        owned = zip(values(name), first_numbers, strict=True)
+        return {first + number: value for own, first in owned for number, value in own.items()}
+
+    box_images = [own + first for own, first in zip(values("box_images"), first_images, strict=True)]
+    polygon_sizes = [np.diff(offsets) for offsets in values("polygon_offsets")]
+    consulted = values("consulted")
+    joined: dict[str, Any] = {name: np.concatenate(values(name)) for name in _PER_IMAGE + _PER_BOX}
+    joined |= {name: list(chain.from_iterable(values(name))) for name in _LISTS}
+    joined |= {name: renumbered(name, first_boxes) for name in _BY_BOX}
+    joined |= {name: sum(values(name)) for name in _COUNTS}
     return Annotations(
-        image_paths=[path for part in parts for path in part.image_paths],
-        listed_in=[file for part in parts for file in part.listed_in],
-        label_files=[file for part in parts for file in part.label_files],
         has_own_ids=all(part.has_own_ids for part in parts),
-        box_images=np.concatenate(
-            [part.box_images + first for part, first in zip(parts, first_image, strict=False)]
-        ),
+        box_images=np.concatenate(box_images),
         categories=parts[0].categories,
         polygon_offsets=offsets_of(np.concatenate(polygon_sizes)),
-        polygon_parts={
-            first + box: sizes
-            for part, first in zip(parts, first_box, strict=False)
-            for box, sizes in part.polygon_parts.items()
-        },
-        masks={
-            first + box: mask
-            for part, first in zip(parts, first_box, strict=False)
-            for box, mask in part.masks.items()
-        },
-        given_ids={
-            first + image: given
-            for part, first in zip(parts, first_images, strict=False)
-            for image, given in part.given_ids.items()
-        },
-        consulted=None
-        if any(part.consulted is None for part in parts)
-        else [path for part in parts for path in part.consulted or ()],
-        problems=[problem for part in parts for problem in part.problems],
-        num_images_listed=sum(part.num_images_listed for part in parts),
-        num_boxes_listed=sum(part.num_boxes_listed for part in parts),
-        **arrays,
+        given_ids=renumbered("given_ids", first_images),
+        consulted=None if None in consulted else list(chain.from_iterable(consulted)),
+        **joined,
     )
 
 
@@ -154,10 +144,13 @@ def rows_of_ragged(offsets: Int64Array, chosen: Int64Array) -> tuple[Int64Array,
     Returns:
         (R,) flat rows, and the (K + 1,) offsets of the chosen items among them.
     """
-    counts = np.diff(offsets)[chosen]
-    new_offsets = offsets_of(counts)
-    rows = np.arange(new_offsets[-1]) + np.repeat(offsets[:-1][chosen] - new_offsets[:-1], counts)
-    return rows, new_offsets
+    return rows_from(offsets[:-1][chosen], np.diff(offsets)[chosen])
+
+
+def rows_from(starts: Int64Array, counts: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Returns (R,) so many rows from each start on, and the (K + 1,) offsets of each among them."""
+    offsets = offsets_of(counts)
+    return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts), offsets
 
 
 def by_new_number(values: Mapping[int, Value], chosen: Int64Array) -> dict[int, Value]:

@@ -14,10 +14,10 @@ import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import islice
 from urllib.parse import unquote
 
-from yoloflow.data.image_files import IMAGE_SUFFIXES
+from yoloflow.data.formats.other_files import is_image_name
 from yoloflow.structures import Problem, YoloflowError
 
 _SAMPLE = 200
@@ -288,15 +288,13 @@ class _Alike:
         if place not in self._names:
             by_stem: dict[str, list[str]] = defaultdict(list)
             for name in os.listdir(place) if os.path.isdir(place) else ():
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() in IMAGE_SUFFIXES:
-                    by_stem[stem.casefold()].append(name)
+                if is_image_name(name):
+                    by_stem[os.path.splitext(name)[0].casefold()].append(name)
             self._names[place] = by_stem
         if found := _first_file([place], spellings):
             return found
         for spelling in spellings:
-            stem, suffix = os.path.splitext(spelling)
-            whole = stem if suffix.lower() in IMAGE_SUFFIXES else spelling
+            whole = os.path.splitext(spelling)[0] if is_image_name(spelling) else spelling
             alike = self._names[place].get(whole.casefold(), [])
             if len(alike) == 1:
                 return os.path.join(place, alike[0])
@@ -313,17 +311,13 @@ def _anywhere_below(below: str, names: Sequence[str]) -> list[str | None]:
 
 
 def _longest_end(name: str, files: dict[str, list[str]]) -> str | None:
+    wanted = parts_of(name)[:-1][::-1]
     for spelling in _spellings(name):
         shared = {
-            path: _num_equal(reversed(parts_of(path)[:-1]), reversed(parts_of(name)[:-1]))
+            path: len(os.path.commonprefix([parts_of(path)[:-1][::-1], wanted]))
             for path in files.get(spelling, [])
         }
         best = [path for path, count in shared.items() if count == max(shared.values())]
         if best:
             return best[0] if len(best) == 1 else None
     return None
-
-
-def _num_equal(ones: Iterable[str], others: Iterable[str]) -> int:
-    pairs = zip(ones, others, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

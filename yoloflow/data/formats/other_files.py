@@ -31,6 +31,24 @@ def is_of_other_use(name: str) -> bool:
     return name.startswith(".") or os.path.splitext(name)[1].lower() in _OF_OTHER_USE
 
 
+def files_below(folder: str, folders: set[str]) -> Iterable[str]:
+    """Yields the files in a folder and below; linked folders too, each real folder once.
+
+    The real paths of all folders that are looked into are added to `folders`.
+    """
+    real = os.path.realpath(folder)
+    if real in folders:
+        return
+    folders.add(real)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # A link that leads to itself is no folder, and no reason to stop.
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                yield from files_below(entry.path, folders)
+            else:
+                yield entry.path
+
+
 def other_files(source: str, paths: Iterable[str], has_label: Callable[[str], bool]) -> list[Problem]:
     """Counts the files that can be images that were meant: by their content, a label, or an unknown suffix.
 

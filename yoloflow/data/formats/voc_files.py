@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from yoloflow.data.formats.list_file import read_list_file
-from yoloflow.data.formats.other_files import is_image_name, is_of_other_use
+from yoloflow.data.formats.other_files import files_below, is_image_name, is_of_other_use
 from yoloflow.data.formats.yolo_txt import label_file
 
 _ANNOTATION_FOLDERS = ("annotations", "labels")
@@ -35,32 +35,12 @@ class Content:
         """Look into a folder; linked folders too, each real folder once."""
         content = cls()
         if os.path.isdir(folder):
-            content._look_into(os.path.abspath(folder))
-        content.xmls.sort()
-        content.images.sort()
-        return content
-
-    def _look_into(self, folder: str) -> None:
-        real = os.path.realpath(folder)
-        if real in self.folders:
-            return
-        self.folders.add(real)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                    self._look_into(entry.path)
-                elif entry.name.lower().endswith(".xml"):
-                    self.xmls.append(entry.path)
-                elif is_image_name(entry.name):
-                    self.images.append(entry.path)
+            for path in sorted(files_below(os.path.abspath(folder), content.folders)):
+                if path.lower().endswith(".xml"):
+                    content.xmls.append(path)
                 else:
-                    self.others.append(entry.path)
-
-    def num_labelled(self) -> tuple[int, int]:
-        """Returns how many of the images have an annotation file of their name, and a YOLO label."""
-        stems = {stem_of(path) for path in self.xmls}
-        with_text = sum(label_file(image) is not None for image in self.images)
-        return sum(stem_of(image) in stems for image in self.images), with_text
+                    (content.images if is_image_name(path) else content.others).append(path)
+        return content
 
 
 def annotation_files(source: str) -> Content:
@@ -81,7 +61,9 @@ def is_annotated(source: str) -> bool:
     content = annotation_files(source)
     if not content.xmls:
         return False
-    with_xml, with_text = content.num_labelled()
+    stems = {stem_of(path) for path in content.xmls}
+    with_xml = sum(stem_of(image) in stems for image in content.images)
+    with_text = sum(label_file(image) is not None for image in content.images)
     if with_text and with_xml == with_text:
         places = [os.path.abspath(source), *folders_named(source, _ANNOTATION_FOLDERS[:1])]
         return any(os.path.dirname(path) in places for path in content.xmls)

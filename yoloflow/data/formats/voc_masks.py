@@ -6,7 +6,7 @@ is background and 255 no object (the band along borders in PASCAL's own files).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -45,12 +45,10 @@ def read_numbers(path: str) -> Uint8Array | str:
     """Returns (H, W) the numbers of a PNG's pixels, or what is wrong with it."""
     try:
         with Image.open(path) as image:
-            if image.mode in ("P", "L"):
+            if image.mode in ("P", "L", "1"):
                 return np.array(image, np.uint8)
             if image.mode in ("RGB", "RGBA"):
                 return numbers_of_colours(np.array(image.convert("RGB"), np.uint8))
-            if image.mode == "1":
-                return np.array(image, np.uint8)
             return f"has pixels of the kind {image.mode}, which are neither numbers nor colours"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return f"cannot be read ({error})"
@@ -86,7 +84,7 @@ def objects_of(numbers: Uint8Array) -> list[ObjectMask]:
 
 
 def match_boxes(
-    objects: Iterable[ObjectMask], boxes_xyxy: np.ndarray, places: np.ndarray
+    objects: Sequence[ObjectMask], boxes_xyxy: np.ndarray, places: np.ndarray
 ) -> dict[int, ObjectMask]:
     """Returns the mask of each box that has one.
 
@@ -98,15 +96,14 @@ def match_boxes(
         boxes_xyxy: (N, 4) boxes of the annotation file.
         places: (N,) their places in the file, from 1.
     """
-    masks = list(objects)
-    extents = np.array([one.box_xyxy for one in masks]).reshape(-1, 4)
+    extents = np.array([one.box_xyxy for one in objects]).reshape(-1, 4)
     iou, inside = _overlaps(extents, boxes_xyxy)
-    in_order = np.array([one.number for one in masks], int).reshape(-1, 1) == places
+    in_order = np.array([one.number for one in objects], int).reshape(-1, 1) == places
     worth = np.where(in_order & (inside > _LEAST_INSIDE), iou + 1, np.where(iou > _LEAST_IOU, iou, 0))
     matched: dict[int, ObjectMask] = {}
     while worth.size and worth.max() > 0:
         one, box = np.unravel_index(worth.argmax(), worth.shape)
-        matched[int(box)] = masks[int(one)]
+        matched[int(box)] = objects[int(one)]
         worth[one, :] = worth[:, box] = 0
     return matched
 
@@ -137,9 +134,8 @@ def add_masks(annotations: Annotations, places: Sequence[int]) -> None:
     by_image = np.argsort(annotations.box_images, kind="stable")
     offsets = offsets_of(np.bincount(annotations.box_images, minlength=len(annotations.image_paths)))
     polygons = [NO_POLYGON] * len(annotations.box_images)
-    for (image, path), objects in zip(
-        found.items(), map_in_threads(read_objects, [*found.values()]), strict=True
-    ):
+    contents = map_in_threads(read_objects, list(found.values()))
+    for (image, path), objects in zip(found.items(), contents, strict=True):
         image_path, stated = annotations.image_paths[image], annotations.stated_sizes_hw[image]
         if not isinstance(objects, str) and objects:
             size = np.array(objects[0].mask["size"])
@@ -158,9 +154,8 @@ def add_masks(annotations: Annotations, places: Sequence[int]) -> None:
             annotations.masks[box], polygons[box] = one.mask, one.outline
         used = {one.number for one in matched.values()}
         if spare := [one.number for one in objects if one.number not in used]:
-            detail = (
-                f"the objects {', '.join(map(str, spare))} fit no box of {annotations.label_files[image]}"
-            )
+            numbers = ", ".join(map(str, spare))
+            detail = f"the objects {numbers} fit no box of {annotations.label_files[image]}"
             annotations.problems.append(Problem(path, None, "mask-without-box", "keep", detail, image_path))
     annotations.polygon_offsets = offsets_of([len(polygon) for polygon in polygons])
     annotations.polygon_points = np.concatenate([NO_POLYGON, *polygons])

@@ -142,8 +142,7 @@ def _xml_path(path: str) -> str:
 
 def _read(path: str) -> _Png:
     folder, below = _beside(path)
-    found = [os.path.join(place, below) for place in folders_named(folder, [CLASSES])]
-    png = _Png(path, found[0] if found else "")
+    png = _Png(path, next((os.path.join(place, below) for place in folders_named(folder, [CLASSES])), ""))
     numbers = read_numbers(path)
     if isinstance(numbers, str):
         png.fault = numbers

@@ -25,6 +25,7 @@ from yoloflow.data.formats.annotations import Annotations
 from yoloflow.data.formats.coco_entries import TRUE_WORDS
 from yoloflow.data.formats.other_files import other_files
 from yoloflow.data.formats.voc_files import (
+    Content,
     ImageFinder,
     annotation_files,
     images_without_annotation,
@@ -61,8 +62,8 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     Raises:
         YoloflowError: the source lists no XML file, or a file cannot be read.
     """
-    content = None
-    if os.path.isdir(source):
+    content = Content()
+    if is_folder := os.path.isdir(source):
         content = annotation_files(source)
         rows = [(path, 0) for path in content.xmls]
     else:
@@ -73,20 +74,17 @@ def read(source: str, image_folder: str | None = None) -> Annotations:
     finder = ImageFinder(image_folder)
     paths = [finder.find(file.path, file.fields.get("filename", "")) for file in files]
     stale = list(_prefer_own_names(files, paths, finder))
-    if content is not None:
+    if is_folder:
         for image, path in images_without_annotation(source, content, paths):
             files.append(_XmlFile(path, is_missing=True))
             rows.append((path, 0))
             paths.append(image)
     annotations, numbers_in_file = _flatten(source, files, [line for _, line in rows], paths)
     places = {os.path.dirname(path) for path, _ in rows} | {os.path.dirname(path) for path in paths}
-    found = set() if content is None else content.folders
-    annotations.consulted = [source, *finder.folders, *sorted(places | found)]
-    annotations.problems += stale
-    if content is not None:
-        stems = {stem_of(path) for path in content.xmls}
-        unnamed = set(content.others) - set(paths)
-        annotations.problems += other_files(source, unnamed, lambda path: stem_of(path) in stems)
+    annotations.consulted = [source, *finder.folders, *sorted(places | content.folders)]
+    stems = {stem_of(path) for path in content.xmls}
+    unnamed = set(content.others) - set(paths)
+    annotations.problems += stale + other_files(source, unnamed, lambda path: stem_of(path) in stems)
     add_masks(annotations, numbers_in_file)
     return annotations
 
@@ -108,13 +106,11 @@ def _prefer_own_names(files: list[_XmlFile], paths: list[str], finder: ImageFind
 
 @dataclass(slots=True)
 class _Object:
-    """An <object> element: the text of its fields and the line where it begins."""
+    """An <object> element: its line, the text of its fields, half a sentence on each field given twice."""
 
     line: int
     fields: dict[str, str] = field(default_factory=dict)
-    unclear: dict[str, str] = field(
-        default_factory=dict
-    )  # what stands there twice, by field: half a sentence
+    unclear: dict[str, str] = field(default_factory=dict)
 
 
 class _XmlFile:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.data.formats.annotations import offsets_of
+from yoloflow.data.formats.annotations import rows_from
 from yoloflow.structures import Float32Array, Int64Array
 
 Float64Array = NDArray[np.float64]
@@ -101,15 +101,12 @@ class Lines:
     starts: Int64Array
     columns: Int64Array
     kpt_shape: Sequence[int] | None
-    used_columns: Int64Array
+    used_columns: Int64Array = field(init=False)
 
-    @classmethod
-    def of(
-        cls, values: Float64Array, starts: Int64Array, columns: Int64Array, kpt_shape: Sequence[int] | None
-    ) -> Lines:
-        """Lines that are taken for what their number of columns says."""
-        used = columns.copy() if kpt_shape is None else np.minimum(columns, BOX_COLUMNS)
-        return cls(values, starts, columns, kpt_shape, used)
+    def __post_init__(self) -> None:
+        # At first lines are taken for what their number of columns says.
+        most = self.columns if self.kpt_shape is None else BOX_COLUMNS
+        self.used_columns = np.minimum(self.columns, most)
 
     def settle(self) -> Iterator[Fault]:
         """Sets `used_columns` by what the figures can be; says where that is not what their number says."""
@@ -145,16 +142,11 @@ class Lines:
         starts, columns = self.starts[kept], self.used_columns[kept]
         boxes = np.empty((len(starts), 4))
         is_box = columns == BOX_COLUMNS
-        rows = self.values[starts[is_box, None] + np.arange(1, BOX_COLUMNS)]
         with np.errstate(over="ignore", invalid="ignore"):
-            boxes[is_box] = np.hstack((rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2))
-            num_points = np.where(is_box, 0, (columns - 1) // 2)
-            offsets = offsets_of(num_points)
-            within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], num_points)
-            first = np.repeat(starts + 1, num_points) + 2 * within
-            points = np.empty((0, 2))
-            if len(first):
-                points = np.stack((self.values[first], self.values[first + 1]), 1)
+            boxes[is_box] = _corners(self._heads(np.flatnonzero(kept)[is_box]))
+            figures, figure_offsets = rows_from(starts + 1, np.where(is_box, 0, columns - 1))
+            points, offsets = self.values[figures].reshape(-1, 2), figure_offsets // 2
+            if len(points):
                 polygon_starts = offsets[:-1][~is_box]
                 boxes[~is_box, :2] = np.minimum.reduceat(points, polygon_starts)
                 boxes[~is_box, 2:] = np.maximum.reduceat(points, polygon_starts)
@@ -197,12 +189,10 @@ class Lines:
 
     def _are_far(self) -> BoolArray:
         """Returns which lines have figures that cannot be shares of an image."""
-        counts = self.used_columns - 1
-        offsets = offsets_of(counts)
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-        figures = self.values[np.repeat(self.starts + 1, counts) + within]
-        if not len(figures):
-            return np.zeros(len(counts), bool)
+        rows, offsets = rows_from(self.starts + 1, self.used_columns - 1)
+        if not len(rows):
+            return np.zeros(len(self.starts), bool)
+        figures = self.values[rows]
         low, high = (edge.reduceat(figures, offsets[:-1]) for edge in (np.minimum, np.maximum))
         return np.isfinite(low) & np.isfinite(high) & ((low <= _LEAST) | (high >= _MOST))
 
@@ -238,19 +228,23 @@ class Lines:
                 advice = _advice(keypoints.count, keypoints.figures)
             detail = f"{len(figures) + 1} columns are no outline ({why}); keypoints after the box? {advice}"
             return Fault(row, "wrong-column-count", "drop-box", detail)
-        is_percent = 1 < np.abs(figures).max() <= _PERCENT
+        may_be_percent = 1 < np.abs(figures).max() <= _PERCENT
+        percent = " (or percent? divide them by 100)" if may_be_percent else ""
         detail = (
             f"column {far[0] + 2} is {figures[far[0]]:g}, but coordinates are shares of the image, from 0 to "
-            "1; are these pixels? divide them by the width and height of the image"
-            + " (or percent? divide them by 100)"
-            * bool(is_percent)
+            f"1; are these pixels? divide them by the width and height of the image{percent}"
         )
         return Fault(row, "not-normalised", "drop-box", detail)
 
 
+def _corners(heads: Float64Array) -> Float64Array:
+    """Returns (M, 4) xyxy of boxes cx, cy, w, h."""
+    return np.hstack((heads[:, :2] - heads[:, 2:] / 2, heads[:, :2] + heads[:, 2:] / 2))
+
+
 def _are_boxes(heads: Float64Array) -> BoolArray:
     """Returns which (M, 4) figures are cx, cy, w, h of boxes inside their image."""
-    corners = np.hstack((heads[:, :2] - heads[:, 2:] / 2, heads[:, :2] + heads[:, 2:] / 2))
+    corners = _corners(heads)
     inside = (corners >= -_EDGE) & (corners <= 1 + _EDGE)
     return np.asarray(inside.all(1) & (heads[:, 2:] > 0).all(1), np.bool_)
 

@@ -16,7 +16,7 @@ import glob
 import math
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from unicodedata import normalize
@@ -27,7 +27,7 @@ from yoloflow.data.formats.annotations import Annotations, offsets_of
 from yoloflow.data.formats.coco_entries import coco_files
 from yoloflow.data.formats.image_search import find_images
 from yoloflow.data.formats.list_file import read_list_file
-from yoloflow.data.formats.other_files import is_image_name, is_of_other_use, other_files
+from yoloflow.data.formats.other_files import files_below, is_image_name, is_of_other_use, other_files
 from yoloflow.data.formats.yolo_lines import Lines, describe_columns, is_known_form
 from yoloflow.data.threads import map_in_threads
 from yoloflow.files import UTF16_MARKS
@@ -60,7 +60,7 @@ def read(source: str, image_folder: str | None = None, kpt_shape: Sequence[int] 
         YoloflowError: the source lists no image, or a file cannot be read.
     """
     folders: set[str] = set()
-    paths, listed_lines, remarks = _image_paths(source, image_folder, folders)
+    paths, listed_lines, remarks = listed_images(source, image_folder, folders)
     if not paths:
         others = "".join(f"; {remark.detail}" for remark in remarks)
         raise YoloflowError(f"{source}: lists no images{_images_of_labels(source)}{others}")
@@ -90,17 +90,16 @@ def _images_of_labels(source: str) -> str:
     return " (looked for .jpg, .png and the like)"
 
 
-def listed_images(source: str, image_folder: str | None = None) -> tuple[list[str], list[int], list[Problem]]:
-    """Returns the images of a source without their labels: absolute paths, lines, problems; see `read`."""
-    return _image_paths(source, image_folder, set())
-
-
-def _image_paths(
-    source: str, image_folder: str | None, folders: set[str]
+def listed_images(
+    source: str, image_folder: str | None = None, folders: set[str] | None = None
 ) -> tuple[list[str], list[int], list[Problem]]:
-    """Returns paths and lines of the images; the folders that were looked into are added to `folders`."""
+    """Returns the images of a source without their labels: absolute paths, lines, problems; see `read`.
+
+    The folders that were looked into are added to `folders`.
+    """
+    folders = set() if folders is None else folders
     if os.path.isdir(source):
-        files = _files_below(source, folders)
+        files = files_below(source, folders)
     elif os.path.isfile(source):
         base = os.path.abspath(image_folder or os.path.dirname(source) or ".")
         rows = read_list_file(source)
@@ -116,21 +115,6 @@ def _image_paths(
         (paths if is_image_name(file) else others).append(os.path.abspath(file))
     remarks = other_files(source, others, lambda path: label_file(path) is not None)
     return sorted(paths), [0] * len(paths), remarks
-
-
-def _files_below(folder: str, visited: set[str]) -> Iterable[str]:
-    """Files in a folder and below; linked folders too, each real folder once."""
-    real = os.path.realpath(folder)
-    if real in visited:
-        return
-    visited.add(real)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            # A link that leads to itself is no folder, and no reason to stop.
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                yield from _files_below(entry.path, visited)
-            else:
-                yield entry.path
 
 
 def label_paths(image_path: str) -> list[str]:
@@ -317,7 +301,7 @@ def _flatten(
         detail = f"class {raw_classes[row]:g} is no whole number"
         problems.append(problem_of(row, "class-not-a-number", "drop-box", detail))
     rows = np.flatnonzero(sound)
-    lines = Lines.of(values, starts[rows], columns[rows], kpt_shape)
+    lines = Lines(values, starts[rows], columns[rows], kpt_shape)
     for fault in lines.settle():
         if fault.row is None:
             problems.append(Problem(source, None, fault.kind, fault.action, fault.detail))

@@ -46,10 +46,9 @@ class Target:
         names = []
         for path in self.index.image_paths.tolist():
             own = os.path.basename(path)
-            stem, suffix = os.path.splitext(_UNSAFE.sub(_escaped, own))
-            self.lost["images got another name, because theirs is no UTF-8 or no line"] += (
-                stem + suffix != own
-            )
+            safe = _UNSAFE.sub(_escaped, own)
+            stem, suffix = os.path.splitext(safe)
+            self.lost["images got another name, because theirs is no UTF-8 or no line"] += safe != own
             name, number = stem, 1
             while name.lower() in taken:
                 number += 1
