@@ -90,14 +90,10 @@ def inspect_images(
     sizes = size_problems(annotations, headers, raw_frames)
     _join_entries(annotations, first_entries)
     inspected.settle(annotations, [p for p in annotations.problems if p.action != "drop-image"], policy)
-    oddities = [
-        problem for image, fact in facts.items() for problem in _file_problems(annotations, image, fact)
-    ]
+    oddities = [odd for image, fact in facts.items() for odd in _file_problems(annotations, image, fact)]
     inspected.settle(annotations, [*oddities, *raw_frames.values(), *sizes], policy)
-    pixel_problems: list[Problem] = []
     if decode:
-        pixel_problems = _read_pixels(annotations, inspected, progress)
-        inspected.settle(annotations, pixel_problems, policy)
+        inspected.settle(annotations, _read_pixels(annotations, inspected, progress), policy)
         inspected.settle(annotations, _equal_images(annotations, inspected), policy)
     if held_out is not None:
         chosen = np.flatnonzero(inspected.used)
@@ -116,27 +112,19 @@ def find_leaks(index: DatasetIndex, held_out: DatasetIndex) -> list[Problem]:
 def _first_entries(annotations: Annotations, inspected: InspectedImages) -> list[int]:
     """Returns for each image the first one with its path, of those that are used."""
     first: dict[str, int] = {}
-    return [
-        first.setdefault(path, image) if used else image
-        for image, (path, used) in enumerate(
-            zip(annotations.image_paths, inspected.used.tolist(), strict=True)
-        )
-    ]
+    entries = zip(annotations.image_paths, inspected.used.tolist(), strict=True)
+    return [first.setdefault(path, image) if used else image for image, (path, used) in enumerate(entries)]
 
 
 def _listed_twice(
     annotations: Annotations, inspected: InspectedImages, first_entries: Sequence[int]
-) -> list[Problem]:
-    problems: list[Problem] = []
+) -> Iterator[Problem]:
     for image, first in enumerate(first_entries):
         if image != first:
             inspected.used[image] = False
             file, line = annotations.place_of_image(image)
             path = annotations.image_paths[image]
-            problems.append(
-                Problem(file, line, "duplicate-image", "drop-image", f"{path} is listed already", path)
-            )
-    return problems
+            yield Problem(file, line, "duplicate-image", "drop-image", f"{path} is listed already", path)
 
 
 def _join_entries(annotations: Annotations, first_entries: Sequence[int]) -> None:
@@ -238,12 +226,8 @@ def _digest_or_fault(entry: tuple[str, tuple[int, ...]]) -> tuple[str, str, str]
     except YoloflowError as error:
         return "", "damaged-image", str(error).removeprefix(f"{path}: ")
     if image.shape[:2] != size_hw:
-        return (
-            "",
-            "damaged-image",
-            f"decodes to {image.shape[1]} x {image.shape[0]} (width x height), its header says "
-            f"{size_hw[1]} x {size_hw[0]}",
-        )
+        decoded = f"decodes to {image.shape[1]} x {image.shape[0]} (width x height)"
+        return "", "damaged-image", f"{decoded}, its header says {size_hw[1]} x {size_hw[0]}"
     brightest = int(image.max())
     is_dark, detail = brightest <= _DARK, f"its brightest sample is {brightest} of 255"
     return digest(str(image.shape), image.tobytes()), "dark-image" if is_dark else "", detail

@@ -221,7 +221,7 @@ class StageLoader:
         """Return the (k, T) images of the global batches of an epoch."""
         total = self.batch_size * self.world_size
         groups = self.sampler(epoch)[: self.steps_per_epoch * total].reshape(-1, total)
-        return groups if self.shapes is None else self.shapes.arrange(groups, epoch)
+        return self.shapes.arrange(groups, epoch) if isinstance(self.shapes, Rectangular) else groups
 
     def _full_batches(self, epoch: int) -> list[BatchKey]:
         groups = self._groups(epoch)
