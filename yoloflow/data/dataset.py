@@ -249,10 +249,9 @@ class _TrainedObjects:
     def of(cls, index: DatasetIndex, single_cls: bool) -> _TrainedObjects:
         rows = np.flatnonzero(~index.is_crowd)
         points, polygon_offsets = rows_of_ragged(index.polygon_offsets, rows)
-        images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[rows]
         classes = index.classes[rows]
         return cls(
-            offsets_of(np.bincount(images, minlength=len(index))),
+            offsets_of(np.bincount(index.box_images[rows], minlength=len(index))),
             index.boxes_xyxy[rows],
             np.zeros_like(classes) if single_cls else classes,
             polygon_offsets if len(points) else None,
