@@ -206,7 +206,7 @@ def _embedded(source: str) -> str:
 
 def _read_source(source: str, image_folder: str | None, kpt_shape: Sequence[int] | None) -> Annotations:
     try:
-        form = FORMATS[name := _format_of(source)]
+        form = FORMATS[name := format_of(source)]
         more = {"kpt_shape": kpt_shape} if form.has_keypoints else {}
         annotations = form.read(source, image_folder, **more)
         annotations.problems += other_labels(source, name)
@@ -221,10 +221,7 @@ def format_of(source: str) -> str:
     Raises:
         YoloflowError: there is no such source, or it is of no known kind.
     """
-    return _format_of(_paths_of(source)[0])
-
-
-def _format_of(source: str) -> str:
+    source = _embedded(source)
     if not os.path.exists(source) and not glob.has_magic(source):
         folder, name = os.path.split(os.path.abspath(source))
         known = os.listdir(folder) if os.path.isdir(folder) else []
