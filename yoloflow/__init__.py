@@ -31,11 +31,7 @@ if TYPE_CHECKING:
     from yoloflow.optim.ema import EMA
     from yoloflow.optim.groups import create_group_param
     from yoloflow.optim.optimizer import create_optimizer
-    from yoloflow.optim.schedule import (
-        create_lr_scheduler,
-        create_schedule,
-        create_warmup_momentum_scheduler,
-    )
+    from yoloflow.optim.schedule import create_lr_scheduler, create_schedule, create_warmup_momentum_scheduler
     from yoloflow.run.folder import choose_run
     from yoloflow.run.signals import TrainingStopped
     from yoloflow.runtime.device import Machine

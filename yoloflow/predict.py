@@ -176,10 +176,7 @@ def _check_formats(formats: Sequence[str], detector: Detector, weights: str | Pa
 
 
 def _naming(
-    settings: PredictSettings,
-    names: Sequence[str],
-    numbers: Sequence[int] | None,
-    problems: list[Problem],
+    settings: PredictSettings, names: Sequence[str], numbers: Sequence[int] | None, problems: list[Problem]
 ) -> tuple[Naming, CocoIds | None]:
     naming = Naming(names, scores=settings.scores)
     if settings.annotations is None:

@@ -203,6 +203,11 @@ class DatasetIndex:
     def __len__(self) -> int:
         return len(self.image_paths)
 
+    @property
+    def box_images(self) -> Int64Array:
+        """(M,) the image of each box."""
+        return np.repeat(np.arange(len(self)), np.diff(self.box_offsets))
+
     def ids_for_files(self) -> list[int | str | float]:
         """Return the id of each image as files for the user have it."""
         return [self.given_ids.get(i, number) for i, number in enumerate(self.image_ids.tolist())]

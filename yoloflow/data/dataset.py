@@ -19,6 +19,7 @@ from yoloflow.data.formats.annotations import by_new_number, offsets_of, rows_of
 from yoloflow.data.formats.outlines import facing_alike
 from yoloflow.data.image_files import SUFFIXES_OF_FORMAT, decode_image
 from yoloflow.data.index import read_index
+from yoloflow.data.jpeg_header import JPEG_END, TAIL_BYTES, tail_is
 from yoloflow.data.loading_time import SpanTimer
 from yoloflow.data.partner_window import Nearby
 from yoloflow.data.transforms import Sample, TransformContext, create_transforms
@@ -175,7 +176,10 @@ class COCODataset:
         if side != self.img_size:
             height, width = resized_sizes(self.index.sizes_hw[index : index + 1], side)[0].tolist()
             image = resize_image(image, (height, width), self.shrink)
-        return self._sample(index, image)
+        height, width = self.index.sizes_hw[index].tolist()
+        scale_xy = (image.shape[1] / width, image.shape[0] / height)
+        boxes, classes, polygons = self._objects.get(index, scale_xy)
+        return Sample(Canvas.of_image(image), boxes, classes, polygons, index, (height, width), scale_xy)
 
     def _decoded(self, index: int, nearby: Nearby | None, place: int | None) -> Uint8Array:
         """Return the pixels of image `index` at img_size, of where they are kept if they are."""
@@ -195,12 +199,6 @@ class COCODataset:
             elif recent is not None and place is not None:
                 recent.put(place, image)
         return image
-
-    def _sample(self, index: int, image: Uint8Array) -> Sample:
-        height, width = self.index.sizes_hw[index].tolist()
-        scale_xy = (image.shape[1] / width, image.shape[0] / height)
-        boxes, classes, polygons = self._objects.get(index, scale_xy)
-        return Sample(Canvas.of_image(image), boxes, classes, polygons, index, (height, width), scale_xy)
 
     def _read(self, index: int) -> Uint8Array:
         """Read image `index` from disk, at its resized size."""
@@ -251,10 +249,9 @@ class _TrainedObjects:
     def of(cls, index: DatasetIndex, single_cls: bool) -> _TrainedObjects:
         rows = np.flatnonzero(~index.is_crowd)
         points, polygon_offsets = rows_of_ragged(index.polygon_offsets, rows)
-        images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[rows]
         classes = index.classes[rows]
         return cls(
-            offsets_of(np.bincount(images, minlength=len(index))),
+            offsets_of(np.bincount(index.box_images[rows], minlength=len(index))),
             index.boxes_xyxy[rows],
             np.zeros_like(classes) if single_cls else classes,
             polygon_offsets if len(points) else None,
@@ -312,7 +309,7 @@ def _read_reduced(path: str, size_hw: tuple[int, ...], target: int) -> Uint8Arra
         if max(size_hw) >= factor * target:
             data = Path(path).read_bytes() if os.path.isfile(path) else b""
             # OpenCV fills what is missing of a cut file with grey, without a word.
-            if not data[-64:].rstrip(b"\0\r\n ").endswith(b"\xff\xd9"):
+            if not tail_is(JPEG_END, data[-TAIL_BYTES:]):
                 return None
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
             expected = tuple(-(-side // factor) for side in size_hw)

@@ -31,7 +31,7 @@ from PIL import (
     features,
 )
 
-from yoloflow.data.jpeg_header import size_of_plain_jpeg
+from yoloflow.data.jpeg_header import JPEG_END, TAIL_BYTES, size_of_plain_jpeg, tail_is
 from yoloflow.structures import Uint8Array, YoloflowError
 
 # Pillow loads its readers when first asked for one, which two threads must not do at the same time; so they
@@ -66,29 +66,8 @@ SUFFIXES_OF_FORMAT: dict[str, tuple[str, ...]] = {
 }
 """The suffixes that an image of each of Pillow's formats may have."""
 
-_UNREAD = frozenset(
-    [
-        ".arw",
-        ".cr2",
-        ".cr3",
-        ".dcm",
-        ".dng",
-        ".exr",
-        ".hdr",
-        ".jls",
-        ".jxl",
-        ".jxr",
-        ".nef",
-        ".orf",
-        ".pcx",
-        ".pfm",
-        ".psd",
-        ".raf",
-        ".rw2",
-        ".sgi",
-        ".srw",
-    ]
-)
+_RAW_OF_CAMERA = frozenset([".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".srw"])
+_UNREAD = _RAW_OF_CAMERA | {".dcm", ".exr", ".hdr", ".jls", ".jxl", ".jxr", ".pcx", ".pfm", ".psd", ".sgi"}
 DRAWING_SUFFIXES = frozenset([".eps", ".icns", ".ico", ".svg"])
 """Suffixes of icons and drawings: named where they lie among a set's images, and not looked for elsewhere."""
 
@@ -102,9 +81,7 @@ _INSTALL_HEIF = "pip install pillow-heif (or 'yoloflow[heif]')"
 _TIFF_MARKS = (b"II*\0", b"MM\0*")
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_STRIPS, _TIFF_TILES = (273, 279), (324, 325)
-_TAIL_BYTES = 64
-_JPEG_END = b"\xff\xd9"
-_ENDS = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "JPEG2000": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
+_ENDS = {"JPEG": JPEG_END, "MPO": JPEG_END, "JPEG2000": JPEG_END, "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 # 32-bit and float samples have no agreed white: nobody but the user can say how they become 8 bits.
 _MODES_WITHOUT_WHITE = ("I", "F")
 
@@ -266,15 +243,10 @@ def _ends_properly(image: Image.Image, file: BinaryIO, num_bytes: int) -> bool:
         if image.format == "BMP":
             file.seek(2)
             return 14 < int.from_bytes(file.read(4), "little") <= num_bytes
-        file.seek(max(0, num_bytes - _TAIL_BYTES))
-        return _tail_is(_ENDS[str(image.format)], file.read())
+        file.seek(max(0, num_bytes - TAIL_BYTES))
+        return tail_is(_ENDS[str(image.format)], file.read())
     finally:
         file.seek(position)
-
-
-def _tail_is(end: bytes, tail: bytes) -> bool:
-    """Returns whether a file ends so, but for zeros (which cameras add) and a newline (which editors add)."""
-    return tail.rstrip(b"\0\r\n ").endswith(end)
 
 
 def _tiff_parts_inside(image: Image.Image, num_bytes: int) -> bool:
@@ -377,7 +349,7 @@ def decode_bytes(data: bytes, path: str) -> Uint8Array:
     except cv2.error as error:
         raise YoloflowError(f"{path}: the image cannot be decoded ({error.err})") from error
     # Some OpenCV builds fill the rest of a cut JPEG with grey, others refuse it: Pillow decides.
-    if image is None or (data[:2] == b"\xff\xd8" and not _tail_is(_JPEG_END, data[-_TAIL_BYTES:])):
+    if image is None or (data[:2] == b"\xff\xd8" and not tail_is(JPEG_END, data[-TAIL_BYTES:])):
         return _decode_with_pillow(path, data)
     return np.asarray(image, np.uint8)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,7 +42,7 @@ class InspectedImages:
     problems: list[Problem] = field(default_factory=list)
     num_lines_dropped: int = 0
 
-    def settle(self, annotations: Annotations, problems: Sequence[Problem], policy: Policy) -> None:
+    def settle(self, annotations: Annotations, problems: Iterable[Problem], policy: Policy) -> None:
         """Take up problems, each with the policy's action; the first that drops an image stands for it."""
         number_of_path = {
             path: image for image, path in enumerate(annotations.image_paths) if self.used[image]
@@ -90,14 +90,10 @@ def inspect_images(
     sizes = size_problems(annotations, headers, raw_frames)
     _join_entries(annotations, first_entries)
     inspected.settle(annotations, [p for p in annotations.problems if p.action != "drop-image"], policy)
-    oddities = [
-        problem for image, fact in facts.items() for problem in _file_problems(annotations, image, fact)
-    ]
+    oddities = [odd for image, fact in facts.items() for odd in _file_problems(annotations, image, fact)]
     inspected.settle(annotations, [*oddities, *raw_frames.values(), *sizes], policy)
-    pixel_problems: list[Problem] = []
     if decode:
-        pixel_problems = _read_pixels(annotations, inspected, progress)
-        inspected.settle(annotations, pixel_problems, policy)
+        inspected.settle(annotations, _read_pixels(annotations, inspected, progress), policy)
         inspected.settle(annotations, _equal_images(annotations, inspected), policy)
     if held_out is not None:
         chosen = np.flatnonzero(inspected.used)
@@ -110,33 +106,25 @@ def inspect_images(
 def find_leaks(index: DatasetIndex, held_out: DatasetIndex) -> list[Problem]:
     """Images that another set has too: the same file or, where both were decoded, the same pixels."""
     digests = None if index.digests is None else index.digests.tolist()
-    return _leaks(index.image_paths.tolist(), digests, held_out)
+    return list(_leaks(index.image_paths.tolist(), digests, held_out))
 
 
 def _first_entries(annotations: Annotations, inspected: InspectedImages) -> list[int]:
     """Returns for each image the first one with its path, of those that are used."""
     first: dict[str, int] = {}
-    return [
-        first.setdefault(path, image) if used else image
-        for image, (path, used) in enumerate(
-            zip(annotations.image_paths, inspected.used.tolist(), strict=True)
-        )
-    ]
+    entries = zip(annotations.image_paths, inspected.used.tolist(), strict=True)
+    return [first.setdefault(path, image) if used else image for image, (path, used) in enumerate(entries)]
 
 
 def _listed_twice(
     annotations: Annotations, inspected: InspectedImages, first_entries: Sequence[int]
-) -> list[Problem]:
-    problems: list[Problem] = []
+) -> Iterator[Problem]:
     for image, first in enumerate(first_entries):
         if image != first:
             inspected.used[image] = False
             file, line = annotations.place_of_image(image)
             path = annotations.image_paths[image]
-            problems.append(
-                Problem(file, line, "duplicate-image", "drop-image", f"{path} is listed already", path)
-            )
-    return problems
+            yield Problem(file, line, "duplicate-image", "drop-image", f"{path} is listed already", path)
 
 
 def _join_entries(annotations: Annotations, first_entries: Sequence[int]) -> None:
@@ -194,19 +182,22 @@ def _inspect_all(paths: Sequence[str]) -> list[ImageHeader]:
 def _file_problems(annotations: Annotations, image: int, fact: ImageHeader) -> Iterator[Problem]:
     path = annotations.image_paths[image]
     for text in fact.warnings:
-        yield Problem(path, None, "odd-image-file", "keep", text, path)
+        yield _kept(path, "odd-image-file", text)
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES_OF_FORMAT.get(fact.file_format, (suffix,)):
-        detail = f"is a {fact.file_format} file by its content"
-        yield Problem(path, None, "wrong-suffix", "keep", detail, path)
+        yield _kept(path, "wrong-suffix", f"is a {fact.file_format} file by its content")
     if fact.orientation != 1:
-        detail = f"is turned or mirrored by its EXIF, to {fact.width} x {fact.height} (width x height)"
-        yield Problem(path, None, "exif-rotated", "keep", detail, path)
+        size = f"{fact.width} x {fact.height} (width x height)"
+        yield _kept(path, "exif-rotated", f"is turned or mirrored by its EXIF, to {size}")
     if annotations.label_missing[image]:
-        detail = (
-            f"no {annotations.label_files[image]}; taken as background (an empty label file would say so)"
-        )
-        yield Problem(path, None, "missing-label", "keep", detail, path)
+        label = annotations.label_files[image]
+        detail = f"no {label}; taken as background (an empty label file would say so)"
+        yield _kept(path, "missing-label", detail)
+
+
+def _kept(path: str, kind: str, detail: str) -> Problem:
+    """Returns a problem of an image file that is used all the same."""
+    return Problem(path, None, kind, "keep", detail, path)
 
 
 def _read_pixels(
@@ -222,10 +213,9 @@ def _read_pixels(
     for image, path, ((name, kind, fault), messages) in zip(chosen, paths, outcomes, strict=True):
         digests[image] = name
         if kind:
-            problems.append(Problem(path, None, kind, "keep", fault, path))
+            problems.append(_kept(path, kind, fault))
         elif messages:
-            detail = f"the decoder says: {'; '.join(messages)}"
-            problems.append(Problem(path, None, "odd-image-file", "keep", detail, path))
+            problems.append(_kept(path, "odd-image-file", f"the decoder says: {'; '.join(messages)}"))
     inspected.digests = np.array(digests, np.str_)
     return problems
 
@@ -238,40 +228,29 @@ def _digest_or_fault(entry: tuple[str, tuple[int, ...]]) -> tuple[str, str, str]
     except YoloflowError as error:
         return "", "damaged-image", str(error).removeprefix(f"{path}: ")
     if image.shape[:2] != size_hw:
-        return (
-            "",
-            "damaged-image",
-            f"decodes to {image.shape[1]} x {image.shape[0]} (width x height), its header says "
-            f"{size_hw[1]} x {size_hw[0]}",
-        )
+        decoded = f"decodes to {image.shape[1]} x {image.shape[0]} (width x height)"
+        return "", "damaged-image", f"{decoded}, its header says {size_hw[1]} x {size_hw[0]}"
     brightest = int(image.max())
     is_dark, detail = brightest <= _DARK, f"its brightest sample is {brightest} of 255"
     return digest(str(image.shape), image.tobytes()), "dark-image" if is_dark else "", detail
 
 
-def _equal_images(annotations: Annotations, inspected: InspectedImages) -> list[Problem]:
+def _equal_images(annotations: Annotations, inspected: InspectedImages) -> Iterator[Problem]:
     assert inspected.digests is not None
     first: dict[str, str] = {}
-    problems = []
     for image in np.flatnonzero(inspected.used).tolist():
         path = annotations.image_paths[image]
         other = first.setdefault(str(inspected.digests[image]), path)
         if other != path:
-            problems.append(Problem(path, None, "same-picture", "keep", f"has the pixels of {other}", path))
-    return problems
+            yield _kept(path, "same-picture", f"has the pixels of {other}")
 
 
-def _leaks(paths: Sequence[str], digests: Sequence[str] | None, held_out: DatasetIndex) -> list[Problem]:
+def _leaks(paths: Sequence[str], digests: Sequence[str] | None, held_out: DatasetIndex) -> Iterator[Problem]:
     others = held_out.image_paths.tolist()
     by_path = set(others)
     by_digest = {} if held_out.digests is None else dict(zip(held_out.digests.tolist(), others, strict=True))
-    problems = []
     for path, name in zip(paths, digests or [""] * len(paths), strict=True):
         if path in by_path:
-            detail = "is in the validation set too"
+            yield _kept(path, "leaked-image", "is in the validation set too")
         elif name in by_digest:
-            detail = f"has the pixels of {by_digest[name]} in the validation set"
-        else:
-            continue
-        problems.append(Problem(path, None, "leaked-image", "keep", detail, path))
-    return problems
+            yield _kept(path, "leaked-image", f"has the pixels of {by_digest[name]} in the validation set")

@@ -206,7 +206,7 @@ def _embedded(source: str) -> str:
 
 def _read_source(source: str, image_folder: str | None, kpt_shape: Sequence[int] | None) -> Annotations:
     try:
-        form = FORMATS[name := _format_of(source)]
+        form = FORMATS[name := format_of(source)]
         more = {"kpt_shape": kpt_shape} if form.has_keypoints else {}
         annotations = form.read(source, image_folder, **more)
         annotations.problems += other_labels(source, name)
@@ -221,10 +221,7 @@ def format_of(source: str) -> str:
     Raises:
         YoloflowError: there is no such source, or it is of no known kind.
     """
-    return _format_of(_paths_of(source)[0])
-
-
-def _format_of(source: str) -> str:
+    source = _embedded(source)
     if not os.path.exists(source) and not glob.has_magic(source):
         folder, name = os.path.split(os.path.abspath(source))
         known = os.listdir(folder) if os.path.isdir(folder) else []
@@ -246,33 +243,27 @@ def _settle_image_ids(annotations: Annotations, parts: Sequence[Annotations]) ->
     ids = annotations.image_ids
     if len(np.unique(ids)) == len(ids):
         return
-    if len(set(annotations.given_ids.values())) == len(ids):
-        annotations.image_ids = np.arange(1, len(ids) + 1)
-        return
-    annotations.given_ids = {}
-    if any(part.has_own_ids for part in parts):
-        logger.warning(
-            "the joined sources use the same image ids: all %d images are numbered anew from 1", len(ids)
-        )
+    if len(set(annotations.given_ids.values())) != len(ids):
+        annotations.given_ids = {}
+        if any(part.has_own_ids for part in parts):
+            logger.warning(
+                "the joined sources use the same image ids: all %d images are numbered anew from 1", len(ids)
+            )
     annotations.image_ids = np.arange(1, len(ids) + 1)
 
 
 def _build(
-    annotations: Annotations,
-    classes: ClassList,
-    inspected: InspectedImages,
-    repair: BoxRepair,
+    annotations: Annotations, classes: ClassList, inspected: InspectedImages, repair: BoxRepair
 ) -> DatasetIndex:
     """Returns the flat arrays, boxes in the order of their images."""
-    used, sizes_hw = inspected.used, inspected.sizes_hw
+    used, left_out = inspected.used, repair.without_outline
     images = np.flatnonzero(used)
     known = annotations.class_ids >= 0
     kept = np.flatnonzero(repair.kept)
     boxes = kept[np.argsort(annotations.box_images[kept], kind="stable")]
     points, polygon_offsets = rows_of_ragged(annotations.polygon_offsets, boxes)
-    counts, has_outline = np.diff(polygon_offsets), ~repair.without_outline[boxes]
+    counts, has_outline = np.diff(polygon_offsets), ~left_out[boxes]
     points = points[np.repeat(has_outline, counts)]
-    left_out = repair.without_outline
     polygon_parts = {box: sizes for box, sizes in annotations.polygon_parts.items() if not left_out[box]}
     masks = {box: mask for box, mask in annotations.masks.items() if not left_out[box]}
     corners = repair.boxes_xyxy[boxes]
@@ -282,7 +273,7 @@ def _build(
         image_paths=np.array([annotations.image_paths[image] for image in images], np.str_),
         image_ids=annotations.image_ids[images],
         given_ids=by_new_number(annotations.given_ids, images),
-        sizes_hw=sizes_hw[images],
+        sizes_hw=inspected.sizes_hw[images],
         box_offsets=offsets_of(np.bincount(annotations.box_images[boxes], minlength=len(used))[images]),
         boxes_xyxy=corners,
         classes=annotations.class_ids[boxes],

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 
+TAIL_BYTES = 64
+"""Bytes at a file's end in which its format's end is looked for."""
+JPEG_END = b"\xff\xd9"
+
 _HEAD_BYTES = 8192
-_TAIL_BYTES = 64
 _START_OF_SCAN, _COMMENT, _APP0, _ICC = 0xDA, 0xFE, 0xE0, 0xE2
 _TABLES, _HUFFMAN, _RESTART = 0xDB, 0xC4, 0xDD
 _FRAMES = (0xC0, 0xC1, 0xC2)
@@ -27,13 +30,18 @@ def size_of_plain_jpeg(path: str) -> tuple[int, int] | None:
         head = os.read(descriptor, _HEAD_BYTES)
         if head[:3] != b"\xff\xd8\xff":
             return None
-        tail = head[-_TAIL_BYTES:]
+        tail = head[-TAIL_BYTES:]
         if len(head) == _HEAD_BYTES:
-            os.lseek(descriptor, -_TAIL_BYTES, os.SEEK_END)
-            tail = os.read(descriptor, _TAIL_BYTES)
+            os.lseek(descriptor, -TAIL_BYTES, os.SEEK_END)
+            tail = os.read(descriptor, TAIL_BYTES)
     finally:
         os.close(descriptor)
-    return _size_in(head) if tail.rstrip(b"\0\r\n ").endswith(b"\xff\xd9") else None
+    return _size_in(head) if tail_is(JPEG_END, tail) else None
+
+
+def tail_is(end: bytes, tail: bytes) -> bool:
+    """Returns whether a file ends so, but for zeros (which cameras add) and a newline (which editors add)."""
+    return tail.rstrip(b"\0\r\n ").endswith(end)
 
 
 def _size_in(head: bytes) -> tuple[int, int] | None:

@@ -134,11 +134,13 @@ class StageLoader:
 
     def _load(self, start_step: int, end_step: int, workers: int) -> Iterator[LoadedBatch]:
         num_bytes = self.batch_size * 3 * self.dataset.img_size**2
+        num_recent = self._num_recent(workers)
+        recent = RecentImages(num_recent, self.dataset.largest_image) if num_recent else None
         if workers:
             give_back_freed_memory()
         pool = SharedBatchPool(_CONSUMED + workers * _PREFETCHED, num_bytes)
         loader = DataLoader(
-            BatchMaker(self.dataset, self.max_labels, pool, self._recent_images(workers)),
+            BatchMaker(self.dataset, self.max_labels, pool, recent),
             batch_size=None,
             sampler=self._requests(start_step, end_step, pool),
             prefetch_factor=_PREFETCHED if workers else None,
@@ -162,13 +164,11 @@ class StageLoader:
             yield from ((key, pool.acquire()) for key in keys)
             step += len(keys)
 
-    def _recent_images(self, workers: int) -> RecentImages | None:
-        """Return room for decoded images; None where another cache has them or no window needs them."""
-        count = self._num_recent(workers)
-        return RecentImages(count, self.dataset.largest_image) if count else None
-
     def _num_recent(self, workers: int) -> int:
-        """Return the images in the windows of all batches that are made at one time; 0 for none."""
+        """Return the images in the windows of all batches that are made at one time.
+
+        0 where another cache has them or no window needs them.
+        """
         if not self.has_windows or self.dataset.cache is not None:
             return 0
         return self._plan.num_kept(max(workers * _PREFETCHED, 1))
@@ -221,7 +221,7 @@ class StageLoader:
         """Return the (k, T) images of the global batches of an epoch."""
         total = self.batch_size * self.world_size
         groups = self.sampler(epoch)[: self.steps_per_epoch * total].reshape(-1, total)
-        return groups if self.shapes is None else self.shapes.arrange(groups, epoch)
+        return self.shapes.arrange(groups, epoch) if isinstance(self.shapes, Rectangular) else groups
 
     def _full_batches(self, epoch: int) -> list[BatchKey]:
         groups = self._groups(epoch)
@@ -239,10 +239,8 @@ class StageLoader:
         first = plan.first_step(epoch * steps)
         last = max(first + plan.num_steps, (epoch + 1) * steps) - 1
         begin = first // steps
-        near = [
-            groups if other == epoch else self._groups(other) for other in range(begin, last // steps + 1)
-        ]
-        joined = np.concatenate(near)
+        near = range(begin, last // steps + 1)
+        joined = np.concatenate([groups if other == epoch else self._groups(other) for other in near])
         return [plan.window(joined, begin * steps, epoch * steps + batch) for batch in range(steps)]
 
     def epoch_indices(self, epoch: int) -> Int64Array:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from queue import Empty, Full, Queue
 
 from yoloflow.data.sources import Camera, Frame, Source, readings
@@ -65,11 +66,9 @@ class _Reader:
                 raise self._error
         finally:
             self._is_over.set()
-            while True:
-                try:
+            with suppress(Empty):
+                while True:
                     self._queue.get_nowait()
-                except Empty:
-                    break
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _fill(self) -> None:

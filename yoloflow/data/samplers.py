@@ -108,7 +108,7 @@ def _rng(seed: int, epoch: int) -> np.random.Generator:
 
 def _count_objects(index: DatasetIndex) -> tuple[Int64Array, Int64Array, Int64Array]:
     """Count objects by image and class, without regions to ignore: (P,) images, classes and counts."""
-    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[~index.is_crowd]
+    images = index.box_images[~index.is_crowd]
     pairs = images * len(index.names) + index.classes[~index.is_crowd]
     pairs, counts = np.unique(pairs, return_counts=True)
     return pairs // len(index.names), pairs % len(index.names), counts

@@ -60,12 +60,9 @@ def is_by_stage(value: object) -> bool:
 Scales = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
-def _kind_of_transforms(value: object) -> str:
-    return "rows" if isinstance(value, list) else "stages"
-
-
 Transforms = Annotated[
-    Annotated[list[Row], Tag("rows")] | Annotated[Stages, Tag("stages")], Discriminator(_kind_of_transforms)
+    Annotated[list[Row], Tag("rows")] | Annotated[Stages, Tag("stages")],
+    Discriminator(lambda value: "rows" if isinstance(value, list) else "stages"),
 ]
 
 

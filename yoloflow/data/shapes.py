@@ -25,10 +25,6 @@ class MultiScale:
     sides: tuple[int, ...]
     seed: int = 0
 
-    def arrange(self, groups: Int64Array, epoch: int) -> Int64Array:
-        """Return the (k, T) images of the global batches of an epoch as they are."""
-        return groups
-
     @property
     def smallest(self) -> Shape:
         """The shape of the smallest batch that there may be."""
@@ -123,10 +119,6 @@ class Fixed:
     def smallest(self) -> Shape:
         """The shape."""
         return self.shape_hw
-
-    def arrange(self, groups: Int64Array, epoch: int) -> Int64Array:
-        """Return the (k, T) images of the global batches of an epoch as they are."""
-        return groups
 
     def shape(self, images: Int64Array, epoch: int, batch: int) -> Shape:
         """Return the shape."""

@@ -30,7 +30,7 @@ def statistics(index: DatasetIndex, img_size: int, stride: int) -> dict[str, Any
         stride: of the network's finest level in pixels.
     """
     trained = ~index.is_crowd
-    images, classes = _box_images(index)[trained], index.classes[trained]
+    images, classes = index.box_images[trained], index.classes[trained]
     sides = _sides_px(index, img_size)[trained]
     counts = np.bincount(images, minlength=len(index))
     objects = np.bincount(classes, minlength=len(index.names))
@@ -146,15 +146,11 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _box_images(index: DatasetIndex) -> NDArray[np.int64]:
-    return np.repeat(np.arange(len(index)), np.diff(index.box_offsets))
-
-
 def _sides_px(index: DatasetIndex, img_size: int) -> NDArray[np.float64]:
     """Returns (M, 2) width and height of the boxes with their image's longer side brought to `img_size`."""
     factors = img_size / index.sizes_hw.max(1)
     sides: NDArray[np.float64] = index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]
-    sides *= factors[_box_images(index), None]
+    sides *= factors[index.box_images, None]
     return sides
 
 

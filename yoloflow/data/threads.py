@@ -26,7 +26,6 @@ def map_in_threads(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     chunk_size: int = _CHUNK,
-    progress: Progress | None = None,
     *,
     is_python: bool = False,
 ) -> list[Result]:
@@ -36,7 +35,6 @@ def map_in_threads(
         function: what is done.
         items: to what.
         chunk_size: items of a task.
-        progress: told after each task.
         is_python: the function is Python but for its waiting, so threads are in each other's way unless
             storage is slow: the first task shows which it is.
     """
@@ -55,6 +53,4 @@ def map_in_threads(
         # A single chunk is done here: starting a thread would cost more.
         for done in map(run, chunks) if len(chunks) < 2 else pool.map(run, chunks):
             results += done
-            if progress is not None:
-                progress(len(results), len(items))
     return results

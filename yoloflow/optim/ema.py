@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+_Pairs = tuple[list[Tensor], list[Tensor]]
+
 
 class EMA:
     """A second network that follows the trained one.
@@ -54,14 +56,13 @@ class EMA:
         self._updates += done
         taken = (1.0 + self._decay * torch.expm1(-self._updates / self._tau)) * done
         with torch.no_grad():
-            averaged, followed = self._float_pairs
+            (averaged, followed), (counters, sources) = self._pairs
             if taken.device.type == "cpu":
                 # One weight a tensor, for the overload that takes it from the device and needs no copy.
                 torch._foreach_lerp_(averaged, followed, [taken] * len(averaged))
             else:
                 # That overload would launch a kernel for each tensor there.
                 step_towards(averaged, followed, taken)
-            counters, sources = self._other_pairs
             if counters:
                 torch._foreach_copy_(counters, sources)
 
@@ -78,26 +79,21 @@ class EMA:
         )
         self._updates.copy_(state["updates"])
 
-    # Looked up once, at the first update: by then the networks have their final device and memory format, and
-    # from then on their tensors are written in place.
-
     @cached_property
-    def _float_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
-        return self._pairs(is_float=True)
+    def _pairs(self) -> tuple[_Pairs, _Pairs]:
+        """Tensors of the average and those they follow: of floating point, and the others.
 
-    @cached_property
-    def _other_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
-        return self._pairs(is_float=False)
-
-    def _pairs(self, is_float: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """Tensors of the average, and those they follow."""
+        Looked up once, at the first update: by then the networks have their final device and memory format,
+        and from then on their tensors are written in place.
+        """
+        floats: _Pairs = ([], [])
+        others: _Pairs = ([], [])
         source = self._source.state_dict()
-        pairs = [
-            (tensor, source[name])
-            for name, tensor in self.network.state_dict().items()
-            if tensor.is_floating_point() is is_float
-        ]
-        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        for name, tensor in self.network.state_dict().items():
+            averaged, followed = floats if tensor.is_floating_point() else others
+            averaged.append(tensor)
+            followed.append(source[name])
+        return floats, others
 
 
 def step_towards(averaged: list[Tensor], followed: list[Tensor], taken: Tensor) -> None:

@@ -30,23 +30,10 @@ def create_optimizer(
     """
     device_types = {parameter.device.type for group in params for parameter in group["params"]}
     is_fused = device_types <= _FUSED_DEVICES
+    shared: dict[str, Any] = {"lr": settings.lr_init, "fused": is_fused, "foreach": not is_fused}
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(
-            params,
-            lr=settings.lr_init,
-            betas=(settings.momentum, 0.999),
-            weight_decay=0.0,
-            fused=is_fused,
-            foreach=not is_fused,
-        )
-    return torch.optim.SGD(
-        params,
-        lr=settings.lr_init,
-        momentum=settings.momentum,
-        nesterov=settings.uses_nesterov,
-        fused=is_fused,
-        foreach=not is_fused,
-    )
+        return torch.optim.AdamW(params, betas=(settings.momentum, 0.999), weight_decay=0.0, **shared)
+    return torch.optim.SGD(params, momentum=settings.momentum, nesterov=settings.uses_nesterov, **shared)
 
 
 def is_skippable_on_device(optimizer: torch.optim.Optimizer) -> bool:

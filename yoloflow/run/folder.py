@@ -208,11 +208,7 @@ def _json_bytes(content: object) -> bytes:
 
 
 def _choose(
-    root: Path,
-    name: str | None,
-    default_name: str,
-    resume: str,
-    wants_more: Callable[[dict[str, Any]], bool],
+    root: Path, name: str | None, default_name: str, resume: str, wants_more: Callable[[dict[str, Any]], bool]
 ) -> RunFolder:
     if resume == "auto":
         return _to_continue(run_to_continue(root, name, default_name), wants_more)

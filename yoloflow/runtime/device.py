@@ -101,12 +101,7 @@ def _why_absent(kind: str, present: Accelerators) -> str:
 def _why_not(chosen: torch.device, number: int | None, rank: int, size: int, count: int) -> str:
     """Returns the reason why a process cannot have an accelerator, and what to do.
 
-    Args:
-        chosen: the accelerator.
-        number: its number as it was named; None: it has that of the process.
-        rank: of this process on its machine.
-        size: processes of this machine.
-        count: accelerators of this machine.
+    `number` is the accelerator's as it was named; None: it has that of the process.
     """
     kind = chosen.type
     there = f"this machine has {count} {kind} device{'s' if count > 1 else ''}, numbered from 0"

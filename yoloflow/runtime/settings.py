@@ -38,12 +38,9 @@ def check_device_name(value: object) -> object:
     text = (str(numbers[0]) if isinstance(value, list) and numbers else str(value)).strip()
     if text == "-1":
         raise ValueError("-1 is the CPU to some and a free GPU to others; write device=cpu or device=auto")
-    if (
-        text.lower() in ("gpu", "cpu", "cuda", "mps", "")
-        and text != text.lower()
-        or text in ("gpu", "", "[]")
-    ):
-        known = text.lower() if text.lower() in ("cpu", "mps") else "cuda"
+    lower = text.lower()
+    if text in ("gpu", "", "[]") or (text != lower and lower in ("gpu", "cpu", "cuda", "mps")):
+        known = lower if lower in ("cpu", "mps") else "cuda"
         raise ValueError(f"{text!r} is no device; write device={known}")
     return text
 

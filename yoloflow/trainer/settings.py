@@ -50,6 +50,5 @@ class TrainerSettings(Section):
         "the network has none), of boxes, or the sum of both",
     )
     max_unassigned: Count | None = Field(
-        50,
-        description="stop when the loss assigned no object of so many batches in a row (null: never)",
+        50, description="stop when the loss assigned no object of so many batches in a row (null: never)"
     )

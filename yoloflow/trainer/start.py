@@ -51,8 +51,7 @@ def start_weights(
     files = start_files(settings, run)
     origin = None
     if "weight" in files:
-        path = files["weight"]
-        origin = load_start(network, path, settings.strict_load, class_names)
+        origin = load_start(network, files["weight"], settings.strict_load, class_names)
     freeze_layers(network, settings.freeze)
     if not settings.ema:
         return Start(None, origin)
@@ -84,10 +83,7 @@ def require_unfolded(path: str | Path, is_folded: bool) -> None:
 
 
 def load_start(
-    network: nn.Module,
-    path: str | Path,
-    strict: bool | Literal["auto"],
-    class_names: Sequence[str] | None,
+    network: nn.Module, path: str | Path, strict: bool | Literal["auto"], class_names: Sequence[str] | None
 ) -> dict[str, Any]:
     """Loads weights to start from; returns their origin, see `Start`.
 

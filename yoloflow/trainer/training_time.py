@@ -53,11 +53,7 @@ class TrainingTime:
 
     def state_dict(self) -> dict[str, float]:
         """Returns plain numbers to go on from after a resume."""
-        return {
-            "seconds": self.seconds,
-            "step_seconds": self._step_seconds,
-            "step_images": self._step_images,
-        }
+        return {"seconds": self.seconds, "step_seconds": self._step_seconds, "step_images": self._step_images}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Goes on from what `state_dict` gave."""

@@ -96,7 +96,10 @@ def _draw_image(out: Uint8Array, image: Uint8Array, matrix: Matrix) -> None:
         y = Axis(scale_y, shift_y, image.shape[0], out.shape[0])
         draw_axis_aligned(out, image, x, y)
         return
-    left, top, right, bottom = _bounds(image, matrix)
+    height, width = image.shape[:2]
+    sides = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
+    corners = transform_points(sides, matrix)
+    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
     x1, y1 = max(math.floor(left), 0), max(math.floor(top), 0)
     x2, y2 = min(math.ceil(right), out.shape[1]), min(math.ceil(bottom), out.shape[0])
     if x1 >= x2 or y1 >= y2:
@@ -122,13 +125,3 @@ def _draw_cut_out(out: Uint8Array, layer: Layer, matrix: Matrix) -> None:
     drawn = target.copy()
     _draw_image(drawn, layer.image, translation(-filled.left, -filled.top) @ matrix @ layer.matrix)
     cv2.copyTo(drawn, filled.pixels.astype(np.uint8), target)
-
-
-def _bounds(image: Uint8Array, matrix: Matrix) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of an image's corners in output pixels."""
-    height, width = image.shape[:2]
-    corners = transform_points(
-        np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64), matrix
-    )
-    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
-    return left, top, right, bottom

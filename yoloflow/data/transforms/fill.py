@@ -59,40 +59,34 @@ def fill_outlines(outlines: Sequence[Float32Array]) -> list[Filled]:
     borders = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(rows)]
     for first, last in pairwise(borders):
         part = points[offsets[first] : offsets[last]]
-        windows = _Windows(low[first:last], sides_wh[first:last])
-        filled_part = windows.fill(part, offsets[first : last + 1] - offsets[first])
+        begins = offsets[first : last + 1] - offsets[first]
+        filled_part = _fill_windows(part, begins, low[first:last], sides_wh[first:last])
         for row, one in zip(rows[first:last], filled_part, strict=True):
             filled[row] = one
     return filled
 
 
-@dataclass(frozen=True, slots=True)
-class _Windows:
-    """The windows of N outlines.
+def _fill_windows(
+    points: Float64Array, offsets: Int64Array, low_xy: Float64Array, sides_wh: Int64Array
+) -> Iterator[Filled]:
+    """Fill N outlines, each in a window with its left top corner (N, 2) and its width and height (N, 2).
 
-    Attributes:
-        low_xy: (N, 2) left top corners; sides_wh: (N, 2) widths and heights.
+    Their points (P, 2) begin at `offsets` (N + 1,).
     """
-
-    low_xy: Float64Array
-    sides_wh: Int64Array
-
-    def fill(self, points: Float64Array, offsets: Int64Array) -> Iterator[Filled]:
-        """Fill the outlines whose points (P, 2) begin at these offsets (N + 1,)."""
-        lengths = np.diff(offsets)
-        # A column more on the right takes what reaches to the edge; with it each row's sum is 0.
-        pitches = self.sides_wh[:, 0] + 1
-        cells = offsets_of(pitches * self.sides_wh[:, 1])
-        points = points - np.repeat(self.low_xy, lengths, axis=0)
-        following = np.arange(1, len(points) + 1)
-        following[offsets[1:] - 1] = offsets[:-1]
-        slant = np.flatnonzero(points[:, 1] != points[following, 1])
-        of_edge = np.repeat(np.arange(len(lengths)), lengths)[slant]
-        added = _signed_areas(points[slant], points[following[slant]], cells[of_edge], pitches[of_edge])
-        inside = np.abs(np.cumsum(np.bincount(*added, int(cells[-1]) + 1))) >= _HALF
-        for number, (left, top) in enumerate(self.low_xy.astype(int).tolist()):
-            pixels = inside[cells[number] : cells[number + 1]].reshape(-1, pitches[number])[:, :-1]
-            yield Filled(top, left, pixels)
+    lengths = np.diff(offsets)
+    # A column more on the right takes what reaches to the edge; with it each row's sum is 0.
+    pitches = sides_wh[:, 0] + 1
+    cells = offsets_of(pitches * sides_wh[:, 1])
+    points = points - np.repeat(low_xy, lengths, axis=0)
+    following = np.arange(1, len(points) + 1)
+    following[offsets[1:] - 1] = offsets[:-1]
+    slant = np.flatnonzero(points[:, 1] != points[following, 1])
+    of_edge = np.repeat(np.arange(len(lengths)), lengths)[slant]
+    added = _signed_areas(points[slant], points[following[slant]], cells[of_edge], pitches[of_edge])
+    inside = np.abs(np.cumsum(np.bincount(*added, int(cells[-1]) + 1))) >= _HALF
+    for number, (left, top) in enumerate(low_xy.astype(int).tolist()):
+        pixels = inside[cells[number] : cells[number + 1]].reshape(-1, pitches[number])[:, :-1]
+        yield Filled(top, left, pixels)
 
 
 def _signed_areas(

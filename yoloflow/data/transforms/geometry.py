@@ -29,8 +29,14 @@ def transform_points(points: NDArray[np.floating], matrix: Matrix) -> NDArray[np
     """Move (N, 2) points by a (3, 3) matrix, with the perspective division where it has one."""
     moved = points @ matrix[:2, :2].T + matrix[:2, 2]
     if matrix[2, 0] or matrix[2, 1]:
-        moved = moved / (points @ matrix[2, :2] + matrix[2, 2])[:, None]
+        moved = moved / _depth(points, matrix)[:, None]
     return moved
+
+
+def _depth(points: NDArray[np.floating], matrix: Matrix) -> NDArray[np.float64]:
+    """Return the distances (N,) of points before the camera of a perspective."""
+    depth: NDArray[np.float64] = points @ matrix[2, :2] + matrix[2, 2]
+    return depth
 
 
 def move_boxes(boxes_xyxy: Float32Array, matrix: Matrix) -> Float32Array:
@@ -57,8 +63,9 @@ def move_polygons(
     points = np.concatenate(polygons)
     behind = _is_behind(points, matrix)
     if behind.any():
+        # Of those, the part that the perspective can show; (0, 2) where there is none.
         polygons = [
-            _before_camera(polygon, matrix) if is_behind.any() else polygon
+            _cut(polygon, _depth(polygon, matrix) - _NEAREST) if is_behind.any() else polygon
             for polygon, is_behind in zip(polygons, _split(behind, lengths), strict=True)
         ]
         lengths, points = [len(polygon) for polygon in polygons], np.concatenate(polygons)
@@ -85,10 +92,8 @@ def _extents(points: NDArray[Any], lengths: Sequence[int]) -> NDArray[Any]:
     counts = np.array(lengths)
     starts, rows = (np.cumsum(counts) - counts)[counts > 0], np.flatnonzero(counts)
     extents = np.zeros((len(counts), 4), points.dtype)
-    extents[rows, :2], extents[rows, 2:] = (
-        np.minimum.reduceat(points, starts),
-        np.maximum.reduceat(points, starts),
-    )
+    extents[rows, :2] = np.minimum.reduceat(points, starts)
+    extents[rows, 2:] = np.maximum.reduceat(points, starts)
     return extents
 
 
@@ -96,12 +101,7 @@ def _is_behind(points: NDArray[np.floating], matrix: Matrix) -> NDArray[np.bool_
     """Tell which (N, 2) points a perspective moves to infinity or beyond, whence they come back mirrored."""
     if not (matrix[2, 0] or matrix[2, 1]):
         return np.zeros(len(points), np.bool_)
-    return np.asarray(points @ matrix[2, :2] + matrix[2, 2] < _NEAREST)
-
-
-def _before_camera(polygon: Float32Array, matrix: Matrix) -> Float32Array:
-    """Return the part of a polygon that a perspective can show; (0, 2) where there is none."""
-    return _cut(polygon, polygon @ matrix[2, :2] + matrix[2, 2] - _NEAREST)
+    return np.asarray(_depth(points, matrix) < _NEAREST)
 
 
 def clip_polygon(polygon: Float32Array, size_hw: tuple[int, int]) -> Float32Array:

@@ -64,11 +64,8 @@ def create_transforms(rows: Sequence[Row], where: str = "transforms") -> Pipelin
     """
     if isinstance(rows, Mapping | str) or not isinstance(rows, Sequence):
         raise YoloflowError(f"{where}: expected a list of rows {{func_name: ..., prob: ...}}, found {rows!r}")
-    steps = []
-    for number, row in enumerate(rows):
-        step = _create_step(row, f"{where}[{number}]")
-        if step is not None and step.prob > 0 and not step.transform.does_nothing:
-            steps.append(step)
+    found = [_create_step(row, f"{where}[{number}]") for number, row in enumerate(rows)]
+    steps = [step for step in found if step and step.prob > 0 and not step.transform.does_nothing]
     for step in steps[:-1]:
         if step.transform.must_be_last:
             raise YoloflowError(

@@ -133,11 +133,10 @@ def forecast_batch(
         return largest_that_fits(compute, batch_size, device)
     peaks: list[list[int | None]] = []
     for size in (_SMALL, _LARGER):
-        outcomes = _try(compute, size, device)
-        rank = _first_without_available_bytes(outcomes)
-        if rank is not None:
-            return _halve(compute, size, device, rank)
-        peaks.append([outcome.peak for outcome in outcomes])
+        failed, peaks_by_rank = _try(compute, size, device)
+        if failed is not None:
+            return _halve(compute, size, device, failed)
+        peaks.append(peaks_by_rank)
     rooms = gather_over_ranks(available)
     lines = zip(*peaks, rooms, strict=True)
     forecasts = [_along_the_line(rank, batch_size, *line) for rank, line in enumerate(lines)]
@@ -157,11 +156,10 @@ def _along_the_line(
         return MemoryForecast(batch_size, None, rank)
     per_image = max(larger - small, 0) / (_LARGER - _SMALL)
     expected = larger + per_image * (batch_size - _LARGER)
-    if expected <= available:
-        return MemoryForecast(batch_size, int(expected), rank)
-    return MemoryForecast(
-        max(_LARGER + int((available - larger) / max(per_image, 1)), 0), int(expected), rank
-    )
+    fits = batch_size
+    if expected > available:
+        fits = max(_LARGER + int((available - larger) / max(per_image, 1)), 0)
+    return MemoryForecast(fits, int(expected), rank)
 
 
 def largest_that_fits(
@@ -177,11 +175,10 @@ def largest_that_fits(
     Raises:
         YoloflowError: another rank failed, and not for want of memory.
     """
-    outcomes = _try(compute, batch_size, device)
-    rank = _first_without_available_bytes(outcomes)
-    if rank is not None:
-        return _halve(compute, batch_size, device, rank)
-    return MemoryForecast(batch_size, max(outcome.peak or 0 for outcome in outcomes) or None)
+    failed, peaks = _try(compute, batch_size, device)
+    if failed is not None:
+        return _halve(compute, batch_size, device, failed)
+    return MemoryForecast(batch_size, max(peak or 0 for peak in peaks) or None)
 
 
 def _halve(compute: Callable[[int], None], too_many: int, device: torch.device, rank: int) -> MemoryForecast:
@@ -189,7 +186,7 @@ def _halve(compute: Callable[[int], None], too_many: int, device: torch.device, 
     fits = 0
     while too_many - fits > 1:
         size = (fits + too_many) // 2
-        failed = _first_without_available_bytes(_try(compute, size, device))
+        failed, _ = _try(compute, size, device)
         if failed is None:
             fits = size
         else:
@@ -197,12 +194,10 @@ def _halve(compute: Callable[[int], None], too_many: int, device: torch.device, 
     return MemoryForecast(fits, None, rank)
 
 
-def _first_without_available_bytes(outcomes: list[_Outcome]) -> int | None:
-    return next((rank for rank, outcome in enumerate(outcomes) if not outcome.fits), None)
-
-
-def _try(compute: Callable[[int], None], batch_size: int, device: torch.device) -> list[_Outcome]:
-    """Computes a batch on all ranks, without collectives; returns the outcomes by rank.
+def _try(
+    compute: Callable[[int], None], batch_size: int, device: torch.device
+) -> tuple[int | None, list[int | None]]:
+    """Computes a batch on all ranks, without collectives; returns the first without memory, and all peaks.
 
     Raises:
         YoloflowError: another rank failed, and not for want of memory; an own such error is raised as it is.
@@ -227,7 +222,8 @@ def _try(compute: Callable[[int], None], batch_size: int, device: torch.device) 
             raise YoloflowError(
                 f"rank {rank} failed at a trial batch of {batch_size} images: {outcome.error}"
             )
-    return outcomes
+    failed = next((rank for rank, outcome in enumerate(outcomes) if not outcome.fits), None)
+    return failed, [outcome.peak for outcome in outcomes]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
