@@ -73,7 +73,7 @@ def _shift_hint(truth: GroundTruth, rows: Float64Array) -> list[str]:
 
 def _ap(truth: GroundTruth, rows: Float64Array, image_ids: Sequence[int]) -> float:
     found = np.ascontiguousarray(rows[np.isin(rows[:, _IMAGE], image_ids)])
-    return evaluate_read(truth, truth.coco.load_res(found), image_ids).result.map
+    return evaluate_read(truth, truth.coco.load_res(found), image_ids).map
 
 
 def _other_ids(truth: GroundTruth, rows: Float64Array) -> Iterator[tuple[str, Float64Array]]:
