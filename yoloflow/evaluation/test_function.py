@@ -168,10 +168,8 @@ def test(
         _check_classes(prediction.rows[..., : -num_masks or None], kind, index)
         return prediction
 
-    with keeping_modes(network):
-        network.eval()
-        with torch.inference_mode():
-            part = _evaluate_part(detect, suppress, dataloader, device, nms_time_limit)
+    with in_mode(network, training=False), torch.inference_mode():
+        part = _evaluate_part(detect, suppress, dataloader, device, nms_time_limit)
     return _conclude(part, index, synchronizer or Synchronizer(), save_json, settings)
 
 
@@ -207,9 +205,10 @@ def _evaluate_part(
 
 
 @contextmanager
-def keeping_modes(network: nn.Module) -> Iterator[None]:
-    """Brings each module of a network back into the mode, of training or evaluation, that it was in."""
+def in_mode(network: nn.Module, *, training: bool) -> Iterator[None]:
+    """Sets the mode of training or of evaluation; afterwards each module is in the mode it was in."""
     modes = {module: module.training for module in network.modules()}
+    network.train(training)
     try:
         yield
     finally:

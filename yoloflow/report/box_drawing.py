@@ -201,6 +201,11 @@ def _write_caption(bar: Uint8Array, text: str) -> None:
     cv2.putText(bar, text, (margin, height * 3 // 4), _FONT, scale, _WHITE, thickness, cv2.LINE_AA)
 
 
+def shrunk(image: Uint8Array, side: int) -> Uint8Array:
+    """Shrinks an image until its longer side is `side` pixels; smaller ones stay."""
+    return image if max(image.shape[:2]) <= side else fit_image(image, side, side)
+
+
 def fit_image(image: Uint8Array, cell_height: int, cell_width: int) -> Uint8Array:
     """Resizes an image to the greatest size that fits a cell, in proportion."""
     height, width = image.shape[:2]

@@ -203,7 +203,30 @@ class CocoFormat(PredictionFormat):
         self._images.close()
 
 
-class YoloFormat(PredictionFormat):
+class _ListedFiles(PredictionFormat):
+    """A folder of files, and beside it a CSV that says of which source each of them is."""
+
+    more_columns: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, folder: Path, naming: Naming) -> None:
+        super().__init__(folder, naming)
+        self.path.mkdir()
+        # A file name need not be text: its bytes are kept as they are.
+        path = folder / f"{self.file_name}.csv"
+        self._list = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        self._rows = csv.writer(self._list)
+        self._rows.writerow((self.file_name.removesuffix("s"), "file", "frame", *self.more_columns))
+
+    def add_row(self, path: Path, image: PredictedImage, *more: object) -> None:
+        """Adds the row of a file."""
+        self._rows.writerow((path.relative_to(self.path).as_posix(), image.file, image.frame, *more))
+
+    def close(self) -> None:
+        """Closes the list."""
+        self._list.close()
+
+
+class YoloFormat(_ListedFiles):
     """`labels/<stem>.txt`, a row `class cx cy w h score` for each object, and `labels.csv`: of which file.
 
     All are shares of the image's width and height. An object with a mask has a row `class x1 y1 x2 y2 ...
@@ -216,11 +239,6 @@ class YoloFormat(PredictionFormat):
 
     def __init__(self, folder: Path, naming: Naming) -> None:
         super().__init__(folder, naming)
-        self.path.mkdir()
-        # A file name need not be text: its bytes are kept as they are.
-        self._list = (folder / "labels.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        self._rows = csv.writer(self._list)
-        self._rows.writerow(("label", "file", "frame"))
         classes = folder / "classes.txt"
         if not naming.scores and not classes.exists():
             classes.write_text("".join(f"{name}\n" for name in naming.names), encoding="utf-8")
@@ -239,32 +257,22 @@ class YoloFormat(PredictionFormat):
             shares = " ".join(f"{value / side:.6f}" for value, side in zip(points, sides, strict=False))
             lines.append(f"{number} {shares} {score:.5f}\n" if self.naming.scores else f"{number} {shares}\n")
         path.write_text("".join(lines))
-        self._rows.writerow((path.relative_to(self.path).as_posix(), image.file, image.frame))
-
-    def close(self) -> None:
-        """Close the list."""
-        self._list.close()
+        self.add_row(path, image)
 
 
-class CropsFormat(PredictionFormat):
+class CropsFormat(_ListedFiles):
     """`crops/<class>/<stem>-<k>.jpg`, each object cut out, best first, and `crops.csv`: of which file."""
 
     file_name = "crops"
+    more_columns = ("class", "score", "x1", "y1", "x2", "y2")
 
     def __init__(self, folder: Path, naming: Naming) -> None:
         super().__init__(folder, naming)
-        self.path.mkdir()
         self._folders: list[str] = []
         for number, name in enumerate(naming.names):
             clean = file_name_of(name).strip(". ") or str(number)
             taken = clean.lower() in (known.lower() for known in self._folders)
             self._folders.append(f"{clean}-{number}" if taken else clean)
-        path = folder / f"{self.file_name}.csv"
-        self._list = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        self._rows = csv.writer(self._list)
-        self._rows.writerow(
-            (self.file_name.removesuffix("s"), "file", "frame", "class", "score", "x1", "y1", "x2", "y2")
-        )
 
     def write(self, image: PredictedImage) -> None:
         """Adds the objects of an image."""
@@ -274,9 +282,7 @@ class CropsFormat(PredictionFormat):
             path = self.path / self._folders[number] / f"{stem}-{k}{self.suffix(crop)}"
             path.parent.mkdir(exist_ok=True)
             save_image(path, crop)
-            place = path.relative_to(self.path).as_posix()
-            corners = (f"{value:.2f}" for value in box)
-            self._rows.writerow((place, image.file, image.frame, number, f"{score:.5f}", *corners))
+            self.add_row(path, image, number, f"{score:.5f}", *(f"{value:.2f}" for value in box))
 
     def cut(self, image_bgr: Uint8Array, box_xyxy: Sequence[float], mask: RunLengthMask | None) -> Uint8Array:
         """Returns the pixels of an object."""
@@ -285,10 +291,6 @@ class CropsFormat(PredictionFormat):
     def suffix(self, crop: Uint8Array) -> str:
         """Returns the suffix of an object's file."""
         return image_suffix(crop)
-
-    def close(self) -> None:
-        """Close the list."""
-        self._list.close()
 
 
 class CutoutsFormat(CropsFormat):
