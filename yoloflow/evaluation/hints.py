@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from yoloflow.evaluation.coco import CocoResult, evaluate_read
 from yoloflow.evaluation.coco_reader import read_detection_rows
 from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth
+from yoloflow.evaluation.diagnostics.matching import MAX_DETECTIONS
 from yoloflow.structures import Int64Array
 
 _LOW_AP = 0.3
 _GAIN, _FACTOR = 0.1, 2.0
 _MOST_IMAGES = 500
-MAX_DETECTIONS = 100
-"""Detections of a class in an image that COCO's figures count, the best ones."""
 
 _IMAGE, _CATEGORY = 0, 6
 

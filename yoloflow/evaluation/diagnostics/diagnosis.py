@@ -41,6 +41,15 @@ class Intervals:
     ap: tuple[float, float]
     ap50: tuple[float, float]
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain lists and numbers."""
+        return {
+            "level": self.level,
+            "samples": self.samples,
+            "AP": list(self.ap),
+            "AP50": list(self.ap50),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
@@ -110,7 +119,7 @@ class Diagnostics:
             },
             "calibration": asdict(self.calibration)
             | {"bins": [asdict(row) for row in self.calibration.bins]},
-            "intervals": self._intervals(),
+            "intervals": self.intervals and self.intervals.to_json(),
             "label_errors": self.label_errors,
             "images": self.images,
             "speed": self.speed,
@@ -143,16 +152,6 @@ class Diagnostics:
                 {"category_id": row.category_id} | {key: _known(value[k]) for key, value in values.items()}
                 for k, row in enumerate(self.coco.per_class)
             ],
-        }
-
-    def _intervals(self) -> dict[str, Any] | None:
-        if self.intervals is None:
-            return None
-        return {
-            "level": self.intervals.level,
-            "samples": self.intervals.samples,
-            "AP": list(self.intervals.ap),
-            "AP50": list(self.intervals.ap50),
         }
 
 

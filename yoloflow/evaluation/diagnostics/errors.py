@@ -65,7 +65,9 @@ class ErrorSummary:
 def summarise(errors: Errors, point: OperatingPoint, all_scores: OperatingPoint) -> ErrorSummary:
     """Summarises errors; at `all_scores` every detection counts, as AP has no threshold."""
     base_ap, costs = ap_costs(all_scores, errors)
-    return ErrorSummary(base_ap, count_errors(errors, point), costs)
+    counts = np.bincount(errors.kinds[point.is_wrong], minlength=MISSED).tolist()
+    missed = int(unexplained(errors, point.is_missed, point.is_wrong).sum())
+    return ErrorSummary(base_ap, [*counts, missed], costs)
 
 
 def find_errors(tables: Tables, pairs: Pairs, matches: Matches, iou_thres: float) -> Errors:
@@ -115,12 +117,6 @@ def unexplained(errors: Errors, is_missed: BoolArray, is_counted: BoolArray) -> 
     is_left = is_missed.copy()
     is_left[errors.objects[explains_an_object(errors) & is_counted]] = False
     return is_left
-
-
-def count_errors(errors: Errors, point: OperatingPoint) -> list[int]:
-    """Counts the errors of each of `KINDS` at an operating point."""
-    counts = np.bincount(errors.kinds[point.is_wrong], minlength=MISSED).tolist()
-    return [*counts, int(unexplained(errors, point.is_missed, point.is_wrong).sum())]
 
 
 def ap_costs(point: OperatingPoint, errors: Errors) -> tuple[float, list[float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,7 @@ def worst_images(
     return [
         {
             "image_id": (image_id := int(tables.image_ids[i])),
-            "file": facts[image_id].file,
-            "width": facts[image_id].width,
-            "height": facts[image_id].height,
+            **asdict(facts[image_id]),
             "f1": float(f1[i]),
             "true_positives": int(right[i]),
             "false_positives": int(wrong[i]),

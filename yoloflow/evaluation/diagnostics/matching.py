@@ -21,6 +21,7 @@ from yoloflow.structures import Int64Array
 BoolArray = NDArray[np.bool_]
 
 MAX_DETECTIONS = 100
+"""Detections of a class in an image that COCO's figures count, the best ones."""
 # TIDE's: below it a detection has nothing to do with an object. Smaller overlaps are not kept.
 BACKGROUND_IOU = 0.1
 

@@ -12,13 +12,12 @@ class OperatingPoint:
     """The detections from a score on, and the objects that they miss.
 
     Attributes:
-        tables: all detections, of any score; conf_thres: those with a lower score are none here.
+        tables: all detections, of any score.
         is_right, is_wrong: (N,) true and false positives; other detections are ignored, or none.
         is_missed: (M,) objects that no true positive finds; crowd regions are no objects.
     """
 
     tables: Tables
-    conf_thres: float
     is_right: BoolArray
     is_wrong: BoolArray
     is_missed: BoolArray
@@ -30,4 +29,4 @@ def operate(tables: Tables, matches: Matches, conf_thres: float) -> OperatingPoi
     is_right = matches.is_right & is_counted
     is_missed = ~tables.is_crowd
     is_missed[matches.objects[is_right]] = False
-    return OperatingPoint(tables, conf_thres, is_right, matches.is_wrong & is_counted, is_missed)
+    return OperatingPoint(tables, is_right, matches.is_wrong & is_counted, is_missed)
