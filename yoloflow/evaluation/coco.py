@@ -15,7 +15,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.evaluation.coco_reader import read_detections
+from yoloflow.evaluation.coco_reader import Results, read_detections
 from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, read_ground_truth
 from yoloflow.structures import YoloflowError
 
@@ -98,7 +98,7 @@ IouType = Literal["bbox", "segm"]
 
 def evaluate_coco(
     ground_truth: GroundTruth | Mapping[str, Any] | str | Path,
-    detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
+    detections: Results,
     image_ids: Sequence[int] | None = None,
     iou_type: IouType = "bbox",
 ) -> CocoResult:

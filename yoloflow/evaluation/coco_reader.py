@@ -30,22 +30,20 @@ from yoloflow.structures import YoloflowError
 # Results as one array, the layout that pycocotools and hotcoco take too.
 RESULT_COLUMNS = ("image_id", "x", "y", "w", "h", "score", "category_id")
 
+Results = Sequence[Mapping[str, Any]] | Float64Array | str | Path
+"""Detections: a json file of COCO results, its rows, or an (N, 7) array with the columns `RESULT_COLUMNS`."""
+
 _READ_BYTES = 1 << 20
 
 _MASK = re.compile(rb'"segmentation"\s*:(?!\s*(null|\[\s*\]|\{\s*\}))')
 _SCORE = re.compile(rb'"score"\s*:')
 
 
-def read_detections(
-    source: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
-    truth: GroundTruth,
-    *,
-    with_masks: bool = False,
-) -> hotcoco.COCO:
+def read_detections(source: Results, truth: GroundTruth, *, with_masks: bool = False) -> hotcoco.COCO:
     """Reads detections in COCO's results layout.
 
     Args:
-        source: the json file, its rows, or an (N, 7) array with the columns `RESULT_COLUMNS`.
+        source: the detections.
         truth: what they are compared with.
         with_masks: every detection must have a mask. Where none has a box, its mask gives box and area.
 
@@ -64,9 +62,7 @@ def read_detections(
     return found
 
 
-def read_detection_rows(
-    source: Sequence[Mapping[str, Any]] | Float64Array | str | Path, truth: GroundTruth
-) -> Float64Array:
+def read_detection_rows(source: Results, truth: GroundTruth) -> Float64Array:
     """Returns (N, 7) `RESULT_COLUMNS` of what `read_detections` reads, in the given order; same errors."""
     return _read(source, truth, False).rows
 
@@ -92,9 +88,7 @@ class _Read(NamedTuple):
     areas: Float64Array | None = None
 
 
-def _read(
-    source: Sequence[Mapping[str, Any]] | Float64Array | str | Path, truth: GroundTruth, with_masks: bool
-) -> _Read:
+def _read(source: Results, truth: GroundTruth, with_masks: bool) -> _Read:
     if isinstance(source, np.ndarray):
         if with_masks:
             raise YoloflowError("detections: an array has boxes alone; give rows with a segmentation each")

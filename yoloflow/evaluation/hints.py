@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.evaluation.coco import CocoResult, evaluate_read
-from yoloflow.evaluation.coco_reader import read_detection_rows
+from yoloflow.evaluation.coco_reader import Results, read_detection_rows
 from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth
 from yoloflow.evaluation.diagnostics.matching import MAX_DETECTIONS
 from yoloflow.structures import Int64Array
@@ -22,11 +20,7 @@ _MOST_IMAGES = 500
 _IMAGE, _CATEGORY = 0, 6
 
 
-def find_hints(
-    truth: GroundTruth,
-    detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
-    result: CocoResult,
-) -> list[str]:
+def find_hints(truth: GroundTruth, detections: Results, result: CocoResult) -> list[str]:
     """Returns hints as sentences.
 
     Args:

@@ -265,6 +265,8 @@ class CropsFormat(_ListedFiles):
 
     file_name = "crops"
     more_columns = ("class", "score", "x1", "y1", "x2", "y2")
+    # None: .jpg where the object is not too large for it.
+    suffix: ClassVar[str | None] = None
 
     def __init__(self, folder: Path, naming: Naming) -> None:
         super().__init__(folder, naming)
@@ -279,7 +281,7 @@ class CropsFormat(_ListedFiles):
         stem = image.stem if image.frame is None else f"{image.stem}-{image.frame:06d}"
         for k, (box, score, number, mask) in enumerate(_columns(image.found), 1):
             crop = self.cut(image.image, box, mask)
-            path = self.path / self._folders[number] / f"{stem}-{k}{self.suffix(crop)}"
+            path = self.path / self._folders[number] / f"{stem}-{k}{self.suffix or image_suffix(crop)}"
             path.parent.mkdir(exist_ok=True)
             save_image(path, crop)
             self.add_row(path, image, number, f"{score:.5f}", *(f"{value:.2f}" for value in box))
@@ -288,16 +290,13 @@ class CropsFormat(_ListedFiles):
         """Returns the pixels of an object."""
         return cut_out(image_bgr, box_xyxy)
 
-    def suffix(self, crop: Uint8Array) -> str:
-        """Returns the suffix of an object's file."""
-        return image_suffix(crop)
-
 
 class CutoutsFormat(CropsFormat):
     """`cutouts/<class>/<stem>-<k>.png`, as crops, but transparent where the object's mask is not."""
 
     file_name = "cutouts"
     needs_masks = True
+    suffix = ".png"
 
     def cut(self, image_bgr: Uint8Array, box_xyxy: Sequence[float], mask: RunLengthMask | None) -> Uint8Array:
         """Returns the pixels of an object, with their alpha as (h, w, 4) BGRA where there is a mask."""
@@ -305,10 +304,6 @@ class CutoutsFormat(CropsFormat):
             return cut_out(image_bgr, box_xyxy)
         alpha = cut_out(pixels_of_mask(mask)[..., None], box_xyxy) * np.uint8(255)
         return np.concatenate((cut_out(image_bgr, box_xyxy), alpha), 2)
-
-    def suffix(self, crop: Uint8Array) -> str:
-        """Returns that of a format with transparency."""
-        return ".png"
 
 
 FORMATS: dict[str, type[PredictionFormat]] = {

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from yoloflow.evaluation.coco import STAT_NAMES, CocoResult, compared_ids, evaluate_read
-from yoloflow.evaluation.coco_reader import read_detection_rows
-from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, read_ground_truth
+from yoloflow.evaluation.coco_reader import Results, read_detection_rows
+from yoloflow.evaluation.coco_truth import GroundTruth, read_ground_truth
 from yoloflow.evaluation.diagnostics import average_precision, curves, images, intervals
 from yoloflow.evaluation.diagnostics.calibration import Calibration, calibrate
 from yoloflow.evaluation.diagnostics.confusion import BACKGROUND, CONVENTION, confusion_matrix, mix_ups
@@ -25,8 +25,8 @@ from yoloflow.evaluation.diagnostics.matching import (
     find_pairs,
     make_tables,
     match,
+    operate,
 )
-from yoloflow.evaluation.diagnostics.operating_point import operate
 from yoloflow.structures import Int64Array, YoloflowError
 
 SCHEMA = 1
@@ -162,7 +162,7 @@ def _known(values: Iterable[float]) -> list[float | None]:
 
 def diagnose(
     ground_truth: GroundTruth | Mapping[str, Any] | str | Path,
-    detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
+    detections: Results,
     image_ids: Sequence[int] | None = None,
     *,
     files: Mapping[int, str] | None = None,

@@ -23,8 +23,7 @@ import numpy as np
 
 from yoloflow.evaluation.coco_truth import Float64Array
 from yoloflow.evaluation.diagnostics.average_precision import interpolated_ap
-from yoloflow.evaluation.diagnostics.matching import BoolArray, Matches, Pairs, Tables
-from yoloflow.evaluation.diagnostics.operating_point import OperatingPoint
+from yoloflow.evaluation.diagnostics.matching import BoolArray, Matches, OperatingPoint, Pairs, Tables
 from yoloflow.structures import Int64Array
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")

@@ -10,8 +10,7 @@ import numpy as np
 
 from yoloflow.evaluation.coco_truth import Float64Array
 from yoloflow.evaluation.diagnostics.errors import KINDS, MISSED, NO_ERROR, Errors, explains_an_object
-from yoloflow.evaluation.diagnostics.matching import Tables
-from yoloflow.evaluation.diagnostics.operating_point import OperatingPoint
+from yoloflow.evaluation.diagnostics.matching import OperatingPoint, Tables
 
 _BOX_DECIMALS = 2
 

@@ -100,6 +100,22 @@ class Matches:
         return ~self.is_right & ~self.is_ignored
 
 
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """The detections from a score on, and the objects that they miss.
+
+    Attributes:
+        tables: all detections, of any score.
+        is_right, is_wrong: (N,) true and false positives; other detections are ignored, or none.
+        is_missed: (M,) objects that no true positive finds; crowd regions are no objects.
+    """
+
+    tables: Tables
+    is_right: BoolArray
+    is_wrong: BoolArray
+    is_missed: BoolArray
+
+
 def make_tables(truth: GroundTruth, rows: Float64Array, image_ids: Sequence[int]) -> Tables:
     """Returns the tables of checked ground truth and (N, 7) detections, for these images by rising id."""
     images = np.array(image_ids, np.int64)
@@ -185,6 +201,15 @@ def match(tables: Tables, pairs: Pairs, iou_thres: float) -> Matches:
     is_ignored = np.zeros(len(tables.images), bool)
     is_ignored[pairs.detections[in_crowd]] = True
     return Matches(objects, is_ignored & (objects < 0))
+
+
+def operate(tables: Tables, matches: Matches, conf_thres: float) -> OperatingPoint:
+    """Returns the operating point at this score."""
+    is_counted = tables.scores >= conf_thres
+    is_right = matches.is_right & is_counted
+    is_missed = ~tables.is_crowd
+    is_missed[matches.objects[is_right]] = False
+    return OperatingPoint(tables, is_right, matches.is_wrong & is_counted, is_missed)
 
 
 def match_greedily(tables: Tables, pairs: Pairs, candidates: Int64Array, ranks: Int64Array) -> Int64Array:
