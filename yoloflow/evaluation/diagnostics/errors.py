@@ -65,7 +65,7 @@ def summarise(errors: Errors, point: OperatingPoint, all_scores: OperatingPoint)
     """Summarises errors; at `all_scores` every detection counts, as AP has no threshold."""
     base_ap, costs = ap_costs(all_scores, errors)
     counts = np.bincount(errors.kinds[point.is_wrong], minlength=MISSED).tolist()
-    missed = int(unexplained(errors, point.is_missed, point.is_wrong).sum())
+    missed = int(unexplained(errors, point).sum())
     return ErrorSummary(base_ap, [*counts, missed], costs)
 
 
@@ -105,16 +105,10 @@ def explains_an_object(errors: Errors) -> BoolArray:
     return np.isin(errors.kinds, (LOCALISATION, CLASSIFICATION))
 
 
-def unexplained(errors: Errors, is_missed: BoolArray, is_counted: BoolArray) -> BoolArray:
-    """Returns (M,) the objects not found that no counted error explains.
-
-    Args:
-        errors: of all detections.
-        is_missed: (M,) objects that none of the counted detections finds.
-        is_counted: (N,) detections that count.
-    """
-    is_left = is_missed.copy()
-    is_left[errors.objects[explains_an_object(errors) & is_counted]] = False
+def unexplained(errors: Errors, point: OperatingPoint) -> BoolArray:
+    """Returns (M,) the objects not found at an operating point that no error there explains."""
+    is_left = point.is_missed.copy()
+    is_left[errors.objects[explains_an_object(errors) & point.is_wrong]] = False
     return is_left
 
 
@@ -142,7 +136,7 @@ def ap_costs(point: OperatingPoint, errors: Errors) -> tuple[float, list[float]]
         classes = np.where(is_repaired, object_classes[errors.objects], tables.classes)
         stays = is_kept & ((errors.kinds != kind) | is_repaired)
         repaired.append(_mean_ap(point, classes, point.is_right | is_repaired, stays, num_objects))
-    is_left_out = unexplained(errors, point.is_missed, point.is_wrong)
+    is_left_out = unexplained(errors, point)
     fewer = num_objects - np.bincount(tables.object_classes[is_left_out], minlength=len(num_objects))
     repaired.append(_mean_ap(point, tables.classes, point.is_right, is_kept, fewer))
     return base, [value - base for value in repaired]

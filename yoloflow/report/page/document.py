@@ -27,12 +27,11 @@ _CLASSES_WITH_CURVES = (100, 30, 0)
 _NO_NETWORK = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"
 
 
-def render_page(runs: Sequence[RunContent], now: datetime | None = None) -> str:
+def render_page(runs: Sequence[RunContent]) -> str:
     """Renders the page of one run, or of several side by side.
 
     Args:
         runs: of `read_run`.
-        now: the time to write on it.
 
     Returns:
         the HTML text, less than `LARGEST` bytes in UTF-8.
@@ -42,7 +41,7 @@ def render_page(runs: Sequence[RunContent], now: datetime | None = None) -> str:
     """
     title = " · ".join(run.name for run in runs)
     shared: dict[str, Any] = {
-        "made": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": differing_settings([run.settings for run in runs]),
     }
     frame = len(_document(title, "").encode("utf-8", "replace"))
