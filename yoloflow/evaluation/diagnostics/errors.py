@@ -146,12 +146,10 @@ def _mean_ap(
     point: OperatingPoint, classes: Int64Array, is_right: BoolArray, is_kept: BoolArray, objects: Int64Array
 ) -> float:
     """Returns AP over the classes with objects, of other classes, true positives, rows and (K,) objects."""
-    rows = np.flatnonzero(is_kept)
-    rows = rows[np.lexsort((-point.tables.scores[rows], classes[rows]))]
-    bounds = np.searchsorted(classes[rows], np.arange(len(objects) + 1))
+    rows = point.tables.by_class(np.flatnonzero(is_kept), classes)
     total, counted = 0.0, np.flatnonzero(point.tables.num_objects > 0).tolist()
     for k in counted:
-        places = np.flatnonzero(is_right[rows[bounds[k] : bounds[k + 1]]])
+        places = np.flatnonzero(is_right[rows[k]])
         right = np.arange(1, len(places) + 1)
         total += float(np.nan_to_num(interpolated_ap(right[None], places[None] + 1, objects[k : k + 1])[0]))
     return total / len(counted)

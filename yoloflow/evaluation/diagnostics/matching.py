@@ -58,6 +58,12 @@ class Tables:
         counted = self.object_classes[~self.is_crowd]
         return np.bincount(counted, minlength=len(self.category_ids)).astype(np.int64)
 
+    def by_class(self, rows: Int64Array, classes: Int64Array) -> list[Int64Array]:
+        """Returns rows of the detections for each of K classes, best first; (N,) `classes` says whose."""
+        rows = rows[np.lexsort((-self.scores[rows], classes[rows]))]
+        bounds = np.searchsorted(classes[rows], np.arange(len(self.category_ids) + 1))
+        return [rows[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
