@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -88,6 +89,14 @@ def _given(value: object) -> str:
 def dotted_name(keys: Keys) -> str:
     """Returns `("data", "train_transforms", 0)` as `data.train_transforms.0`."""
     return ".".join(str(key) for key in keys)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns `{"loss": {"box": 7.5}}` as `{"loss.box": 7.5}`; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _lines(error: ValidationError, values: dict[str, Any]) -> list[str]:

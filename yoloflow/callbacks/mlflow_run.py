@@ -12,6 +12,7 @@ from time import time
 from typing import Any
 
 from yoloflow.callbacks.tracker import TrackerCallback, import_service
+from yoloflow.settings import flatten
 from yoloflow.structures import YoloflowError
 
 logger = logging.getLogger("yoloflow")
@@ -68,7 +69,8 @@ class MlflowCallback(TrackerCallback):
         found = self._client.get_experiment_by_name(self.experiment)
         number = found.experiment_id if found else self._client.create_experiment(self.experiment)
         entry = str(self._client.create_run(number, run_name=run.name).info.run_id)
-        params = [Param(key, value) for key, value in _flat(settings).items() if len(value) <= _LONGEST_VALUE]
+        texts = {_NOT_IN_NAMES.sub("_", key): str(value) for key, value in flatten(settings).items()}
+        params = [Param(key, value) for key, value in texts.items() if len(value) <= _LONGEST_VALUE]
         for first in range(0, len(params), _PARAMS_OF_A_CALL):
             self._client.log_batch(entry, params=params[first : first + _PARAMS_OF_A_CALL])
         return entry
@@ -100,14 +102,3 @@ class MlflowCallback(TrackerCallback):
         except mlflow.MlflowException as error:
             self._client = None
             logger.warning("MLflow gets no more figures of this run; the training goes on: %s", error)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Returns settings by their dotted keys, as texts."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[_NOT_IN_NAMES.sub("_", f"{prefix}{key}")] = str(value)
-    return flat

@@ -77,12 +77,12 @@ def _line(name: str, seconds: float, whole: float) -> str:
     return f"{name:40.40} {1000 * seconds:10.1f} {seconds / whole:6.0%}"
 
 
-def advice(step: StepProfile, spent: Mapping[str, float], context: RunContext) -> Iterator[str]:
-    """Yields what to change, the largest part of the time first to be looked at."""
+def advice(step: StepProfile, spent: Mapping[str, float], context: RunContext) -> list[str]:
+    """Returns what to change, the largest part of the time first to be looked at."""
     total = sum(spent.values())
     shares = {kind: seconds / total for kind, seconds in spent.items()}
-    settings, found = context.train_step.settings, False
-    for holds, text in (
+    settings = context.train_step.settings
+    remarks = (
         (
             shares.get("wait for data", 0.0) > 0.1,
             f"the step waits for data (loading: {describe_work(context.loading_seconds)}): "
@@ -92,18 +92,12 @@ def advice(step: StepProfile, spent: Mapping[str, float], context: RunContext) -
             shares.get("evaluation", 0.0) > 0.3,
             "evaluation takes much of the time: a larger run_eval_interval",
         ),
-        (
-            shares.get("states", 0.0) > 0.05,
-            "states take much time: larger save_steps and save_minutes",
-        ),
+        (shares.get("states", 0.0) > 0.05, "states take much time: larger save_steps and save_minutes"),
         (
             step.is_device_time and context.train_step.forward_loss.is_float32,
             "the network computes in float32: amp_level=auto takes the half precision that is native here",
         ),
-        (
-            not settings.channels_last,
-            "maps lie NCHW: channels_last=auto takes the faster layout",
-        ),
+        (not settings.channels_last, "maps lie NCHW: channels_last=auto takes the faster layout"),
         (
             settings.jit is not True and step.convolutions < 0.7 * step.seconds,
             f"{1 - step.convolutions / step.seconds:.0%} of the step are no convolutions: "
@@ -113,9 +107,7 @@ def advice(step: StepProfile, spent: Mapping[str, float], context: RunContext) -
             step.parts.get("loss", 0.0) > 0.25 * step.seconds,
             "the loss takes much of the step: fewer objects in an image (mosaic, mixup), or jit=true",
         ),
-    ):
-        if holds:
-            found = True
-            yield f"to change: {text}"
-    if not found:
-        yield "to change: nothing stands out; a smaller img_size or network takes less time"
+    )
+    found = [text for holds, text in remarks if holds]
+    nothing = "nothing stands out; a smaller img_size or network takes less time"
+    return [f"to change: {text}" for text in found or [nothing]]

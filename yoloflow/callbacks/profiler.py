@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 from torch import nn
-from torch.profiler import ProfilerActivity, profile, record_function, supported_activities
+from torch.profiler import profile, record_function, supported_activities
 from torch.utils.hooks import RemovableHandle
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
@@ -51,7 +51,7 @@ class ProfilerCallback(BaseCallback):
             self._hooks = _name_the_rows(context.train_step, self._ran)
             # torch's profiler prints lines of its own, an error among them where there is no accelerator.
             os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-            self._profile = profile(activities=_activities())
+            self._profile = profile(activities=supported_activities())
             self._profile.start()
         self._seen += 1
 
@@ -82,7 +82,7 @@ class ProfilerCallback(BaseCallback):
         folder = context.run.path / "profile"
         folder.mkdir(exist_ok=True)
         self._profile.export_chrome_trace(str(folder / "trace.json"))
-        on_device = len(_activities()) > 1
+        on_device = len(supported_activities()) > 1  # beside the CPU
         key = "self_device_time_total" if on_device else "self_cpu_time_total"
         averages = self._profile.key_averages()
         (folder / "operators.txt").write_text(averages.table(sort_by=key, row_limit=40))
@@ -90,11 +90,6 @@ class ProfilerCallback(BaseCallback):
         self._step = _measure(self._profile, context, recorded, on_device)
         self._profile = None
         logger.info("profile of %d steps: %s", recorded, folder)
-
-
-def _activities() -> list[ProfilerActivity]:
-    """Returns the activities to record: the CPU, and the accelerator where there is one."""
-    return list(supported_activities())
 
 
 def _name_the_rows(step: TrainStep, ran: set[str]) -> list[RemovableHandle]:

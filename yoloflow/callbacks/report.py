@@ -31,7 +31,6 @@ class ReportCallback(BaseCallback):
     """
 
     def __init__(self) -> None:
-        """Takes no arguments."""
         self._evaluated_epoch: int | None = None
 
     def on_evaluation(self, context: RunContext) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.callbacks.base import BaseCallback, RunContext
 from yoloflow.callbacks.plots import draw_batch_images, draw_image_file
 from yoloflow.callbacks.scalars import MAX_CLASSES, evaluation_scalars, step_scalars
-from yoloflow.report.box_drawing import draw_grid
+from yoloflow.report.box_drawing import draw_grid, shrunk
 from yoloflow.structures import Uint8Array, YoloflowError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ logger = logging.getLogger("yoloflow")
 
 _LONGEST_SIDE = 256
 """Pixels of an image in TensorBoard, which is stored as PNG."""
+
+_shrunk = partial(shrunk, side=_LONGEST_SIDE)
 
 _NUM_THRESHOLDS = 101
 
@@ -174,12 +176,3 @@ def counts_at_thresholds(
     nothing = np.zeros(_NUM_THRESHOLDS)
     false_negatives = num_objects - true_positives
     return np.stack((true_positives, false_positives, nothing, false_negatives, at_place, recall))
-
-
-def _shrunk(image: Uint8Array) -> Uint8Array:
-    """Returns the image, made smaller where its longer side is too long."""
-    factor = _LONGEST_SIDE / max(image.shape[:2])
-    if factor >= 1:
-        return image
-    height, width = (max(round(side * factor), 1) for side in image.shape[:2])
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

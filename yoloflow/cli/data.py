@@ -11,16 +11,7 @@ from typing import Annotated
 
 import typer
 
-from yoloflow.cli.console import (
-    Overrides,
-    Recipe,
-    SettingsCommand,
-    app,
-    mistake,
-    show,
-    write,
-    write_json,
-)
+from yoloflow.cli.console import Overrides, Recipe, SettingsCommand, app, mistake, show, write, write_json
 from yoloflow.cli.data_options import SourcesCommand, in_options
 
 EXIT_ERRORS_IN_DATA = 1

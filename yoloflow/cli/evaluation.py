@@ -134,8 +134,8 @@ def _test_file(annotations: Path, predictions: Path, with_diagnostics: bool) -> 
     with_masks = 0 < num_masks == number
     truth = read_ground_truth(annotations, with_masks=with_masks)
     read = read_detections(predictions, truth, with_masks=with_masks)
-    result = evaluate_read(truth, read, None).result
-    masks = evaluate_read(truth, read, None, "segm").result if with_masks else None
+    result = evaluate_read(truth, read, None)
+    masks = evaluate_read(truth, read, None, "segm") if with_masks else None
     found = None
     if with_diagnostics:
         from yoloflow.evaluation.diagnostics import diagnose

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from yoloflow.config.recipes import RECIPES_FOLDER
 from yoloflow.config.schema import Config
 from yoloflow.run import file_names
 from yoloflow.run.folder import run_to_continue
+from yoloflow.settings import flatten
 
 _FILE = "finetune.yaml"
 _SWITCH = "finetune=false keeps the recipe's own"
@@ -51,7 +52,7 @@ def describe_finetune(config: Config, recipe: Config | None = None, *, as_list: 
     if not _is_wanted(config.model_dump(include=_KEYS)):
         return []
     settings = config.model_dump()
-    block = dict(_leaves(_block(config.network.model_name).plain()))
+    block = flatten(_block(config.network.model_name).plain())
     before = {} if recipe is None else recipe.model_dump()
     taken = {key: value for key, value in block.items() if _at(settings, key) == value}
     own = {key: _at(settings, key) for key in block if key not in taken}
@@ -128,14 +129,6 @@ def _is_own(node: Located) -> bool:
     file, _, line = node.place.rpartition(":")
     in_package = line.isdecimal() and Path(os.path.abspath(file)).is_relative_to(RECIPES_FOLDER)
     return not (in_package or node.place == "")
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _at(settings: Mapping[str, Any], dotted: str) -> Any:

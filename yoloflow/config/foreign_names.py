@@ -8,115 +8,62 @@ from __future__ import annotations
 RECIPE_NAMES = {"model", "config", "cfg", "config_file", "exp_file", "exp", "recipe", "f", "c"}
 """Options and keys that name what is our first argument."""
 
-SETTINGS = {
-    # Ultralytics, YOLOv5, YOLOv7
-    "batch": "per_batch_size",
-    "batch_size": "per_batch_size",
-    "b": "per_batch_size",
-    "imgsz": "img_size",
-    "img": "img_size",
-    "imgs": "img_size",
-    "image_size": "img_size",
-    "input_size": "img_size",
-    "test_size": "img_size",
-    "resolution": "img_size",
-    "width": "img_size",
-    "height": "img_size",
-    "lr0": "optimizer.lr_init",
-    "base_lr": "optimizer.lr_init",
-    "learning_rate": "optimizer.lr_init",
-    "lrf": "optimizer.end_factor",
-    "cos_lr": "optimizer.lr_scheduler",
-    "linear_lr": "optimizer.lr_scheduler",
-    "scheduler": "optimizer.lr_scheduler",
-    "lr_schedule": "optimizer.lr_scheduler",
-    "weight_decay": "optimizer.gp_weight_decay",
-    "decay": "optimizer.gp_weight_decay",
-    "burn_in": "optimizer.min_warmup_step",
-    "box": "loss.box",
-    "cls": "loss.cls",
-    "dfl": "loss.dfl",
-    "obj": "loss.obj",
-    "workers": "data.num_parallel_workers",
-    "num_workers": "data.num_parallel_workers",
-    "n_workers": "data.num_parallel_workers",
-    "data_num_workers": "data.num_parallel_workers",
-    "cache": "data.cache",
-    "cache_images": "data.cache",
-    "train": "data.train_set",
-    "val": "data.val_set",
-    "classes": "data.names",
-    "class_names": "data.names",
-    "num_classes": "data.nc",
-    "single_class": "data.single_cls",
-    "multiscale": "data.multi_scale",
-    "image_weights": "data.sampler",
-    "rectangular": "data.rect",
-    "gpu": "device",
-    "gpu_id": "device",
-    "project": "save_dir",
-    "work_dir": "save_dir",
-    "output_dir": "save_dir",
-    "out_dir": "save_dir",
-    "out": "save_dir",
-    "output": "save_dir",
-    "o": "save_dir",
-    "run_name": "name",
-    "experiment_name": "name",
-    "expn": "name",
-    "pretrained": "weight",
-    "weights": "weight",
-    "ckpt": "weight",
-    "checkpoint": "weight",
-    "load_from": "weight",
-    "pretrain_weights": "weight",
-    "resume_from": "resume",
-    "noval": "run_eval",
-    "eval": "run_eval",
-    "validate": "run_eval",
-    "eval_interval": "run_eval_interval",
-    "val_interval": "run_eval_interval",
-    "print_interval": "log_interval",
-    "tensorboard": "summary",
-    "plots": "report",
-    "profile": "profiler",
-    "amp": "amp_level",
-    "fp16": "amp_level",
-    "half": "amp_level",
-    "compile": "jit",
-    "deterministic": "determinism",
-    "random_seed": "seed",
-    "n_epochs": "epochs",
-    "num_epochs": "epochs",
-    "max_epoch": "epochs",
-    "max_epochs": "epochs",
-    "subdivisions": "accumulate",
-    "grad_accum": "accumulate",
-    "grad_accum_steps": "accumulate",
-    "gradient_accumulation_steps": "accumulate",
-    "accumulate_grad_batches": "accumulate",
-    "clip_max_norm": "clip_grad_value",
-    "max_grad_norm": "clip_grad_value",
-    "gradient_clip_val": "clip_grad_value",
-    "conf": "conf_thres",
-    "confidence": "conf_thres",
-    "conf_threshold": "conf_thres",
-    "score_thr": "conf_thres",
-    "iou": "iou_thres",
-    "nms": "iou_thres",
-    "nms_thres": "iou_thres",
-    "iou_threshold": "iou_thres",
-    "max_detections": "max_det",
-    "use_ema": "ema",
-    "early_stopping": "patience",
-    "early_stopping_patience": "patience",
+_OTHER_NAMES = {
+    "per_batch_size": "batch batch_size b",
+    "img_size": "imgsz img imgs image_size input_size test_size resolution width height",
+    "optimizer.lr_init": "lr0 base_lr learning_rate",
+    "optimizer.end_factor": "lrf",
+    "optimizer.lr_scheduler": "cos_lr linear_lr scheduler lr_schedule",
+    "optimizer.gp_weight_decay": "weight_decay decay",
+    "optimizer.min_warmup_step": "burn_in",
+    "loss.box": "box",
+    "loss.cls": "cls",
+    "loss.dfl": "dfl",
+    "loss.obj": "obj",
+    "data.num_parallel_workers": "workers num_workers n_workers data_num_workers",
+    "data.cache": "cache cache_images",
+    "data.train_set": "train",
+    "data.val_set": "val",
+    "data.names": "classes class_names",
+    "data.nc": "num_classes",
+    "data.single_cls": "single_class",
+    "data.multi_scale": "multiscale",
+    "data.sampler": "image_weights",
+    "data.rect": "rectangular",
+    "device": "gpu gpu_id",
+    "save_dir": "project work_dir output_dir out_dir out output o",
+    "name": "run_name experiment_name expn",
+    "weight": "pretrained weights ckpt checkpoint load_from pretrain_weights",
+    "resume": "resume_from",
+    "run_eval": "noval eval validate",
+    "run_eval_interval": "eval_interval val_interval",
+    "log_interval": "print_interval",
+    "summary": "tensorboard",
+    "report": "plots",
+    "profiler": "profile",
+    "amp_level": "amp fp16 half",
+    "jit": "compile",
+    "determinism": "deterministic",
+    "seed": "random_seed",
+    "epochs": "n_epochs num_epochs max_epoch max_epochs",
+    "accumulate": "subdivisions grad_accum grad_accum_steps gradient_accumulation_steps "
+    "accumulate_grad_batches",
+    "clip_grad_value": "clip_max_norm max_grad_norm gradient_clip_val",
+    "conf_thres": "conf confidence conf_threshold score_thr",
+    "iou_thres": "iou nms nms_thres iou_threshold",
+    "max_det": "max_detections",
+    "ema": "use_ema",
+    "patience": "early_stopping early_stopping_patience",
 }
+"""Our setting -> its names in Ultralytics, YOLOv5, YOLOv7 and others."""
+
+SETTINGS = {theirs: ours for ours, names in _OTHER_NAMES.items() for theirs in names.split()}
 """Their setting -> ours."""
 
 _TORCHRUN = "`torchrun --nproc-per-node N -m yoloflow train ...` starts a process for each of N devices"
 _PERSPECTIVE = "a value of the row random_perspective in data.train_transforms"
 _COLOUR = "of the row hsv_augment in data.train_transforms"
-_PROBABILITY = "prob of the row {} in data.train_transforms"
+_STAGES = "stage_epochs of data.train_transforms says how long each list of transforms is used"
 
 ADVICE = {
     **dict.fromkeys(RECIPE_NAMES, "the recipe is the first argument, without a key"),
@@ -125,10 +72,11 @@ ADVICE = {
     "hsv_h": f"hgain {_COLOUR}",
     "hsv_s": f"sgain {_COLOUR}",
     "hsv_v": f"vgain {_COLOUR}",
-    **{name: _PROBABILITY.format(name) for name in ("mosaic", "mixup", "fliplr")},
-    "copy_paste": _PROBABILITY.format("copy_paste"),
-    "close_mosaic": "stage_epochs of data.train_transforms says how long each list of transforms is used",
-    "no_aug_epochs": "stage_epochs of data.train_transforms says how long each list of transforms is used",
+    **{
+        name: f"prob of the row {name} in data.train_transforms"
+        for name in ("mosaic", "mixup", "fliplr", "copy_paste")
+    },
+    **dict.fromkeys(("close_mosaic", "no_aug_epochs"), _STAGES),
     "hyp": "hyper-parameters are keys of a recipe: `yoloflow recipes RECIPE` prints them all",
     "mode": "the command says it, such as `yoloflow train`",
     "source": "images are arguments: `yoloflow predict RUN IMAGE...`",
@@ -171,21 +119,13 @@ VALUES: dict[tuple[str, object], str] = {
 """A setting, theirs or ours, with a value of theirs -> what to write."""
 
 COMMANDS = {
-    "val": "test",
-    "eval": "test",
-    "evaluate": "test",
-    "validate": "test",
-    "detect": "predict",
-    "infer": "predict",
-    "inference": "predict",
-    "fit": "train",
-    "tune": "train",
-    "resume": "train",
+    **dict.fromkeys(("val", "eval", "evaluate", "validate"), "test"),
+    **dict.fromkeys(("detect", "infer", "inference"), "predict"),
+    **dict.fromkeys(("fit", "tune", "resume"), "train"),
+    **dict.fromkeys(("checks", "version"), "--version"),
+    "help": "--help",
     "check": "data check",
     "convert": "data convert",
-    "checks": "--version",
-    "version": "--version",
-    "help": "--help",
 }
 """Their command -> ours."""
 
@@ -208,7 +148,8 @@ def hint_for_key(name: str, value: object) -> str | None:
     if name not in SETTINGS:
         return None
     ours = SETTINGS[name]
-    shown = f"{ours}={_yaml(value)}" if _is_plain(value) and value is not None else ours
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    shown = f"{ours}={text}" if _is_plain(value) and value is not None else ours
     return f"here it is {hint_for_value(name, value) or hint_for_value(ours, value) or shown}"
 
 
@@ -224,7 +165,3 @@ def hint_for_value(key: str, value: object) -> str | None:
 
 def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def _yaml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

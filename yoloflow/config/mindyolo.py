@@ -23,29 +23,19 @@ RENAMED = {
 
 _NEVER_READ = "MindYOLO itself never reads it"
 _PLATFORM = "it belongs to MindYOLO's platform"
-_HEAD = "the network's head says so itself"
 
 UNUSED = {
-    "anchor_base": _NEVER_READ,
-    "ms_grad_sens": _NEVER_READ,
-    "ms_enable_graph_kernel": _NEVER_READ,
-    "multi_data_url": _NEVER_READ,
-    "pretrain_url": _NEVER_READ,
-    "conf_free": _HEAD,
-    "exec_nms": _HEAD,
+    **dict.fromkeys(
+        ("anchor_base", "ms_grad_sens", "ms_enable_graph_kernel", "multi_data_url", "pretrain_url"),
+        _NEVER_READ,
+    ),
+    **dict.fromkeys(("conf_free", "exec_nms"), "the network's head says so itself"),
+    **dict.fromkeys(("ms_mode", "max_call_depth", "precision_mode", "enable_modelarts"), _PLATFORM),
+    **dict.fromkeys(("data_url", "ckpt_url", "train_url", "data_dir", "ckpt_dir"), _PLATFORM),
     "device_target": "see device",
     "log_level": "see --log-level",
     "is_parallel": "torchrun decides",
     "opencv_threads_num": "a loader process decodes with one thread",
-    "ms_mode": _PLATFORM,
-    "max_call_depth": _PLATFORM,
-    "precision_mode": _PLATFORM,
-    "enable_modelarts": _PLATFORM,
-    "data_url": _PLATFORM,
-    "ckpt_url": _PLATFORM,
-    "train_url": _PLATFORM,
-    "data_dir": _PLATFORM,
-    "ckpt_dir": _PLATFORM,
 }
 
 UNUSED_IN = {

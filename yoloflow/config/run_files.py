@@ -23,6 +23,7 @@ from yoloflow.run import file_names
 from yoloflow.run.checkpoint import newest_step
 from yoloflow.run.folder import RunFolder
 from yoloflow.runtime.ranks import Ranks, from_main_rank
+from yoloflow.settings import flatten
 from yoloflow.structures import DatasetIndex, YoloflowError
 from yoloflow.train_step.state import OtherStateError
 
@@ -182,7 +183,7 @@ def naming_changed_settings(run: RunFolder, config: Config) -> Iterator[None]:
 
 def _changed_settings(run: RunFolder, config: Config) -> dict[str, tuple[str, str]]:
     """Returns the settings, by dotted key, that differ from those in a run folder: then and now."""
-    before, now = (_flat(settings.model_dump()) for settings in (load_config(run.path), config))
+    before, now = (flatten(settings.model_dump()) for settings in (load_config(run.path), config))
     return {
         key: (_shown(before.get(key)), _shown(now.get(key)))
         for key in before | now
@@ -191,16 +192,6 @@ def _changed_settings(run: RunFolder, config: Config) -> dict[str, tuple[str, st
         and "auto" not in (before.get(key), now.get(key))
         and key not in ("resume", "name", "save_dir")
     }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _shown(value: object) -> str:

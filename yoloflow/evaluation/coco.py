@@ -15,7 +15,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.evaluation.coco_reader import read_detections
+from yoloflow.evaluation.coco_reader import Results, read_detections
 from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, read_ground_truth
 from yoloflow.structures import YoloflowError
 
@@ -62,6 +62,7 @@ class CocoResult:
         per_class: by rising category id.
         num_images: images compared.
         pr50: (K, 101) interpolated precision of each class at IoU 0.50, recall 0, 0.01 ... 1; -1: no objects.
+            Its mean is the class's AP50.
         scores50: (K, 101) score of the detection that reaches that recall; 0 where none does.
     """
 
@@ -91,29 +92,13 @@ class CocoResult:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """The figures with the curves behind them.
-
-    Attributes:
-        result: the figures.
-        image_ids: the images compared, by rising id.
-        precision50: (K, 101) interpolated precision of each class at the recalls 0, 0.01 ... 1 and IoU 0.50;
-            -1 where it has no objects. Its mean is the class's AP50.
-    """
-
-    result: CocoResult
-    image_ids: tuple[int, ...]
-    precision50: Float64Array
-
-
 IouType = Literal["bbox", "segm"]
 """What is compared, in pycocotools' words: boxes or masks."""
 
 
 def evaluate_coco(
     ground_truth: GroundTruth | Mapping[str, Any] | str | Path,
-    detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
+    detections: Results,
     image_ids: Sequence[int] | None = None,
     iou_type: IouType = "bbox",
 ) -> CocoResult:
@@ -136,34 +121,40 @@ def evaluate_coco(
     with_masks = iou_type == "segm"
     truth = read_ground_truth(ground_truth, with_masks=with_masks)
     found = read_detections(detections, truth, with_masks=with_masks)
-    return evaluate_read(truth, found, image_ids, iou_type).result
+    return evaluate_read(truth, found, image_ids, iou_type)
 
 
 def evaluate_read(
     truth: GroundTruth, found: hotcoco.COCO, image_ids: Sequence[int] | None, iou_type: IouType = "bbox"
-) -> Evaluated:
+) -> CocoResult:
     """Compares ground truth and detections that are read already, as `evaluate_coco`; same errors."""
     evaluation = hotcoco.COCOeval(truth.coco, found, iou_type)
-    compared_ids = sorted(truth.image_ids) if image_ids is None else _checked_image_ids(image_ids, truth)
-    evaluation.params.img_ids = compared_ids
+    evaluation.params.img_ids = compared = compared_ids(image_ids, truth)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summary_lines()  # fills `stats`; summarize() would print
     arrays = evaluation.eval
     assert arrays is not None
-    precision = np.asarray(arrays["precision"])[..., _HUNDRED_DETECTIONS]
-    recall = np.asarray(arrays["recall"])[..., _HUNDRED_DETECTIONS]
-    result = CocoResult(
-        stats=tuple(float(value) for value in evaluation.stats),
-        per_class=tuple(_per_class(precision, recall, truth, compared_ids)),
-        num_images=len(compared_ids),
-        pr50=_curves_at_iou50(evaluation, "precision"),
-        scores50=_curves_at_iou50(evaluation, "scores"),
+    precision, scores, recall = (
+        np.asarray(arrays[name])[..., _HUNDRED_DETECTIONS] for name in ("precision", "scores", "recall")
     )
-    return Evaluated(result, tuple(compared_ids), precision[0, :, :, _ALL_AREAS].T)
+    return CocoResult(
+        stats=tuple(float(value) for value in evaluation.stats),
+        per_class=tuple(_per_class(precision, recall, truth, compared)),
+        num_images=len(compared),
+        pr50=precision[0, :, :, _ALL_AREAS].T,
+        scores50=scores[0, :, :, _ALL_AREAS].T,
+    )
 
 
-def _checked_image_ids(image_ids: Sequence[int], truth: GroundTruth) -> list[int]:
+def compared_ids(image_ids: Sequence[int] | None, truth: GroundTruth) -> list[int]:
+    """Returns the images to compare, by rising id: those that are named, or all of the ground truth.
+
+    Raises:
+        YoloflowError: none is named, or one that the ground truth does not have.
+    """
+    if image_ids is None:
+        return sorted(truth.image_ids)
     wanted = sorted({int(image_id) for image_id in image_ids})
     if not wanted:
         raise YoloflowError("no image to evaluate: image_ids is empty")
@@ -204,14 +195,6 @@ def _per_class(
             )
         )
     return rows
-
-
-def _curves_at_iou50(evaluation: hotcoco.COCOeval, name: str) -> Float64Array:
-    """Returns (K, 101) of one of the arrays by recall."""
-    arrays = evaluation.eval
-    assert arrays is not None
-    curves: Float64Array = np.asarray(arrays[name])[0, :, :, _ALL_AREAS, _HUNDRED_DETECTIONS].T
-    return curves
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

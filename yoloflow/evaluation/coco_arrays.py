@@ -12,12 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from yoloflow.data.writers.coco_json import segmentations
-from yoloflow.evaluation.coco_truth import (
-    TRUTH_DECIMALS,
-    Float64Array,
-    GroundTruth,
-    ground_truth_from_rows,
-)
+from yoloflow.evaluation.coco_truth import TRUTH_DECIMALS, Float64Array, GroundTruth, ground_truth_from_rows
 from yoloflow.structures import DatasetIndex, Detections, Int64Array
 
 BOX_DECIMALS = 3

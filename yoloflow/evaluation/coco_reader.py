@@ -30,22 +30,20 @@ from yoloflow.structures import YoloflowError
 # Results as one array, the layout that pycocotools and hotcoco take too.
 RESULT_COLUMNS = ("image_id", "x", "y", "w", "h", "score", "category_id")
 
+Results = Sequence[Mapping[str, Any]] | Float64Array | str | Path
+"""Detections: a json file of COCO results, its rows, or an (N, 7) array with the columns `RESULT_COLUMNS`."""
+
 _READ_BYTES = 1 << 20
 
 _MASK = re.compile(rb'"segmentation"\s*:(?!\s*(null|\[\s*\]|\{\s*\}))')
 _SCORE = re.compile(rb'"score"\s*:')
 
 
-def read_detections(
-    source: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
-    truth: GroundTruth,
-    *,
-    with_masks: bool = False,
-) -> hotcoco.COCO:
+def read_detections(source: Results, truth: GroundTruth, *, with_masks: bool = False) -> hotcoco.COCO:
     """Reads detections in COCO's results layout.
 
     Args:
-        source: the json file, its rows, or an (N, 7) array with the columns `RESULT_COLUMNS`.
+        source: the detections.
         truth: what they are compared with.
         with_masks: every detection must have a mask. Where none has a box, its mask gives box and area.
 
@@ -64,9 +62,7 @@ def read_detections(
     return found
 
 
-def read_detection_rows(
-    source: Sequence[Mapping[str, Any]] | Float64Array | str | Path, truth: GroundTruth
-) -> Float64Array:
+def read_detection_rows(source: Results, truth: GroundTruth) -> Float64Array:
     """Returns (N, 7) `RESULT_COLUMNS` of what `read_detections` reads, in the given order; same errors."""
     return _read(source, truth, False).rows
 
@@ -92,9 +88,7 @@ class _Read(NamedTuple):
     areas: Float64Array | None = None
 
 
-def _read(
-    source: Sequence[Mapping[str, Any]] | Float64Array | str | Path, truth: GroundTruth, with_masks: bool
-) -> _Read:
+def _read(source: Results, truth: GroundTruth, with_masks: bool) -> _Read:
     if isinstance(source, np.ndarray):
         if with_masks:
             raise YoloflowError("detections: an array has boxes alone; give rows with a segmentation each")
@@ -200,7 +194,10 @@ def _result_rows(rows: Sequence[Any], name: str, truth: GroundTruth) -> Float64A
             raise YoloflowError(f"{where}: expected an object, found {_kind(entry)}")
         image_id = _known_id(rows, i, "image_id", truth.image_ids, name, truth.source)
         category_id = _known_id(rows, i, "category_id", known_categories, name, truth.source)
-        array[i] = (image_id, *_box(entry, where), _number(entry, "score", where), category_id)
+        score = entry.get("score")
+        if not _is_finite_number(score):
+            raise YoloflowError(f"{where}.score should be a finite number, found {score!r}")
+        array[i] = (image_id, *_box(entry, where), score, category_id)
     return array
 
 
@@ -244,22 +241,16 @@ def _checked_array(rows: Float64Array, truth: GroundTruth) -> Float64Array:
     return rows
 
 
-def _id(entry: Mapping[str, Any], key: str, where: str) -> int:
-    value = entry.get(key)
+def _known_id(rows: Sequence[Any], i: int, key: str, known: Collection[int], name: str, owner: str) -> int:
+    where, value = f"{name}: [{i}]", rows[i].get(key)
     if not _is_finite_number(value) or value != int(value):
         raise YoloflowError(f"{where}.{key} should be a whole number, found {value!r}")
     if not 0 <= value < MAX_ID:
         raise YoloflowError(f"{where}.{key} is {value}; ids go from 0 to 2^53")
-    return int(value)
-
-
-def _known_id(rows: Sequence[Any], i: int, key: str, known: Collection[int], name: str, owner: str) -> int:
-    where = f"{name}: [{i}]"
-    number = _id(rows[i], key, where)
-    if number not in known:
+    if int(value) not in known:
         advice = _advice(rows, key, known)
-        raise YoloflowError(f"{where}.{key} is {number}, which {owner} does not have; {advice}")
-    return number
+        raise YoloflowError(f"{where}.{key} is {int(value)}, which {owner} does not have; {advice}")
+    return int(value)
 
 
 def _advice(rows: Sequence[Any], key: str, known: Collection[Key]) -> str:
@@ -283,13 +274,6 @@ def _box(entry: Mapping[str, Any], where: str) -> tuple[float, float, float, flo
             raise YoloflowError(f"{where}.bbox should be four finite numbers, found {box!r}")
     x, y, w, h = box
     return x, y, w, h
-
-
-def _number(entry: Mapping[str, Any], key: str, where: str) -> float:
-    value = entry.get(key)
-    if not _is_finite_number(value):
-        raise YoloflowError(f"{where}.{key} should be a finite number, found {value!r}")
-    return float(value)
 
 
 def _is_finite_number(value: Any) -> TypeGuard[float]:

@@ -172,11 +172,8 @@ def _read_leniently(
     repaired = _repaired(found, ids, is_listed)
     used, numbers = sorted({*number_of_key.values()}), repaired.numbers
     listed = [_listed(entries, number, int(ids[number])) for number in used]
-    is_each_once = len(np.unique(numbers)) == len(numbers) and bool(
-        ((numbers >= 0) & (numbers < MAX_ID)).all()
-    )
     truth = ground_truth_from_rows(
-        *(repaired.rows, listed, names, name, numbers if is_each_once else None),
+        *(repaired.rows, listed, names, name, numbers if _are_ids(numbers.tolist()) else None),
         outlines=repaired.outlines if with_masks else None,
     )
     is_plain = all(
@@ -280,19 +277,19 @@ def _are_plain(entries: Sequence[Any]) -> bool:
     numbers: list[Any] = [entry.get("id") for entry in entries]
     names = [entry["file_name"] for entry in entries if entry.get("file_name") not in (None, "")]
     files = ["/".join(parts_of(name)) for name in names if isinstance(name, str)]
-    return (
-        all(type(number) is int and 0 <= number < MAX_ID for number in numbers)
-        and len(set(numbers)) == len(numbers)
-        and len(files) == len(names)
-        and len(set(files)) == len(files)
-    )
+    return _are_ids(numbers) and len(files) == len(names) == len(set(files))
 
 
 def _annotation_ids(entries: Sequence[Mapping[str, Any]]) -> Int64Array | None:
     """Returns the ids of annotations; None where they are not whole numbers, each once."""
     numbers: list[Any] = [entry.get("id") for entry in entries]
+    return np.array(numbers, np.int64) if _are_ids(numbers) else None
+
+
+def _are_ids(numbers: Sequence[Any]) -> bool:
+    """Returns whether these are whole numbers that ids may have, each once."""
     is_valid = all(type(number) is int and 0 <= number < MAX_ID for number in numbers)
-    return np.array(numbers, np.int64) if is_valid and len(set(numbers)) == len(numbers) else None
+    return is_valid and len(set(numbers)) == len(numbers)
 
 
 def ground_truth_from_rows(

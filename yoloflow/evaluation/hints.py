@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from yoloflow.evaluation.coco import CocoResult, evaluate_read
-from yoloflow.evaluation.coco_reader import read_detection_rows
+from yoloflow.evaluation.coco_reader import Results, read_detection_rows
 from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth
+from yoloflow.evaluation.diagnostics.matching import MAX_DETECTIONS
 from yoloflow.structures import Int64Array
 
 _LOW_AP = 0.3
 _GAIN, _FACTOR = 0.1, 2.0
 _MOST_IMAGES = 500
-MAX_DETECTIONS = 100
-"""Detections of a class in an image that COCO's figures count, the best ones."""
 
 _IMAGE, _CATEGORY = 0, 6
 
 
-def find_hints(
-    truth: GroundTruth,
-    detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
-    result: CocoResult,
-) -> list[str]:
+def find_hints(truth: GroundTruth, detections: Results, result: CocoResult) -> list[str]:
     """Returns hints as sentences.
 
     Args:
@@ -73,7 +66,7 @@ def _shift_hint(truth: GroundTruth, rows: Float64Array) -> list[str]:
 
 def _ap(truth: GroundTruth, rows: Float64Array, image_ids: Sequence[int]) -> float:
     found = np.ascontiguousarray(rows[np.isin(rows[:, _IMAGE], image_ids)])
-    return evaluate_read(truth, truth.coco.load_res(found), image_ids).result.map
+    return evaluate_read(truth, truth.coco.load_res(found), image_ids).map
 
 
 def _other_ids(truth: GroundTruth, rows: Float64Array) -> Iterator[tuple[str, Float64Array]]:

@@ -19,21 +19,9 @@ METRICS: dict[str, Metric] = {}
 """Metrics by the name of their figure."""
 
 _TAKEN = {
-    "map",
-    "map50",
-    "stats",
-    "stat_names",
-    "per_class",
-    "is_best",
-    "mask_map",
-    "mask_map50",
-    "mask_stats",
-    "mask_per_class",
-    "num_images",
-    "settings",
-    "speed",
-    "kind",
-    "epoch",
+    *("map", "map50", "stats", "stat_names", "per_class", "is_best"),
+    *("mask_map", "mask_map50", "mask_stats", "mask_per_class"),
+    *("num_images", "settings", "speed", "kind", "epoch"),
 }
 """Names that have another meaning in the files where metrics are written."""
 

@@ -167,14 +167,8 @@ def figures_json(coco: CocoResult, masks: CocoResult | None) -> dict[str, Any]:
 
 
 def _figures(result: CocoResult, prefix: str = "") -> dict[str, Any]:
-    content = result.to_json()
-    figures = {
-        "map": result.map,
-        "map50": result.map50,
-        "stats": content["stats"],
-        "per_class": content["per_class"],
-    }
-    return {f"{prefix}{name}": value for name, value in figures.items()}
+    content = {"map": result.map, "map50": result.map50, **result.to_json()}
+    return {f"{prefix}{name}": content[name] for name in ("map", "map50", "stats", "per_class")}
 
 
 def _describe(settings: Mapping[str, Any]) -> str:

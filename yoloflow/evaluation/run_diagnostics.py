@@ -59,7 +59,7 @@ def diagnostics_of_run(result: EvaluationResult, weights: Path, sha256: str) -> 
     content = diagnose_result(result, result.index, weights.name).to_json()
     if result.masks is not None:
         content["mask_stats"] = list(result.masks.stats)
-        content["mask_pr_curves"] = pr_curves(result.masks, result.masks.pr50)
+        content["mask_pr_curves"] = pr_curves(result.masks)
         _add_outlines(content["images"], result)
     return content | {"weights_sha256": sha256}
 

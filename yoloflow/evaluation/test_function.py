@@ -168,7 +168,7 @@ def test(
         _check_classes(prediction.rows[..., : -num_masks or None], kind, index)
         return prediction
 
-    with _evaluation_mode(network):
+    with in_mode(network, training=False), torch.inference_mode():
         part = _evaluate_part(detect, suppress, dataloader, device, nms_time_limit)
     return _conclude(part, index, synchronizer or Synchronizer(), save_json, settings)
 
@@ -205,13 +205,12 @@ def _evaluate_part(
 
 
 @contextmanager
-def _evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Sets evaluation mode without gradients; afterwards each module is in the mode it was in."""
+def in_mode(network: nn.Module, *, training: bool) -> Iterator[None]:
+    """Sets the mode of training or of evaluation; afterwards each module is in the mode it was in."""
     modes = {module: module.training for module in network.modules()}
-    network.eval()
+    network.train(training)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, was_training in modes.items():
             module.training = was_training
@@ -332,12 +331,12 @@ def _conclude(
         logger.warning("%s", describe_filled(truth))
     # The list of the library's type holds polygons too.
     read = truth.coco.load_res(results, segmentation=cast(Any, masks))
-    coco = evaluate_read(truth, read, image_ids).result
+    coco = evaluate_read(truth, read, image_ids)
     slowest = {name: max(other.seconds[name] for other in parts) for name in part.seconds}
     peaks = [other.peak_memory for other in parts if other.peak_memory is not None]
     return EvaluationResult(
         coco=coco,
-        masks=None if masks is None else evaluate_read(truth, read, image_ids, "segm").result,
+        masks=None if masks is None else evaluate_read(truth, read, image_ids, "segm"),
         metrics=compute_metrics(coco, truth, results),
         detections=detections,
         examples=tuple(

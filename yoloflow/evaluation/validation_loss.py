@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from yoloflow.evaluation.test_function import in_mode
 from yoloflow.losses.loss import takes_masks
 from yoloflow.models.precision import Precision, to_float32
 from yoloflow.runtime.ranks import gather_over_ranks, without_collectives
@@ -62,13 +63,8 @@ class ValidationLoss:
 @contextmanager
 def _as_trained(network: nn.Module) -> Iterator[None]:
     """Makes a network predict as its loss takes it, with the running statistics; the modes come back."""
-    modes = {module: module.training for module in network.modules()}
-    network.train()
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()
-    try:
+    with in_mode(network, training=True):
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         yield
-    finally:
-        for module, was_training in modes.items():
-            module.training = was_training

@@ -134,9 +134,9 @@ def compare(
     aps, mask_aps = [], []
     for rows in found:
         read = truth.coco.load_res(result_array(rows, index), segmentation=cast(Any, result_masks(rows)))
-        aps.append(evaluate_read(truth, read, ids).result.map)
+        aps.append(evaluate_read(truth, read, ids).map)
         if has_masks:
-            mask_aps.append(evaluate_read(truth, read, ids, "segm").result.map)
+            mask_aps.append(evaluate_read(truth, read, ids, "segm").map)
     return Comparison(max(deviations), len(real), *aps, *mask_aps)
 
 

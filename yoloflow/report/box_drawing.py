@@ -113,13 +113,9 @@ def cut_out(image_bgr: Uint8Array, box_xyxy: Sequence[float]) -> Uint8Array:
 def _pixel_corners(box: NDArray[np.floating], canvas: Uint8Array) -> tuple[int, int, int, int]:
     """Returns first and last pixel of a box, inside the image."""
     height, width = canvas.shape[:2]
-    x1, y1, x2, y2 = np.nan_to_num(np.asarray(box, np.float64)).tolist()
-    return (
-        min(max(round(x1), 0), width - 1),
-        min(max(round(y1), 0), height - 1),
-        min(max(round(x2) - 1, 0), width - 1),
-        min(max(round(y2) - 1, 0), height - 1),
-    )
+    pixels = np.nan_to_num(np.asarray(box, np.float64)).round() - (0, 0, 1, 1)
+    x1, y1, x2, y2 = pixels.clip(0, (width - 1, height - 1) * 2).astype(np.int64).tolist()
+    return x1, y1, x2, y2
 
 
 def _draw_label(
@@ -199,6 +195,11 @@ def _write_caption(bar: Uint8Array, text: str) -> None:
     scale = min(height / 2 / _FONT_HEIGHT, (width - 2 * margin) / max(text_width, 1))
     thickness = max(1, round(scale * _FONT_HEIGHT / 9))
     cv2.putText(bar, text, (margin, height * 3 // 4), _FONT, scale, _WHITE, thickness, cv2.LINE_AA)
+
+
+def shrunk(image: Uint8Array, side: int) -> Uint8Array:
+    """Shrinks an image until its longer side is `side` pixels; smaller ones stay."""
+    return image if max(image.shape[:2]) <= side else fit_image(image, side, side)
 
 
 def fit_image(image: Uint8Array, cell_height: int, cell_width: int) -> Uint8Array:

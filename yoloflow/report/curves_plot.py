@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sized
+import io
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yoloflow.files import write_atomically
 from yoloflow.report.metrics import (
     NO_OBJECTS,
     Metrics,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 # Colour-blind safe (Okabe and Ito 2008), darkest first.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-_INK, _MUTED, _LIGHT = "#222222", "#777777", "#e4e4e4"
+INK, MUTED, _LIGHT = "#222222", "#777777", "#e4e4e4"
 _STRIP = 0.14
 """Part of the height that names of stages need."""
 
@@ -33,30 +34,48 @@ _STRIP = 0.14
 def plot_curves(metrics_path: str | Path, plot_path: str | Path) -> None:
     """Draws losses, learning rates and AP over epochs, with stage borders.
 
-    The file is replaced in one move, so that a viewer never sees half of one.
-
     Args:
         metrics_path: `metrics.jsonl` of a run folder; it may end in the middle of a line.
         plot_path: PNG to write.
     """
     figure = draw_curves(read_metrics(metrics_path))
-    target = Path(plot_path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    with unfinished.open("wb") as file:
-        figure.savefig(file, format="png")
-    unfinished.replace(target)
+    Path(plot_path).parent.mkdir(parents=True, exist_ok=True)
+    write_png(figure, Path(plot_path))
+
+
+def three_panels(height: float, dpi: int) -> tuple[Figure, Sequence[Axes]]:
+    """Returns an empty figure of three plots side by side, `height` inches high."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, height), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, 3)
+
+
+def style_panel(axes: Axes, title: str, x: str, y: str = "") -> None:
+    """Gives a plot its title and the labels of its axes, which have lines on two sides only."""
+    axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
+    axes.set_xlabel(x, color=MUTED, fontsize=9)
+    axes.set_ylabel(y, color=MUTED, fontsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelsize=9)
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Writes a figure in one move, so that a viewer never sees half of it."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(path, content.getvalue())
 
 
 def draw_curves(metrics: Metrics) -> Figure:
     """Draws the curves of a training side by side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     curves = curves_of(metrics)
-    figure = Figure(figsize=(13, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    loss_axes, rate_axes, ap_axes = figure.subplots(1, 3)
+    figure, (loss_axes, rate_axes, ap_axes) = three_panels(4, dpi=120)
     _plot_losses(loss_axes, curves)
     _plot_rates(rate_axes, curves)
     _plot_ap(ap_axes, curves, NO_OBJECTS if metrics.has_no_objects else "not evaluated yet")
@@ -65,7 +84,11 @@ def draw_curves(metrics: Metrics) -> Figure:
         (rate_axes, "Learning rate"),
         (ap_axes, "Validation AP"),
     ):
-        _style(axes, title)
+        style_panel(axes, title, "epochs")
+        axes.set_xlim(left=0)
+        axes.grid(visible=True, color=_LIGHT, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.locator_params(axis="x", integer=True)
         _mark_stages(axes, curves)
     return figure
 
@@ -73,7 +96,7 @@ def draw_curves(metrics: Metrics) -> Figure:
 def _plot_losses(axes: Axes, curves: TrainingCurves) -> None:
     for k, (name, column) in enumerate(curves.losses.items()):
         epochs, values = known_points(curves.epochs, column)
-        colour = _INK if k == 0 else _COLOURS[(k - 1) % len(_COLOURS)]
+        colour = INK if k == 0 else _COLOURS[(k - 1) % len(_COLOURS)]
         noisy = len(values) > 20
         if noisy:
             axes.plot(epochs, values, color=colour, linewidth=0.8, alpha=0.25)
@@ -82,7 +105,7 @@ def _plot_losses(axes: Axes, curves: TrainingCurves) -> None:
         validation = known_points(curves.evaluated, curves.val_losses.get(name, []))
         axes.plot(*validation, color=colour, linewidth=1.4, linestyle="--")
     if curves.val_losses:
-        axes.plot([], [], color=_MUTED, linewidth=1.4, linestyle="--", label="of the validation set")
+        axes.plot([], [], color=MUTED, linewidth=1.4, linestyle="--", label="of the validation set")
     _finish(axes, "no steps logged yet")
 
 
@@ -117,27 +140,13 @@ def _plot_ap(axes: Axes, curves: TrainingCurves, if_empty: str) -> None:
 def _finish(axes: Axes, if_empty: str, top: float | None = None) -> None:
     """Adds the legend, and starts the y axis at 0; a plot without curves says why there are none."""
     if axes.lines:
-        axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
         axes.set_ylim(0, top)
     else:
         axes.text(
-            0.5, 0.5, if_empty, transform=axes.transAxes, ha="center", va="center", color=_MUTED, fontsize=10
+            0.5, 0.5, if_empty, transform=axes.transAxes, ha="center", va="center", color=MUTED, fontsize=10
         )
         axes.set_xlim(0, 1)
-
-
-def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
-    axes.set_xlabel("epochs", color=_MUTED, fontsize=9)
-    axes.set_xlim(left=0)
-    axes.grid(visible=True, color=_LIGHT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_MUTED)
-    axes.tick_params(colors=_MUTED, labelsize=9)
-    axes.locator_params(axis="x", integer=True)
 
 
 def _mark_stages(axes: Axes, curves: TrainingCurves) -> None:
@@ -145,7 +154,7 @@ def _mark_stages(axes: Axes, curves: TrainingCurves) -> None:
     if curves.stages:
         axes.set_ylim(top=axes.get_ylim()[1] / (1 - _STRIP))
     for number, epoch in curves.stages:
-        axes.axvline(epoch, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(epoch, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
             f"stage {number}",
             (epoch, 1.0),
@@ -155,6 +164,6 @@ def _mark_stages(axes: Axes, curves: TrainingCurves) -> None:
             ha="right",
             va="top",
             rotation=90,
-            color=_MUTED,
+            color=MUTED,
             fontsize=8,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from yoloflow.files import write_atomically
+from yoloflow.report.curves_plot import INK, MUTED, style_panel, three_panels, write_png
 from yoloflow.report.plot_fonts import families_for
 from yoloflow.structures import DatasetIndex
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("yoloflow")
 
-_BAR, _INK, _MUTED = "#0072b2", "#222222", "#777777"
+_BAR = "#0072b2"
 _MOST_CLASSES = 25
 _LEAST_ROWS = 8
 _LONGEST_NAME = 24
@@ -35,27 +34,20 @@ def plot_labels(index: DatasetIndex, path: Path) -> None:
         index: the data set.
         path: PNG to write; its folder is there.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     trained = ~index.is_crowd
     images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))
     sides_wh = index.sizes_hw[images][:, ::-1]
     corners = (index.boxes_xyxy / np.tile(sides_wh, 2))[trained]
-    figure = Figure(figsize=(13, 4.2), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    class_axes, centre_axes, size_axes = figure.subplots(1, 3)
+    figure, (class_axes, centre_axes, size_axes) = three_panels(4.2, dpi=100)
     _plot_classes(class_axes, index.names, np.bincount(index.classes[trained], minlength=len(index.names)))
     _plot_density(centre_axes, (corners[:, :2] + corners[:, 2:]) / 2)
     centre_axes.invert_yaxis()  # as in the image
     _plot_density(size_axes, corners[:, 2:] - corners[:, :2])
-    _style(class_axes, f"{int(trained.sum()):,} objects by class", "objects", "")
-    _style(centre_axes, "Centres of the boxes", "x / width of the image", "y / height of the image")
-    _style(size_axes, "Sizes of the boxes", "width / width of the image", "height / height of the image")
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
+    style_panel(class_axes, f"{int(trained.sum()):,} objects by class", "objects")
+    style_panel(centre_axes, "Centres of the boxes", "x / width of the image", "y / height of the image")
+    style_panel(size_axes, "Sizes of the boxes", "width / width of the image", "height / height of the image")
     try:
-        write_atomically(path, content.getvalue())
+        write_png(figure, path)
     except OSError as error:
         logger.warning("%s: cannot be written (%s); the training goes on", path, error.strerror)
 
@@ -81,7 +73,7 @@ def _plot_classes(axes: Axes, names: list[str], counts: NDArray[np.int64]) -> No
             textcoords="offset points",
             va="center",
             fontsize=8,
-            color=_INK,
+            color=INK,
         )
     axes.margins(x=0.15)
     if (left := len(names) - len(order)) > 0:
@@ -90,7 +82,7 @@ def _plot_classes(axes: Axes, names: list[str], counts: NDArray[np.int64]) -> No
             transform=axes.transAxes,
             ha="right",
             va="bottom",
-            color=_MUTED,
+            color=MUTED,
             fontsize=9,
         )
 
@@ -114,17 +106,6 @@ def _plot_density(axes: Axes, points: NDArray[np.float64]) -> None:
         return
     ticks = np.unique(np.geomspace(1, max(most, 2), 4).round().astype(int))
     key = figure.colorbar(shades, ax=axes, ticks=ticks, format="%d", fraction=0.05, pad=0.02)
-    key.set_label("boxes in a cell", color=_MUTED, fontsize=9)
+    key.set_label("boxes in a cell", color=MUTED, fontsize=9)
     key.minorticks_off()
-    key.ax.tick_params(colors=_MUTED, labelsize=9)
-
-
-def _style(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
-    axes.set_xlabel(x, color=_MUTED, fontsize=9)
-    axes.set_ylabel(y, color=_MUTED, fontsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_MUTED)
-    axes.tick_params(colors=_MUTED, labelsize=9)
+    key.ax.tick_params(colors=MUTED, labelsize=9)

@@ -203,7 +203,30 @@ class CocoFormat(PredictionFormat):
         self._images.close()
 
 
-class YoloFormat(PredictionFormat):
+class _ListedFiles(PredictionFormat):
+    """A folder of files, and beside it a CSV that says of which source each of them is."""
+
+    more_columns: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, folder: Path, naming: Naming) -> None:
+        super().__init__(folder, naming)
+        self.path.mkdir()
+        # A file name need not be text: its bytes are kept as they are.
+        path = folder / f"{self.file_name}.csv"
+        self._list = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        self._rows = csv.writer(self._list)
+        self._rows.writerow((self.file_name.removesuffix("s"), "file", "frame", *self.more_columns))
+
+    def add_row(self, path: Path, image: PredictedImage, *more: object) -> None:
+        """Adds the row of a file."""
+        self._rows.writerow((path.relative_to(self.path).as_posix(), image.file, image.frame, *more))
+
+    def close(self) -> None:
+        """Closes the list."""
+        self._list.close()
+
+
+class YoloFormat(_ListedFiles):
     """`labels/<stem>.txt`, a row `class cx cy w h score` for each object, and `labels.csv`: of which file.
 
     All are shares of the image's width and height. An object with a mask has a row `class x1 y1 x2 y2 ...
@@ -216,11 +239,6 @@ class YoloFormat(PredictionFormat):
 
     def __init__(self, folder: Path, naming: Naming) -> None:
         super().__init__(folder, naming)
-        self.path.mkdir()
-        # A file name need not be text: its bytes are kept as they are.
-        self._list = (folder / "labels.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        self._rows = csv.writer(self._list)
-        self._rows.writerow(("label", "file", "frame"))
         classes = folder / "classes.txt"
         if not naming.scores and not classes.exists():
             classes.write_text("".join(f"{name}\n" for name in naming.names), encoding="utf-8")
@@ -239,56 +257,38 @@ class YoloFormat(PredictionFormat):
             shares = " ".join(f"{value / side:.6f}" for value, side in zip(points, sides, strict=False))
             lines.append(f"{number} {shares} {score:.5f}\n" if self.naming.scores else f"{number} {shares}\n")
         path.write_text("".join(lines))
-        self._rows.writerow((path.relative_to(self.path).as_posix(), image.file, image.frame))
-
-    def close(self) -> None:
-        """Close the list."""
-        self._list.close()
+        self.add_row(path, image)
 
 
-class CropsFormat(PredictionFormat):
+class CropsFormat(_ListedFiles):
     """`crops/<class>/<stem>-<k>.jpg`, each object cut out, best first, and `crops.csv`: of which file."""
 
     file_name = "crops"
+    more_columns = ("class", "score", "x1", "y1", "x2", "y2")
+    # None: .jpg where the object is not too large for it.
+    suffix: ClassVar[str | None] = None
 
     def __init__(self, folder: Path, naming: Naming) -> None:
         super().__init__(folder, naming)
-        self.path.mkdir()
         self._folders: list[str] = []
         for number, name in enumerate(naming.names):
             clean = file_name_of(name).strip(". ") or str(number)
             taken = clean.lower() in (known.lower() for known in self._folders)
             self._folders.append(f"{clean}-{number}" if taken else clean)
-        path = folder / f"{self.file_name}.csv"
-        self._list = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        self._rows = csv.writer(self._list)
-        self._rows.writerow(
-            (self.file_name.removesuffix("s"), "file", "frame", "class", "score", "x1", "y1", "x2", "y2")
-        )
 
     def write(self, image: PredictedImage) -> None:
         """Adds the objects of an image."""
         stem = image.stem if image.frame is None else f"{image.stem}-{image.frame:06d}"
         for k, (box, score, number, mask) in enumerate(_columns(image.found), 1):
             crop = self.cut(image.image, box, mask)
-            path = self.path / self._folders[number] / f"{stem}-{k}{self.suffix(crop)}"
+            path = self.path / self._folders[number] / f"{stem}-{k}{self.suffix or image_suffix(crop)}"
             path.parent.mkdir(exist_ok=True)
             save_image(path, crop)
-            place = path.relative_to(self.path).as_posix()
-            corners = (f"{value:.2f}" for value in box)
-            self._rows.writerow((place, image.file, image.frame, number, f"{score:.5f}", *corners))
+            self.add_row(path, image, number, f"{score:.5f}", *(f"{value:.2f}" for value in box))
 
     def cut(self, image_bgr: Uint8Array, box_xyxy: Sequence[float], mask: RunLengthMask | None) -> Uint8Array:
         """Returns the pixels of an object."""
         return cut_out(image_bgr, box_xyxy)
-
-    def suffix(self, crop: Uint8Array) -> str:
-        """Returns the suffix of an object's file."""
-        return image_suffix(crop)
-
-    def close(self) -> None:
-        """Close the list."""
-        self._list.close()
 
 
 class CutoutsFormat(CropsFormat):
@@ -296,6 +296,7 @@ class CutoutsFormat(CropsFormat):
 
     file_name = "cutouts"
     needs_masks = True
+    suffix = ".png"
 
     def cut(self, image_bgr: Uint8Array, box_xyxy: Sequence[float], mask: RunLengthMask | None) -> Uint8Array:
         """Returns the pixels of an object, with their alpha as (h, w, 4) BGRA where there is a mask."""
@@ -303,10 +304,6 @@ class CutoutsFormat(CropsFormat):
             return cut_out(image_bgr, box_xyxy)
         alpha = cut_out(pixels_of_mask(mask)[..., None], box_xyxy) * np.uint8(255)
         return np.concatenate((cut_out(image_bgr, box_xyxy), alpha), 2)
-
-    def suffix(self, crop: Uint8Array) -> str:
-        """Returns that of a format with transparency."""
-        return ".png"
 
 
 FORMATS: dict[str, type[PredictionFormat]] = {

@@ -11,13 +11,7 @@ from typing import Self
 from yoloflow.data.sources import Frame
 from yoloflow.report.box_drawing import draw_detections
 from yoloflow.report.image_writer import ImageWriter
-from yoloflow.report.prediction_formats import (
-    FORMATS,
-    Naming,
-    PredictedImage,
-    PredictionFormat,
-    file_name_of,
-)
+from yoloflow.report.prediction_formats import FORMATS, Naming, PredictedImage, PredictionFormat, file_name_of
 from yoloflow.structures import Detections, Problem, YoloflowError, nearest_names
 
 logger = logging.getLogger("yoloflow")

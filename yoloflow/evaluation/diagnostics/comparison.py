@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from yoloflow.evaluation.coco import CocoResult, evaluate_read
-from yoloflow.evaluation.coco_reader import read_detection_rows
+from yoloflow.evaluation.coco import CocoResult, compared_ids, evaluate_read
+from yoloflow.evaluation.coco_reader import Results, read_detection_rows
 from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, read_ground_truth
 from yoloflow.evaluation.diagnostics.intervals import LEVEL, draw_images, interval, rank_classes, resampled_ap
 from yoloflow.evaluation.diagnostics.matching import find_pairs, make_tables
 from yoloflow.structures import YoloflowError
-
-Detections = Sequence[Mapping[str, Any]] | Float64Array | str | Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +84,8 @@ class Comparison:
 
 def compare(
     ground_truth: GroundTruth | Mapping[str, Any] | str | Path,
-    detections_a: Detections,
-    detections_b: Detections,
+    detections_a: Results,
+    detections_b: Results,
     image_ids: Sequence[int] | None = None,
     *,
     num_bootstrap: int = 1000,
@@ -134,16 +132,16 @@ def compare(
 
 
 def _resample(
-    truth: GroundTruth, detections: Detections, image_ids: Sequence[int] | None, num_samples: int, seed: int
+    truth: GroundTruth, detections: Results, image_ids: Sequence[int] | None, num_samples: int, seed: int
 ) -> tuple[CocoResult, Float64Array, Float64Array]:
     """Returns the figures, and AP and AP50 of each sample; the same seed draws the same images."""
     rows = read_detection_rows(detections, truth)
-    evaluated = evaluate_read(truth, truth.coco.load_res(rows), image_ids)
+    coco = evaluate_read(truth, truth.coco.load_res(rows), image_ids)
     if not num_samples:
-        return evaluated.result, np.zeros(0), np.zeros(0)
-    tables = make_tables(truth, rows, evaluated.image_ids)
+        return coco, np.zeros(0), np.zeros(0)
+    tables = make_tables(truth, rows, compared_ids(image_ids, truth))
     weights = draw_images(len(tables.image_ids), num_samples, seed)
-    return evaluated.result, *resampled_ap(rank_classes(tables, find_pairs(tables)), weights)
+    return coco, *resampled_ap(rank_classes(tables, find_pairs(tables)), weights)
 
 
 def _difference(a: float, b: float, samples: Float64Array) -> Difference:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from yoloflow.evaluation.diagnostics.matching import Matches, Pairs, match_greedily
-from yoloflow.evaluation.diagnostics.operating_point import OperatingPoint
+from yoloflow.evaluation.diagnostics.matching import Matches, OperatingPoint, Pairs, match_greedily
 from yoloflow.structures import Int64Array
 
 BACKGROUND = "background"

@@ -68,15 +68,12 @@ def _share(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Float64Arra
 
 def count(tables: Tables, matches: Matches, thresholds: Float64Array) -> Counts:
     """Returns the counts at these score thresholds; a detection with the threshold's very score counts."""
-    shape = (3, len(tables.category_ids), len(thresholds))
-    totals = np.zeros(shape, np.int64)
+    totals = np.zeros((3, len(tables.category_ids), len(thresholds)), np.int64)
     kinds = np.where(matches.is_ignored, 2, np.where(matches.is_right, 0, 1))
     for kind in range(3):
         rows = np.flatnonzero(kinds == kind)
-        rows = rows[np.lexsort((tables.scores[rows], tables.classes[rows]))]
-        bounds = np.searchsorted(tables.classes[rows], np.arange(shape[1] + 1))
-        for k, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-            totals[kind, k] = end - start - np.searchsorted(tables.scores[rows[start:end]], thresholds)
+        for k, mine in enumerate(tables.by_class(rows, tables.classes)):
+            totals[kind, k] = len(mine) - np.searchsorted(tables.scores[mine[::-1]], thresholds)
     right, wrong, ignored = totals
     return Counts(right, wrong, ignored, tables.num_objects)
 
@@ -107,10 +104,9 @@ def best_thresholds(tables: Tables, matches: Matches) -> list[BestThreshold]:
     found = [BestThreshold() for _ in tables.category_ids]
     num_objects = tables.num_objects
     rows = np.flatnonzero(~matches.is_ignored)
-    rows = rows[np.lexsort((-tables.scores[rows], tables.classes[rows]))]
-    bounds = np.searchsorted(tables.classes[rows], np.arange(len(num_objects) + 1))
-    for k in np.flatnonzero((num_objects > 0) & (np.diff(bounds) > 0)).tolist():
-        mine = rows[bounds[k] : bounds[k + 1]]
+    for k, mine in enumerate(tables.by_class(rows, tables.classes)):
+        if not (num_objects[k] and len(mine)):
+            continue
         scores, num_right = tables.scores[mine], np.cumsum(matches.is_right[mine])
         # A threshold takes all detections of a score or none.
         last = np.flatnonzero(np.diff(scores, append=-np.inf) != 0)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from yoloflow.evaluation.coco import STAT_NAMES, CocoResult, evaluate_read
-from yoloflow.evaluation.coco_reader import read_detection_rows
-from yoloflow.evaluation.coco_truth import Float64Array, GroundTruth, read_ground_truth
+from yoloflow.evaluation.coco import STAT_NAMES, CocoResult, compared_ids, evaluate_read
+from yoloflow.evaluation.coco_reader import Results, read_detection_rows
+from yoloflow.evaluation.coco_truth import GroundTruth, read_ground_truth
 from yoloflow.evaluation.diagnostics import average_precision, curves, images, intervals
 from yoloflow.evaluation.diagnostics.calibration import Calibration, calibrate
 from yoloflow.evaluation.diagnostics.confusion import BACKGROUND, CONVENTION, confusion_matrix, mix_ups
@@ -25,8 +25,8 @@ from yoloflow.evaluation.diagnostics.matching import (
     find_pairs,
     make_tables,
     match,
+    operate,
 )
-from yoloflow.evaluation.diagnostics.operating_point import operate
 from yoloflow.structures import Int64Array, YoloflowError
 
 SCHEMA = 1
@@ -41,6 +41,15 @@ class Intervals:
     ap: tuple[float, float]
     ap50: tuple[float, float]
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain lists and numbers."""
+        return {
+            "level": self.level,
+            "samples": self.samples,
+            "AP": list(self.ap),
+            "AP50": list(self.ap50),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
@@ -54,7 +63,6 @@ class Diagnostics:
         at_point: counts at the operating point, T = 1.
         along: counts at the 101 thresholds `curves.CONFIDENCES`.
         best: (K,) each class's best threshold.
-        precision50: (K, 101) see `Evaluated`.
         matrix: (K + 1, K + 1) rows the truth, columns the prediction, the last the background.
         errors: their kinds, counts and costs.
         calibration: scores against shares of true positives.
@@ -72,7 +80,6 @@ class Diagnostics:
     at_point: curves.Counts
     along: curves.Counts
     best: list[curves.BestThreshold]
-    precision50: Float64Array
     matrix: Int64Array
     errors: ErrorSummary
     calibration: Calibration
@@ -95,7 +102,7 @@ class Diagnostics:
             "stat_names": list(STAT_NAMES),
             "classes": self._classes(),
             "confidence_curves": self._confidence_curves(),
-            "pr_curves": pr_curves(self.coco, self.precision50),
+            "pr_curves": pr_curves(self.coco),
             "confusion": {
                 "labels": [*(row.name for row in self.coco.per_class), BACKGROUND],
                 "matrix": self.matrix.tolist(),
@@ -112,7 +119,7 @@ class Diagnostics:
             },
             "calibration": asdict(self.calibration)
             | {"bins": [asdict(row) for row in self.calibration.bins]},
-            "intervals": self._intervals(),
+            "intervals": self.intervals and self.intervals.to_json(),
             "label_errors": self.label_errors,
             "images": self.images,
             "speed": self.speed,
@@ -147,16 +154,6 @@ class Diagnostics:
             ],
         }
 
-    def _intervals(self) -> dict[str, Any] | None:
-        if self.intervals is None:
-            return None
-        return {
-            "level": self.intervals.level,
-            "samples": self.intervals.samples,
-            "AP": list(self.intervals.ap),
-            "AP50": list(self.intervals.ap50),
-        }
-
 
 def _known(values: Iterable[float]) -> list[float | None]:
     """Returns plain numbers, None for NaN."""
@@ -165,7 +162,7 @@ def _known(values: Iterable[float]) -> list[float | None]:
 
 def diagnose(
     ground_truth: GroundTruth | Mapping[str, Any] | str | Path,
-    detections: Sequence[Mapping[str, Any]] | Float64Array | str | Path,
+    detections: Results,
     image_ids: Sequence[int] | None = None,
     *,
     files: Mapping[int, str] | None = None,
@@ -196,8 +193,9 @@ def diagnose(
     _check(conf_thres, iou_thres, num_bootstrap)
     truth = read_ground_truth(ground_truth)
     rows = read_detection_rows(detections, truth)
-    evaluated = evaluate_read(truth, truth.coco.load_res(rows), image_ids)
-    tables = make_tables(truth, rows, evaluated.image_ids)
+    coco = evaluate_read(truth, truth.coco.load_res(rows), image_ids)
+    compared = compared_ids(image_ids, truth)
+    tables = make_tables(truth, rows, compared)
     pairs = find_pairs(tables)
     matches = match(tables, pairs, iou_thres)
     along = curves.count(tables, matches, curves.CONFIDENCES)
@@ -208,18 +206,17 @@ def diagnose(
     facts = images.image_facts(truth.images, files)
     return Diagnostics(
         what=what,
-        coco=evaluated.result,
-        num_detections=int(np.isin(rows[:, 0], evaluated.image_ids).sum()),
+        coco=coco,
+        num_detections=int(np.isin(rows[:, 0], compared).sum()),
         conf_thres=conf_thres,
         iou_thres=iou_thres,
         at_point=curves.count(tables, matches, np.array([conf_thres])),
         along=along,
         best=curves.best_thresholds(tables, matches),
-        precision50=evaluated.precision50,
         matrix=confusion_matrix(point, matches, mixed_up),
         errors=summarise(kinds, point, operate(tables, matches, -math.inf)),
         calibration=calibrate(tables, matches),
-        intervals=_bootstrap(evaluated.result, tables, pairs, num_bootstrap, seed),
+        intervals=_bootstrap(coco, tables, pairs, num_bootstrap, seed),
         label_errors=suspected_labels(point, kinds, mixed_up, facts),
         images=images.worst_images(point, kinds, facts, num_worst),
     )
@@ -252,21 +249,20 @@ def _bootstrap(
     return Intervals(intervals.LEVEL, num_samples, ap, ap50)
 
 
-def pr_curves(coco: CocoResult, precision50: Float64Array) -> dict[str, Any]:
+def pr_curves(coco: CocoResult) -> dict[str, Any]:
     """Returns the content of `pr_curves`: precision over recall at IoU 0.50, of all classes and of each.
 
     Args:
         coco: figures of boxes or of masks.
-        precision50: (K, 101), see `Evaluated`.
     """
-    has_objects = precision50[:, 0] > -1
-    mean = precision50[has_objects].mean(0) if has_objects.any() else np.full(101, np.nan)
+    has_objects = coco.pr50[:, 0] > -1
+    mean = coco.pr50[has_objects].mean(0) if has_objects.any() else np.full(101, np.nan)
     return {
         "iou": 0.5,
         "recall": average_precision.RECALLS.tolist(),
         "all": _known(mean),
         "per_class": [
-            {"category_id": row.category_id, "precision": precision50[k].tolist()}
+            {"category_id": row.category_id, "precision": coco.pr50[k].tolist()}
             for k, row in enumerate(coco.per_class)
             if has_objects[k]
         ],

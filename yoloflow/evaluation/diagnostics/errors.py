@@ -23,8 +23,7 @@ import numpy as np
 
 from yoloflow.evaluation.coco_truth import Float64Array
 from yoloflow.evaluation.diagnostics.average_precision import interpolated_ap
-from yoloflow.evaluation.diagnostics.matching import BoolArray, Matches, Pairs, Tables
-from yoloflow.evaluation.diagnostics.operating_point import OperatingPoint
+from yoloflow.evaluation.diagnostics.matching import BoolArray, Matches, OperatingPoint, Pairs, Tables
 from yoloflow.structures import Int64Array
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
@@ -65,7 +64,9 @@ class ErrorSummary:
 def summarise(errors: Errors, point: OperatingPoint, all_scores: OperatingPoint) -> ErrorSummary:
     """Summarises errors; at `all_scores` every detection counts, as AP has no threshold."""
     base_ap, costs = ap_costs(all_scores, errors)
-    return ErrorSummary(base_ap, count_errors(errors, point), costs)
+    counts = np.bincount(errors.kinds[point.is_wrong], minlength=MISSED).tolist()
+    missed = int(unexplained(errors, point).sum())
+    return ErrorSummary(base_ap, [*counts, missed], costs)
 
 
 def find_errors(tables: Tables, pairs: Pairs, matches: Matches, iou_thres: float) -> Errors:
@@ -104,23 +105,11 @@ def explains_an_object(errors: Errors) -> BoolArray:
     return np.isin(errors.kinds, (LOCALISATION, CLASSIFICATION))
 
 
-def unexplained(errors: Errors, is_missed: BoolArray, is_counted: BoolArray) -> BoolArray:
-    """Returns (M,) the objects not found that no counted error explains.
-
-    Args:
-        errors: of all detections.
-        is_missed: (M,) objects that none of the counted detections finds.
-        is_counted: (N,) detections that count.
-    """
-    is_left = is_missed.copy()
-    is_left[errors.objects[explains_an_object(errors) & is_counted]] = False
+def unexplained(errors: Errors, point: OperatingPoint) -> BoolArray:
+    """Returns (M,) the objects not found at an operating point that no error there explains."""
+    is_left = point.is_missed.copy()
+    is_left[errors.objects[explains_an_object(errors) & point.is_wrong]] = False
     return is_left
-
-
-def count_errors(errors: Errors, point: OperatingPoint) -> list[int]:
-    """Counts the errors of each of `KINDS` at an operating point."""
-    counts = np.bincount(errors.kinds[point.is_wrong], minlength=MISSED).tolist()
-    return [*counts, int(unexplained(errors, point.is_missed, point.is_wrong).sum())]
 
 
 def ap_costs(point: OperatingPoint, errors: Errors) -> tuple[float, list[float]]:
@@ -147,7 +136,7 @@ def ap_costs(point: OperatingPoint, errors: Errors) -> tuple[float, list[float]]
         classes = np.where(is_repaired, object_classes[errors.objects], tables.classes)
         stays = is_kept & ((errors.kinds != kind) | is_repaired)
         repaired.append(_mean_ap(point, classes, point.is_right | is_repaired, stays, num_objects))
-    is_left_out = unexplained(errors, point.is_missed, point.is_wrong)
+    is_left_out = unexplained(errors, point)
     fewer = num_objects - np.bincount(tables.object_classes[is_left_out], minlength=len(num_objects))
     repaired.append(_mean_ap(point, tables.classes, point.is_right, is_kept, fewer))
     return base, [value - base for value in repaired]
@@ -157,12 +146,10 @@ def _mean_ap(
     point: OperatingPoint, classes: Int64Array, is_right: BoolArray, is_kept: BoolArray, objects: Int64Array
 ) -> float:
     """Returns AP over the classes with objects, of other classes, true positives, rows and (K,) objects."""
-    rows = np.flatnonzero(is_kept)
-    rows = rows[np.lexsort((-point.tables.scores[rows], classes[rows]))]
-    bounds = np.searchsorted(classes[rows], np.arange(len(objects) + 1))
+    rows = point.tables.by_class(np.flatnonzero(is_kept), classes)
     total, counted = 0.0, np.flatnonzero(point.tables.num_objects > 0).tolist()
     for k in counted:
-        places = np.flatnonzero(is_right[rows[bounds[k] : bounds[k + 1]]])
+        places = np.flatnonzero(is_right[rows[k]])
         right = np.arange(1, len(places) + 1)
         total += float(np.nan_to_num(interpolated_ap(right[None], places[None] + 1, objects[k : k + 1])[0]))
     return total / len(counted)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from yoloflow.evaluation.coco_truth import Float64Array
 from yoloflow.evaluation.diagnostics.errors import KINDS, MISSED, NO_ERROR, Errors, explains_an_object
-from yoloflow.evaluation.diagnostics.matching import Tables
-from yoloflow.evaluation.diagnostics.operating_point import OperatingPoint
+from yoloflow.evaluation.diagnostics.matching import OperatingPoint, Tables
 
 _BOX_DECIMALS = 2
 
@@ -57,9 +56,7 @@ def worst_images(
     return [
         {
             "image_id": (image_id := int(tables.image_ids[i])),
-            "file": facts[image_id].file,
-            "width": facts[image_id].width,
-            "height": facts[image_id].height,
+            **asdict(facts[image_id]),
             "f1": float(f1[i]),
             "true_positives": int(right[i]),
             "false_positives": int(wrong[i]),

@@ -46,9 +46,7 @@ def rank_classes(tables: Tables, pairs: Pairs) -> Rankings:
     matches = [match(tables, pairs, threshold) for threshold in IOU_THRESHOLDS.tolist()]
     is_right = np.array([found.is_right for found in matches])
     is_ignored = np.array([found.is_ignored for found in matches])
-    order = np.lexsort((-tables.scores, tables.classes))
-    bounds = np.searchsorted(tables.classes[order], np.arange(len(tables.category_ids) + 1))
-    rows = [order[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    rows = tables.by_class(np.arange(len(tables.scores)), tables.classes)
     object_rows = [
         np.flatnonzero((tables.object_classes == k) & ~tables.is_crowd)
         for k in range(len(tables.category_ids))

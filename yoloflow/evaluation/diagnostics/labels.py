@@ -9,8 +9,7 @@ import numpy as np
 
 from yoloflow.evaluation.diagnostics.errors import BACKGROUND, LOCALISATION, Errors
 from yoloflow.evaluation.diagnostics.images import ImageFacts, category_of_object, corners
-from yoloflow.evaluation.diagnostics.matching import overlaps
-from yoloflow.evaluation.diagnostics.operating_point import OperatingPoint
+from yoloflow.evaluation.diagnostics.matching import OperatingPoint, overlaps
 from yoloflow.structures import Int64Array
 
 NUM_SUSPECTS = 300

@@ -21,6 +21,7 @@ from yoloflow.structures import Int64Array
 BoolArray = NDArray[np.bool_]
 
 MAX_DETECTIONS = 100
+"""Detections of a class in an image that COCO's figures count, the best ones."""
 # TIDE's: below it a detection has nothing to do with an object. Smaller overlaps are not kept.
 BACKGROUND_IOU = 0.1
 
@@ -56,6 +57,12 @@ class Tables:
         """(K,) objects of each class."""
         counted = self.object_classes[~self.is_crowd]
         return np.bincount(counted, minlength=len(self.category_ids)).astype(np.int64)
+
+    def by_class(self, rows: Int64Array, classes: Int64Array) -> list[Int64Array]:
+        """Returns rows of the detections for each of K classes, best first; (N,) `classes` says whose."""
+        rows = rows[np.lexsort((-self.scores[rows], classes[rows]))]
+        bounds = np.searchsorted(classes[rows], np.arange(len(self.category_ids) + 1))
+        return [rows[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,22 @@ class Matches:
     def is_wrong(self) -> BoolArray:
         """(N,) the false positives."""
         return ~self.is_right & ~self.is_ignored
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """The detections from a score on, and the objects that they miss.
+
+    Attributes:
+        tables: all detections, of any score.
+        is_right, is_wrong: (N,) true and false positives; other detections are ignored, or none.
+        is_missed: (M,) objects that no true positive finds; crowd regions are no objects.
+    """
+
+    tables: Tables
+    is_right: BoolArray
+    is_wrong: BoolArray
+    is_missed: BoolArray
 
 
 def make_tables(truth: GroundTruth, rows: Float64Array, image_ids: Sequence[int]) -> Tables:
@@ -184,6 +207,15 @@ def match(tables: Tables, pairs: Pairs, iou_thres: float) -> Matches:
     is_ignored = np.zeros(len(tables.images), bool)
     is_ignored[pairs.detections[in_crowd]] = True
     return Matches(objects, is_ignored & (objects < 0))
+
+
+def operate(tables: Tables, matches: Matches, conf_thres: float) -> OperatingPoint:
+    """Returns the operating point at this score."""
+    is_counted = tables.scores >= conf_thres
+    is_right = matches.is_right & is_counted
+    is_missed = ~tables.is_crowd
+    is_missed[matches.objects[is_right]] = False
+    return OperatingPoint(tables, is_right, matches.is_wrong & is_counted, is_missed)
 
 
 def match_greedily(tables: Tables, pairs: Pairs, candidates: Int64Array, ranks: Int64Array) -> Int64Array:

@@ -21,27 +21,17 @@ from yoloflow.structures import YoloflowError
 
 LARGEST = 4_900_000
 """Bytes of a page at most."""
-_SCRIPTS = (
-    "base.js",
-    "charts.js",
-    "tables.js",
-    "gallery.js",
-    "sections.js",
-    "facts.js",
-    "comparison.js",
-    "page.js",
-)
+_SCRIPTS = ("base", "charts", "tables", "gallery", "sections", "facts", "comparison", "page")
 # Classes whose curves are kept, most first: fewer where the page would become too large.
 _CLASSES_WITH_CURVES = (100, 30, 0)
 _NO_NETWORK = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"
 
 
-def render_page(runs: Sequence[RunContent], now: datetime | None = None) -> str:
+def render_page(runs: Sequence[RunContent]) -> str:
     """Renders the page of one run, or of several side by side.
 
     Args:
         runs: of `read_run`.
-        now: the time to write on it.
 
     Returns:
         the HTML text, less than `LARGEST` bytes in UTF-8.
@@ -51,7 +41,7 @@ def render_page(runs: Sequence[RunContent], now: datetime | None = None) -> str:
     """
     title = " · ".join(run.name for run in runs)
     shared: dict[str, Any] = {
-        "made": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": differing_settings([run.settings for run in runs]),
     }
     frame = len(_document(title, "").encode("utf-8", "replace"))
@@ -162,7 +152,9 @@ def _plain(value: object) -> object:
 def _document(title: str, script_data: str) -> str:
     style = _resource("page.css")
     # One scope: nothing of the page is global.
-    script = '(() => {\n"use strict";\n' + "\n".join(_resource(name) for name in _SCRIPTS) + "\n})();\n"
+    script = (
+        '(() => {\n"use strict";\n' + "\n".join(_resource(f"{name}.js") for name in _SCRIPTS) + "\n})();\n"
+    )
     policy = f"{_NO_NETWORK}; style-src {_hash_of(style)}; script-src {_hash_of(script)}"
     heading = html.escape(title).encode("ascii", "xmlcharrefreplace").decode()
     return f"""<!doctype html>

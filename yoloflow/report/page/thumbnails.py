@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from yoloflow.data.decoder_messages import collected_standard_error
+from yoloflow.report.box_drawing import shrunk
 from yoloflow.structures import Uint8Array
 
 LEVELS = ((640, 78), (560, 74), (480, 70), (400, 66), (320, 60), (240, 52))
@@ -54,7 +55,7 @@ def _encode(images: dict[str, Uint8Array], side: int, quality: int, budget: int)
     """Returns the texts of the first images, until the budget is spent."""
     texts: dict[str, str] = {}
     for file, image in images.items():
-        done, content = cv2.imencode(".jpg", _fit(image, side), [cv2.IMWRITE_JPEG_QUALITY, quality])
+        done, content = cv2.imencode(".jpg", shrunk(image, side), [cv2.IMWRITE_JPEG_QUALITY, quality])
         assert done
         text = _HEAD + base64.b64encode(content.tobytes()).decode()
         budget -= len(text)
@@ -72,14 +73,4 @@ def _read(file: str) -> Uint8Array | None:
             image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
     except (OSError, cv2.error):  # not there; more pixels than OpenCV takes
         return None
-    return None if image is None else _fit(np.asarray(image, np.uint8), LEVELS[0][0])
-
-
-def _fit(image: Uint8Array, side: int) -> Uint8Array:
-    """Shrinks an image until its longer side is `side` pixels; smaller ones stay."""
-    height, width = image.shape[:2]
-    factor = side / max(height, width)
-    if factor >= 1:
-        return image
-    size = max(round(width * factor), 1), max(round(height * factor), 1)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return None if image is None else shrunk(np.asarray(image, np.uint8), LEVELS[0][0])
