@@ -10,7 +10,7 @@ from yoloflow.data.problems import Policy, problems_report, repairs_of, summaris
 from yoloflow.data.sets import NO_VALIDATION_SET, read_sets
 from yoloflow.data.statistics import describe_statistics, statistics
 from yoloflow.data.threads import Progress
-from yoloflow.structures import DatasetIndex, Problem
+from yoloflow.structures import DatasetIndex, Problem, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class DataCheck:
         if not self.errors:
             return "no errors: a training can start"
         kinds = list(dict.fromkeys(problem.kind for problem in self.errors))
-        count = "1 error" if len(self.errors) == 1 else f"{len(self.errors)} errors"
+        count = plural(len(self.errors), "error")
         repairs = " ".join(f"data.problems.{kind}={' or '.join(repairs_of(kind))}" for kind in kinds)
         return f"{count} ({', '.join(kinds)}): no training starts; correct the data, or set {repairs}"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from yoloflow.structures import DatasetIndex, Problem, YoloflowError, nearest_names
+from yoloflow.structures import DatasetIndex, Problem, YoloflowError, nearest_names, plural
 
 Action = Literal["error", "clip-box", "drop-box", "drop-image", "keep"]
 
@@ -291,7 +291,7 @@ def repairs_of(kind: str) -> list[Action]:
 
 def and_more(count: int) -> str:
     """Returns " (and N more problems)" for the end of a message, or nothing."""
-    return f" (and {count} more problem{'s' if count > 1 else ''})" if count > 0 else ""
+    return f" (and {plural(count, 'more problem')})" if count > 0 else ""
 
 
 def problems_report(index: DatasetIndex) -> dict[str, Any]:

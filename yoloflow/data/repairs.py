@@ -113,12 +113,11 @@ class BoxRepair:
         is_outside = np.any(clipped[:, 2:] <= clipped[:, :2], axis=1)
         self._far = np.any(np.abs(clipped - self.boxes_xyxy) > _FAR_BEYOND * self._limits, axis=1)
         for kind, wrong in (("box-negative", below), ("box-over-one", above & ~below)):
-            if not self._as_they_stand:
-                self._drop(kind, wrong & (is_outside | (self._policy.repair(kind) != "clip-box")))
-            chosen = np.flatnonzero(wrong & self.kept)
             if self._as_they_stand:
-                self._note(kind, "keep", chosen)
+                self._note(kind, "keep", np.flatnonzero(wrong & self.kept))
                 continue
+            self._drop(kind, wrong & (is_outside | (self._policy.repair(kind) != "clip-box")))
+            chosen = np.flatnonzero(wrong & self.kept)
             self._note(kind, "clip-box", chosen)
             self.boxes_xyxy[chosen] = clipped[chosen]
             points, offsets = rows_of_ragged(self._annotations.polygon_offsets, chosen)
@@ -210,10 +209,7 @@ class BoxRepair:
             outline = self._outline(box)
             repeated[box] = not (outline and self._outline(first)) or outline in outlines
             outlines.add(outline)
-        if self._policy.repair("duplicate-box") == "keep":
-            self._note("duplicate-box", "keep", np.flatnonzero(repeated))
-        else:
-            self._drop_or_note("duplicate-box", repeated)
+        self._drop_or_note("duplicate-box", repeated)
 
     def _outline(self, box: int) -> bytes:
         """Returns the points of a box's outline as the source has them, to be compared."""
@@ -221,7 +217,7 @@ class BoxRepair:
         return self._annotations.polygon_points[begin:end].tobytes()
 
     def _drop_or_note(self, kind: str, wrong: NDArray[np.bool_]) -> None:
-        if self._as_they_stand:
+        if self._as_they_stand or self._policy.repair(kind) == "keep":
             self._note(kind, "keep", np.flatnonzero(wrong & self.kept))
         else:
             self._drop(kind, wrong)

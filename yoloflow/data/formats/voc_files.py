@@ -109,38 +109,25 @@ def _names_of_line(line: str) -> Iterator[str]:
         yield f"{os.path.splitext(line)[0]}.xml"
 
 
-class PngFinder:
-    """Finds the PNG with the masks of an image."""
+def find_png(files: Sequence[str], folder_name: str, places: dict[str, list[str]]) -> str | None:
+    """Absolute path of the PNG with the masks of an image; None if there is none.
 
-    def __init__(self, name: str) -> None:
-        """Sets the name of their folder, in small letters."""
-        self._name = name
-        self._places: dict[str, list[str]] = {}
-
-    def find(self, *files: str) -> str | None:
-        """Absolute path of the PNG of an image; None if there is none.
-
-        Args:
-            *files: of the image, each in a folder beside that of the PNG: annotation file, image.
-        """
-        for file in files:
-            for place in self._places_for(os.path.dirname(file)):
-                if os.path.isfile(path := os.path.join(place, f"{stem_of(file)}.png")):
-                    return path
-        return None
-
-    @property
-    def folders(self) -> list[str]:
-        """All folders that were looked into."""
-        return [place for places in self._places.values() for place in places]
-
-    def _places_for(self, place: str) -> list[str]:
-        if place not in self._places:
-            root, below = root_above(place, (*_ANNOTATION_FOLDERS[:1], *IMAGE_FOLDERS))
-            beside = folders_named(os.path.dirname(root), [self._name]) if root else []
+    Args:
+        files: of the image, each in a folder beside that of the PNG: annotation file, image.
+        folder_name: of the folder of the PNG, in small letters.
+        places: by the folder of such files, where their PNGs may lie; it is filled in here.
+    """
+    for file in files:
+        folder = os.path.dirname(file)
+        if folder not in places:
+            root, below = root_above(folder, (*_ANNOTATION_FOLDERS[:1], *IMAGE_FOLDERS))
+            beside = folders_named(os.path.dirname(root), [folder_name]) if root else []
             found = [os.path.join(one, part) for one in beside for part in (below, "")]
-            self._places[place] = list(dict.fromkeys(map(os.path.normpath, found)))
-        return self._places[place]
+            places[folder] = list(dict.fromkeys(map(os.path.normpath, found)))
+        for place in places[folder]:
+            if os.path.isfile(path := os.path.join(place, f"{stem_of(file)}.png")):
+                return path
+    return None
 
 
 class ImageFinder:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from yoloflow.data.formats.annotations import Annotations, offsets_of
 from yoloflow.data.formats.outlines import NO_POLYGON, mask_of_pixels, outline_of_pixels
-from yoloflow.data.formats.voc_files import PngFinder
+from yoloflow.data.formats.voc_files import find_png
 from yoloflow.data.threads import map_in_threads
 from yoloflow.structures import Float32Array, Problem, RunLengthMask, Uint8Array
 
@@ -125,9 +126,9 @@ def add_masks(annotations: Annotations, places: Sequence[int]) -> None:
         annotations: of the files, without outlines.
         places: of each box in its file, from 1.
     """
-    finder = PngFinder(OBJECTS)
+    png_places: dict[str, list[str]] = {}
     files = zip(annotations.label_files, annotations.image_paths, strict=True)
-    found = {image: path for image, pair in enumerate(files) if (path := finder.find(*pair))}
+    found = {image: path for image, pair in enumerate(files) if (path := find_png(pair, OBJECTS, png_places))}
     if not found:
         return
     numbers_in_file = np.array(places, np.int64)
@@ -160,7 +161,7 @@ def add_masks(annotations: Annotations, places: Sequence[int]) -> None:
     annotations.polygon_offsets = offsets_of([len(polygon) for polygon in polygons])
     annotations.polygon_points = np.concatenate([NO_POLYGON, *polygons])
     if annotations.consulted is not None:
-        annotations.consulted += [*finder.folders, *found.values()]
+        annotations.consulted += [*chain.from_iterable(png_places.values()), *found.values()]
 
 
 def read_objects(path: str) -> list[ObjectMask] | str:

@@ -25,7 +25,7 @@ def write(target: Target, names: list[str]) -> Path:
     index, annotations = target.index, places(target.folder, target.split)[1]
     annotations.mkdir(parents=True)
     for image, name in enumerate(names):
-        boxes = range(int(index.box_offsets[image]), int(index.box_offsets[image + 1]))
+        boxes = range(*index.box_offsets[image : image + 2].tolist())
         height, width = index.sizes_hw[image].tolist()
         text = (
             f"<annotation>\n  <filename>{escape(name)}</filename>\n"

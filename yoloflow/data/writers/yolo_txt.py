@@ -24,7 +24,7 @@ def write(target: Target, names: list[str]) -> Path:
     index, (_, labels, listing) = target.index, places(target.folder, target.split)
     labels.mkdir(parents=True)
     for image, name in enumerate(names):
-        boxes = range(int(index.box_offsets[image]), int(index.box_offsets[image + 1]))
+        boxes = range(*index.box_offsets[image : image + 2].tolist())
         lines = [_line(target, image, box) for box in boxes]
         (labels / Path(name).with_suffix(".txt").name).write_text("".join(line for line in lines if line))
     listing.write_text("".join(f"./images/{target.split}/{name}\n" for name in names), encoding="utf-8")
