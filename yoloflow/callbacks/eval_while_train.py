@@ -67,7 +67,7 @@ class EvalWhileTrain(BaseCallback):
 
     def is_due(self, epoch: int, epochs: int, stage: int = 0) -> bool:
         """Returns whether epoch `epoch` (1-based) of `epochs`, in stage `stage` (0-based), is evaluated."""
-        ends = [end for end in accumulate(self.stage_epochs) if end < epochs] if self.stage_epochs else []
+        ends = [end for end in accumulate(self.stage_epochs) if end < epochs]
         if epoch in self.isolated_epochs or (self.eval_last_epoch and epoch in (epochs, *ends)):
             return True
         piece = sum(epoch > end for end in ends) if self.stage_epochs else stage

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -84,7 +83,10 @@ def _load_on_all_ranks(network: torch.nn.Module, context: RunContext) -> None:
     """
     faults: list[str | None] = [None]
     if context.ranks.is_main:
-        faults = [_load(network, context.run.path)]
+        try:
+            network.load_state_dict(load_weights(find_weights(context.run.path)))
+        except (OSError, ValueError, RuntimeError) as error:
+            faults = [f"the best weights cannot be used: {error}"]
     if context.ranks.world_size > 1:
         dist.broadcast_object_list(faults, src=0)
     if faults[0] is not None:
@@ -92,12 +94,3 @@ def _load_on_all_ranks(network: torch.nn.Module, context: RunContext) -> None:
     if context.ranks.world_size > 1:
         for tensor in network.state_dict().values():
             dist.broadcast(tensor, src=0)
-
-
-def _load(network: torch.nn.Module, folder: Path) -> str | None:
-    """Loads a run's best weights; returns what is wrong with them, or None."""
-    try:
-        network.load_state_dict(load_weights(find_weights(folder)))
-    except (OSError, ValueError, RuntimeError) as error:
-        return f"the best weights cannot be used: {error}"
-    return None

@@ -43,9 +43,7 @@ def expand_dataset_file(tree: Located, folder: Path) -> Located:
     Raises:
         YoloflowError: the file cannot be read or does not describe a data set.
     """
-    if not isinstance(tree.value, dict):
-        return tree
-    data = tree.value.get("data")
+    data = tree.mapping.get("data")
     if data is None or not isinstance(data.value, str):
         return tree
     path = folder / Path(data.value).expanduser()
@@ -61,7 +59,7 @@ def expand_dataset_file(tree: Located, folder: Path) -> Located:
             f"{data.place}: data: {data.value} is no YAML file that describes a data set; "
             "give one, or the section's own keys (data.train_set=..., data.val_set=...)"
         )
-    return Located({**tree.value, "data": _section(path)}, tree.place)
+    return Located({**tree.mapping, "data": _section(path)}, tree.place)
 
 
 def _instead_of_folder(folder: Path) -> str:
@@ -135,12 +133,11 @@ def _section(path: Path) -> Located:
 
 def _checked_keys(path: Path) -> dict[str, Located]:
     """Returns the keys that have a value; classes, their number and keypoints in our form."""
-    document = _read_darknet(path) if path.suffix.lower() == _DARKNET_SUFFIX else read_yaml(path)
-    assert isinstance(document.value, dict)
-    keys = {key: node for key, node in document.value.items() if node.value not in (None, "")}
+    written = (_read_darknet(path) if path.suffix.lower() == _DARKNET_SUFFIX else read_yaml(path)).mapping
+    keys = {key: node for key, node in written.items() if node.value not in (None, "")}
     for key in ("train", "val"):
-        if key in document.value and key not in keys:
-            place = document.value[key].place
+        if key in written and key not in keys:
+            place = written[key].place
             raise YoloflowError(f"{place}: {key}: a path, or a list of paths, is expected")
     if "names" in keys:
         keys["names"] = _names(keys["names"])

@@ -96,6 +96,11 @@ class Located:
     value: Scalar | list[Located] | dict[str, Located]
     place: str
 
+    @property
+    def mapping(self) -> dict[str, Located]:
+        """The values of a mapping by key; empty where this is none."""
+        return self.value if isinstance(self.value, dict) else {}
+
     def plain(self) -> Any:
         """The value without its places."""
         if isinstance(self.value, dict):

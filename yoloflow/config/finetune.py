@@ -28,15 +28,13 @@ def with_finetune(tree: Located) -> Located:
     Args:
         tree: all settings, `recipe` among them, not yet checked.
     """
-    assert isinstance(tree.value, dict)
-    settings = {key: node.value for key, node in tree.value.items()}
+    settings = {key: node.value for key, node in tree.mapping.items()}
     if not _is_wanted(settings):
         return tree
     if "weight" not in settings and (begun := _begun(settings)) is not None:
-        tree = Located({**tree.value, "weight": begun["weight"]}, tree.place)
-    assert isinstance(tree.value, dict)
-    network = tree.value.get("network")
-    name = network.value.get("model_name") if network and isinstance(network.value, dict) else None
+        tree = Located({**tree.mapping, "weight": begun["weight"]}, tree.place)
+    network = tree.mapping.get("network")
+    name = network.mapping.get("model_name") if network else None
     return _beneath(tree, _block(str(name.value) if name else ""))
 
 
@@ -97,9 +95,7 @@ def _begun(settings: Mapping[str, Any]) -> dict[str, Located] | None:
     run = run_to_continue(Path(str(settings.get("save_dir", "runs"))), name, str(settings["recipe"]))
     if not (path := run / file_names.CONFIG).is_file():
         return None
-    begun = read_yaml(path).value
-    assert isinstance(begun, dict)
-    return {"weight": Located(None, str(path)), **begun}
+    return {"weight": Located(None, str(path)), **read_yaml(path).mapping}
 
 
 def _block(model_name: str) -> Located:

@@ -84,24 +84,22 @@ _PROPERTIES_OF_DATA = {"single_cls": ("single_cls",), "rect": ("rect", "test_rec
 
 def _move_into_data(tree: Located) -> Located:
     """MindYOLO's top-level `single_cls` and `rect` are properties of the data here."""
-    assert isinstance(tree.value, dict)
     moved: dict[str, Located] = {}
     for key, targets in _PROPERTIES_OF_DATA.items():
-        if key in tree.value:
+        if key in tree.mapping:
             names = " and ".join(f"data.{target}" for target in targets)
-            logger.info("%s: %s is read as %s", tree.value[key].place, key, names)
-            moved |= dict.fromkeys(targets, tree.value[key])
+            logger.info("%s: %s is read as %s", tree.mapping[key].place, key, names)
+            moved |= dict.fromkeys(targets, tree.mapping[key])
     if not moved:
         return tree
-    rest = {key: child for key, child in tree.value.items() if key not in _PROPERTIES_OF_DATA}
+    rest = {key: child for key, child in tree.mapping.items() if key not in _PROPERTIES_OF_DATA}
     data = Located({"data": Located(moved, tree.place)}, tree.place)
     return merge(Located(rest, tree.place), data)
 
 
 def _switch_by_stage(tree: Located) -> Located:
     """MindYOLO's callback that switches YOLOX's L1 term on is a loss that changes with the stage here."""
-    assert isinstance(tree.value, dict)
-    rows = tree.value.get("callback")
+    rows = tree.mapping.get("callback")
     if rows is None or not isinstance(rows.value, list):
         return tree
     kept = [row for row in rows.value if not _is_named(row, "YoloxSwitchTrain")]
@@ -110,9 +108,9 @@ def _switch_by_stage(tree: Located) -> Located:
     logger.info("%s: YoloxSwitchTrain is read as loss.stages: the L1 term in the second stage", rows.place)
     switched = Located({"use_l1": Located(True, rows.place)}, rows.place)
     stages = Located([Located({}, rows.place), switched], rows.place)
-    own = Located({**tree.value, "callback": Located(kept, rows.place)}, tree.place)
+    own = Located({**tree.mapping, "callback": Located(kept, rows.place)}, tree.place)
     return merge(Located({"loss": Located({"stages": stages}, rows.place)}, tree.place), own)
 
 
 def _is_named(row: Located, name: str) -> bool:
-    return isinstance(row.value, dict) and "name" in row.value and row.value["name"].value == name
+    return "name" in row.mapping and row.mapping["name"].value == name

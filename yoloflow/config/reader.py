@@ -46,9 +46,8 @@ def load_config(recipe_or_path: str | os.PathLike[str], overrides: Sequence[str]
     _refuse_data_set(tree, path)
     for text in overrides:
         tree = _override(tree, text)
-    assert isinstance(tree.value, dict)
-    if "recipe" not in tree.value:
-        tree = Located({"recipe": Located(path.stem, str(path)), **tree.value}, tree.place)
+    if "recipe" not in tree.mapping:
+        tree = Located({"recipe": Located(path.stem, str(path)), **tree.mapping}, tree.place)
     # What no value is at fault of is the file's, not that of the last override.
     return validate(with_finetune(Located(tree.value, str(path))))
 
@@ -63,7 +62,7 @@ def check_overrides(overrides: object) -> None:
 
 def _as_it_was(tree: Located, path: Path) -> Located:
     """Returns the settings of a run with those that it was trained by before they had a key."""
-    if path.name != file_names.CONFIG or not isinstance(tree.value, dict) or "recipe" not in tree.value:
+    if path.name != file_names.CONFIG or "recipe" not in tree.mapping:
         return tree
     before = Located({"mosaic_partners": Located("anywhere", str(path))}, str(path))
     return merge(Located({"data": before}, str(path)), tree)
@@ -71,8 +70,8 @@ def _as_it_was(tree: Located, path: Path) -> Located:
 
 def _refuse_data_set(tree: Located, path: Path) -> None:
     """Say what a file is for that describes a data set and no training."""
-    assert isinstance(tree.value, dict)
-    if {"train", "val"} & tree.value.keys() and not {"network", "epochs", "optimizer"} & tree.value.keys():
+    keys = tree.mapping.keys()
+    if {"train", "val"} & keys and not {"network", "epochs", "optimizer"} & keys:
         raise YoloflowError(
             f"{path}: describes a data set, not how to train; give it after a recipe, such as "
             f"`yolov8n data={path}`"
@@ -100,9 +99,8 @@ def read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> Located:
             f"{BASE_KEY} goes in a circle: {' -> '.join(str(file) for file in (*chain, path))}"
         )
     own = read_yaml(path)
-    assert isinstance(own.value, dict)
-    bases = own.value.get(BASE_KEY)
-    own = Located({key: child for key, child in own.value.items() if key != BASE_KEY}, own.place)
+    bases = own.mapping.get(BASE_KEY)
+    own = Located({key: child for key, child in own.mapping.items() if key != BASE_KEY}, own.place)
     tree = Located({}, own.place)
     for base in _base_paths(bases, path.parent):
         tree = merge(tree, read_with_bases(base, (*chain, path)))
@@ -164,8 +162,8 @@ def _override(tree: Located, text: str) -> Located:
 
 def _tell_of_moved_names(tree: Located, names: Located) -> None:
     """Warns where an override gives the numbers of YOLO labels other names of the same list."""
-    data = tree.value.get("data") if isinstance(tree.value, dict) else None
-    before = data.value.get("names") if data is not None and isinstance(data.value, dict) else None
+    data = tree.mapping.get("data")
+    before = data.mapping.get("names") if data else None
     if before is None or not isinstance(before.value, list) or not isinstance(names.value, list):
         return
     old, new = before.plain(), names.plain()

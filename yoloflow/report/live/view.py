@@ -141,21 +141,20 @@ def _figures(progress: Progress) -> Iterator[Text]:
 def _evaluated(progress: Progress) -> Text:
     """Shows newest and best AP."""
     line, metrics = Text(), progress.metrics
-    if metrics.evaluations:
-        newest = metrics.evaluations[-1]
-        if has_ap(newest) or not metrics.has_no_objects:
-            line.append("AP ", style="dim").append(f"{_number(newest.get('map'))}  ")
-            line.append("AP50 ", style="dim").append(f"{_number(newest.get('map50'))}  ")
-            if "mask_map" in newest:
-                line.append("mask AP ", style="dim").append(f"{_number(newest['mask_map'])}  ")
-        else:
-            line.append("AP ", style="dim").append(f"n/a: {NO_OBJECTS}  ")
-        line.append(f"(epoch {newest['epoch']})", style="dim")
-        if (best := metrics.best_evaluation) is not None:
-            line.append("   best AP ", style="dim").append(_number(best["map"]), style="bold")
-            line.append(f"  (epoch {best['epoch']})", style="dim")
+    if not metrics.evaluations:
+        return line.append("not evaluated yet", style="dim")
+    newest = metrics.evaluations[-1]
+    if has_ap(newest) or not metrics.has_no_objects:
+        line.append("AP ", style="dim").append(f"{_number(newest.get('map'))}  ")
+        line.append("AP50 ", style="dim").append(f"{_number(newest.get('map50'))}  ")
+        if "mask_map" in newest:
+            line.append("mask AP ", style="dim").append(f"{_number(newest['mask_map'])}  ")
     else:
-        line.append("not evaluated yet", style="dim")
+        line.append("AP ", style="dim").append(f"n/a: {NO_OBJECTS}  ")
+    line.append(f"(epoch {newest['epoch']})", style="dim")
+    if (best := metrics.best_evaluation) is not None:
+        line.append("   best AP ", style="dim").append(_number(best["map"]), style="bold")
+        line.append(f"  (epoch {best['epoch']})", style="dim")
     return line
 
 

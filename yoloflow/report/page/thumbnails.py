@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -29,10 +29,10 @@ class Thumbnails:
         side: longer side of the largest in pixels.
     """
 
-    texts: dict[str, str] = field(default_factory=dict)
-    unreadable: set[str] = field(default_factory=set)
-    left_out: set[str] = field(default_factory=set)
-    side: int = 0
+    texts: dict[str, str]
+    unreadable: set[str]
+    left_out: set[str]
+    side: int
 
 
 def make_thumbnails(files: Sequence[str], budget: int) -> Thumbnails:
