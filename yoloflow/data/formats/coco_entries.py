@@ -19,7 +19,6 @@ from yoloflow.files import read_json
 from yoloflow.structures import Problem, RunLengthMask, YoloflowError, fault_of_class_name
 
 _INT64_BOUND = 2**63
-
 _OF_LABEL_STUDIO = {"rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels"}
 
 TRUE_WORDS = ("1", "1.0", "true", "yes")
@@ -81,10 +80,7 @@ def _packed_numbers(part: object) -> object:
 
 
 def unpacked(entries: Sequence[Any]) -> Iterator[Any]:
-    """Yields annotations as the file has them; of those that `load` has packed each once.
-
-    Lists of numbers in a packed segmentation are the bytes of float32.
-    """
+    """Yields annotations as the file has them, packed ones once; their segmentations have float32 as bytes."""
     for position, entry in enumerate(entries):
         # Only what was packed is of bytes; its memory is free as soon as it is read.
         if isinstance(entry, bytes) and isinstance(entries, list):
