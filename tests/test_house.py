@@ -106,7 +106,7 @@ def test_the_loop_is_a_page_at_most_three_calls_above_the_train_step() -> None:
 
 def test_the_package_does_not_grow_unnoticed() -> None:
     # What it takes to come below 24,000 stands in docs/decisions/0005-the-house.md.
-    assert sum(file.lines for file in FILES) < 45_100
+    assert sum(file.lines for file in FILES) < 44_700
 
 
 def test_no_test_imports_another_test() -> None:

@@ -80,7 +80,7 @@ def _packed_numbers(part: object) -> object:
 
 
 def unpacked(entries: Sequence[Any]) -> Iterator[Any]:
-    """Yields annotations as the file has them, packed ones once; their segmentations have float32 as bytes."""
+    """Yields annotations as the file has them, packed ones once; their outlines are the bytes of float32."""
     for position, entry in enumerate(entries):
         # Only what was packed is of bytes; its memory is free as soon as it is read.
         if isinstance(entry, bytes) and isinstance(entries, list):
