@@ -92,12 +92,8 @@ def _leave_out(manifest_path: Path, weights: Mapping[str, Path]) -> None:
     """Writes a state anew without the weights that lie in other files, if that is not done."""
     manifest = json.loads(manifest_path.read_bytes())
     if "weights" not in manifest:
-        state = _load(manifest_path)
-        rest = {
-            name: tensor
-            for name, tensor in state.tensors.items()
-            if not any(name.startswith(prefix) for prefix in weights)
-        }
+        tensors, prefixes = _load(manifest_path).tensors, tuple(weights)
+        rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
         rest_path = _tensor_files(manifest_path)[1]
         save_weights(rest_path, rest)
         del manifest["sum"]

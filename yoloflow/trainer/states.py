@@ -168,11 +168,10 @@ class TrainingStates:
         trainer = state.numbers["trainer"]
         self._require_same_training(trainer)
         tensors = dict(state.tensors)
-        drawn = {name: tensors.pop(name) for name in state.tensors if name.startswith(_RNG)}
+        drawn = [name for name in state.tensors if name.startswith(_RNG)]
+        generators = {name.removeprefix(_RNG): tensors.pop(name) for name in drawn}
         context.train_step.load_state_dict(tensors, state.numbers)
-        set_rng_state(
-            {name.removeprefix(_RNG): tensor for name, tensor in drawn.items()}, context.train_step.device
-        )
+        set_rng_state(generators, context.train_step.device)
         context.step, context.stage, context.best = trainer["step"], trainer["stage"], trainer["best"]
         context.figures, context.epoch_open = trainer["figures"], trainer["epoch_open"]
         self.skips_faults = trainer["has_spoken"]
