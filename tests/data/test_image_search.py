@@ -196,6 +196,7 @@ def test_one_folder_is_not_taken_for_a_set_that_has_its_own(tmp_path: Path) -> N
 
 
 def test_one_folder_is_not_taken_for_two_sets_of_equal_names(tmp_path: Path) -> None:
+    tmp_path /= "data"  # the folder above is looked through too, and other tests have theirs there
     sources = []
     for number, (split, name) in enumerate((("train", "one"), ("val", "two"))):
         write_picture(tmp_path / "images" / split / "x.png", 50 + number, 60)
