@@ -129,7 +129,7 @@ def of_less_room(rank: int) -> MemoryForecast:
 
 def of_another_error(rank: int) -> str:
     """The second rank's program is at fault."""
-    step, _ = make_step(8 if rank == 1 else 1000, RuntimeError("shapes do not fit\nand more"))
+    step, _ = make_step(4 if rank == 1 else 1000, RuntimeError("shapes do not fit\nand more"))
     try:
         forecast_memory(step, cast(ConcatLoader, Large()), Ranks(rank, RANKS, rank))
     except (YoloflowError, RuntimeError) as error:
@@ -240,7 +240,7 @@ def test_another_error_of_one_rank_ends_the_others_too(of_each_rank: list[dict[s
     first, second = (found["error"] for found in of_each_rank)
     assert second == "RuntimeError: shapes do not fit\nand more"
     assert first == (
-        "YoloflowError: rank 1 failed at a trial batch of 24 images: RuntimeError: shapes do not fit"
+        "YoloflowError: rank 1 failed at a trial batch of 8 images: RuntimeError: shapes do not fit"
     )
 
 

@@ -171,4 +171,5 @@ def _count_signals(reading: int, echo_seconds: float) -> None:
 
 
 # A loading process has the pipe too, and must not write to it.
-os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
