@@ -93,11 +93,9 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _pack(module: nn.Module) -> None:
-    """Packs the convolutions below a module: those of units with an activation, and those that end a head."""
+    """Packs the convolution of each unit of convolution and activation below a module."""
     for name, child in module.named_children():
-        if type(child) is nn.Conv2d and isinstance(module, nn.Sequential):
-            setattr(module, name, _PackedConv(child, with_silu=False))
-        elif not isinstance(child, ConvNormAct):
+        if not isinstance(child, ConvNormAct):
             _pack(child)
         elif isinstance(child.bn, nn.Identity) and isinstance(child.act, nn.SiLU):
             setattr(module, name, _PackedConv(child.conv, with_silu=True))
